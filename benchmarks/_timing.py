@@ -1,0 +1,102 @@
+"""Measure cells per second of a training run, and the peak memory of a process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import lightning.pytorch as pl
+
+__all__ = ["EpochTimer", "peak_memory", "reset_peak_memory"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class EpochTimer(Callback):
+    """Cells and seconds of each training epoch, validation left out.
+
+    One callback may be given to a model that trains in several stages: each stage is a run.
+    """
+
+    def __init__(self) -> None:
+        self.runs: list[list[tuple[int, float]]] = []
+        self._cells = 0
+        self._start = self._last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        del trainer, pl_module
+        self.runs.append([])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        del trainer, pl_module
+        self._cells = 0
+        self._start = self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: Mapping[str, torch.Tensor],
+        batch_idx: int,
+    ) -> None:
+        del trainer, pl_module, outputs, batch_idx
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._cells += n_cells(batch)
+        self._last = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        del trainer, pl_module
+        self.runs[-1].append((self._cells, self._last - self._start))
+
+    def cells_per_second(self, run: int = 0, *, warm_up: int = 1) -> float:
+        """Return the speed of a run over the epochs after the first `warm_up`."""
+        epochs = self.runs[run][warm_up:]
+        if not epochs:
+            msg = f"Run {run} had {len(self.runs[run])} epochs; measuring needs > {warm_up}."
+            raise ValueError(msg)
+        return sum(cells for cells, _ in epochs) / sum(seconds for _, seconds in epochs)
+
+
+def n_cells(batch: Mapping[str, torch.Tensor]) -> int:
+    """Return the number of cells of a batch: `X`, or else the first tensor with rows."""
+    if "X" in batch:
+        return len(batch["X"])
+    return next(len(tensor) for tensor in batch.values() if tensor.ndim)
+
+
+def reset_peak_memory() -> float:
+    """Forget the peak so far, where the system can, and return the memory now held, in MiB."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5", encoding="ascii")
+    return _status("VmRSS") if _STATUS.exists() else peak_memory()
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process, in MiB.
+
+    Linux hands the peak that `getrusage` reports on to child processes; /proc does not.
+    """
+    if _STATUS.exists():
+        return _status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _status(field: str) -> float:
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1]) / 2**10
+    msg = f"There is no {field} in {_STATUS}."
+    raise OSError(msg)

@@ -1,0 +1,178 @@
+"""Cells of a cell type that was never seen stimulated: `python -m benchmarks.kang`.
+
+Each of seven cell types of Kang 2018 is held out in turn; the model's sampled counts are scored
+beside no change, shifted control cells and a replicate of the experiment. The frame is described
+in `_kang_frame.py`. A run that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from benchmarks._kang_frame import (
+    CONTEXT_KEYS,
+    CONTROL,
+    STIMULATED,
+    Case,
+    cell_types,
+    hold_out,
+    load_kang,
+    score_cells,
+    score_replicate,
+)
+from benchmarks._results import Results, markdown
+from scvi_perturb.metrics import METRICS, log_normalize
+from scvi_perturb.predictors import NoChange, ShiftedControl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scvi_perturb.metrics import Matrix
+
+#: Models by the name on the command line: a class of `scvi_perturb.model`.
+MODELS: Final = {"diffusion": "PerturbDiffusion"}
+KEYS: Final = ("method", "cell_type", "seed")
+RESULTS: Final = Path(__file__).resolve().parent / "results"
+#: Columns of the table: metric and heading.
+COLUMNS: Final = {
+    "pearson_delta": "Pearson",
+    "pearson_delta_top": "Pearson top 100",
+    "nmse": "nmse",
+    "nmse_vs_no_change": "nmse / no change",
+    "energy": "energy",
+    "variance_ratio": "variance ratio",
+    "zero_fraction_error": "zero error",
+}
+NOTES: Final = """\
+Each of the seven cell types is held out in turn (its stimulated cells); mean over types, and the
+standard deviation over seeds of that mean. Cells are log1p(counts per 10,000), profiles means over
+cells, changes against the held-out type's own control cells. Pearson: correlation of predicted and
+true change, all genes and the 100 with the largest true change (undefined for no change). nmse:
+squared error over squared true effect, sampling variances subtracted; emitting the *measured*
+controls scores slightly above 1, by their sampling noise. nmse / no change: the same error over
+that of emitting the measured controls, exactly 1 for these. energy: energy distance, U-statistic,
+unsquared norm, 50 components fitted on training cells, at most 500 cells a side. variance ratio:
+predicted over true variance between cells, median over the 100 genes. zero error: mean over genes
+of |difference of zero fractions|. Shifted control: control cells plus the mean change of the other
+types in log space, clipped at 0. Replicate: a random half of the held-out cells predicts the other
+half; of its own sampling variance nothing is subtracted, as for any prediction, so its nmse is the
+error of half an experiment and not 0."""
+
+
+def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
+    """Run what is missing and print the table."""
+    options = _parser().parse_args(arguments)
+    results = Results(options.out / f"kang_{options.model}.csv", KEYS)
+    if options.fresh:
+        results.clear()
+    adata = load_kang()
+    types = options.types or cell_types(adata)
+    for cell_type in types:
+        for seed in range(options.seeds):
+            run(adata, cell_type, seed, model=options.model, results=results)
+    frame = results.frame()
+    chosen = frame["cell_type"].isin(types) & (frame["seed"] < options.seeds)
+    text = report(frame[chosen])
+    (options.out / f"kang_{options.model}.md").write_text(text, encoding="utf-8")
+    print(text)
+    return frame[chosen]
+
+
+def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Results) -> None:
+    """Score every method that the results do not yet hold for this type and seed."""
+    methods = ["no change", "shifted control", *([model] if model != "none" else []), "replicate"]
+    missing = [method for method in methods if not results.has(method, cell_type, seed)]
+    if not missing:
+        return
+    case = hold_out(adata, cell_type, seed)
+    for method in missing:
+        start = time.perf_counter()
+        if method == "replicate":
+            scores = score_replicate(case, seed)
+        else:
+            scores = score_cells(case, predicted_cells(method, case, seed), seed)
+        seconds = time.perf_counter() - start
+        results.add(dict(zip(KEYS, (method, cell_type, seed), strict=True)) | scores
+                    | {"seconds": round(seconds, 2)})  # fmt: skip
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        print(f"{cell_type}, seed {seed}, {method} ({seconds:.0f} s): {numbers}", flush=True)
+
+
+def predicted_cells(method: str, case: Case, seed: int) -> Matrix:
+    """Return predicted stimulated cells, log-normalised, one for each control cell."""
+    if method in MODELS:
+        return log_normalize(sample_model(method, case, seed).X)
+    means = {"no change": NoChange(profile="cell_mean"), "shifted control": None}
+    predictor = ShiftedControl(means[method])
+    predictor.fit(case.screen, case.split, context_keys=CONTEXT_KEYS)
+    return predictor.sample(request(case), reference=case.reference).X
+
+
+def sample_model(method: str, case: Case, seed: int) -> AnnData:
+    """Train a model on what may be seen; return sampled counts, one cell a control cell."""
+    from scvi_perturb import model as models
+
+    cls = getattr(models, MODELS[method])
+    adata = case.screen.copy()
+    cls.setup_anndata(
+        adata,
+        perturbation_key="perturbation",
+        control=CONTROL,
+        context_keys=list(CONTEXT_KEYS),
+    )
+    model = cls(adata, seed=seed)
+    model.train(split=case.split, seed=seed)
+    return model.sample(request(case), reference=case.reference, n_samples=None, seed=seed)
+
+
+def request(case: Case) -> pd.DataFrame:
+    """Return the held-out condition as a table of one row."""
+    return pd.DataFrame({"perturbation": [STIMULATED], "cell_type": [case.cell_type]})
+
+
+def report(frame: pd.DataFrame) -> str:
+    """Return the tables and their notes in Markdown."""
+    methods = list(dict.fromkeys(["no change", "shifted control", *frame["method"]]))
+    methods.sort(key=lambda method: method == "replicate")
+    metrics = [name for name in METRICS if name in frame]
+    seeds = frame.groupby(["method", "seed"])[metrics].mean()
+    means, spread = (getattr(seeds.groupby("method"), f)() for f in ("mean", "std"))
+    header = ["method", *(COLUMNS[name] for name in metrics)]
+    overall = [[m, *(_number(means.loc[m, c], spread.loc[m, c]) for c in metrics)] for m in methods]
+    parts = ["# Kang 2018, unseen cell type", "", markdown(header, overall), ""]
+    by_type = frame.groupby(["method", "cell_type"])[metrics].mean()
+    for method in methods:
+        rows = by_type.loc[method]
+        cells = [[str(t), *(_number(rows.loc[t, c]) for c in metrics)] for t in rows.index]
+        parts += [f"## {method}", "", markdown(["held out", *header[1:]], cells), ""]
+    n_types, n_seeds = frame["cell_type"].nunique(), frame["seed"].nunique()
+    return "\n".join([*parts, f"{n_types} cell types, {n_seeds} seeds. {NOTES}", ""])
+
+
+def _number(value: float, spread: float | None = None) -> str:
+    if np.isnan(value):
+        return "-"
+    text = f"{value:.3f}" if abs(value) < 3 else f"{value:.2f}"
+    return text if spread is None or not spread >= 5e-4 else f"{text} ± {spread:.3f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kang", description=__doc__)
+    parser.add_argument("--model", choices=[*MODELS, "none"], default="diffusion")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
+    parser.add_argument("--types", nargs="+", help="cell types to hold out (default: all seven)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

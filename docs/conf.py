@@ -1,0 +1,60 @@
+"""Configuration of the documentation."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+
+_VERSION_FILE = Path(__file__).parents[1] / "src" / "scvi_perturb" / "_version.py"
+
+project = "scvi-perturb"
+author = "scvi-perturb developers"
+project_copyright = "2026, scvi-perturb developers"
+version = release = runpy.run_path(str(_VERSION_FILE))["__version__"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+default_role = "code"
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+html_theme_options = {
+    "source_repository": "https://github.com/scvi-perturb/scvi-perturb/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+# What a package names in __all__ is its reference, in that order; types come from the signatures.
+autodoc_default_options = {
+    "members": True,
+    "imported-members": True,
+    "show-inheritance": True,
+}
+autodoc_class_signature = "mixed"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+
+# Links into other projects' documentation need the network: on request only.
+if os.environ.get("SCVI_PERTURB_INTERSPHINX") == "1":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "anndata": ("https://anndata.readthedocs.io/en/stable", None),
+        "scanpy": ("https://scanpy.readthedocs.io/en/stable", None),
+        "scvi": ("https://docs.scvi-tools.org/en/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }

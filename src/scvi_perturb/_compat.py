@@ -1,0 +1,25 @@
+"""The only file that touches private or version-dependent names of scvi-tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvi.train import TrainingPlan
+
+if TYPE_CHECKING:
+    from scvi.module.base import LossOutput
+
+__all__ = ["log_loss_components"]
+
+
+def log_loss_components(
+    plan: TrainingPlan, output: LossOutput, metrics: dict[str, Any], mode: str
+) -> None:
+    """Log reconstruction, divergence and extra metrics of a batch.
+
+    scvi-tools' method runs under `inference_mode`, in which the in-place synchronisation of
+    distributed training on CPU fails as soon as there are extra metrics; the function it wraps
+    does not.
+    """
+    method = TrainingPlan.compute_and_log_metrics
+    getattr(method, "__wrapped__", method)(plan, output, metrics, mode)

@@ -1,0 +1,291 @@
+"""What was done to a cell: a set of components, each with a dose and a kind, at a time."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Self
+
+from scvi_perturb._constants import CONTROL, SEPARATOR
+from scvi_perturb._errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Component", "Condition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One perturbation of a condition: a gene edit, a drug, a cytokine.
+
+    Parameters
+    ----------
+    name
+        The perturbation's name, without white space around it.
+    dose
+        Positive and finite, in the unit of the data set; 1 where doses are not recorded. Kept to
+        six significant digits, so that 0.1 read from text, float32 or float64 is one dose.
+    kind
+        How it acts ("CRISPRa", "drug"), or an empty string. The same name with another kind is
+        another component.
+
+    Raises
+    ------
+    SchemaError
+        If the name is empty or the dose is not a positive, finite number.
+    """
+
+    name: str
+    dose: float = 1.0
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.name).strip())
+        object.__setattr__(self, "kind", str(self.kind).strip())
+        object.__setattr__(self, "dose", _rounded(float(self.dose)))
+        if not self.name:
+            msg = "A perturbation has an empty name; expected names such as 'A' or 'A+B'."
+            raise SchemaError(msg)
+        if not (math.isfinite(self.dose) and self.dose > 0):
+            msg = (
+                f"The dose of {self.name!r} is {self.dose:g}; expected a positive, finite number. "
+                "Fill it in, drop these cells, or label undosed cells as control."
+            )
+            raise SchemaError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A set of components, kept in canonical order, so that "B+A" equals "A+B".
+
+    Parameters
+    ----------
+    components
+        In any order; none means control.
+    time
+        Time since the perturbation was applied, or None where it is not recorded. A control was
+        not perturbed and has none: what is given is dropped, so there is exactly one control.
+
+    Raises
+    ------
+    SchemaError
+        If a component (a name and a kind) comes twice, or the time is negative or infinite.
+    """
+
+    components: tuple[Component, ...] = ()
+    time: float | None = None
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.components, key=lambda part: (part.name, part.kind)))
+        object.__setattr__(self, "components", ordered)
+        seen = [(part.name, part.kind) for part in ordered]
+        twice = sorted({name for name, kind in seen if seen.count((name, kind)) > 1})
+        if twice:
+            msg = (
+                f"Component {twice[0]!r} comes twice in one condition; expected each at most once. "
+                "Two guides of one target are one component: name the target, not the guide."
+            )
+            raise SchemaError(msg)
+        object.__setattr__(self, "time", _time(self.time) if ordered else None)
+
+    @classmethod
+    def parse(
+        cls,
+        perturbation: object,
+        *,
+        dose: object = None,
+        time: object = None,
+        kind: object = None,
+        control: object = CONTROL,
+        separator: str = SEPARATOR,
+    ) -> Self:
+        """Read a condition from one row of a screen's annotation.
+
+        Parameters
+        ----------
+        perturbation
+            A label such as "A", "B+A", "A+control", "control" or an integer.
+        dose
+            Number, or text such as "10+5" in the order of `perturbation`; one dose for several
+            components holds for each. None means that doses are not recorded (1 each).
+        time
+            Number, or None or NaN where it is not recorded.
+        kind
+            One kind for all, or one each ("CRISPRa+CRISPRi"); None means not recorded.
+        control
+            The control's label. Controls inside a combination are dropped with their doses.
+        separator
+            What stands between components.
+
+        Raises
+        ------
+        SchemaError
+            If a name is empty or repeated, a perturbed component's dose is missing, not a number
+            or not positive, or the number of doses or kinds is not that of the components.
+        """
+        label, unperturbed = as_label(perturbation), as_label(control)
+        names = [name.strip() for name in label.split(separator)] if label != unperturbed else []
+        kept = [i for i, name in enumerate(names) if name != unperturbed]
+        if not kept:
+            return cls()
+        doses = aligned(dose, names, separator, what="dose")
+        kinds = aligned(kind, names, separator, what="kind")
+        parts = tuple(
+            Component(
+                names[i],
+                1.0 if dose is None else _dose(doses[i], names[i]),
+                "" if kind is None else _kind(kinds[i], names[i]),
+            )
+            for i in kept
+        )
+        return cls(parts, time=_time(time))
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was perturbed."""
+        return not self.components
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the components, in canonical order."""
+        return tuple(part.name for part in self.components)
+
+    @property
+    def perturbation(self) -> str:
+        """The canonical label, "A+B" or "control"."""
+        return self.format()
+
+    @property
+    def dose_label(self) -> str:
+        """Doses in the order of `names`, "5+10"; "0" for control."""
+        return self.format_doses()
+
+    @property
+    def kind_label(self) -> str:
+        """Kinds in the order of `names`, "CRISPRa+drug"; one if all are the same."""
+        return self.format_kinds()
+
+    def format(self, control: object = CONTROL, separator: str = SEPARATOR) -> str:
+        """Return the canonical label, which `parse` reads back.
+
+        Raises
+        ------
+        SchemaError
+            If a name holds the separator or equals the control's label.
+        """
+        unperturbed = as_label(control)
+        for name in self.names:
+            if separator in name or name == unperturbed:
+                msg = (
+                    f"{name!r} cannot be written with separator {separator!r} and control "
+                    f"{unperturbed!r}: it would be read back differently. Choose other ones."
+                )
+                raise SchemaError(msg)
+        return separator.join(self.names) or unperturbed
+
+    def format_doses(self, separator: str = SEPARATOR) -> str:
+        """Return the doses in the order of `names`; "0" for control."""
+        return separator.join(_number(part.dose) for part in self.components) or "0"
+
+    def format_kinds(self, separator: str = SEPARATOR) -> str:
+        """Return the kinds in the order of `names`; one if all are the same, "" for control."""
+        kinds = [part.kind for part in self.components]
+        if any(separator in kind for kind in kinds):
+            msg = f"Kinds {kinds} cannot be written with separator {separator!r}; choose another."
+            raise SchemaError(msg)
+        return kinds[0] if len(set(kinds)) == 1 else separator.join(kinds)
+
+    def __str__(self) -> str:
+        """Describe the condition for a message: "A (dose 5) + B, time 6"."""
+        parts = [
+            part.name + (f" (dose {_number(part.dose)})" if part.dose != 1 else "")
+            for part in self.components
+        ]
+        text = " + ".join(parts) or CONTROL
+        return text if self.time is None else f"{text}, time {_number(self.time)}"
+
+
+def as_label(value: object) -> str:
+    """Return a label as text: 3, 3.0 and " 3 " are the same."""
+    number = not isinstance(value, bool) and isinstance(value, Real)
+    if number and float(value).is_integer():  # type: ignore[arg-type]
+        return str(int(value))  # type: ignore[call-overload]
+    return str(value).strip()
+
+
+def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -> list[object]:
+    """Return one value a name, from one for all or one each.
+
+    Raises
+    ------
+    SchemaError
+        If the number of values is neither one nor that of the names.
+    """
+    if not isinstance(value, str):
+        return [value] * len(names)
+    # the "+" of "1e+3" belongs to the number
+    parts = re.split(rf"(?<![\d.][eE]){re.escape(separator)}", value)
+    if len(parts) not in (1, len(names)):
+        msg = (
+            f"{what} {value!r} has {len(parts)} parts for the {len(names)} components of "
+            f"{separator.join(names)!r}; expected one for all or one for each."
+        )
+        raise SchemaError(msg)
+    return [part.strip() for part in (parts if len(parts) == len(names) else parts * len(names))]
+
+
+def _dose(value: object, name: str) -> float:
+    """Return the dose of a component; a missing one is an error, never 1."""
+    missing = value is None or (isinstance(value, str) and not value)
+    try:
+        return float("nan") if missing else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        msg = (
+            f"The dose of {name!r} is {value!r}; expected a number. Doses with units are turned "
+            "into numbers of one unit by `scvi_perturb.pp.harmonize`."
+        )
+        raise SchemaError(msg) from None
+
+
+def _kind(value: object, name: str) -> str:
+    """Return the kind of a component; a missing one is an error."""
+    if not isinstance(value, str):
+        msg = (
+            f"The kind of {name!r} is {value!r}; expected text such as 'CRISPRa' or 'drug'. "
+            "Fill it in, or leave the kinds out."
+        )
+        raise SchemaError(msg)
+    return value
+
+
+def _time(value: object) -> float | None:
+    """Return a time as a number, or None where it is missing."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        time = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        msg = (
+            f"Time {value!r} is not a number. Times with units are turned into hours by "
+            "`scvi_perturb.pp.harmonize`."
+        )
+        raise SchemaError(msg) from None
+    if math.isnan(time):
+        return None
+    if time < 0 or math.isinf(time):
+        msg = f"Time {time:g} is not a time since perturbation; expected a finite number >= 0."
+        raise SchemaError(msg)
+    return _rounded(time)
+
+
+def _rounded(value: float) -> float:
+    """Return a number to six significant digits."""
+    return float(f"{value:.6g}")
+
+
+def _number(value: float) -> str:
+    """Return the shortest text that reads back as the same number: 10, not 10.0."""
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

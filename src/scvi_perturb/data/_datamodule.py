@@ -1,0 +1,143 @@
+"""Batches for training: of cells from a screen, or of cached tensors, sharded over processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi_perturb._typing import Batch
+
+__all__ = ["BatchSampler", "BatchSource", "ScreenDataModule"]
+
+
+class BatchSource(Protocol):
+    """Anything that returns a batch for an array of indices."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        ...
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the items at `indices`, in this order."""
+        ...
+
+
+class BatchSampler(Sampler[np.ndarray]):
+    """Batches of indices; every process of a distributed run gets its own share.
+
+    The order depends on the seed and the epoch alone, so that an interrupted run can go on
+    where it stopped. Shares have equal size (a few indices are repeated), as distributed
+    training needs the same number of steps everywhere.
+
+    Parameters
+    ----------
+    indices
+        Indices to draw from.
+    batch_size
+        Size of a batch in each process; the last may be smaller.
+    seed
+        Seed of the order; None keeps the order of `indices`.
+    rank, world_size
+        This process and the number of processes.
+    """
+
+    def __init__(
+        self,
+        indices: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (called by Lightning before each)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches of this process."""
+        share = -(-len(self.indices) // self.world_size)
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield arrays of indices."""
+        order = self.indices
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        if self.world_size > 1:
+            share = -(-len(order) // self.world_size)
+            order = np.resize(order, share * self.world_size)[self.rank :: self.world_size]
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+class ScreenDataModule(pl.LightningDataModule):
+    """Training and validation batches from one source.
+
+    Parameters
+    ----------
+    source
+        Where batches come from, e.g. a :class:`~scvi_perturb.data.ScreenReader`.
+    train_idx, val_idx, test_idx
+        Indices of each part; validation may be empty.
+    batch_size
+        Cells a batch, in each process.
+    seed
+        Seed of the order of training batches.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        *,
+        train_idx: np.ndarray,
+        val_idx: np.ndarray,
+        test_idx: np.ndarray | None = None,
+        batch_size: int = 256,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.train_idx, self.val_idx = train_idx, val_idx
+        self.test_idx = np.zeros(0, dtype=np.int64) if test_idx is None else test_idx
+        self.batch_size = batch_size
+        self.seed = seed if seed is not None else int(np.random.default_rng().integers(2**31))
+
+    @property
+    def n_train(self) -> int:
+        """Number of training items."""
+        return len(self.train_idx)
+
+    @property
+    def n_val(self) -> int:
+        """Number of validation items."""
+        return len(self.val_idx)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled training batches."""
+        return self._loader(self.train_idx, seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return validation batches in fixed order, or nothing."""
+        return self._loader(self.val_idx, seed=None) if self.n_val else []
+
+    def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
+        rank, world_size = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        sampler = BatchSampler(
+            indices, self.batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        return DataLoader(self.source, sampler=sampler, batch_size=None)

@@ -1,0 +1,253 @@
+"""Fields that register a screen with scvi-tools: conditions, and labels such as batch or context.
+
+Both write one integer code a cell into `obs`; what a code means is kept in the registry, and
+grows when new data bring new conditions or labels: old codes never change. Integer codes work
+in memory, backed and on collections of files, which wider fields do not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scvi.data.fields import BaseAnnDataField, LayerField, MuDataWrapper
+
+from scvi_perturb._constants import CONDITION_KEY, X_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._counts import check_raw_counts
+from scvi_perturb.data._table import ConditionKeys, ConditionTable, encode_obs
+
+if TYPE_CHECKING:
+    import rich.table
+    from anndata import AnnData
+
+__all__ = [
+    "CountsField",
+    "LabelField",
+    "MuDataCountsField",
+    "MuDataLabelField",
+    "MuDataLibraryField",
+    "MuDataPerturbationField",
+    "LibraryField",
+    "PerturbationField",
+]
+
+State = dict[str, Any]
+
+
+class CountsField(LayerField):
+    """Raw counts; anything else raises and says which layer to use. The matrix is not changed."""
+
+    def __init__(self, layer: str | None) -> None:
+        super().__init__(X_KEY, layer, is_count_data=False, correct_data_format=False)
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise `SchemaError` unless the matrix holds non-negative integers."""
+        if self.attr_key is not None and self.attr_key not in adata.layers:
+            msg = f"Layer {self.attr_key!r} was not found; the layers are {sorted(adata.layers)}."
+            raise SchemaError(msg)
+        super().validate_field(adata)
+        where = "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
+        check_raw_counts(self.get_field_data(adata), where=where, layers=dict(adata.layers))
+
+
+class _CodesField(BaseAnnDataField):
+    """One integer code a cell in `obs["_scvi_<key>"]`."""
+
+    def __init__(self, registry_key: str) -> None:
+        super().__init__()
+        self._registry_key = registry_key
+
+    @property
+    def registry_key(self) -> str:
+        """Key under which the codes are found."""
+        return self._registry_key
+
+    @property
+    def attr_name(self) -> str:
+        """Attribute of AnnData: always `obs`."""
+        return "obs"
+
+    @property
+    def attr_key(self) -> str:
+        """Column of `obs`."""
+        return f"_scvi_{self._registry_key}"
+
+    @property
+    def is_empty(self) -> bool:
+        """Never: a screen without labels has the code 0 everywhere."""
+        return False
+
+    def view_state_registry(self, state_registry: State) -> rich.table.Table | None:
+        """Nothing is drawn beyond the summary."""
+        del state_registry
+        return None
+
+    def _write(self, adata: AnnData, codes: np.ndarray) -> None:
+        adata.obs[self.attr_key] = codes.astype(np.int64)
+
+
+class PerturbationField(_CodesField):
+    """The condition of each cell: perturbation, and where named its dose, time and kind.
+
+    The state is the :class:`~scvi_perturb.data.ConditionTable` as plain types; new data extend
+    it, so unseen combinations and perturbations need no registration anew.
+    """
+
+    def __init__(self, keys: ConditionKeys) -> None:
+        super().__init__(CONDITION_KEY)
+        self.keys = keys
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise `SchemaError` when a named column is missing."""
+        named = (self.keys.perturbation, self.keys.dose, self.keys.time, self.keys.kind)
+        missing = [c for c in named if c is not None and c not in adata.obs]
+        if missing:
+            msg = f"Columns {missing} are not in adata.obs, which has {sorted(adata.obs)}."
+            raise SchemaError(msg)
+
+    def register_field(self, adata: AnnData) -> State:
+        """Encode the conditions of a new screen; at least one control cell must be there."""
+        self.validate_field(adata)
+        codes, table = encode_obs(adata.obs, self.keys)
+        if not (codes == 0).any():
+            seen = pd.unique(adata.obs[self.keys.perturbation].astype(str))[:5]
+            msg = (
+                f"No control cell: no value of obs[{self.keys.perturbation!r}] is "
+                f"{self.keys.control!r} (found {', '.join(map(repr, seen))}, ...). Name the label "
+                "of the control cells with `control=`."
+            )
+            raise SchemaError(msg)
+        self._write(adata, codes)
+        return {"table": table.to_dict()}
+
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **_: object) -> State:
+        """Encode new data with the conditions already known; new ones are appended."""
+        self.validate_field(adata_target)
+        known = ConditionTable.from_dict(state_registry["table"])
+        codes, table = encode_obs(adata_target.obs, self.keys, table=known)
+        self._write(adata_target, codes)
+        return {"table": table.to_dict()}
+
+    def get_summary_stats(self, state_registry: State) -> dict[str, int]:
+        """Return the number of conditions, control included."""
+        return {"n_conditions": len(state_registry["table"]["conditions"])}
+
+
+class LabelField(_CodesField):
+    """Labels of one or several columns as one code, e.g. cell type and donor as context."""
+
+    def __init__(self, registry_key: str, columns: tuple[str, ...]) -> None:
+        super().__init__(registry_key)
+        self.columns = columns
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise `SchemaError` when a column is missing or a label is."""
+        for column in self.columns:
+            if column not in adata.obs:
+                msg = f"Column {column!r} is not in adata.obs, which has {sorted(adata.obs)}."
+                raise SchemaError(msg)
+            n_missing = int(adata.obs[column].isna().sum())
+            if n_missing:
+                msg = f"obs[{column!r}] has {n_missing} missing labels; fill or drop those cells."
+                raise SchemaError(msg)
+
+    def register_field(self, adata: AnnData) -> State:
+        """Encode the labels of a new screen, sorted."""
+        return self._encode(adata, [])
+
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **_: object) -> State:
+        """Encode new data; labels not met before get new codes after the old ones."""
+        return self._encode(adata_target, [tuple(row) for row in state_registry["levels"]])
+
+    def get_summary_stats(self, state_registry: State) -> dict[str, int]:
+        """Return the number of different labels."""
+        return {f"n_{self.registry_key}": len(state_registry["levels"])}
+
+    def _encode(self, adata: AnnData, levels: list[tuple[str, ...]]) -> State:
+        self.validate_field(adata)
+        codes, levels = encode_labels(adata.obs, self.columns, levels)
+        self._write(adata, codes)
+        return {"columns": list(self.columns), "levels": [list(row) for row in levels]}
+
+
+def encode_labels(
+    obs: pd.DataFrame, columns: tuple[str, ...], levels: list[tuple[str, ...]]
+) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Return a code per row and the labels the codes stand for; `levels` keep their codes."""
+    if not columns:
+        return np.zeros(len(obs), dtype=np.int64), [()]
+    frame = pd.DataFrame({c: obs[c].astype(str).to_numpy() for c in columns})
+    group = frame.groupby(list(columns), sort=True, observed=True).ngroup().to_numpy()
+    _, first = np.unique(group, return_index=True)
+    rows = [tuple(frame.iloc[i]) for i in first]
+    extended = levels + [row for row in rows if row not in set(levels)]
+    place = {row: i for i, row in enumerate(extended)}
+    return np.array([place[row] for row in rows], dtype=np.int64)[group], extended
+
+
+class LibraryField(BaseAnnDataField):
+    """Library size of each cell from a column, for files that hold only some of the genes."""
+
+    def __init__(self, registry_key: str, column: str | None) -> None:
+        super().__init__()
+        self._registry_key = registry_key
+        self._column = column
+
+    @property
+    def registry_key(self) -> str:
+        """Key under which the sizes are found."""
+        return self._registry_key
+
+    @property
+    def attr_name(self) -> str:
+        """Attribute of AnnData: always `obs`."""
+        return "obs"
+
+    @property
+    def attr_key(self) -> str | None:
+        """Column of `obs`."""
+        return self._column
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the library size is the sum of the counts instead."""
+        return self._column is None
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise `SchemaError` unless the column is there, positive and finite."""
+        if self._column not in adata.obs:
+            msg = f"Column {self._column!r} is not in adata.obs, which has {sorted(adata.obs)}."
+            raise SchemaError(msg)
+        sizes = pd.to_numeric(adata.obs[self._column], errors="coerce").to_numpy(dtype=float)
+        bad = int((~(sizes > 0) | ~np.isfinite(sizes)).sum())
+        if bad:
+            msg = f"obs[{self._column!r}] is not positive in {bad} cells; a library size must be."
+            raise SchemaError(msg)
+
+    def register_field(self, adata: AnnData) -> State:
+        """Check the column."""
+        self.validate_field(adata)
+        return {}
+
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **_: object) -> State:
+        """Check the column of new data."""
+        del state_registry
+        return self.register_field(adata_target)
+
+    def get_summary_stats(self, state_registry: State) -> dict[str, int]:
+        """Nothing to summarise."""
+        del state_registry
+        return {}
+
+    def view_state_registry(self, state_registry: State) -> rich.table.Table | None:
+        """Nothing to draw."""
+        del state_registry
+        return None
+
+
+MuDataCountsField = MuDataWrapper(CountsField)
+MuDataPerturbationField = MuDataWrapper(PerturbationField)
+MuDataLabelField = MuDataWrapper(LabelField)
+MuDataLibraryField = MuDataWrapper(LibraryField)

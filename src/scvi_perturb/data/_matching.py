@@ -1,0 +1,140 @@
+"""Pairing every cell with a control cell of its context and batch, where there are any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.data._control_groups import LEVELS, ControlGroups, as_codes, group_controls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["LEVELS", "ControlGroups", "group_controls", "match_controls"]
+
+#: Small groups are replicated up to this many rows, to use more of their controls.
+_ENOUGH_ROWS = 256
+
+
+def match_controls(
+    groups: ControlGroups,
+    *,
+    cells: ArrayLike | None = None,
+    method: Literal["random", "ot"] = "random",
+    latent: NDArray[np.floating] | None = None,
+    condition: ArrayLike | None = None,
+    max_size: int = 1024,
+    seed: int | None = None,
+) -> NDArray[np.int64]:
+    """Pair each cell with one control cell of its group.
+
+    Parameters
+    ----------
+    groups
+        From `group_controls`.
+    cells
+        Positions of the cells to pair; None pairs all, controls included: they get another
+        control of their group if there is one (a null pair).
+    method
+        "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
+        equal weights) from the cells of each condition of a group to a random sample of its
+        controls; both sides are used evenly, so that the controls' distribution is kept.
+    latent
+        `(n_cells, n_dimensions)`, needed for "ot".
+    condition
+        `(n_cells,)` codes. For "ot", cells of different conditions are transported apart; None
+        takes all cells of a group together.
+    max_size
+        Largest transport problem: larger groups are cut at random into chunks of this size.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(len(cells),)` positions of control cells, int64.
+
+    Raises
+    ------
+    ValueError
+        If the method is not known, or `latent` is missing or does not fit.
+    """
+    check_choice("method", method, ("random", "ot"))
+    rng = np.random.default_rng(seed)
+    n_cells = len(groups.group)
+    chosen = np.arange(n_cells) if cells is None else np.asarray(cells, dtype=np.int64)
+    if method == "random":
+        return _match_random(groups, chosen, rng)
+    if latent is None or len(latent) != n_cells:
+        found = "None" if latent is None else f"{len(latent)} rows"
+        msg = f"method='ot' needs a latent array of {n_cells} rows, one a cell; found {found}."
+        raise ValueError(msg)
+    matched = np.empty(len(chosen), np.int64)
+    for group, members in _chunks(groups, chosen, condition, max_size, rng):
+        matched[members] = _transport(latent, chosen[members], groups.pool(group), rng)
+    return matched
+
+
+def _match_random(
+    groups: ControlGroups, cells: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw one control each; a control that would meet itself takes another of its pool."""
+    group = groups.group[cells]
+    start, size = groups.start[group], (groups.stop - groups.start)[group]
+    drawn = (rng.random(len(cells)) * size).astype(np.int64)
+    itself = (groups.controls[start + drawn] == cells) & (size > 1)
+    others = (rng.random(int(itself.sum())) * (size[itself] - 1)).astype(np.int64)
+    drawn[itself] = (drawn[itself] + 1 + others) % size[itself]
+    return groups.controls[start + drawn]
+
+
+def _chunks(
+    groups: ControlGroups,
+    cells: NDArray[np.int64],
+    condition: ArrayLike | None,
+    max_size: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield a group and positions in `cells` of at most `max_size` of its cells of a condition."""
+    group = groups.group[cells]
+    parts = np.zeros(len(cells)) if condition is None else np.asarray(condition)[cells]
+    together = as_codes(np.stack([group, pd.factorize(parts)[0]], axis=1), len(cells), "condition")
+    order = rng.permutation(len(cells))
+    order = order[np.argsort(together[order], kind="stable")]
+    for members in np.split(order, np.flatnonzero(np.diff(together[order])) + 1):
+        for chunk in np.array_split(members, -(-len(members) // max_size)):
+            if len(chunk):
+                yield int(group[chunk[0]]), chunk
+
+
+def _transport(
+    latent: NDArray[np.floating],
+    cells: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Transport cells to as many sampled controls, and return the control of each cell."""
+    n = len(cells)
+    copies = max(1, min(_ENOUGH_ROWS, len(pool)) // n)
+    sample = _even_sample(pool, copies * n, rng)
+    cost = cdist(latent[cells], latent[sample], "sqeuclidean")
+    if len(pool) > 1:  # a control is not its own pair, unless nothing else is left
+        cost[cells[:, None] == sample[None]] = 1e3 * (1 + cost.max())
+    _, column = linear_sum_assignment(np.repeat(cost, copies, axis=0))
+    options = sample[column.reshape(n, copies)]
+    pick = rng.integers(copies, size=n)
+    pick = (pick + (options[np.arange(n), pick] == cells)) % copies
+    return options[np.arange(n), pick]
+
+
+def _even_sample(pool: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `size` controls, each as often as any other, give or take one."""
+    rounds = -(-size // len(pool))
+    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:size]

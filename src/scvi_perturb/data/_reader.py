@@ -1,0 +1,108 @@
+"""Read cells by index, in the order asked for, from memory, from a backed file, from MuData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
+
+if TYPE_CHECKING:
+    from scvi.data import AnnDataManager
+
+    from scvi_perturb._typing import Batch
+
+__all__ = ["ScreenReader", "read_rows"]
+
+
+
+class ScreenReader:
+    """Random access to the cells of a registered screen.
+
+    A backed AnnData returns rows sorted by index, whatever order was asked for; here the order
+    is kept. Counts come dense, with the places of the non-zeros beside them where the storage
+    knows them: the likelihood needs to look at those only.
+
+    Parameters
+    ----------
+    manager
+        scvi-tools' manager of a registered AnnData or MuData.
+    """
+
+    def __init__(self, manager: AnnDataManager) -> None:
+        self.counts = _as_csr(manager.get_from_registry(X_KEY))
+        self.n_cells = int(self.counts.shape[0])
+        self.codes = {
+            key: _column(manager.get_from_registry(key)).astype(np.int64)
+            for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        }
+        self.library: np.ndarray | None = None
+        if LIBRARY_KEY in manager.data_registry:
+            self.library = _column(manager.get_from_registry(LIBRARY_KEY)).astype(np.float32)
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return self.n_cells
+
+    def __getitem__(self, indices: np.ndarray | list[int] | int) -> Batch:
+        """Return the cells at `indices` as a dict of tensors, in this order.
+
+        Returns
+        -------
+        dict
+            `X (B, G)` float32; `condition`, `context`, `batch (B,)` int64; `library (B,)`
+            float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros.
+        """
+        chosen = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        rows = read_rows(self.counts, chosen)
+        batch: Batch = {k: torch.from_numpy(v[chosen]) for k, v in self.codes.items()}
+        if sparse.issparse(rows):
+            batch["rows"] = torch.from_numpy(
+                np.repeat(np.arange(len(chosen)), np.diff(rows.indptr)).astype(np.int64)
+            )
+            batch["columns"] = torch.from_numpy(rows.indices.astype(np.int64))
+            dense = rows.toarray()
+        else:
+            dense = np.asarray(rows)
+        batch[X_KEY] = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
+        if self.library is None:
+            batch[LIBRARY_KEY] = batch[X_KEY].sum(dim=1)
+        else:
+            batch[LIBRARY_KEY] = torch.from_numpy(self.library[chosen])
+        return batch
+
+
+def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any array-like storage
+    """Return `matrix[indices]` in the order of `indices`, also from storage that must be sorted.
+
+    Parameters
+    ----------
+    matrix
+        NumPy array, SciPy sparse matrix, or a backed dataset of either kind.
+    indices
+        Row numbers, in any order, with repetitions.
+    """
+    if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
+        rows = matrix[indices]
+    else:
+        unique, inverse = np.unique(indices, return_inverse=True)
+        rows = matrix[unique][inverse]
+    if sparse.issparse(rows):
+        rows = rows.tocsr()
+        rows.eliminate_zeros()
+    return rows
+
+
+def _as_csr(matrix: Any) -> Any:  # noqa: ANN401
+    """Column-compressed counts are turned once: reading rows from them would scan all."""
+    if isinstance(matrix, pd.DataFrame):
+        return matrix.to_numpy()
+    return matrix.tocsr() if sparse.issparse(matrix) and matrix.format != "csr" else matrix
+
+
+def _column(values: Any) -> np.ndarray:  # noqa: ANN401
+    return np.asarray(values).reshape(-1)

@@ -1,0 +1,77 @@
+"""The mathematics of generation: schedules, diffusion, samplers, likelihoods. Torch only."""
+
+from __future__ import annotations
+
+from scvi_perturb.generative._diffusion import (
+    Denoiser,
+    Parameterisation,
+    add_noise,
+    denoising_loss,
+    guide,
+    min_snr_weight,
+    to_eps,
+    to_score,
+    to_velocity,
+    to_x0,
+    vdm_bound,
+)
+from scvi_perturb.generative._likelihoods import (
+    nb_log_prob,
+    nb_log_prob_from_logits,
+    normal_log_prob,
+    poisson_log_prob,
+    zinb_log_prob,
+)
+from scvi_perturb.generative._samplers import (
+    SAMPLERS,
+    Sampler,
+    SamplerConfig,
+    SamplerName,
+    ddim,
+    dpm_solver_2m,
+    euler_maruyama,
+    heun,
+)
+from scvi_perturb.generative._schedules import (
+    LOG_SNR_LIMIT,
+    CosineSchedule,
+    LinearPath,
+    LinearSchedule,
+    Schedule,
+    ScheduleName,
+    get_schedule,
+)
+
+__all__ = [
+    "LOG_SNR_LIMIT",
+    "SAMPLERS",
+    "CosineSchedule",
+    "Denoiser",
+    "LinearPath",
+    "LinearSchedule",
+    "Parameterisation",
+    "Sampler",
+    "SamplerConfig",
+    "SamplerName",
+    "Schedule",
+    "ScheduleName",
+    "add_noise",
+    "ddim",
+    "denoising_loss",
+    "dpm_solver_2m",
+    "euler_maruyama",
+    "get_schedule",
+    "guide",
+    "heun",
+    "min_snr_weight",
+    "nb_log_prob",
+    "nb_log_prob_from_logits",
+    "normal_log_prob",
+    "poisson_log_prob",
+    "to_eps",
+    "to_score",
+    "to_velocity",
+    "to_x0",
+    "vdm_bound",
+    "zinb_log_prob",
+]

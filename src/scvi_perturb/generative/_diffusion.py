@@ -1,0 +1,332 @@
+"""Algebra of diffusion: noising, what a network may predict, losses and a likelihood bound.
+
+A network predicts, at `x_t = alpha x_0 + sigma eps`, one of `x0` (the data), `eps` (the noise) or
+`v = alpha eps - sigma x_0`; each determines the others. Times are tensors `(n_cells,)` or 0-d.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.generative._schedules import LOG_SNR_LIMIT
+
+if TYPE_CHECKING:
+    from scvi_perturb.generative._schedules import Schedule
+
+__all__ = [
+    "Denoiser",
+    "Parameterisation",
+    "add_noise",
+    "denoising_loss",
+    "guide",
+    "min_snr_weight",
+    "to_eps",
+    "to_score",
+    "to_velocity",
+    "to_x0",
+    "vdm_bound",
+]
+
+Parameterisation = Literal["v", "eps", "x0"]
+
+#: Maps `(x_t, t)` with one time for all cells to the expected data `x_0`.
+Denoiser = Callable[[Tensor, float], Tensor]
+
+#: Scales are kept above this where they are divided by (the scale at the log-SNR's limit).
+_SMALLEST: Final = math.exp(-LOG_SNR_LIMIT / 2)
+
+
+def _scales(t: Tensor, schedule: Schedule, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma, shaped to multiply `like` cell by cell."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    if t.ndim:
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        alpha, sigma = alpha.view(shape), sigma.view(shape)
+    return alpha, sigma
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """Return `x_t = alpha x_0 + sigma eps`.
+
+    Parameters
+    ----------
+    x0, noise
+        Data and standard normal noise `(n_cells, n_dim)`.
+    t
+        Times in [0, 1], `(n_cells,)` or 0-d.
+    schedule
+        Gives alpha and sigma.
+    """
+    alpha, sigma = _scales(t, schedule, x0)
+    return alpha * x0 + sigma * noise
+
+
+def to_x0(
+    prediction: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+) -> Tensor:
+    """Return the data that a network's prediction implies.
+
+    Parameters
+    ----------
+    prediction
+        Output of the network `(n_cells, n_dim)`.
+    x_t
+        Its noisy input `(n_cells, n_dim)`.
+    t
+        Times in [0, 1], `(n_cells,)` or 0-d.
+    schedule
+        Gives alpha and sigma.
+    parameterisation
+        What the network predicts.
+
+    Raises
+    ------
+    ValueError
+        If the parameterisation is not known.
+
+    References
+    ----------
+    Salimans and Ho, Progressive distillation for fast sampling of diffusion models, 2022.
+    """
+    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
+    if parameterisation == "x0":
+        return prediction
+    alpha, sigma = _scales(t, schedule, x_t)
+    if parameterisation == "eps":
+        return (x_t - sigma * prediction) / alpha.clamp_min(_SMALLEST)
+    return (alpha * x_t - sigma * prediction) / (alpha**2 + sigma**2)
+
+
+def to_eps(
+    prediction: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+) -> Tensor:
+    """Return the noise that a network's prediction implies; arguments as for `to_x0`."""
+    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
+    if parameterisation == "eps":
+        return prediction
+    alpha, sigma = _scales(t, schedule, x_t)
+    if parameterisation == "x0":
+        return (x_t - alpha * prediction) / sigma.clamp_min(_SMALLEST)
+    return (sigma * x_t + alpha * prediction) / (alpha**2 + sigma**2)
+
+
+def to_velocity(
+    prediction: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+) -> Tensor:
+    """Return `v = alpha eps - sigma x_0` that a prediction implies; arguments as for `to_x0`."""
+    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
+    if parameterisation == "v":
+        return prediction
+    alpha, sigma = _scales(t, schedule, x_t)
+    if parameterisation == "eps":
+        # x_0 = (x_t - sigma eps) / alpha, so v = ((alpha^2 + sigma^2) eps - sigma x_t) / alpha.
+        scaled = (alpha**2 + sigma**2) * prediction - sigma * x_t
+        return scaled / alpha.clamp_min(_SMALLEST)
+    scaled = alpha * x_t - (alpha**2 + sigma**2) * prediction
+    return scaled / sigma.clamp_min(_SMALLEST)
+
+
+def to_score(
+    prediction: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+) -> Tensor:
+    """Return the score, the gradient of `log p(x_t)` in `x_t`; arguments as for `to_x0`."""
+    noise = to_eps(prediction, x_t, t, schedule, parameterisation)
+    return -noise / _scales(t, schedule, x_t)[1].clamp_min(_SMALLEST)
+
+
+def min_snr_weight(
+    t: Tensor,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+    gamma: float = 5.0,
+) -> Tensor:
+    """Return the weight of a squared error at time `t` under min-SNR weighting.
+
+    An error of `x_0` weighs `min(snr, gamma)`; an error of `eps` or `v` weighs what gives the same
+    loss. Times as any shape; the weights have the same shape.
+
+    References
+    ----------
+    Hang et al., Efficient diffusion training via min-SNR weighting strategy, 2023.
+    """
+    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
+    snr = torch.exp(schedule.log_snr(t))
+    weight = snr.clamp_max(gamma)
+    if parameterisation == "x0":
+        return weight
+    if parameterisation == "eps":
+        return weight / snr
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return weight * (sigma / (alpha**2 + sigma**2)) ** 2
+
+
+def denoising_loss(
+    prediction: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    *,
+    schedule: Schedule,
+    parameterisation: Parameterisation = "v",
+    gamma: float | None = 5.0,
+) -> Tensor:
+    """Return the weighted mean squared error of a prediction, one value a cell.
+
+    Parameters
+    ----------
+    prediction
+        Output of the network at `add_noise(x0, noise, t, schedule)`, `(n_cells, n_dim)`.
+    x0, noise
+        Data and the noise that was added `(n_cells, n_dim)`.
+    t
+        Times in [0, 1], `(n_cells,)` or 0-d.
+    schedule
+        Gives alpha and sigma.
+    parameterisation
+        What the network predicts.
+    gamma
+        Limit of min-SNR weighting; None weighs all times alike.
+
+    Returns
+    -------
+    Loss `(n_cells,)`: weighted squared error, averaged over dimensions.
+    """
+    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
+    if parameterisation == "x0":
+        target = x0
+    elif parameterisation == "eps":
+        target = noise
+    else:
+        alpha, sigma = _scales(t, schedule, x0)
+        target = alpha * noise - sigma * x0
+    error = (prediction.float() if prediction.dtype != torch.float64 else prediction) - target
+    loss = error.square().flatten(1).mean(1)
+    if gamma is None:
+        return loss
+    return min_snr_weight(t, schedule, parameterisation, gamma) * loss
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Return the classifier-free guided prediction.
+
+    Parameters
+    ----------
+    conditional, unconditional
+        Predictions with and without the condition, of one shape.
+    scale
+        0 is unconditional, 1 conditional; above 1 the condition is overstated and spread shrinks.
+
+    References
+    ----------
+    Ho and Salimans, Classifier-free diffusion guidance, 2022.
+    """
+    return torch.lerp(unconditional, conditional, scale)
+
+
+def _gaussian_bound(x0: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the bound that the denoiser of standard normal data attains between two log-SNRs."""
+    n_dim = x0.shape[1]
+    square = x0.square().sum(1)
+    keep_low, keep_high = torch.sigmoid(low), torch.sigmoid(high)
+    noise_low = torch.sigmoid(-low)
+    prior = 0.5 * (keep_low * square + n_dim * (noise_low - 1 - torch.log(noise_low)))
+    reconstruction = 0.5 * n_dim * (math.log(2 * math.pi) - high + 1)
+    gain = softplus(high) - softplus(low) - (keep_high - keep_low)
+    error = 0.5 * (square * (keep_high - keep_low) + n_dim * gain)
+    return -(prior + reconstruction + error)
+
+
+@torch.no_grad()
+def vdm_bound(
+    x0: Tensor,
+    predict_x0: Denoiser,
+    schedule: Schedule,
+    *,
+    n_times: int = 64,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return an unbiased estimate of the variational lower bound on `log p(x_0)`, in nats.
+
+    The continuous-time bound of Kingma et al. is the prior's divergence, the reconstruction at the
+    smallest noise and `1/2 E int ||x_0 - x0_hat||^2 d snr`. Here the integral is taken relative to
+    the denoiser of standard normal data, whose bound is known in closed form: the noise that both
+    denoisers share cancels, so few times suffice. Log-SNRs are stratified, one a call, the same
+    for all cells.
+
+    Parameters
+    ----------
+    x0
+        Data `(n_cells, n_dim)`, best whitened.
+    predict_x0
+        Expected data at `(x_t, t)`.
+    schedule
+        Gives alpha, sigma and the range of the log-SNR.
+    n_times
+        Number of network calls.
+    generator
+        Source of randomness, on the device of `x0`.
+
+    Returns
+    -------
+    Bound `(n_cells,)`.
+
+    Raises
+    ------
+    ValueError
+        If `n_times` is not positive.
+
+    References
+    ----------
+    Kingma et al., Variational diffusion models, 2021; Kong, Brekelmans and Ver Steeg,
+    Information-theoretic diffusion, 2023.
+    """
+    if n_times < 1:
+        msg = f"n_times={n_times}: the bound needs at least one network call."
+        raise ValueError(msg)
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    low, high = schedule.log_snr(ends).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    device = x0.device
+    offsets = torch.rand(n_times, generator=generator, device=device, dtype=torch.float32).cpu()
+    strata = (torch.arange(n_times) + offsets.double()) / n_times
+    # Log-SNRs follow a logistic law of scale 2, cut to the schedule's range: the difference of the
+    # two denoisers decays on both sides no slower than its density.
+    below, above = torch.sigmoid(low / 2), torch.sigmoid(high / 2)
+    mass = above - below
+    place = below + strata * mass
+    log_snrs = 2 * torch.logit(place)
+    densities = place * (1 - place) / 2 / mass
+    total = torch.zeros(len(x0), dtype=torch.float64, device=device)
+    for log_snr, density in zip(log_snrs, densities, strict=True):
+        t = schedule.time_of_log_snr(log_snr)
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        noise = torch.randn(x0.shape, generator=generator, device=device, dtype=x0.dtype)
+        x_t = alpha * x0 + sigma * noise
+        normal = (x_t * (alpha / (alpha**2 + sigma**2)) - x0).square().sum(1)
+        error = (predict_x0(x_t, float(t)).to(x0.dtype) - x0).square().sum(1)
+        weight = 0.5 * math.exp(float(log_snr)) / (float(density) * n_times)
+        total += weight * (normal - error).double()
+    reference = _gaussian_bound(x0.double(), low.to(device), high.to(device))
+    return (reference + total).to(x0.dtype)

@@ -1,0 +1,198 @@
+"""Negative binomial log-likelihoods as autograd functions: few dense passes, analytic gradients.
+
+With `ratio = mu / theta` a cell's log-likelihood is `-sum_g theta log(1 + ratio)`, which needs
+every gene, plus terms that vanish at a zero count and are evaluated at the non-zeros only. With
+zero inflation, `softplus(zi + theta log(1 + ratio))` is added at zeros and `softplus(zi)` taken off
+everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from scvi_perturb.generative import _gamma
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["EPSILON", "Counts", "NegativeBinomial", "SoftmaxNegativeBinomial"]
+
+#: Added to means before their logarithm, as scvi.distributions does.
+EPSILON: Final = 1e-8
+#: Keeps the logarithm of a proportion finite where softmax gives 0.
+_TINY: Final = 1e-30
+
+
+class Counts(NamedTuple):
+    """The non-zero counts of a batch: values, positions in the flattened matrix, genes."""
+
+    values: Tensor
+    flat: Tensor
+    genes: Tensor
+
+    @classmethod
+    def gather(
+        cls, x: Tensor, nonzero: tuple[Tensor, Tensor] | None, dtype: torch.dtype
+    ) -> Counts:
+        """Take the non-zero counts out of `x`, at `nonzero` (rows, columns) if they are known."""
+        rows, genes = torch.nonzero(x, as_tuple=True) if nonzero is None else nonzero
+        flat = torch.add(genes, rows, alpha=x.shape[-1])
+        return cls(x.reshape(-1).index_select(0, flat).to(dtype), flat, genes)
+
+    def take(self, parameter: Tensor) -> Tensor:
+        """Return a parameter `(n_genes,)` or `(n_cells, n_genes)` at the non-zeros."""
+        if parameter.ndim == 1:
+            return parameter.index_select(0, self.genes)
+        return parameter.reshape(-1).index_select(0, self.flat)
+
+    def take_function(self, function: Callable[[Tensor], Tensor], parameter: Tensor) -> Tensor:
+        """Return a function of a parameter at the non-zeros, evaluated where it is cheaper."""
+        if parameter.ndim == 1:
+            return self.take(function(parameter))
+        return function(self.take(parameter))
+
+    def row_sums(self, terms: Tensor, like: Tensor) -> Tensor:
+        """Sum terms of the non-zeros by row; a dense detour is faster than `index_add`."""
+        return torch.zeros_like(like).view(-1).scatter_(0, self.flat, terms).view_as(like).sum(-1)
+
+
+def _log_prob(
+    counts: Counts, ratio: Tensor, theta: Tensor, log_mean: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the log-likelihood, dense `log(1 + ratio)`, and at the non-zeros theta and ratio.
+
+    `log_mean` is the logarithm of the mean at the non-zeros.
+    """
+    log_ratio = torch.log1p(ratio)
+    theta_at, ratio_at = counts.take(theta), counts.take(ratio)
+    remainder = counts.take_function(_gamma.stirling_remainder, theta)
+    terms = _gamma.log_rising(counts.values, theta_at, remainder)
+    terms.sub_(torch.lgamma(counts.values + 1))
+    terms.addcmul_(counts.values, log_mean - torch.log1p(ratio_at))
+    result = counts.row_sums(terms, ratio)
+    if theta.ndim == 1:
+        result -= torch.mv(log_ratio, theta)
+    else:
+        result -= (log_ratio * theta).sum(-1)
+    return result, log_ratio, theta_at, ratio_at
+
+
+def _theta_gradient(
+    counts: Counts, theta: Tensor, at: tuple[Tensor, Tensor], dense: Tensor, grad: Tensor
+) -> Tensor:
+    """Return the gradient in theta from the derivative of the dense part, which is overwritten.
+
+    `at` holds theta and ratio at the non-zeros, `grad` is `(n_cells,)`.
+    """
+    theta_at, ratio_at = at
+    excess = counts.take_function(_gamma.digamma_excess, theta)
+    terms = _gamma.log_rising_slope(counts.values, theta_at, excess)
+    terms.sub_(counts.values / (theta_at * (1 + ratio_at)))
+    dense.view(-1).scatter_add_(0, counts.flat, terms)
+    return torch.mv(dense.T, grad) if theta.ndim == 1 else dense.mul_(grad[:, None])
+
+
+class NegativeBinomial(torch.autograd.Function):
+    """Log-likelihood `(n_cells,)` from means, inverse dispersions and logits of zero inflation."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
+        counts: Counts,
+        mean: Tensor,
+        theta: Tensor,
+        zi_logits: Tensor | None,
+    ) -> Tensor:
+        """Return the log-likelihood of each cell."""
+        with torch.autocast(mean.device.type, enabled=False):
+            ratio = mean * theta.reciprocal() if theta.ndim == 1 else mean / theta
+            log_mean = torch.log(counts.take(mean).add_(EPSILON))
+            result, log_ratio, *at = _log_prob(counts, ratio, theta, log_mean)
+            inflation: tuple[Tensor, ...] = ()
+            if zi_logits is not None:
+                lifted = torch.addcmul(zi_logits, log_ratio, theta)
+                # The non-zeros are no zeros: a logit of -inf takes them out of sum and gradients.
+                lifted.view(-1).index_fill_(0, counts.flat, -torch.inf)
+                result += (softplus(lifted) - softplus(zi_logits)).sum(-1)
+                inflation = (zi_logits, lifted)
+        ctx.save_for_backward(*counts, theta, ratio, log_ratio, *at, *inflation)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+        """Return the gradients in means, inverse dispersions and logits."""
+        values, flat, genes, theta, ratio, log_ratio, *at, zi_logits, lifted = (
+            *ctx.saved_tensors,
+            *([None, None] if len(ctx.saved_tensors) == 8 else []),
+        )
+        counts = Counts(values, flat, genes)
+        d_mean = d_theta = d_zi = None
+        theta_at, ratio_at = at
+        with torch.autocast(ratio.device.type, enabled=False):
+            weights = grad[:, None]
+            keep = (ratio + 1).reciprocal_()
+            observed = None
+            if zi_logits is not None:
+                dropped = torch.sigmoid(lifted)
+                observed = 1 - dropped
+                d_zi = (dropped - torch.sigmoid(zi_logits)).mul_(weights)
+            if ctx.needs_input_grad[2]:
+                dense = (ratio * keep).sub_(log_ratio)
+                dense = dense if observed is None else dense.mul_(observed)
+                d_theta = _theta_gradient(counts, theta, (theta_at, ratio_at), dense, grad)
+            if ctx.needs_input_grad[1]:
+                terms = (ratio_at * theta_at).add_(EPSILON).reciprocal_()
+                terms.sub_(1 / (theta_at * (1 + ratio_at))).mul_(values)
+                d_mean = keep.neg_() if observed is None else keep.neg_().mul_(observed)
+                d_mean.view(-1).scatter_add_(0, flat, terms)
+                d_mean.mul_(weights)
+        return None, d_mean, d_theta, d_zi
+
+
+class SoftmaxNegativeBinomial(torch.autograd.Function):
+    """Log-likelihood `(n_cells,)` at means `library * softmax(logits)`, library `(n_cells, 1)`."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
+        counts: Counts,
+        logits: Tensor,
+        library: Tensor,
+        theta: Tensor,
+    ) -> Tensor:
+        """Return the log-likelihood of each cell."""
+        with torch.autocast(logits.device.type, enabled=False):
+            mean = torch.softmax(logits, -1).mul_(library)
+            log_mean = torch.log(counts.take(mean).add_(_TINY))
+            ratio = mean.div_(theta) if theta.ndim > 1 else mean.mul_(theta.reciprocal())
+            result, log_ratio, *at = _log_prob(counts, ratio, theta, log_mean)
+        ctx.save_for_backward(*counts, library, theta, ratio, log_ratio, *at)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+        """Return the gradients in logits, library and inverse dispersions."""
+        values, flat, genes, library, theta, ratio, log_ratio, *at = ctx.saved_tensors
+        counts = Counts(values, flat, genes)
+        d_logits = d_library = d_theta = None
+        with torch.autocast(ratio.device.type, enabled=False):
+            share = ratio / (ratio + 1)
+            # Derivative in log mu: x - (x + theta) mu / (theta + mu).
+            pull = (share * theta).neg_()
+            pull.view(-1).scatter_add_(0, flat, values / (1 + at[1]))
+            per_count = pull.sum(-1, keepdim=True).div_(library)
+            if ctx.needs_input_grad[3]:
+                dense = share.sub_(log_ratio)
+                d_theta = _theta_gradient(counts, theta, (at[0], at[1]), dense, grad)
+            if ctx.needs_input_grad[2]:
+                d_library = per_count * grad[:, None]
+            if ctx.needs_input_grad[1]:
+                d_logits = pull.sub_((ratio * theta).mul_(per_count)).mul_(grad[:, None])
+        return None, d_logits, d_library, d_theta

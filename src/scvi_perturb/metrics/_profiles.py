@@ -1,0 +1,187 @@
+"""From counts to the values that metrics compare: normalised cells and profiles of populations."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scvi_perturb._constants import TARGET_SUM
+
+__all__ = [
+    "Floats",
+    "Matrix",
+    "gene_moments",
+    "log_normalize",
+    "pseudobulk",
+    "pseudobulk_variance",
+    "zero_fraction",
+]
+
+Floats: TypeAlias = NDArray[np.floating]
+#: Cells by genes, dense or any SciPy sparse format.
+Matrix: TypeAlias = NDArray[np.floating] | sparse.spmatrix | sparse.sparray
+
+_CHUNK = 1024
+
+
+def _csr(matrix: Matrix) -> sparse.csr_matrix:
+    return sparse.csr_matrix(matrix, dtype=np.float64)
+
+
+def _library_sizes(counts: Matrix) -> Floats:
+    sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    if sizes.size and sizes.min() < 0:
+        msg = "Counts must not be negative; found a cell with a negative total. Pass raw counts."
+        raise ValueError(msg)
+    return sizes
+
+
+def log_normalize(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Matrix:
+    """Scale each cell to the same total and take `log1p`.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, `(n_cells, n_genes)`, dense or sparse.
+    target_sum
+        Total of each cell before the logarithm.
+
+    Returns
+    -------
+    `log1p(target_sum * counts / total of the cell)`, `(n_cells, n_genes)`, float32: CSR if
+    `counts` is sparse, else dense. A cell without counts stays zero.
+
+    Raises
+    ------
+    ValueError
+        If a cell has a negative total.
+    """
+    sizes = _library_sizes(counts)
+    factor = target_sum / np.where(sizes > 0, sizes, 1.0)
+    if sparse.issparse(counts):
+        made = _csr(counts)
+        made.data = np.log1p(made.data * np.repeat(factor, np.diff(made.indptr)))
+        return made.astype(np.float32)
+    return np.log1p(np.asarray(counts, dtype=np.float64) * factor[:, None]).astype(np.float32)
+
+
+def gene_moments(cells: Matrix) -> tuple[Floats, Floats]:
+    """Return mean and unbiased variance of each gene over cells.
+
+    Parameters
+    ----------
+    cells
+        Values, `(n_cells, n_genes)`, dense or sparse; at least two cells.
+
+    Returns
+    -------
+    Mean and variance (divided by `n_cells - 1`), `(n_genes,)` each, float64.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two cells: one cell has no variance.
+    """
+    n_cells = cells.shape[0]
+    if n_cells < 2:
+        msg = f"Found {n_cells} cells; a variance over cells needs at least 2."
+        raise ValueError(msg)
+    if not sparse.issparse(cells):
+        dense = np.asarray(cells, dtype=np.float64)
+        return dense.mean(axis=0), dense.var(axis=0, ddof=1)
+    made = _csr(cells)
+    mean = np.asarray(made.mean(axis=0)).ravel()
+    # Centred sums: the zeros of a gene contribute mean^2 each; no cancellation of large numbers.
+    n_stored = np.bincount(made.indices, minlength=made.shape[1])
+    centred = np.bincount(
+        made.indices, (made.data - mean[made.indices]) ** 2, minlength=made.shape[1]
+    )
+    return mean, (centred + (n_cells - n_stored) * mean**2) / (n_cells - 1)
+
+
+def zero_fraction(cells: Matrix) -> Floats:
+    """Return the share of cells in which each gene is exactly zero, `(n_genes,)`."""
+    nonzero = np.asarray((cells != 0).sum(axis=0), dtype=np.float64).ravel()
+    return 1.0 - nonzero / cells.shape[0]
+
+
+def pseudobulk(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
+    """Return the profile of a population: `log1p` of its summed counts, scaled.
+
+    The mean over cells of `log1p` depends on the dispersion too and can be moved without moving
+    the mean; the profile of sums cannot.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, `(n_cells, n_genes)`, dense or sparse.
+    target_sum
+        Total to which the summed counts are scaled.
+
+    Returns
+    -------
+    `log1p(target_sum * sum over cells / total)`, `(n_genes,)`, float64.
+
+    Raises
+    ------
+    ValueError
+        If a total is negative, or there are no counts at all.
+    """
+    sums, total = _sums(counts)
+    return np.log1p(target_sum * sums / total)
+
+
+def pseudobulk_variance(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
+    """Return the sampling variance of each gene of `pseudobulk`, by leaving out one cell at a time.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, `(n_cells, n_genes)`, dense or sparse; at least two cells.
+    target_sum
+        Total to which the summed counts are scaled.
+
+    Returns
+    -------
+    Delete-one-cell jackknife variance, `(n_genes,)`, float64.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two cells, or if one cell holds all counts.
+
+    References
+    ----------
+    Efron and Stein, The jackknife estimate of variance, Annals of Statistics 1981.
+    """
+    n_cells = counts.shape[0]
+    if n_cells < 2:
+        msg = f"Found {n_cells} cells; the jackknife needs at least 2."
+        raise ValueError(msg)
+    sums, total = _sums(counts)
+    left = total - _library_sizes(counts)
+    if left.min() <= 0:
+        msg = "One cell holds all the counts, so leaving it out leaves nothing. Add cells."
+        raise ValueError(msg)
+    rows: Any = sparse.csr_matrix(counts) if sparse.issparse(counts) else np.asarray(counts)
+    centre = np.log1p(target_sum * sums / total)
+    first, second = np.zeros_like(sums), np.zeros_like(sums)
+    for start in range(0, n_cells, _CHUNK):
+        part = rows[start : start + _CHUNK]
+        dense = part.toarray() if sparse.issparse(part) else part
+        kept = (sums - dense) / left[start : start + _CHUNK, None]
+        deviation = np.log1p(target_sum * kept) - centre
+        first += deviation.sum(axis=0)
+        second += (deviation**2).sum(axis=0)
+    return (n_cells - 1) / n_cells * (second - first**2 / n_cells)
+
+
+def _sums(counts: Matrix) -> tuple[Floats, float]:
+    total = float(_library_sizes(counts).sum())
+    if total <= 0:
+        msg = f"Found no counts in {counts.shape[0]} cells; a profile needs at least one."
+        raise ValueError(msg)
+    return np.asarray(counts.sum(axis=0), dtype=np.float64).ravel(), total

@@ -1,0 +1,179 @@
+"""Draw cells: latents of the reference, latents under conditions, then counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from scvi_perturb._constants import CONTEXT_KEY, LIBRARY_KEY, TARGET_SUM
+from scvi_perturb._random import generator
+from scvi_perturb.data import CsrFileWriter
+from scvi_perturb.generative import sample_counts
+from scvi_perturb.model._latents import chunks, encode_cells
+from scvi_perturb.model._result import cell_obs, cells_adata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scvi_perturb.model._reference import Reference
+    from scvi_perturb.model._request import Request
+    from scvi_perturb.model._result import Plan
+    from scvi_perturb.model._screen import Screen
+    from scvi_perturb.module import ConditionTensors, CountParameters, Representation
+
+__all__ = ["DrawOptions", "Drawn", "draw_cells", "draw_matrix", "expected_proportions", "write_cells"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chunk of drawn cells: entries `cells` of the plan, their library, their distribution."""
+
+    cells: np.ndarray
+    library: torch.Tensor
+    parameters: CountParameters
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """What a request sets beside the condition.
+
+    Attributes
+    ----------
+    batch
+        Batch code of each row of the request; None takes the reference cell's.
+    library_size
+        Total counts of every cell; None takes the reference cell's.
+    population
+        Whether the mean of a row's reference cells is the reference, and not each cell.
+    """
+
+    batch: np.ndarray | None = None
+    library_size: float | None = None
+    population: bool = False
+
+
+
+def draw_cells(
+    representation: Representation,
+    draw_latents: Callable[..., torch.Tensor],
+    *,
+    conditions: ConditionTensors,
+    cells: Reference,
+    plan: Plan,
+    options: DrawOptions,
+    random: torch.Generator,
+) -> Iterator[Drawn]:
+    """Yield drawn cells in the order of the plan, in chunks of bounded size.
+
+    Parameters
+    ----------
+    representation
+        Stage one.
+    draw_latents
+        `(conditions, which, reference, context) -> latents`.
+    conditions
+        Conditions of the request's rows, on the module's device.
+    cells
+        Reference cells; each that is used is encoded once.
+    plan
+        Which cell starts from which.
+    options
+        Batch and library size.
+    random
+        Source of all draws, on the module's device.
+    """
+    device = conditions.component.device
+    used, place = np.unique(plan.reference, return_inverse=True)
+    mean, log_variance = encode_cells(
+        representation, lambda rows: cells.read(used[rows]), len(used), device
+    )
+    centre = _row_means(mean, plan, place) if options.population else None
+    for chunk in chunks(len(plan)):
+        row, which = plan.row[chunk], torch.from_numpy(plan.row[chunk]).to(device)
+        if centre is None:
+            spread = (0.5 * log_variance[place[chunk]]).exp().to(device)
+            noise = torch.randn(spread.shape, generator=random, device=device)
+            reference = mean[place[chunk]].to(device) + spread * noise
+        else:
+            reference = centre[row].to(device)
+        context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
+        latent = draw_latents(conditions, which, reference, context)
+        library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        if options.library_size is not None:
+            library = np.full(len(chunk), options.library_size, dtype=np.float32)
+        batch = cells.batch[plan.reference[chunk]] if options.batch is None else options.batch[row]
+        size = torch.from_numpy(library).to(device)
+        with torch.inference_mode():
+            parameters = representation.decode(latent, size, torch.from_numpy(batch).to(device))
+        yield Drawn(chunk, size, parameters)
+
+
+def draw_matrix(
+    drawn: Drawn, likelihood: str, random: torch.Generator
+) -> sparse.csr_matrix | np.ndarray:
+    """Draw the expression of a chunk: integer counts, or `log1p` values with a Normal likelihood."""
+    mean, dispersion, zero_logits = drawn.parameters
+    if likelihood == "normal":
+        noise = torch.randn(mean.shape, generator=random, device=mean.device)
+        return (mean + dispersion * noise).float().cpu().numpy()
+    theta = None if likelihood == "poisson" else dispersion
+    return sample_counts(mean, theta, zero_logits, generator=random)
+
+
+def expected_proportions(drawn: Drawn, likelihood: str) -> np.ndarray:
+    """Return the expected share of each gene in each drawn cell, `(n_cells, n_genes)`."""
+    mean, _, zero_logits = drawn.parameters
+    if likelihood == "normal":
+        return (torch.expm1(mean).clamp_min(0) / TARGET_SUM).cpu().numpy()
+    if zero_logits is not None:
+        mean = mean * torch.sigmoid(-zero_logits)
+    return (mean / drawn.library[:, None]).cpu().numpy()
+
+
+def write_cells(
+    drawn: Iterator[Drawn],
+    plan: Plan,
+    request: Request,
+    cells: Reference,
+    *,
+    screen: Screen,
+    likelihood: str,
+    uns: dict,
+    seed: int | None,
+    path: str | Path | None,
+) -> AnnData:
+    """Collect drawn cells into AnnData, or stream them to a file and open it backed."""
+    obs: pd.DataFrame = cell_obs(plan, request, cells, screen)
+    random: torch.Generator | None = None
+    writer = None if path is None else CsrFileWriter(Path(path), n_columns=len(screen.genes))
+    blocks = []
+    for chunk in drawn:
+        if random is None:
+            random = generator(None if seed is None else seed + 1, chunk.library.device)
+        block = draw_matrix(chunk, likelihood, random)
+        if writer is None:
+            blocks.append(block)
+        else:
+            writer.append(sparse.csr_matrix(block))
+    if writer is not None:
+        return writer.finish(obs=obs, genes=screen.genes, uns=uns)
+    stacked = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.vstack(blocks)
+    result = cells_adata(stacked, obs, screen)
+    result.uns = uns
+    return result
+
+
+def _row_means(mean: torch.Tensor, plan: Plan, place: np.ndarray) -> torch.Tensor:
+    """Return the mean latent of each row's reference cells, `(n_rows, n_latent)`."""
+    sums = torch.zeros(int(plan.row.max()) + 1, mean.shape[1])
+    row = torch.from_numpy(plan.row)
+    sums.index_add_(0, row, mean[torch.from_numpy(place)])
+    return sums / torch.bincount(row, minlength=len(sums))[:, None].clamp_min(1)

@@ -1,0 +1,100 @@
+"""Mean profiles and effects of drawn populations, with their sampling intervals."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb.data import read_rows
+from scvi_perturb.model._draw import expected_proportions
+from scvi_perturb.model._result import condition_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi_perturb.model._draw import Drawn
+    from scvi_perturb.model._reference import Reference
+    from scvi_perturb.model._request import Request
+    from scvi_perturb.model._result import Plan
+    from scvi_perturb.model._screen import Screen
+
+__all__ = ["effects_adata"]
+
+N_BOOTSTRAP = 200
+
+
+def effects_adata(
+    drawn: Iterator[Drawn],
+    plan: Plan,
+    request: Request,
+    cells: Reference,
+    *,
+    screen: Screen,
+    likelihood: str,
+    interval: float,
+    seed: int | None,
+) -> AnnData:
+    """Return one row a condition: profile, effect, and a bootstrap interval over cells.
+
+    Drawn cells and reference cells are resampled apart, `N_BOOTSTRAP` times: the interval is
+    that of a difference of two means over independent cells.
+    """
+    random = np.random.default_rng(seed)
+    rows = []
+    pieces = (
+        (int(plan.row[i]), share)
+        for chunk in drawn
+        for i, share in zip(chunk.cells, expected_proportions(chunk, likelihood), strict=True)
+    )
+    for row, group in groupby(pieces, key=lambda piece: piece[0]):
+        shares = np.stack([share for _, share in group])
+        pool = np.unique(plan.reference[plan.row == row])
+        rows.append(_effect(shares, cells, pool, interval, random))
+    layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
+    profile = layers.pop("profile")
+    frame = condition_frame(request, screen)
+    frame["n_cells"] = np.bincount(plan.row, minlength=len(request))
+    frame.index = pd.Index([f"row{i}" for i in range(len(frame))])
+    for column in frame:
+        if frame[column].dtype == object:
+            frame[column] = frame[column].astype("category")
+    return AnnData(
+        X=profile, obs=frame, var=pd.DataFrame(index=pd.Index(screen.genes)), layers=layers
+    )
+
+
+def _effect(
+    shares: np.ndarray,
+    cells: Reference,
+    pool: np.ndarray,
+    interval: float,
+    random: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Return profile, effect and interval of one population, each `(n_genes,)`."""
+    control = read_rows(cells.counts, pool)
+    library = np.asarray(cells.library[pool], dtype=np.float64)
+    weights = random.multinomial(len(shares), np.full(len(shares), 1 / len(shares)), N_BOOTSTRAP)
+    predicted = (weights / len(shares)) @ shares
+    weights = random.multinomial(len(pool), np.full(len(pool), 1 / len(pool)), N_BOOTSTRAP)
+    observed = np.asarray(weights.astype(np.float64) @ control) / (weights @ library)[:, None]
+    profile = _log(shares.mean(axis=0, dtype=np.float64))
+    effect = profile - _log(cells.profile(pool))
+    spread = _log(predicted) - _log(observed)
+    low, high = np.quantile(spread, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
+    results = {
+        "profile": profile,
+        "lfc": effect,
+        "lower": np.minimum(low, effect),
+        "upper": np.maximum(high, effect),
+        "std": spread.std(axis=0, ddof=1),
+    }
+    return {key: value.astype(np.float32) for key, value in results.items()}
+
+
+def _log(share: np.ndarray) -> np.ndarray:
+    return np.log1p(TARGET_SUM * share)

@@ -1,0 +1,151 @@
+"""Cached latents: stage one is run once over the cells, stage two never sees genes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb.data import group_controls, match_controls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.module import DiffusionConfig, Representation
+
+__all__ = ["LatentPairs", "chunks", "encode_cells", "make_pairs"]
+
+CHUNK = 2048
+#: Log variance of what is known exactly.
+SURE = -30.0
+
+
+def chunks(n: int, size: int = CHUNK) -> Iterator[np.ndarray]:
+    """Yield `0..n-1` in consecutive arrays of at most `size`."""
+    for start in range(0, n, size):
+        yield np.arange(start, min(start + size, n))
+
+
+@torch.inference_mode()
+def encode_cells(
+    representation: Representation,
+    read: Callable[[np.ndarray], Batch],
+    n_cells: int,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and log variance of the latents of `n_cells` cells, on the CPU."""
+    means, variances = [], []
+    for rows in chunks(n_cells):
+        tensors = {k: v.to(device) for k, v in read(rows).items()}
+        mean, log_variance = representation.encode(tensors)
+        means.append(mean.float().cpu())
+        variances.append(log_variance.float().cpu())
+    return torch.cat(means), torch.cat(variances)
+
+
+@dataclass(slots=True)
+class LatentPairs:
+    """What stage two learns from: for each cell a target, and the reference it starts from.
+
+    Attributes
+    ----------
+    target, target_log_variance
+        Displacement from the reference, or the latent itself, `(n_cells, n_latent)`.
+    reference, reference_log_variance
+        Latent of the control cell, or of the mean of the control population.
+    condition, context
+        Codes of each cell, `(n_cells,)`.
+    """
+
+    target: torch.Tensor
+    target_log_variance: torch.Tensor
+    reference: torch.Tensor
+    reference_log_variance: torch.Tensor
+    condition: torch.Tensor
+    context: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.target)
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the pairs at `indices` as a batch."""
+        index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        return {
+            "target_mean": self.target[index],
+            "target_log_variance": self.target_log_variance[index],
+            "reference_mean": self.reference[index],
+            "reference_log_variance": self.reference_log_variance[index],
+            CONDITION_KEY: self.condition[index],
+            CONTEXT_KEY: self.context[index],
+        }
+
+
+def make_pairs(
+    latents: tuple[torch.Tensor, torch.Tensor],
+    codes: dict[str, np.ndarray],
+    *,
+    train: np.ndarray,
+    config: DiffusionConfig,
+    seed: int | None,
+) -> LatentPairs:
+    """Match every cell to training controls of its context and batch.
+
+    Matching is by optimal transport in the latent, within a context, batch and condition: a
+    coupling which keeps the controls' distribution, and not an identified counterfactual.
+
+    Parameters
+    ----------
+    latents
+        Mean and log variance of all cells, see :func:`encode_cells`.
+    codes
+        Condition, context and batch of all cells.
+    train
+        Cells whose controls may serve as reference.
+    config
+        What the reference is.
+    seed
+        Seed of the matching.
+    """
+    mean, log_variance = latents
+    condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
+    is_control = np.zeros(len(mean), dtype=bool)
+    is_control[train] = condition[train] == 0
+    groups = group_controls(context, codes[BATCH_KEY], is_control)
+    sure = torch.full_like(mean, SURE)
+    given = (torch.from_numpy(condition), torch.from_numpy(context))
+    if config.reference != "cell":
+        pools = [mean[groups.pool(g)].mean(0) for g in range(len(groups.start))]
+        centre = torch.stack(pools)[torch.from_numpy(groups.group)]
+        return LatentPairs(mean, log_variance, centre, sure, *given)
+    matched = torch.from_numpy(
+        match_controls(groups, method="ot", latent=mean.numpy(), condition=condition, seed=seed)
+    )
+    start = mean[matched]
+    move = mean - start
+    if config.n_neighbours > 1:
+        where = np.stack([condition, context], axis=1)
+        mean_move = _smooth(move, start / start.std(0).clamp_min(1e-3), where, config.n_neighbours)
+        move = torch.lerp(mean_move, move, config.residual)
+        return LatentPairs(move, sure, start, log_variance[matched], *given)
+    return LatentPairs(move, log_variance, start, log_variance[matched], *given)
+
+
+def _smooth(
+    move: torch.Tensor, start: torch.Tensor, where: np.ndarray, n_neighbours: int
+) -> torch.Tensor:
+    """Average displacements over the pairs that start nearest, in the same condition, context."""
+    smooth = move.numpy().copy()
+    _, group = np.unique(where, axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        k = min(n_neighbours, len(members))
+        near = NearestNeighbors(n_neighbors=k).fit(start[members].numpy())
+        index = near.kneighbors(return_distance=False, X=start[members].numpy())
+        smooth[members] = move.numpy()[members][index].mean(axis=1)
+    return torch.from_numpy(smooth)

@@ -1,0 +1,188 @@
+"""How likely cells are under their conditions, and draws from the posterior of single cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY
+from scvi_perturb._random import generator
+from scvi_perturb.data import group_controls
+from scvi_perturb.generative import SamplerConfig
+from scvi_perturb.model._base import PerturbationModel, _rows
+from scvi_perturb.model._draw import Drawn, draw_matrix
+from scvi_perturb.model._latents import CHUNK, chunks, encode_cells
+from scvi_perturb.model._screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+    from sparse import GCXS
+
+__all__ = ["LikelihoodMixin"]
+
+
+class LikelihoodMixin(PerturbationModel):
+    """Likelihood bounds and posterior-predictive samples of models with a representation."""
+
+    def log_likelihood_bound(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 256,
+        seed: int | None = 0,
+        key_added: str | None = None,
+    ) -> np.ndarray:
+        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
+
+        For each condition, context and batch, `n_samples` latents are drawn from the model,
+        starting from training controls there, and the likelihood of a cell is averaged over
+        them: `log 1/K sum_k p(x | z_k)`. Its expectation is a lower bound (Jensen) which rises
+        to the log-likelihood with K; it is loose by several nats where a cell lies between
+        draws, alike for all conditions. Differences between conditions are therefore more
+        telling than values.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes and columns of training; None for the data of training.
+        indices
+            Cells, in the order wanted; None for all.
+        n_samples
+            Latents per condition, K.
+        seed
+            Seed of the draws.
+        key_added
+            Column of `obs` to write to as well; needs `indices=None`.
+
+        Returns
+        -------
+        numpy.ndarray
+            `(n_cells,)`, nats.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownPerturbationError
+            For cells with a perturbation neither trained on nor with features.
+        """
+        self._check_trained()
+        reader = self._reader(adata)
+        rows = _rows(indices, len(reader), key_added)
+        values = np.full(len(rows), np.nan)
+        random = generator(seed, self._device())
+        keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
+        table = Screen.from_registry(self._manager(adata).registry).table
+        for code in np.unique(codes, axis=0):
+            members = np.flatnonzero((codes == code).all(axis=1))
+            latents = self._condition_latents(table.conditions[code[0]], code, n_samples, random)
+            for chunk in np.array_split(members, -(-len(members) // 128)):
+                values[chunk] = self._average_likelihood(reader[rows[chunk]], latents, code[2])
+        if key_added is not None:
+            (self.adata if adata is None else adata).obs[key_added] = values
+        return values
+
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | MuData | None = None,
+        n_samples: int = 1,
+        batch_size: int | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        seed: int | None = 0,
+    ) -> GCXS:
+        """Draw counts from the posterior of each cell's latent, for `scvi.criticism`.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of training; None for the data of training.
+        n_samples
+            Draws a cell.
+        batch_size
+            Cells a batch.
+        indices
+            Cells, in the order wanted; None for all.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        sparse.GCXS
+            `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
+        """
+        import sparse
+
+        self._check_trained()
+        reader = self._reader(adata)
+        rows = _rows(indices, len(reader), None)
+        device, stage = self._device(), self._representation()
+        random = generator(seed, device)
+        mean, log_variance = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+        draws = []
+        for _ in range(n_samples):
+            blocks = []
+            for chunk in chunks(len(rows), batch_size or CHUNK):
+                batch = reader[rows[chunk]]
+                noise = torch.randn(mean[chunk].shape, generator=random, device=device)
+                latent = mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
+                library = batch[LIBRARY_KEY].to(device)
+                with torch.inference_mode():
+                    parameters = stage.decode(latent, library, batch[BATCH_KEY].to(device))
+                matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
+                blocks.append(sparse.GCXS(matrix))
+            draws.append(sparse.concatenate(blocks, axis=0))
+        return sparse.stack(draws, axis=2) if n_samples > 1 else draws[0]
+
+    def _condition_latents(
+        self, condition: object, code: np.ndarray, n_samples: int, random: torch.Generator
+    ) -> torch.Tensor:
+        """Draw latents under one condition, starting from training controls nearby."""
+        controls = self._training_controls()
+        context = np.append(controls.context, code[1])
+        batch = np.append(controls.batch, code[2])
+        is_control = np.append(np.ones(len(controls), dtype=bool), False)
+        groups = group_controls(context, batch, is_control)
+        pool = groups.pool(int(groups.group[-1]))
+        device, stage = self._device(), self._representation()
+        pick = torch.randint(len(pool), (n_samples,), generator=random, device=device).cpu().numpy()
+        mean, log_variance = encode_cells(
+            stage, lambda i: controls.read(pool[i]), len(pool), device
+        )
+        if self._population_reference:
+            reference = mean.mean(0, keepdim=True).expand(n_samples, -1).to(device)
+        else:
+            noise = torch.randn((n_samples, mean.shape[1]), generator=random, device=device)
+            reference = mean[pick].to(device) + (0.5 * log_variance[pick].to(device)).exp() * noise
+        tensors = self._vocabulary.tensors([condition], self._seen())
+        return self._draw_latents(
+            type(tensors)(*(t.to(device) for t in tensors)),
+            torch.zeros(n_samples, dtype=torch.long, device=device),
+            reference,
+            torch.full((n_samples,), int(code[1]), device=device),
+            sampler=SamplerConfig(),
+            random=random,
+        )
+
+    @torch.inference_mode()
+    def _average_likelihood(
+        self, batch: dict[str, torch.Tensor], latents: torch.Tensor, batch_code: int
+    ) -> np.ndarray:
+        """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
+        device, stage = self._device(), self._representation()
+        batch = {key: value.to(device) for key, value in batch.items()}
+        n = len(batch[LIBRARY_KEY])
+        code = torch.full((n,), int(batch_code), device=device)
+        scores = []
+        for latent in latents:
+            parameters = stage.decode(latent.expand(n, -1), batch[LIBRARY_KEY], code)
+            scores.append(stage.log_prob(batch, parameters))
+        stacked = torch.stack(scores).double()
+        return (torch.logsumexp(stacked, dim=0) - np.log(len(latents))).cpu().numpy()

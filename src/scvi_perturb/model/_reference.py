@@ -1,0 +1,183 @@
+"""Reference cells: the controls that a request starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import ScreenReader, align_genes, check_raw_counts, encode_labels, read_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.model._request import Request
+    from scvi_perturb.model._screen import Screen
+
+__all__ = ["Reference", "reference_from_adata", "reference_from_screen"]
+
+
+@dataclass(slots=True)
+class Reference:
+    """Control cells to start from.
+
+    Attributes
+    ----------
+    counts
+        Raw counts, `(n_cells, n_genes)`, any row-readable storage.
+    library
+        Library sizes, `(n_cells,)`.
+    context, batch
+        Codes of training, `(n_cells,)`; labels never trained on have later codes.
+    labels
+        Context columns and batch as text, one row a cell; index = names of the cells.
+    """
+
+    counts: object
+    library: np.ndarray
+    context: np.ndarray
+    batch: np.ndarray
+    labels: pd.DataFrame
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.library)
+
+    def read(self, rows: np.ndarray) -> Batch:
+        """Return the cells at `rows` as a batch."""
+        counts = read_rows(self.counts, rows)
+        dense = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
+        return {
+            X_KEY: torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32)),
+            LIBRARY_KEY: torch.from_numpy(self.library[rows].astype(np.float32)),
+            CONTEXT_KEY: torch.from_numpy(self.context[rows]),
+            BATCH_KEY: torch.from_numpy(self.batch[rows]),
+            CONDITION_KEY: torch.zeros(len(rows), dtype=torch.long),
+        }
+
+    def profile(self, rows: np.ndarray) -> np.ndarray:
+        """Return the proportions of the summed counts of `rows`, `(n_genes,)`."""
+        counts = read_rows(self.counts, rows)
+        total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        return total / self.library[rows].sum()
+
+    def rows_for(self, request: Request, row: int) -> np.ndarray:
+        """Return the cells that answer a row of a request.
+
+        Raises
+        ------
+        SchemaError
+            When no control cell is in the context asked for.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        for column, label in request.where(row).items():
+            if column in self.labels:
+                keep &= self.labels[column].to_numpy() == label
+        if not keep.any():
+            found = self.labels.drop_duplicates().head(5).to_dict(orient="records")
+            msg = (
+                f"No control cell is in the context {request.where(row)}; there are controls in "
+                f"{found}, ... Pass control cells of that context as `reference=`."
+            )
+            raise SchemaError(msg)
+        return np.flatnonzero(keep)
+
+
+def reference_from_screen(
+    reader: ScreenReader, rows: np.ndarray, screen: Screen, names: pd.Index
+) -> Reference:
+    """Return control cells `rows` of the registered screen."""
+    context, batch = reader.codes[CONTEXT_KEY][rows], reader.codes[BATCH_KEY][rows]
+    labels = pd.DataFrame(index=names[rows])
+    for i, column in enumerate(screen.context_columns):
+        labels[column] = [screen.contexts[code][i] for code in context]
+    if screen.batch_column is not None:
+        labels[screen.batch_column] = [screen.batches[code][0] for code in batch]
+    counts = read_rows(reader.counts, rows)
+    library = (
+        np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        if reader.library is None
+        else reader.library[rows]
+    )
+    return Reference(counts, library, context, batch, labels)
+
+
+def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
+    """Return the cells of new data, which need not be registered.
+
+    Raises
+    ------
+    SchemaError
+        When genes are missing, counts are not raw, cells are not all controls, or there is no
+        library size where the model needs one.
+    """
+    if screen.rna_modality is not None and hasattr(adata, "mod"):
+        adata = adata.mod[screen.rna_modality]
+    adata = align_genes(adata, screen.genes)
+    if adata.n_obs == 0:
+        msg = "The reference has no cells; pass at least one control cell."
+        raise SchemaError(msg)
+    if screen.layer is not None and screen.layer not in adata.layers:
+        msg = f"The reference has no layer {screen.layer!r}; it has {sorted(adata.layers)}."
+        raise SchemaError(msg)
+    counts = adata.X if screen.layer is None else adata.layers[screen.layer]
+    check_raw_counts(counts, where="the reference", layers=dict(adata.layers))
+    _check_controls(adata.obs, screen)
+    columns = [c for c in (*screen.context_columns, screen.batch_column) if c in adata.obs]
+    labels = adata.obs[columns].astype(str)
+    return Reference(
+        counts,
+        _library(adata, counts, screen),
+        _codes(labels, screen.context_columns, screen.contexts),
+        _codes(labels, () if screen.batch_column is None else (screen.batch_column,),
+               screen.batches),
+        labels,
+    )
+
+
+def _check_controls(obs: pd.DataFrame, screen: Screen) -> None:
+    column = screen.keys.perturbation
+    if column not in obs:
+        return
+    treated = obs[column].astype(str) != screen.keys.control
+    if treated.any():
+        msg = (
+            f"The reference must be control cells, but {int(treated.sum())} of {len(obs)} have a "
+            f"{column!r} other than {screen.keys.control!r}, e.g. "
+            f"{obs[column].astype(str)[treated].iloc[0]!r}. Pass the controls alone."
+        )
+        raise SchemaError(msg)
+
+
+def _library(adata: AnnData, counts: object, screen: Screen) -> np.ndarray:
+    if screen.library_key is None:
+        library = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()  # type: ignore[attr-defined]
+    elif screen.library_key in adata.obs:
+        library = adata.obs[screen.library_key].to_numpy(dtype=np.float64)
+    else:
+        msg = f"The reference needs the library sizes of training, obs[{screen.library_key!r}]."
+        raise SchemaError(msg)
+    if not (library > 0).all():
+        n = int((~(library > 0)).sum())
+        msg = f"{n} reference cells have no counts; drop them."
+        raise SchemaError(msg)
+    return library
+
+
+def _codes(
+    labels: pd.DataFrame, columns: tuple[str, ...], levels: tuple[tuple[str, ...], ...]
+) -> np.ndarray:
+    """Return the codes of training; cells without the columns count as unknown."""
+    if not columns:
+        return np.zeros(len(labels), dtype=np.int64)
+    if any(column not in labels for column in columns):
+        return np.full(len(labels), len(levels), dtype=np.int64)
+    return encode_labels(labels, columns, list(levels))[0]

@@ -1,0 +1,171 @@
+"""What is asked of a model: a list of names or a table of conditions, made precise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import pandas as pd
+
+from scvi_perturb._constants import (
+    DOSE_COLUMN,
+    KIND_COLUMN,
+    PERTURBATION_COLUMN,
+    TIME_COLUMN,
+)
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import Component, Condition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scvi_perturb.model._screen import Screen
+
+__all__ = ["Request", "parse_request"]
+
+Value = TypeVar("Value", float, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request: one row a population of cells to predict.
+
+    Attributes
+    ----------
+    conditions
+        Condition of each row.
+    context
+        Labels asked for, column -> one label a row; columns not asked for are the reference's.
+    batch
+        Batch asked for, one label a row, or None for the reference's.
+    """
+
+    conditions: tuple[Condition, ...]
+    context: dict[str, tuple[str, ...]]
+    batch: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.conditions)
+
+    def where(self, row: int) -> dict[str, str]:
+        """Return the context that a row asks for."""
+        return {column: labels[row] for column, labels in self.context.items()}
+
+
+def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
+    """Read a request.
+
+    Parameters
+    ----------
+    conditions
+        Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
+        wanted doses, times, kinds, contexts and batch, under the names they were registered with
+        or under `perturbation`, `dose`, `time`, `perturbation_type`.
+    screen
+        What the model was set up with.
+
+    Raises
+    ------
+    SchemaError
+        When the table has columns that mean nothing to the model, or none of perturbations; when
+        a dose, time or kind is needed and not given.
+    """
+    frame = _as_frame(conditions, screen)
+    parsed = tuple(
+        _complete(row, screen) for row in frame.to_dict(orient="records")
+    )
+    batch = screen.batch_column
+    return Request(
+        conditions=parsed,
+        context={c: tuple(frame[c].astype(str)) for c in screen.context_columns if c in frame},
+        batch=tuple(frame[batch].astype(str)) if batch is not None and batch in frame else None,
+    )
+
+
+def _as_frame(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> pd.DataFrame:
+    """Return the request as a table with the columns of the keys, contexts and batch."""
+    if isinstance(conditions, str):
+        conditions = [conditions]
+    if not isinstance(conditions, pd.DataFrame):
+        conditions = pd.DataFrame({screen.keys.perturbation: list(conditions)})
+    if len(conditions) == 0:
+        msg = "The request is empty; name at least one condition."
+        raise SchemaError(msg)
+    keys = screen.keys
+    roles = {
+        PERTURBATION_COLUMN: keys.perturbation,
+        DOSE_COLUMN: keys.dose,
+        TIME_COLUMN: keys.time,
+        KIND_COLUMN: keys.kind,
+    }
+    known = {c for c in (*roles.values(), *screen.context_columns, screen.batch_column) if c}
+    frame = conditions.rename(
+        columns={
+            name: column
+            for name, column in roles.items()
+            if column and name in conditions and column not in conditions
+        }
+    )
+    unknown = sorted(str(c) for c in frame.columns if c not in known)
+    if unknown:
+        msg = (
+            f"The request has columns {unknown}, which were not registered; the model knows "
+            f"{sorted(known)}. Drop them, or name them in `setup_anndata`."
+        )
+        raise SchemaError(msg)
+    if keys.perturbation not in frame:
+        msg = f"The request needs a column {keys.perturbation!r}; it has {sorted(frame.columns)}."
+        raise SchemaError(msg)
+    return frame
+
+
+def _complete(row: dict[str, object], screen: Screen) -> Condition:
+    """Parse one row; a dose, time or kind left out is filled in only if there is one choice."""
+    keys = screen.keys
+    given = {r: row[c] for r, c in keys.columns.items() if c in row and _there(row[c])}
+    if "perturbation" not in given:
+        msg = f"A row of the request has no {keys.perturbation!r}: {row}."
+        raise SchemaError(msg)
+    condition = keys.parse(**given)
+    if condition.is_control:
+        return condition
+    parts = [
+        part if "dose" in given and "kind" in given else _fill(part, given, screen)
+        for part in condition.components
+    ]
+    time = condition.time
+    if keys.time is not None and time is None:
+        time = _only(
+            {c.time for c in screen.table.conditions if not c.is_control and c.time is not None},
+            "time", "the perturbations", keys.time,
+        )
+    return Condition(tuple(parts), time=time)
+
+
+def _there(value: object) -> bool:
+    return value is not None and value == value and str(value).strip() != ""  # noqa: PLR0124 - NaN
+
+
+def _fill(part: Component, given: dict[str, object], screen: Screen) -> Component:
+    """Fill in dose and kind of a component from the screen, where it has one value only."""
+    known = [p for c in screen.table.conditions for p in c.components]
+    own = [p for p in known if p.name == part.name] or known
+    kind, dose = part.kind, part.dose
+    if screen.keys.kind is not None and "kind" not in given:
+        kind = _only({p.kind for p in own}, "kind", part.name, screen.keys.kind)
+    if screen.keys.dose is not None and "dose" not in given:
+        dose = _only({p.dose for p in own}, "dose", part.name, screen.keys.dose)
+    return Component(part.name, dose=dose, kind=kind)
+
+
+def _only(values: set[Value], what: str, name: str, column: str) -> Value:
+    """Return the single value, or raise that it must be given."""
+    if len(values) == 1:
+        return next(iter(values))
+    some = ", ".join(map(str, sorted(values)[:8]))
+    msg = (
+        f"The {what} of {name!r} must be given: the screen has {len(values)} ({some}). Ask with a "
+        f"DataFrame that has a column {column!r}."
+    )
+    raise SchemaError(msg)

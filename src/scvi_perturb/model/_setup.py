@@ -1,0 +1,207 @@
+"""`setup_anndata` and `setup_mudata`: which columns say what, registered with scvi-tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONTEXT_KEY,
+    CONTROL,
+    LIBRARY_KEY,
+    PERTURBATION_COLUMN,
+    SEPARATOR,
+    UNS_KEY,
+)
+from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data._fields import (
+    CountsField,
+    LabelField,
+    LibraryField,
+    MuDataCountsField,
+    MuDataLabelField,
+    MuDataLibraryField,
+    MuDataPerturbationField,
+    PerturbationField,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+
+__all__ = ["SetupMixin"]
+
+
+class SetupMixin(BaseModelClass):
+    """Registration of a screen; the same for every model."""
+
+    @classmethod
+    def setup_anndata(  # noqa: PLR0913 - one argument a column, as in every scvi-tools model
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: Sequence[str] | None = None,
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str | None = None,
+        **kwargs: Any,  # noqa: ANN401 - scvi-tools passes `source_registry` here when it loads
+    ) -> None:
+        """Register the columns of a screen.
+
+        Arguments left out are taken from :func:`scvi_perturb.pp.harmonize` if the data went
+        through it, else they mean "not recorded".
+
+        Parameters
+        ----------
+        adata
+            A screen, in memory or backed; raw counts, at least one control cell. `X` is not
+            changed; the columns `_scvi_condition`, `_scvi_context` and `_scvi_batch` are added
+            to `obs`, and scvi-tools' identifiers to `uns`.
+        layer
+            Layer with the raw counts; None for `X`.
+        perturbation_key
+            Column of perturbations: `"A"`, `"A+B"`, or the control's label.
+        control
+            Label of the control cells.
+        dose_key
+            Column of doses; for combinations one each, `"10+5"`, in the label's order.
+        time_key
+            Column of times since the perturbation, in hours.
+        perturbation_type_key
+            Column of the kind of perturbation, e.g. `"CRISPRi"`, `"drug"`.
+        context_keys
+            Columns that say in what the perturbation acts, e.g. cell type and donor.
+        batch_key
+            Column of technical batches.
+        library_key
+            Column of library sizes, for files that hold only some of the genes; None sums the
+            counts.
+        separator
+            Between the components of a combination.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        found = _harmonised(adata)
+        arguments = {
+            "layer": layer,
+            "perturbation_key": perturbation_key or found.get("perturbation", PERTURBATION_COLUMN),
+            "control": str(control) if control is not None else found.get("control", CONTROL),
+            "dose_key": dose_key or found.get("dose"),
+            "time_key": time_key or found.get("time"),
+            "perturbation_type_key": perturbation_type_key or found.get("kind"),
+            "context_keys": tuple(context_keys if context_keys is not None else found.get("context", ())),
+            "batch_key": batch_key or found.get("batch"),
+            "library_key": library_key or found.get("library"),
+            "separator": separator or found.get("separator", SEPARATOR),
+        }
+        fields = [
+            CountsField(layer),
+            PerturbationField(condition_keys(arguments)),
+            LabelField(CONTEXT_KEY, arguments["context_keys"]),
+            LabelField(BATCH_KEY, _columns(arguments["batch_key"])),
+            LibraryField(LIBRARY_KEY, arguments["library_key"]),
+        ]
+        method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def setup_mudata(  # noqa: PLR0913
+        cls,
+        mdata: MuData,
+        *,
+        rna_modality: str = "rna",
+        layer: str | None = None,
+        perturbation_key: str = PERTURBATION_COLUMN,
+        control: str = CONTROL,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: Sequence[str] = (),
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str = SEPARATOR,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register a screen kept as MuData; the named modality holds counts and columns.
+
+        Parameters
+        ----------
+        mdata
+            A screen.
+        rna_modality
+            Modality with the raw counts and, in its `obs`, the columns.
+        layer, perturbation_key, control, dose_key, time_key, perturbation_type_key
+            See :meth:`setup_anndata`.
+        context_keys, batch_key, library_key, separator
+            See :meth:`setup_anndata`.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        arguments = {
+            "rna_modality": rna_modality,
+            "layer": layer,
+            "perturbation_key": perturbation_key,
+            "control": str(control),
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": tuple(context_keys),
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
+        }
+        at = {"mod_key": rna_modality, "mod_required": True}
+        fields = [
+            MuDataCountsField(layer, **at),
+            MuDataPerturbationField(condition_keys(arguments), **at),
+            MuDataLabelField(CONTEXT_KEY, arguments["context_keys"], **at),
+            MuDataLabelField(BATCH_KEY, _columns(batch_key), **at),
+            MuDataLibraryField(LIBRARY_KEY, library_key, **at),
+        ]
+        method = cls._get_setup_method_args(cls=cls, mdata=mdata, **arguments)
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)
+
+
+def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
+    """Return the columns of conditions among the arguments of `setup_anndata`."""
+    return ConditionKeys(
+        arguments["perturbation_key"],
+        dose=arguments["dose_key"],
+        time=arguments["time_key"],
+        kind=arguments["perturbation_type_key"],
+        control=arguments["control"],
+        separator=arguments["separator"],
+    )
+
+
+def _columns(column: str | None) -> tuple[str, ...]:
+    return () if column is None else (column,)
+
+
+def _harmonised(adata: AnnData) -> dict[str, Any]:
+    """Return the columns that `harmonize` wrote down, by what they hold."""
+    recorded = adata.uns.get(UNS_KEY, {})
+    keys = dict(recorded.get("keys", {})) if hasattr(recorded, "get") else {}
+    keys["context"] = tuple(map(str, keys.get("context", ())))
+    return {k: v for k, v in keys.items() if v is not None}

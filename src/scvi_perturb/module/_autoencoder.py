@@ -1,0 +1,190 @@
+"""Stage one: a variational autoencoder of raw counts (Lopez et al. 2018), batch-aware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor
+
+from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, TARGET_SUM, X_KEY
+from scvi_perturb._errors import check_choice
+from scvi_perturb.generative import (
+    nb_log_prob,
+    normal_log_prob,
+    poisson_log_prob,
+    zinb_log_prob,
+)
+from scvi_perturb.module._representation import CountParameters, Likelihood, batch_weights
+from scvi_perturb.nn import CountDecoder, Decoded, ExpressionEncoder
+
+if TYPE_CHECKING:
+    from scvi_perturb._typing import Batch
+
+__all__ = ["AutoencoderConfig", "CountAutoencoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderConfig:
+    """Size and likelihood of stage one.
+
+    Attributes
+    ----------
+    n_latent, n_hidden, n_layers
+        Dimension of the latent, width and number of hidden layers.
+    likelihood
+        Negative binomial, zero-inflated negative binomial, Poisson; or Normal on `log1p`
+        counts per ten thousand, without count semantics.
+    dispersion
+        One per gene, per gene and batch, or per gene and cell (scVI's names).
+    decoder
+        `"linear"` gives loadings that can be read as gene programs.
+    dropout
+        In the encoder, while training.
+    """
+
+    n_latent: int = 32
+    n_hidden: int = 128
+    n_layers: int = 2
+    likelihood: Likelihood = "nb"
+    dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene"
+    decoder: Literal["mlp", "linear"] = "mlp"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        check_choice("likelihood", self.likelihood, ("nb", "zinb", "poisson", "normal"))
+        check_choice("dispersion", self.dispersion, ("gene", "gene-batch", "gene-cell"))
+        check_choice("decoder", self.decoder, ("mlp", "linear"))
+
+
+class CountAutoencoder(BaseModuleClass):
+    """Encode counts, decode proportions; the library size is given, never learned.
+
+    Parameters
+    ----------
+    n_genes, n_batch
+        Sizes of the data.
+    config
+        Size and likelihood.
+    partial_panel
+        Whether library sizes count genes that the data do not hold; the decoder then has one
+        more proportion, for all of those.
+    """
+
+    def __init__(
+        self, n_genes: int, n_batch: int, config: AutoencoderConfig, *, partial_panel: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.n_genes, self.n_batch = n_genes, n_batch
+        self.n_latent, self.likelihood = config.n_latent, config.likelihood
+        n_columns = n_batch if n_batch > 1 else 0
+        size = {"n_hidden": config.n_hidden, "n_layers": config.n_layers}
+        self.encoder = ExpressionEncoder(
+            n_genes, n_columns, config.n_latent, dropout=config.dropout, **size
+        )
+        size["n_layers"] = 0 if config.decoder == "linear" else 1
+        self.decoder = CountDecoder(
+            config.n_latent,
+            n_genes,
+            n_columns,
+            n_other=int(partial_panel and config.likelihood != "normal"),
+            dispersion=config.dispersion,
+            zero_inflated=config.likelihood == "zinb",
+            **size,
+        )
+
+    def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the latent, `(B, n_latent)` each."""
+        inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[X_KEY].log1p()
+        return self.encoder(inputs, batch_weights(tensors[BATCH_KEY], self.n_batch))
+
+    def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
+        """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
+        return self._count_parameters(
+            self.decoder(latent, batch_weights(batch, self.n_batch)), library
+        )
+
+    def transform(self, tensors: Batch) -> Tensor:
+        """Return `log1p` counts per ten thousand, `(B, G)`."""
+        return torch.log1p(tensors[X_KEY] * (TARGET_SUM / tensors[LIBRARY_KEY][:, None]))
+
+    def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
+        """Return the log-likelihood of each cell in nats, `(B,)`."""
+        x, (mean, dispersion, zero_logits) = tensors[X_KEY], parameters
+        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
+        if self.likelihood == "normal":
+            return normal_log_prob(self.transform(tensors), mean, dispersion)
+        if self.likelihood == "poisson":
+            return poisson_log_prob(x, mean, nonzero=nonzero)
+        if zero_logits is not None:
+            return zinb_log_prob(x, mean, dispersion, zero_logits, nonzero=nonzero)
+        return nb_log_prob(x, mean, dispersion, nonzero=nonzero)
+
+    def initialise(self, mean_proportions: Tensor) -> None:
+        """Start the decoder at the mean profile of the training cells, `(n_genes,)`.
+
+        Where the panel is partial, the rest of the library is the last proportion.
+        """
+        if self.likelihood == "normal":
+            self.decoder.initialise_bias(torch.log1p(TARGET_SUM * mean_proportions))
+            return
+        if len(self.decoder.logits.bias) > self.n_genes:
+            other = (1.0 - mean_proportions.sum()).clamp_min(1e-4)
+            mean_proportions = torch.cat([mean_proportions, other[None]])
+        self.decoder.initialise_bias(torch.log(mean_proportions + 1e-7))
+
+    def _count_parameters(self, decoded: Decoded, library: Tensor) -> CountParameters:
+        dispersion = decoded.log_dispersion.float().clamp(-8, 12).exp()
+        if self.likelihood == "normal":
+            return CountParameters(decoded.logits.float(), dispersion, None)
+        proportions = torch.softmax(decoded.logits.float(), dim=-1)[:, : self.n_genes]
+        return CountParameters(proportions * library[:, None], dispersion, decoded.zero_logits)
+
+    # scvi-tools' contract ------------------------------------------------------------------
+
+    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
+        return {"tensors": tensors}
+
+    def _get_generative_input(
+        self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object
+    ) -> dict[str, Tensor]:
+        return {
+            "latent": inference_outputs["z"],
+            "library": tensors[LIBRARY_KEY],
+            "batch": tensors[BATCH_KEY],
+        }
+
+    def inference(self, tensors: Batch) -> dict[str, Tensor]:
+        """Return the posterior of the latent and one draw from it."""
+        mean, log_variance = self.encode(tensors)
+        noise = torch.randn_like(mean)
+        return {"qz_m": mean, "qz_logv": log_variance, "z": mean + (0.5 * log_variance).exp() * noise}
+
+    def generative(self, latent: Tensor, library: Tensor, batch: Tensor) -> dict[str, CountParameters]:
+        """Return the parameters of the counts."""
+        return {"px": self.decode(latent, library, batch)}
+
+    def loss(
+        self,
+        tensors: Batch,
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, CountParameters],
+        kl_weight: Tensor | float = 1.0,
+    ) -> LossOutput:
+        """Return the negative evidence lower bound, its divergence weighted by `kl_weight`."""
+        reconstruction = -self.log_prob(tensors, generative_outputs["px"])
+        mean, log_variance = inference_outputs["qz_m"], inference_outputs["qz_logv"]
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+        return LossOutput(
+            loss=(reconstruction + kl_weight * divergence).mean(),
+            reconstruction_loss=reconstruction,
+            kl_local=divergence,
+        )
+
+    def sample(self, *args: object, **kwargs: object) -> Tensor:
+        """Not used: models sample through their own verbs."""
+        raise NotImplementedError

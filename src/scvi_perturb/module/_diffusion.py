@@ -1,0 +1,407 @@
+"""Stage two: denoising diffusion in the whitened latent, given a condition and a control cell."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor, nn
+
+from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._errors import check_choice
+from scvi_perturb.generative import (
+    SAMPLERS,
+    SamplerConfig,
+    add_noise,
+    denoising_loss,
+    get_schedule,
+    guide,
+    to_x0,
+)
+from scvi_perturb.nn import ConditionalNetwork, PerturbationEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scvi_perturb._typing import Batch
+
+__all__ = ["ConditionTensors", "DiffusionConfig", "LatentDiffusion"]
+
+TARGET, TARGET_LOG_VARIANCE = "target_mean", "target_log_variance"
+REFERENCE, REFERENCE_LOG_VARIANCE = "reference_mean", "reference_log_variance"
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionConfig:
+    """The denoiser and how it is conditioned.
+
+    Attributes
+    ----------
+    width, n_blocks, dropout
+        Residual MLP.
+    n_condition
+        Dimension of the embedded condition.
+    combine
+        How the components of a combination meet: `"sum"`, or `"attention"` before the sum.
+    reference
+        What is known of the control. `"cell"`: each cell starts from a control cell, and the
+        displacement from there is what is drawn. `"population"`: the mean of the control
+        population is known, and the latent itself is drawn. `"none"`: nothing is known.
+    n_neighbours
+        With `"cell"`: displacements are averaged over this many pairs with the nearest control
+        cells, in the same context and condition. A single optimal-transport partner is mostly
+        chance in many dimensions, and a network learns the chance; 1 keeps single pairs.
+    residual
+        With `"cell"`: share of the difference between a single pair's displacement and the
+        average that is kept, so that cells still differ in their response.
+    context_embedding
+        Whether contexts also have embeddings of their own. The reference says what the context
+        is, also for contexts never trained on; few contexts are too few to learn more from.
+    schedule, parameterisation
+        Noise schedule, and what the network predicts.
+    min_snr_gamma
+        Limit of the loss weight (Hang et al. 2023); None weighs all times alike.
+    condition_dropout
+        Share of cells whose condition is hidden in training, for guidance.
+    null_fraction
+        Share of pairs in which a control cell answers itself under no perturbation. This is
+        what makes "control in, no effect out" hold.
+    ema_decay
+        Of the moving average of the weights that samples are drawn with.
+    """
+
+    width: int = 256
+    n_blocks: int = 3
+    dropout: float = 0.0
+    n_condition: int = 64
+    combine: Literal["sum", "attention"] = "sum"
+    reference: Literal["cell", "population", "none"] = "cell"
+    n_neighbours: int = 20
+    residual: float = 0.3
+    context_embedding: bool = False
+    schedule: Literal["cosine", "linear"] = "cosine"
+    parameterisation: Literal["v", "eps", "x0"] = "v"
+    min_snr_gamma: float | None = 5.0
+    condition_dropout: float = 0.1
+    null_fraction: float = 0.25
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        check_choice("combine", self.combine, ("sum", "attention"))
+        check_choice("reference", self.reference, ("cell", "population", "none"))
+        check_choice("schedule", self.schedule, ("cosine", "linear"))
+        check_choice("parameterisation", self.parameterisation, ("v", "eps", "x0"))
+
+
+class ConditionTensors(NamedTuple):
+    """Conditions as tensors: `component`, `dose`, `mask (n, m)` and `time (n,)`."""
+
+    component: Tensor
+    dose: Tensor
+    mask: Tensor
+    time: Tensor
+
+    def rows(self, index: Tensor) -> ConditionTensors:
+        """Return the conditions at `index`."""
+        return ConditionTensors(*(field[index] for field in self))
+
+
+class _Networks(nn.Module):
+    """What is learned, and averaged: encoder of conditions, denoiser, embeddings."""
+
+    def __init__(
+        self, encoder: PerturbationEncoder, network: ConditionalNetwork, n_contexts: int,
+        n_condition: int,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.network = encoder, network
+        self.hidden_condition = nn.Parameter(torch.zeros(n_condition))
+        self.context = nn.Embedding(n_contexts + 1, n_condition) if n_contexts else None
+        if self.context is not None:
+            nn.init.zeros_(self.context.weight)
+
+
+class LatentDiffusion(BaseModuleClass):
+    """p(latent | condition, context, control cell) by denoising.
+
+    Parameters
+    ----------
+    n_latent
+        Dimension of stage one's latent.
+    conditions
+        The conditions of the screen, by code.
+    n_identities
+        Number of components with an identity embedding.
+    features
+        Modality -> values and mask, one row a component; empty if there are none.
+    n_contexts
+        Number of contexts of the screen.
+    config
+        Network and conditioning.
+
+    References
+    ----------
+    Ho et al. 2020 (denoising diffusion); Song et al. 2021 (score SDE); Salimans and Ho 2022
+    (v-prediction); Nichol and Dhariwal 2021 (cosine schedule); Ho and Salimans 2022 (guidance).
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+    target_shift: Tensor
+    target_scale: Tensor
+
+    def __init__(
+        self,
+        n_latent: int,
+        conditions: ConditionTensors,
+        *,
+        n_identities: int,
+        features: Mapping[str, tuple[Tensor, Tensor]],
+        n_contexts: int,
+        config: DiffusionConfig,
+    ) -> None:
+        super().__init__()
+        self.n_latent, self.config = n_latent, config
+        self.n_contexts = n_contexts if config.context_embedding else 0
+        self.schedule = get_schedule(config.schedule)
+        encoder = PerturbationEncoder(
+            n_identities, features, n_out=config.n_condition, combine=config.combine
+        )
+        network = ConditionalNetwork(
+            n_latent,
+            config.n_condition,
+            width=config.width,
+            n_blocks=config.n_blocks,
+            dropout=config.dropout,
+        )
+        self.learned = _Networks(encoder, network, self.n_contexts, config.n_condition)
+        self.average = deepcopy(self.learned).requires_grad_(requires_grad=False)
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("latent_shift", torch.zeros(n_latent))
+        self.register_buffer("latent_scale", torch.ones(n_latent))
+        self.register_buffer("target_shift", torch.zeros(n_latent))
+        self.register_buffer("target_scale", torch.ones(n_latent))
+        for name, values in conditions._asdict().items():
+            # Not persistent: the registry, saved with the model, holds the table.
+            self.register_buffer(f"table_{name}", values, persistent=False)
+
+    @property
+    def table(self) -> ConditionTensors:
+        """The conditions of the screen, by code."""
+        names = ConditionTensors._fields
+        return ConditionTensors(*(getattr(self, f"table_{name}") for name in names))
+
+    @property
+    def from_cell(self) -> bool:
+        """Whether the displacement from a control cell is what is drawn."""
+        return self.config.reference == "cell"
+
+    def prepare(
+        self, latents: Tensor, targets: Tensor, *, seen: Tensor, reference_dose: Tensor
+    ) -> None:
+        """Fix the scales and what is known of components, from training cells alone.
+
+        Parameters
+        ----------
+        latents
+            Latents of the training cells, `(n_cells, n_latent)`.
+        targets
+            What is to be drawn: displacements or latents, `(n_cells, n_latent)`.
+        seen, reference_dose
+            See :meth:`scvi_perturb.nn.PerturbationEncoder.prepare`.
+        """
+        for values, name in ((latents, "latent"), (targets, "target")):
+            getattr(self, f"{name}_shift").copy_(values.mean(0))
+            getattr(self, f"{name}_scale").copy_(values.std(0).clamp_min(1e-3))
+        for nets in (self.learned, self.average):
+            nets.encoder.prepare(seen.to(self.device), reference_dose.to(self.device))
+
+    def train(self, mode: bool = True) -> LatentDiffusion:  # noqa: FBT001, FBT002 - torch's own
+        """Switch to training; the averaged weights always evaluate."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def after_step(self) -> None:
+        """Move the average towards the present weights."""
+        self.n_updates += 1
+        n = int(self.n_updates)
+        decay = min(self.config.ema_decay, (1 + n) / (10 + n))
+        with torch.no_grad():
+            average, learned = list(self.average.parameters()), list(self.learned.parameters())
+            torch._foreach_lerp_(average, learned, 1 - decay)
+
+    def forward(
+        self, tensors: Batch, loss_kwargs: Mapping[str, object] | None = None
+    ) -> tuple[dict, dict, LossOutput]:
+        """Return empty outputs and the loss of a batch of cached latents."""
+        del loss_kwargs
+        return {}, {}, self.loss(tensors)
+
+    def loss(self, tensors: Batch) -> LossOutput:
+        """Return the denoising loss of each cell, under weights being learned or their average."""
+        nets = self.learned if self.training else self.average
+        target, reference, code = self._pair(tensors)
+        condition = self._embed_batch(nets, code, tensors[CONTEXT_KEY])
+        n = len(target)
+        # Stratified times: the same law, less noise in the loss.
+        time = (torch.randperm(n, device=target.device) + torch.rand(n, device=target.device)) / n
+        noise = torch.randn_like(target)
+        noised = add_noise(target, noise, time, self.schedule)
+        prediction = nets.network(noised, reference, nets.network.modulation(time, condition))
+        loss = denoising_loss(
+            prediction,
+            target,
+            noise,
+            time,
+            schedule=self.schedule,
+            parameterisation=self.config.parameterisation,
+            gamma=self.config.min_snr_gamma,
+        )
+        return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
+
+    def embed(self, conditions: ConditionTensors) -> Tensor:
+        """Return the embedding of conditions, `(n, n_condition)`, under the averaged weights."""
+        return self.average.encoder(*conditions)
+
+    @torch.inference_mode()
+    def sample_latent(
+        self,
+        conditions: ConditionTensors,
+        which: Tensor,
+        reference: Tensor,
+        context: Tensor,
+        *,
+        sampler: SamplerConfig,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw latents of cells under conditions, all conditions in one batch.
+
+        Parameters
+        ----------
+        conditions
+            The different conditions asked for, `n` of them.
+        which
+            Condition of each cell, `(B,)`, in `0..n-1`.
+        reference
+            Latent of each cell's reference, `(B, n_latent)`.
+        context
+            Context code of each cell, `(B,)`; codes never trained on count as unknown.
+        sampler
+            Method, number of evaluations, guidance.
+        generator
+            Source of randomness, on the module's device.
+
+        Returns
+        -------
+        Tensor
+            `(B, n_latent)`, in stage one's latent space.
+        """
+        denoise = self._denoiser(
+            conditions, which, self._white(reference), context, sampler.guidance_scale
+        )
+        noise = torch.randn(
+            reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
+        )
+        draw = SAMPLERS[sampler.method]
+        white = draw(
+            denoise, noise, self.schedule, n_evaluations=sampler.n_evaluations, generator=generator
+        )
+        drawn = white * self.target_scale + self.target_shift
+        return reference + drawn if self.from_cell else drawn
+
+    def _denoiser(
+        self,
+        conditions: ConditionTensors,
+        which: Tensor,
+        reference: Tensor,
+        context: Tensor,
+        guidance: float,
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once."""
+        nets, kind = self.average, self.config.parameterisation
+        n_known = self.n_contexts + 1
+        pairs = which * n_known + self._known(context)
+        used, place = torch.unique(pairs, return_inverse=True)
+        chosen, own = torch.div(used, n_known, rounding_mode="floor"), used % n_known
+        embedded = self._with_context(nets, nets.encoder(*conditions.rows(chosen)), own)
+        hidden = self._with_context(nets, nets.hidden_condition.expand_as(embedded), own)
+
+        def modulation(time: Tensor, condition: Tensor) -> Tensor:
+            rows = nets.network.modulation(time.expand(len(condition)), condition)
+            return rows if len(rows) == 1 else rows[place]
+
+        def denoise(x_t: Tensor, t: float) -> Tensor:
+            time = torch.tensor([t], device=x_t.device, dtype=x_t.dtype)
+            output = nets.network(x_t, reference, modulation(time, embedded))
+            if guidance != 1.0:
+                free = nets.network(x_t, reference, modulation(time, hidden))
+                output = guide(output, free, guidance)
+            return to_x0(output, x_t, time, self.schedule, kind)
+
+        return denoise
+
+    def _pair(self, tensors: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scaled target, whitened reference and code; some pairs made null."""
+        target = _draw(tensors[TARGET], tensors[TARGET_LOG_VARIANCE])
+        reference = _draw(tensors[REFERENCE], tensors[REFERENCE_LOG_VARIANCE])
+        code = tensors[CONDITION_KEY]
+        if self.from_cell:
+            null = torch.rand(len(code), device=code.device) < self.config.null_fraction
+            target = target * (~null)[:, None]
+            code = torch.where(null, torch.zeros_like(code), code)
+        return (target - self.target_shift) / self.target_scale, self._white(reference), code
+
+    def _white(self, latent: Tensor) -> Tensor:
+        if self.config.reference == "none":
+            return torch.zeros_like(latent)
+        return (latent - self.latent_shift) / self.latent_scale
+
+    def _embed_batch(self, nets: _Networks, code: Tensor, context: Tensor) -> Tensor:
+        used, place = torch.unique(code, return_inverse=True)
+        condition = nets.encoder(*self.table.rows(used))[place]
+        if self.training and self.config.condition_dropout > 0:
+            drop = torch.rand(len(code), device=code.device) < self.config.condition_dropout
+            condition = torch.where(drop[:, None], nets.hidden_condition, condition)
+        return self._with_context(nets, condition, self._known(context))
+
+    def _known(self, context: Tensor) -> Tensor:
+        """Map contexts never trained on to the last row; a share of the others too, in training."""
+        unknown = (context < 0) | (context >= self.n_contexts)
+        if self.training and self.n_contexts:
+            unknown = unknown | (torch.rand(len(context), device=context.device) < 0.1)
+        return torch.where(unknown, torch.full_like(context, self.n_contexts), context)
+
+    @staticmethod
+    def _with_context(nets: _Networks, condition: Tensor, context: Tensor) -> Tensor:
+        return condition if nets.context is None else condition + nets.context(context)
+
+    # scvi-tools' contract: a generator of latents has no inference and no decoder of its own.
+
+    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
+        return {"tensors": tensors}
+
+    def _get_generative_input(self, tensors: Batch, *_: object, **__: object) -> dict[str, Batch]:
+        return {"tensors": tensors}
+
+    def inference(self, tensors: Batch) -> dict[str, Tensor]:
+        """Return nothing: latents are given."""
+        del tensors
+        return {}
+
+    def generative(self, tensors: Batch) -> dict[str, Tensor]:
+        """Return nothing: see :meth:`sample_latent`."""
+        del tensors
+        return {}
+
+    def sample(self, *args: object, **kwargs: object) -> Tensor:
+        """Not used: see :meth:`sample_latent`."""
+        raise NotImplementedError
+
+
+def _draw(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return mean + (0.5 * log_variance).exp() * torch.randn_like(mean)

@@ -1,0 +1,63 @@
+"""What stage two needs of stage one: encode counts, decode the parameters of counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from scvi_perturb._typing import Batch
+
+__all__ = ["CountParameters", "Likelihood", "Representation", "batch_weights"]
+
+Likelihood = Literal["nb", "zinb", "poisson", "normal"]
+
+
+class CountParameters(NamedTuple):
+    """Distribution of the counts of each cell.
+
+    Attributes
+    ----------
+    mean
+        Expected counts before zero inflation, `(n_cells, n_genes)`; with a Normal likelihood the
+        expected `log1p` counts per ten thousand.
+    dispersion
+        Inverse dispersion, `(n_genes,)` or `(n_cells, n_genes)`; the standard deviation with a
+        Normal likelihood; unused with Poisson.
+    zero_logits
+        Logits of zero inflation, or None.
+    """
+
+    mean: Tensor
+    dispersion: Tensor
+    zero_logits: Tensor | None
+
+
+class Representation(Protocol):
+    """A trained stage one: our own autoencoder, or a trained scVI."""
+
+    n_latent: int
+    likelihood: Likelihood
+
+    def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the latent of each cell, `(B, n_latent)` each."""
+        ...
+
+    def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
+        """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
+        ...
+
+
+def batch_weights(batch: Tensor, n_batch: int) -> Tensor:
+    """Return one-hot rows `(B, n_batch)`; a batch that was never trained on is a mean of all.
+
+    With a single batch nothing is to be known, and the result has no column.
+    """
+    if n_batch < 2:
+        return torch.zeros(len(batch), 0, device=batch.device)
+    known = (batch >= 0) & (batch < n_batch)
+    one_hot = functional.one_hot(batch.clamp(0, n_batch - 1), n_batch).float()
+    return torch.where(known[:, None], one_hot, torch.full_like(one_hot, 1.0 / n_batch))

@@ -1,0 +1,17 @@
+"""Layers: residual blocks, encoders, decoders, and the networks that read a condition."""
+
+from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, hidden_layers
+from scvi_perturb.nn._conditional import ConditionalNetwork
+from scvi_perturb.nn._encoders import CountDecoder, Decoded, ExpressionEncoder
+from scvi_perturb.nn._perturbation import PerturbationEncoder
+
+__all__ = [
+    "AdaptiveBlock",
+    "ConditionalNetwork",
+    "CountDecoder",
+    "Decoded",
+    "ExpressionEncoder",
+    "PerturbationEncoder",
+    "TimeEmbedding",
+    "hidden_layers",
+]

@@ -1,0 +1,119 @@
+"""From counts to a latent, and from a latent to the parameters of the counts."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from scvi_perturb.nn._blocks import hidden_layers
+
+__all__ = ["CountDecoder", "Decoded", "ExpressionEncoder"]
+
+Dispersion = Literal["gene", "gene-batch", "gene-cell"]
+
+
+class Decoded(NamedTuple):
+    """Parameters of the distribution of a cell's counts.
+
+    Attributes
+    ----------
+    logits
+        Unnormalised log proportions, `(n_cells, n_genes)`, or with a last column for all genes
+        that the panel leaves out, `(n_cells, n_genes + 1)`. With a Normal likelihood, the means.
+    log_dispersion
+        Log inverse dispersion, `(n_genes,)` or `(n_cells, n_genes)`; for Normal, log sd.
+    zero_logits
+        Logit of the probability of a zero beyond the count model, `(n_cells, n_genes)`, or None.
+    """
+
+    logits: Tensor
+    log_dispersion: Tensor
+    zero_logits: Tensor | None
+
+
+class ExpressionEncoder(nn.Module):
+    """Encode `log1p` counts and the batch into the mean and log variance of a latent."""
+
+    def __init__(
+        self, n_genes: int, n_batch: int, n_latent: int, *, n_hidden: int, n_layers: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden_layers(n_genes + n_batch, n_hidden, n_layers, dropout=dropout)
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.log_variance = nn.Linear(n_hidden, n_latent)
+
+    def forward(self, inputs: Tensor, batch_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance, each `(n_cells, n_latent)`.
+
+        Parameters
+        ----------
+        inputs
+            Transformed counts, `(n_cells, n_genes)`.
+        batch_weights
+            Membership in each batch, `(n_cells, n_batch)`, rows sum to one.
+        """
+        hidden = self.hidden(_beside(inputs, batch_weights))
+        return self.mean(hidden), self.log_variance(hidden).clamp(-8.0, 4.0)
+
+
+class CountDecoder(nn.Module):
+    """Decode a latent into log proportions and dispersions; linear or one hidden MLP.
+
+    Only the heads that the likelihood uses are built.
+
+    Parameters
+    ----------
+    n_latent, n_genes, n_batch
+        Sizes. The decoder knows the batch, so the latent need not carry it.
+    n_hidden, n_layers
+        Hidden layers; `n_layers=0` is a linear decoder whose weights are gene programs.
+    n_other
+        1 to add a logit for the genes that the panel leaves out, else 0.
+    dispersion
+        One dispersion a gene, a gene and batch, or a gene and cell.
+    zero_inflated
+        Whether to build the head of the zero-inflation logits.
+    """
+
+    def __init__(
+        self, n_latent: int, n_genes: int, n_batch: int, *, n_hidden: int, n_layers: int,
+        n_other: int, dispersion: Dispersion, zero_inflated: bool,
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.dispersion = dispersion
+        n_in = n_latent + n_batch
+        self.hidden = hidden_layers(n_in, n_hidden, n_layers, dropout=0.0)
+        width = n_hidden if n_layers else n_in
+        self.logits = nn.Linear(width, n_genes + n_other)
+        self.zeros = nn.Linear(width, n_genes) if zero_inflated else None
+        if dispersion == "gene-cell":
+            self.cell_dispersion = nn.Linear(width, n_genes)
+        else:
+            n_rows = max(n_batch, 1) if dispersion == "gene-batch" else 1
+            self.log_dispersion = nn.Parameter(torch.zeros(n_rows, n_genes))
+
+    def forward(self, latent: Tensor, batch_weights: Tensor) -> Decoded:
+        """Decode `latent (n_cells, n_latent)` in batches `batch_weights (n_cells, n_batch)`."""
+        hidden = self.hidden(_beside(latent, batch_weights))
+        if self.dispersion == "gene-cell":
+            log_dispersion = self.cell_dispersion(hidden)
+        elif self.log_dispersion.shape[0] > 1:
+            log_dispersion = batch_weights @ self.log_dispersion
+        else:
+            log_dispersion = self.log_dispersion[0]
+        zeros = None if self.zeros is None else self.zeros(hidden)
+        return Decoded(self.logits(hidden), log_dispersion, zeros)
+
+    def initialise_bias(self, log_proportions: Tensor) -> None:
+        """Start at the mean profile: the first epochs need not learn it."""
+        with torch.no_grad():
+            self.logits.bias.copy_(log_proportions)
+
+
+def _beside(inputs: Tensor, batch_weights: Tensor) -> Tensor:
+    """Concatenate, unless there is one batch only (then its column would say nothing)."""
+    return torch.cat([inputs, batch_weights], dim=1) if batch_weights.shape[1] else inputs

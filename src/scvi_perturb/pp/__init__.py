@@ -1,0 +1,8 @@
+"""Bring a screen into the form that the models read, and check it."""
+
+from __future__ import annotations
+
+from scvi_perturb.pp._harmonize import harmonize
+from scvi_perturb.pp._validate import ScreenReport, validate
+
+__all__ = ["ScreenReport", "harmonize", "validate"]

@@ -1,0 +1,83 @@
+"""The mean change over other contexts, or over other perturbations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb.predictors._mean import MeanPredictor
+from scvi_perturb.predictors._profiles import agrees
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scvi_perturb.predictors._profiles import Profile
+    from scvi_perturb.predictors._requests import Request
+
+__all__ = ["ContextMean"]
+
+
+class ContextMean(MeanPredictor):
+    """Predict the control of the context plus a mean of changes seen in training.
+
+    Parameters
+    ----------
+    over
+        "contexts": the mean change of the same condition in the *other* contexts, each context
+        counted once; the trivial answer for an unseen context. "perturbations": the mean change
+        of all training conditions in the *same* context, each condition counted once; the trivial
+        answer for an unseen perturbation.
+    profile
+        What the mean of a population is: "pseudobulk" or "cell_mean".
+
+    References
+    ----------
+    Ahlmann-Eltze, Huber and Anders, Deep-learning-based gene perturbation effect prediction does
+    not yet outperform simple linear baselines, Nature Methods 2025.
+    """
+
+    name: ClassVar[str] = "context_mean"
+
+    def __init__(
+        self,
+        over: Literal["contexts", "perturbations"] = "contexts",
+        *,
+        profile: Profile = "pseudobulk",
+    ) -> None:
+        super().__init__(profile=profile)
+        check_choice("over", over, ("contexts", "perturbations"))
+        self.over = over
+
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        if request.condition.is_control:
+            return np.zeros(len(self.profiles.var_names))
+        if self.over == "contexts":
+            return self._over_contexts(request)
+        return self._over_perturbations(request)
+
+    def _over_contexts(self, request: Request) -> NDArray[np.float64]:
+        seen = self.profiles.deltas(request.condition)
+        label = str(request.condition)
+        if not seen:
+            raise UnknownPerturbationError(label, self.profiles.known_names())
+        others = [delta for (_, own), delta in seen.items() if own != request.context]
+        if not others:
+            msg = (
+                f"{label!r} was measured in context {request.context} alone, so there is no other "
+                "context to take its change from. Give `context_keys` to `fit`, or use "
+                "`ContextMean('perturbations')` or `Additive`."
+            )
+            raise SchemaError(msg)
+        return np.mean(others, axis=0)
+
+    def _over_perturbations(self, request: Request) -> NDArray[np.float64]:
+        own = [d for (_, c), d in self.profiles.deltas().items() if agrees(request.context, c)]
+        if not own:
+            msg = (
+                f"No perturbation was measured in context {request.context}; use "
+                "`ContextMean('contexts')` for contexts of which only controls were seen."
+            )
+            raise SchemaError(msg)
+        return np.mean(own, axis=0)

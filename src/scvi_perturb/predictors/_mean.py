@@ -1,0 +1,163 @@
+"""What predictors of a mean share: learn profiles, read requests, add a change to a control."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scvi_perturb._constants import UNS_KEY
+from scvi_perturb._errors import NotTrainedError, check_choice
+from scvi_perturb._version import __version__
+from scvi_perturb.data._keys import ConditionKeys, default_keys
+from scvi_perturb.predictors._profiles import Profile, TrainingProfiles
+from scvi_perturb.predictors._reference import Reference
+from scvi_perturb.predictors._requests import Request, parse_requests, request_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data._splits import Split
+    from scvi_perturb.predictors._protocol import Conditions
+    from scvi_perturb.predictors._requests import Context
+
+__all__ = ["UNITS", "MeanPredictor"]
+
+#: Units of what predictors return.
+UNITS: Final = "log1p of counts per 10,000"
+
+
+class MeanPredictor(ABC):
+    """A predictor of the mean: the control of the context, plus a change that a subclass knows.
+
+    Parameters
+    ----------
+    profile
+        What the mean of a population is: "pseudobulk", `log1p` of its summed counts per ten
+        thousand, or "cell_mean", the mean over cells of their `log1p` of counts per ten thousand.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, profile: Profile = "pseudobulk") -> None:
+        check_choice("profile", profile, ("pseudobulk", "cell_mean"))
+        self.profile: Profile = profile
+        self._profiles: TrainingProfiles | None = None
+
+    @property
+    def profiles(self) -> TrainingProfiles:
+        """What was learned.
+
+        Raises
+        ------
+        NotTrainedError
+            Before `fit`.
+        """
+        if self._profiles is None:
+            msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
+            raise NotTrainedError(msg)
+        return self._profiles
+
+    def fit(
+        self,
+        adata: AnnData,
+        split: Split | None = None,
+        *,
+        keys: ConditionKeys | None = None,
+        context_keys: Sequence[str] = (),
+        layer: str | None = None,
+    ) -> Self:
+        """Learn the profile of each training condition in each context.
+
+        Parameters
+        ----------
+        adata
+            A screen with raw counts; in memory or backed.
+        split
+            Its training and validation cells are seen (there is nothing to tune); None takes all.
+        keys
+            Columns that hold the condition; None takes those of `pp.harmonize`.
+        context_keys
+            Columns that hold the context of a cell.
+        layer
+            Where the counts are; None is `X`.
+
+        Raises
+        ------
+        SchemaError
+            If a column or layer is absent, counts are not raw, or there is no control.
+        """
+        self._profiles = TrainingProfiles.from_screen(
+            adata,
+            split,
+            keys=keys or default_keys(adata),
+            context_keys=context_keys,
+            layer=layer,
+            kind=self.profile,
+        )
+        return self
+
+    def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
+        """Return the mean of each condition.
+
+        Parameters
+        ----------
+        conditions
+            A list of names ("A", "A+B"), or a table with the columns `perturbation`, `dose`,
+            `time` and the context's, as far as the screen has them. A context that is not given
+            is the reference's, or all contexts together.
+        reference
+            Control cells (raw counts) to start from; None takes the training controls of the
+            same context.
+
+        Returns
+        -------
+        AnnData with one row a condition: `X` log-normalised means `(n_conditions, n_genes)`
+        float32, `layers["lfc"]` the change from control (natural log, same units), `obs` the
+        condition and context.
+
+        Raises
+        ------
+        UnknownPerturbationError
+            If nothing is known about a perturbation.
+        SchemaError
+            If the request or the reference does not fit what was learned.
+        """
+        profiles = self.profiles
+        requests = parse_requests(
+            conditions, keys=profiles.keys, context_keys=profiles.context_keys
+        )
+        given = None if reference is None else Reference.read(reference, profiles)
+        base = np.stack([self._control(request.context, given) for request in requests])
+        if given is not None:
+            requests = [
+                Request(request.condition, given.completed(request.context)) for request in requests
+            ]
+        delta = np.stack([self._delta(request) for request in requests])
+        made = AnnData(
+            X=(base + delta).astype(np.float32),
+            obs=request_frame(requests, profiles.keys, profiles.context_keys),
+            var=pd.DataFrame(index=profiles.var_names),
+            layers={"lfc": delta.astype(np.float32)},
+        )
+        made.uns[UNS_KEY] = {
+            "model": self.name,
+            "version": __version__,
+            "units": UNITS,
+            "profile": self.profile,
+        }
+        return made
+
+    def _control(self, context: Context, given: Reference | None) -> NDArray[np.float64]:
+        if given is None:
+            return self.profiles.control_profile(context)
+        return self.profiles.profile_of(given.counts[given.rows(context)])
+
+    @abstractmethod
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        """Return the predicted change from control, `(n_genes,)`."""

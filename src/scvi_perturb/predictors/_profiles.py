@@ -1,0 +1,225 @@
+"""The training cells of a screen, summed up: one profile for each condition in each context."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._table import encode_obs
+from scvi_perturb.predictors._cells import counts_of, log_normalized, seen_cells
+from scvi_perturb.predictors._requests import context_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data._condition import Condition
+    from scvi_perturb.data._keys import ConditionKeys
+    from scvi_perturb.data._splits import Split
+    from scvi_perturb.predictors._requests import Context
+
+__all__ = ["Profile", "TrainingProfiles"]
+
+#: "pseudobulk": `log1p` of the summed counts; "cell_mean": mean over cells of their `log1p`.
+Profile = Literal["pseudobulk", "cell_mean"]
+
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProfiles:
+    """Sums over the cells of each group, a group being a condition in a context.
+
+    Parameters
+    ----------
+    keys, context_keys, layer
+        Where the screen says what was done, to which cells, and holds its counts.
+    var_names
+        Genes, in the order of all arrays.
+    kind
+        What a profile is.
+    conditions, contexts
+        Of each group.
+    n_cells
+        Number of cells of each group, `(n_groups,)`.
+    sums
+        Sum over the cells of each group of counts ("pseudobulk") or of log-normalised values
+        ("cell_mean"), `(n_groups, n_genes)`.
+    """
+
+    keys: ConditionKeys
+    context_keys: tuple[str, ...]
+    layer: str | None
+    var_names: pd.Index
+    kind: Profile
+    conditions: tuple[Condition, ...]
+    contexts: tuple[Context, ...]
+    n_cells: NDArray[np.int64]
+    sums: NDArray[np.float64]
+
+    @classmethod
+    def from_screen(
+        cls,
+        adata: AnnData,
+        split: Split | None,
+        *,
+        keys: ConditionKeys,
+        context_keys: Sequence[str],
+        layer: str | None,
+        kind: Profile,
+    ) -> TrainingProfiles:
+        """Sum up the cells that may be seen; memory does not grow with their number.
+
+        Raises
+        ------
+        SchemaError
+            If a column is absent, a context is missing, counts are not raw, or there is no
+            control.
+        """
+        cells = seen_cells(adata, split)
+        counts = counts_of(adata, layer)
+        obs = adata.obs.iloc[cells]
+        codes, table = encode_obs(obs, keys, require_control=True)
+        contexts = _cell_contexts(obs, context_keys)
+        context_names = sorted(set(contexts), key=str)
+        place = {context: i for i, context in enumerate(context_names)}
+        context_codes = np.array([place[context] for context in contexts])
+        pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
+        sums = np.zeros((len(pairs), adata.n_vars))
+        for start in range(0, len(cells), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            sums += _group_sums(counts[cells[chunk]], group[chunk], len(pairs), kind)
+        made = cls(
+            keys=keys,
+            context_keys=tuple(context_keys),
+            layer=layer,
+            var_names=pd.Index(adata.var_names.astype(str)),
+            kind=kind,
+            conditions=tuple(table.conditions[pair // len(context_names)] for pair in pairs),
+            contexts=tuple(context_names[pair % len(context_names)] for pair in pairs),
+            n_cells=np.bincount(group, minlength=len(pairs)),
+            sums=sums,
+        )
+        made._warn_of_lonely_contexts()
+        return made
+
+    def profile(self, groups: Iterable[int]) -> NDArray[np.float64]:
+        """Return the profile of the cells of all `groups` together, `(n_genes,)`."""
+        chosen = list(groups)
+        return _profile(self.sums[chosen].sum(axis=0), int(self.n_cells[chosen].sum()), self.kind)
+
+    def profile_of(self, counts: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Return the profile of other cells, given as counts `(n, n_genes)`."""
+        sums = _group_sums(counts, np.zeros(counts.shape[0], np.int64), 1, self.kind)[0]
+        return _profile(sums, counts.shape[0], self.kind)
+
+    def controls(self, context: Context) -> list[int]:
+        """Return the control groups whose context agrees with what `context` says."""
+        return [
+            i
+            for i, (condition, own) in enumerate(zip(self.conditions, self.contexts, strict=True))
+            if condition.is_control and agrees(context, own)
+        ]
+
+    def control_profile(self, context: Context) -> NDArray[np.float64]:
+        """Return the profile of the training controls of a context, `(n_genes,)`.
+
+        Raises
+        ------
+        SchemaError
+            If there are none.
+        """
+        groups = self.controls(context)
+        if not groups:
+            known = sorted(
+                {self.contexts[i] for i in self.controls((None,) * len(context))}, key=str
+            )
+            msg = (
+                f"No training control has context {context}; there are {known}. Pass control "
+                "cells of this context as `reference`."
+            )
+            raise SchemaError(msg)
+        return self.profile(groups)
+
+    def deltas(self, condition: Condition | None = None) -> dict[tuple[Condition, Context], Any]:
+        """Return the change from the control of the same context, for each treated group.
+
+        Parameters
+        ----------
+        condition
+            Only this one; None returns all.
+
+        Returns
+        -------
+        Arrays `(n_genes,)` by condition and context. Contexts without controls are left out.
+        """
+        return {
+            (own, context): self.profile([i]) - self.control_profile(context)
+            for i, (own, context) in enumerate(zip(self.conditions, self.contexts, strict=True))
+            if not own.is_control
+            and (condition is None or own == condition)
+            and self.controls(context)
+        }
+
+    def known_names(self) -> list[str]:
+        """Return the labels of all treated training conditions."""
+        keys = self.keys
+        return sorted(
+            {c.format(keys.control, keys.separator) for c in self.conditions if not c.is_control}
+        )
+
+    def _warn_of_lonely_contexts(self) -> None:
+        lonely = sorted({own for own in self.contexts if not self.controls(own)}, key=str)
+        if lonely:
+            warnings.warn(
+                f"Contexts {lonely} have perturbed cells but no control cell in training; their "
+                "cells are not used, since their change from control is unknown.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def agrees(asked: Context, own: Context) -> bool:
+    """Whether a context is what was asked for, where something was said."""
+    return all(a is None or a == b for a, b in zip(asked, own, strict=True))
+
+
+def _group_sums(
+    counts: Any,  # noqa: ANN401
+    group: NDArray[np.int64],
+    n_groups: int,
+    kind: Profile,
+) -> NDArray[np.float64]:
+    values = log_normalized(counts) if kind == "cell_mean" else counts
+    n_cells = len(group)
+    member = sparse.csr_matrix((np.ones(n_cells), (group, np.arange(n_cells))), (n_groups, n_cells))
+    sums = member @ values
+    return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=np.float64)
+
+
+def _profile(sums: NDArray[np.float64], n_cells: int, kind: Profile) -> NDArray[np.float64]:
+    if kind == "cell_mean":
+        return sums / n_cells
+    return np.log1p(TARGET_SUM * sums / max(sums.sum(), 1.0))
+
+
+def _cell_contexts(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
+    absent = sorted(set(context_keys) - set(obs.columns))
+    if absent:
+        msg = f"obs has no column {absent[0]!r}; it has {sorted(map(str, obs.columns))}."
+        raise SchemaError(msg)
+    missing = [key for key in context_keys if obs[key].isna().any()]
+    if missing:
+        n_missing = int(obs[missing[0]].isna().sum())
+        msg = f"obs[{missing[0]!r}] is missing for {n_missing} cells; label or drop them."
+        raise SchemaError(msg)
+    return context_labels(obs, context_keys)

@@ -1,0 +1,87 @@
+"""Control cells that the user gives, to predict from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._table import encode_obs
+from scvi_perturb.predictors._cells import aligned_counts
+from scvi_perturb.predictors._requests import context_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.predictors._profiles import TrainingProfiles
+    from scvi_perturb.predictors._requests import Context
+
+__all__ = ["Reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Control cells given by the user: counts in the order of training's genes, and contexts."""
+
+    counts: Any
+    contexts: list[Context]
+    names: pd.Index
+
+    @classmethod
+    def read(cls, adata: AnnData, profiles: TrainingProfiles) -> Self:
+        """Check the reference against training.
+
+        Raises
+        ------
+        SchemaError
+            If genes are missing, counts are not raw, cells are none, or some are perturbed.
+        """
+        if not adata.n_obs:
+            msg = "The reference has no cells; give at least one control cell."
+            raise SchemaError(msg)
+        if profiles.keys.perturbation in adata.obs:
+            keys = replace(profiles.keys, dose=None, time=None, kind=None)
+            n_treated = int((encode_obs(adata.obs, keys)[0] != 0).sum())
+            if n_treated:
+                msg = (
+                    f"{n_treated} of {adata.n_obs} reference cells are perturbed; a reference is "
+                    f"of control cells: obs[{keys.perturbation!r}] == {keys.control!r}."
+                )
+                raise SchemaError(msg)
+        counts = aligned_counts(adata, profiles.layer, profiles.var_names)
+        contexts = context_labels(adata.obs, profiles.context_keys)
+        return cls(counts, contexts, adata.obs_names)
+
+    def rows(self, context: Context) -> NDArray[np.intp]:
+        """Return the cells that do not contradict `context`.
+
+        Raises
+        ------
+        SchemaError
+            If all do.
+        """
+        found = [
+            i
+            for i, own in enumerate(self.contexts)
+            if all(a is None or b is None or a == b for a, b in zip(context, own, strict=True))
+        ]
+        if not found:
+            msg = (
+                f"No reference cell has context {context}; there are "
+                f"{sorted(set(self.contexts), key=str)}. Ask for one of these, or give others."
+            )
+            raise SchemaError(msg)
+        return np.array(found)
+
+    def completed(self, context: Context) -> Context:
+        """Return `context` with what it leaves open taken from the reference, where that agrees."""
+        own_contexts = [self.contexts[i] for i in self.rows(context)]
+        seen = [set(labels) for labels in zip(*own_contexts, strict=True)]
+        return tuple(
+            next(iter(own)) if asked is None and len(own) == 1 else asked
+            for asked, own in zip(context, seen, strict=True)
+        )

@@ -1,0 +1,149 @@
+"""Read what a user asks for: names, or a table of conditions and contexts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from scvi_perturb._constants import (
+    DOSE_COLUMN,
+    KIND_COLUMN,
+    PERTURBATION_COLUMN,
+    TIME_COLUMN,
+)
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._condition import as_label
+from scvi_perturb.data._table import ConditionTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scvi_perturb.data._condition import Condition
+    from scvi_perturb.data._keys import ConditionKeys
+    from scvi_perturb.predictors._protocol import Conditions
+
+__all__ = [
+    "Context",
+    "Request",
+    "context_labels",
+    "parse_requests",
+    "request_frame",
+]
+
+#: A label for each context column; None where it was not said.
+Context = tuple[str | None, ...]
+
+_CANONICAL: Final = {
+    "perturbation": PERTURBATION_COLUMN,
+    "dose": DOSE_COLUMN,
+    "time": TIME_COLUMN,
+    "kind": KIND_COLUMN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One condition in one context."""
+
+    condition: Condition
+    context: Context = ()
+
+
+def parse_requests(
+    conditions: Conditions, *, keys: ConditionKeys, context_keys: Sequence[str] = ()
+) -> list[Request]:
+    """Return one request a row.
+
+    Parameters
+    ----------
+    conditions
+        Names, or a table. The condition's columns may have the names of `keys` or the canonical
+        ones (`perturbation`, `dose`, `time`, `perturbation_type`).
+    keys
+        How the screen describes conditions.
+    context_keys
+        Context columns; one that is absent or empty stays open (None).
+
+    Raises
+    ------
+    SchemaError
+        If nothing is asked, a column that the screen has is missing, or the table has one that
+        would be ignored in silence.
+    """
+    table = _as_table(conditions, keys)
+    columns = {role: _column(table, role, keys) for role in _CANONICAL}
+    read = {columns[role] for role in keys.columns} | set(context_keys)
+    ignored = sorted(str(column) for column in table.columns if column not in read)
+    if ignored:
+        msg = (
+            f"The request has columns {ignored}, which nothing was fitted with and which would "
+            "change nothing. Drop them, or name them in `keys` or `context_keys` of `fit`."
+        )
+        raise SchemaError(msg)
+    roles = {role: columns[role] for role in keys.columns}
+    contexts = context_labels(table, context_keys)
+    rows = table.to_dict("records")
+    requests = []
+    for row, context in zip(rows, contexts, strict=True):
+        label = row[roles["perturbation"]]
+        said = {role: row[column] for role, column in roles.items() if column is not None}
+        absent = sorted(set(roles) - set(said))
+        if absent and as_label(label) != keys.control:
+            msg = (
+                f"{label!r} was asked for without its {absent[0]}, which these data distinguish. "
+                f"Ask with a DataFrame that has the columns {sorted(keys.columns.values())}."
+            )
+            raise SchemaError(msg)
+        requests.append(Request(keys.parse(**said), context))
+    return requests
+
+
+def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
+    """Return each row's context; None where a column is absent or has no value."""
+    labels: list[Sequence[str | None]] = []
+    for key in context_keys:
+        if key in obs:
+            codes, values = pd.factorize(obs[key])
+            known = [*map(as_label, values), None]  # missing values have code -1, the last place
+            labels.append([known[code] for code in codes])
+        else:
+            labels.append([None] * len(obs))
+    return list(zip(*labels, strict=True)) if labels else [()] * len(obs)
+
+
+def request_frame(
+    requests: Sequence[Request], keys: ConditionKeys, context_keys: Sequence[str]
+) -> pd.DataFrame:
+    """Return requests as the `obs` of an answer, under the names of the screen's columns."""
+    table = ConditionTable(control=keys.control, separator=keys.separator)
+    text = table.frame([request.condition for request in requests])
+    columns: dict[str, Any] = {
+        column: text[_CANONICAL[role]] for role, column in keys.columns.items()
+    }
+    for i, key in enumerate(context_keys):
+        columns[key] = pd.Categorical([request.context[i] for request in requests])
+    return pd.DataFrame(columns).set_index(text.index.astype(str))
+
+
+def _as_table(conditions: Conditions, keys: ConditionKeys) -> pd.DataFrame:
+    if isinstance(conditions, str):
+        conditions = [conditions]
+    if not isinstance(conditions, pd.DataFrame):
+        conditions = pd.DataFrame({keys.perturbation: list(conditions)}, dtype=object)
+    if not len(conditions):
+        msg = "No condition was asked for; give at least one name or row."
+        raise SchemaError(msg)
+    if _column(conditions, "perturbation", keys) is None:
+        msg = (
+            f"The request has columns {sorted(map(str, conditions.columns))}; expected "
+            f"{PERTURBATION_COLUMN!r} among them, with names such as 'A' or 'A+B'."
+        )
+        raise SchemaError(msg)
+    return conditions
+
+
+def _column(table: pd.DataFrame, role: str, keys: ConditionKeys) -> str | None:
+    names = (keys.columns.get(role), _CANONICAL[role])
+    return next((name for name in names if name is not None and name in table), None)

@@ -1,0 +1,43 @@
+"""How both stages are trained, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scvi_perturb.train._plan import PlanConfig
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Optimisation and stopping of both stages.
+
+    Attributes
+    ----------
+    representation
+        Plan of stage one.
+    generator
+        Plan of stage two.
+    generator_batch_size
+        Cells a batch in stage two.
+    early_stopping
+        Whether stage one stops when the validation loss no longer falls. The weights of its
+        best epoch are restored in any case.
+    patience
+        Validation epochs without improvement after which a stage stops.
+    gradient_clip
+        Largest norm of a gradient, in stage one and stage two.
+    checkpoint_every_n_epochs
+        How often a checkpoint is written, where one is asked for.
+    """
+
+    representation: PlanConfig = field(default_factory=PlanConfig)
+    generator: PlanConfig = field(
+        default_factory=lambda: PlanConfig(lr=1e-3, weight_decay=1e-2, n_warmup_steps=50)
+    )
+    generator_batch_size: int = 256
+    early_stopping: bool = True
+    patience: int = 15
+    gradient_clip: tuple[float, float] = (1e3, 1.0)
+    checkpoint_every_n_epochs: int = 1

@@ -1,0 +1,82 @@
+"""Run one stage; the history keeps all stages, each under its own name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from scvi.train import TrainRunner
+
+from scvi_perturb.train._callbacks import Checkpoint
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
+    from scvi.model.base import BaseModelClass
+
+    from scvi_perturb.train._plan import StagePlan
+
+__all__ = ["StageRunner"]
+
+
+class StageRunner(TrainRunner):
+    """scvi-tools' runner, for a model with several stages.
+
+    It puts the module into training mode first: scvi-tools leaves it in evaluation mode after
+    training and after loading, so that every further training would run without dropout. It
+    logs under `<stage>_<metric>`, so that a later stage does not overwrite an earlier one.
+
+    Parameters
+    ----------
+    model, training_plan, data_splitter, max_epochs
+        As for scvi-tools' runner.
+    stage
+        Name of the stage.
+    trainer_kwargs
+        For scvi-tools' Trainer, `accelerator` and `devices` included.
+    """
+
+    def __init__(
+        self,
+        model: BaseModelClass,
+        training_plan: StagePlan,
+        data_splitter: LightningDataModule,
+        *,
+        max_epochs: int,
+        stage: str,
+        trainer_kwargs: dict[str, object],
+    ) -> None:
+        super().__init__(
+            model,
+            training_plan=training_plan,
+            data_splitter=data_splitter,
+            max_epochs=max_epochs,
+            check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 1),
+            **trainer_kwargs,
+        )
+        self.stage = stage
+
+    def _run_training_core(self) -> None:
+        self.training_plan.module.train()
+        super()._run_training_core()
+
+    def _update_history(self) -> None:
+        history = dict(self.model.history_ or {})
+        if self.trainer.is_global_zero:
+            for name, frame in self._logged().items():
+                key = f"{self.stage}_{name}"
+                renamed = frame.set_axis([key], axis=1).astype(float)
+                history[key] = _after(history.get(key), renamed)
+        self.model.history_ = history
+
+    def _logged(self) -> dict[str, pd.DataFrame]:
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Checkpoint):
+                return callback.merged_history()
+        return dict(getattr(self.trainer.logger, "history", {}))
+
+
+def _after(before: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
+    """Append the epochs of a further training to those of the earlier ones."""
+    if before is None:
+        return new
+    return pd.concat([before, new.set_axis(new.index + before.index.max() + 1, axis=0)])

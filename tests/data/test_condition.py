@@ -1,0 +1,172 @@
+"""Conditions: parsing, canonical order, writing and reading back."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._condition import Component, Condition
+
+NAMES = st.text(alphabet="ABCabc019-_. ()", min_size=1, max_size=6).map(str.strip).filter(bool)
+DOSES = st.floats(1e-6, 1e6)
+COMPONENTS = st.lists(
+    st.builds(Component, NAMES, DOSES, st.sampled_from(["", "CRISPRa", "drug"])),
+    unique_by=lambda part: part.name,
+    max_size=4,
+)
+CONDITIONS = st.builds(Condition, COMPONENTS.map(tuple), st.none() | st.floats(0, 1e4)).filter(
+    lambda condition: "control" not in condition.names
+)
+
+
+@given(CONDITIONS)
+def test_parse_reads_back_what_format_writes(condition):
+    read = Condition.parse(
+        condition.perturbation,
+        dose=condition.dose_label,
+        kind=condition.kind_label,
+        time=condition.time,
+    )
+    assert read == condition
+    assert hash(read) == hash(condition)
+
+
+@given(CONDITIONS, st.sampled_from(["+", "|", "&", " and "]), st.sampled_from(["control", "DMSO"]))
+def test_parse_reads_back_other_separators_and_controls(condition, separator, control):
+    if any(separator in name or name == control for name in condition.names):
+        with pytest.raises(SchemaError, match="read back differently"):
+            condition.format(control, separator)
+        return
+    read = Condition.parse(
+        condition.format(control, separator),
+        dose=condition.format_doses(separator),
+        kind=condition.format_kinds(separator),
+        time=condition.time,
+        control=control,
+        separator=separator,
+    )
+    assert read == condition
+
+
+@given(COMPONENTS, st.randoms(use_true_random=False))
+def test_order_does_not_matter(parts, random):
+    shuffled = random.sample(parts, len(parts))
+    assert Condition(tuple(shuffled)) == Condition(tuple(parts))
+
+
+@given(COMPONENTS.filter(lambda parts: "control" not in [p.name for p in parts]), st.data())
+def test_doses_stay_with_their_names_and_controls_are_dropped(parts, data):
+    written = [(part.name, repr(part.dose)) for part in parts]
+    written += [("control", "0")] * data.draw(st.integers(0, 2))
+    written = data.draw(st.permutations(written))
+    read = Condition.parse(
+        " + ".join(name for name, _ in written) or "control",
+        dose="+".join(dose for _, dose in written) or None,
+    )
+    assert {part.name: part.dose for part in read.components} == {p.name: p.dose for p in parts}
+
+
+def test_canonical_form():
+    condition = Condition.parse("B+ A ", dose="10+5", kind="drug", time="6")
+    assert condition.perturbation == "A+B"
+    assert condition.dose_label == "5+10"
+    assert condition.kind_label == "drug"
+    assert condition.names == ("A", "B")
+    assert condition.time == 6.0
+    assert condition == Condition((Component("A", 5, "drug"), Component("B", 10, "drug")), time=6)
+    assert str(condition) == "A (dose 5) + B (dose 10), time 6"
+
+
+@pytest.mark.parametrize("labels", list(permutations(["A", "B", "control"])))
+def test_kinds_are_aligned_before_sorting(labels):
+    kinds = {"A": "CRISPRa", "B": "CRISPRi", "control": "none"}
+    read = Condition.parse("+".join(labels), kind="+".join(kinds[label] for label in labels))
+    assert read.kind_label == "CRISPRa+CRISPRi"
+
+
+@pytest.mark.parametrize("label", ["control", " control ", "control+control", "control+ control"])
+def test_control_has_no_components_dose_or_time(label):
+    condition = Condition.parse(label, dose=0, time=24, kind=None)
+    assert condition.is_control
+    assert condition == Condition()
+    assert (condition.perturbation, condition.dose_label, condition.kind_label) == (
+        "control",
+        "0",
+        "",
+    )
+
+
+def test_one_dose_holds_for_all_components():
+    assert Condition.parse("A+B", dose=3).dose_label == "3+3"
+    assert Condition.parse("A+B", dose="3").dose_label == "3+3"
+    assert Condition.parse("A+B").dose_label == "1+1"
+
+
+def test_plus_of_an_exponent_is_not_a_separator():
+    assert Condition.parse("A+B", dose="1e+3+2.e+1").dose_label == "1000+20"
+
+
+def test_numbers_are_labels():
+    assert Condition.parse(3) == Condition.parse("3") == Condition.parse(np.float64(3))
+    assert Condition.parse(0, control=0).is_control
+
+
+def test_dose_is_the_same_from_text_and_from_either_float():
+    doses = ["0.1", 0.1, np.float32(0.1), np.float64(0.1)]
+    assert len({Condition.parse("A", dose=dose) for dose in doses}) == 1
+
+
+def test_same_name_of_another_kind_is_another_component():
+    condition = Condition.parse("A+A", kind="CRISPRa+drug")
+    assert condition.names == ("A", "A")
+    assert condition.kind_label == "CRISPRa+drug"
+
+
+@pytest.mark.parametrize("dose", ["", None, float("nan"), -1, 0, "-2", float("inf"), "nan", "x"])
+def test_a_wrong_dose_names_the_component(dose):
+    if dose is None:
+        assert Condition.parse("A", dose=dose).components[0].dose == 1
+        return
+    with pytest.raises(SchemaError, match="dose of 'A'"):
+        Condition.parse("A", dose=dose)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"perturbation": "A+A"}, "'A' comes twice"),
+        ({"perturbation": "A+"}, "empty name"),
+        ({"perturbation": ""}, "empty name"),
+        ({"perturbation": "A+B", "dose": "1+2+3"}, "3 parts for the 2 components"),
+        ({"perturbation": "A", "dose": "1+2"}, "2 parts for the 1 components"),
+        ({"perturbation": "A", "dose": "10 uM"}, "harmonize"),
+        ({"perturbation": "A", "time": "6h"}, "harmonize"),
+        ({"perturbation": "A", "time": -1}, "finite number >= 0"),
+        ({"perturbation": "A", "kind": float("nan")}, "kind of 'A'"),
+    ],
+)
+def test_messages(arguments, message):
+    with pytest.raises(SchemaError, match=message):
+        Condition.parse(**arguments)
+
+
+def test_missing_time_is_none():
+    assert Condition.parse("A", time=math.nan).time is None
+    assert Condition.parse("A", time=" ").time is None
+
+
+def test_a_kind_with_the_separator_is_not_written():
+    with pytest.raises(SchemaError, match="Kinds"):
+        _ = Condition((Component("A", kind="x+y"),)).kind_label
+
+
+def test_pickles():
+    condition = Condition.parse("A+B", dose="1+2", time=3)
+    assert pickle.loads(pickle.dumps(condition)) == condition
