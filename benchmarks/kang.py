@@ -68,7 +68,7 @@ error of half an experiment and not 0."""
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    """Run what is missing and print the table."""
+    """Run what is missing, write a table of all results and print that of what was asked."""
     options = _parser().parse_args(arguments)
     results = Results(options.out / f"kang_{options.model}.csv", KEYS)
     if options.fresh:
@@ -80,9 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
             run(adata, cell_type, seed, model=options.model, results=results)
     frame = results.frame()
     chosen = frame["cell_type"].isin(types) & (frame["seed"] < options.seeds)
-    text = report(frame[chosen])
-    (options.out / f"kang_{options.model}.md").write_text(text, encoding="utf-8")
-    print(text)
+    (options.out / f"kang_{options.model}.md").write_text(report(frame), encoding="utf-8")
+    print(report(frame[chosen]))
     return frame[chosen]
 
 
@@ -154,7 +153,7 @@ def report(frame: pd.DataFrame) -> str:
         cells = [[str(t), *(_number(rows.loc[t, c]) for c in metrics)] for t in rows.index]
         parts += [f"## {method}", "", markdown(["held out", *header[1:]], cells), ""]
     n_types, n_seeds = frame["cell_type"].nunique(), frame["seed"].nunique()
-    return "\n".join([*parts, f"{n_types} cell types, {n_seeds} seeds. {NOTES}", ""])
+    return "\n".join([*parts, f"Cell types: {n_types}; seeds: {n_seeds}. {NOTES}", ""])
 
 
 def _number(value: float, spread: float | None = None) -> str:

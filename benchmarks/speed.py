@@ -190,7 +190,7 @@ def run_child(model_dir: Path, setting: Setting) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def quiet(setting: Setting) -> dict[str, object]:
+def quiet(setting: Setting) -> dict[str, Any]:
     """Return arguments of Lightning's Trainer: nothing but training."""
     return {
         "accelerator": setting.accelerator,

@@ -34,7 +34,6 @@ html_theme_options = {
 autodoc_default_options = {
     "members": True,
     "imported-members": True,
-    "show-inheritance": True,
 }
 autodoc_class_signature = "mixed"
 autodoc_typehints = "description"

@@ -134,7 +134,6 @@ def test_missing_data_are_asked_for(tmp_path):
         _kang_frame.load_kang(tmp_path)
 
 
-@pytest.mark.slow
 def test_trivial_rows_are_those_measured_before(data_dir):
     """On the real screen, one type: figures that others measured on the same frame."""
     case = _kang_frame.hold_out(_kang_frame.load_kang(data_dir), "B cells")

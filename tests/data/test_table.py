@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def test_codes_and_ids_stay_when_a_table_grows(first, second, third):
     tables = [ConditionTable.from_conditions(first)]
     for more in (second, third):
         tables.append(tables[-1].extended(more))
-    for old, new in zip(tables, tables[1:], strict=False):
+    for old, new in pairwise(tables):
         assert new.conditions[: len(old)] == old.conditions
         assert new.components[: old.n_components] == old.components
         np.testing.assert_array_equal(old.codes(old.conditions), new.codes(old.conditions))

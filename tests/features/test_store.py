@@ -65,7 +65,8 @@ def test_does_not_change_with_its_source_nor_otherwise():
     before = features.table(["A"])["sets"][0].copy()
     source.loc["A"] = 9.0
     features.table(["A"])["sets"][0][:] = 7.0
-    features.frame("sets").loc["A"] = 8.0
+    shown = features.frame("sets")
+    shown.loc["A"] = 8.0
     np.testing.assert_array_equal(features.table(["A"])["sets"][0], before)
     with pytest.raises(AttributeError, match="does not change"):
         features._names = ()

@@ -269,7 +269,7 @@ def test_answers_are_annotated_and_can_be_written(screen, tmp_path):
     made.write_h5ad(tmp_path / "made.h5ad")
     read = anndata.read_h5ad(tmp_path / "made.h5ad")
     assert read.uns[UNS_KEY]["model"] == "context_mean"
-    assert read.uns[UNS_KEY]["units"] == "log1p of counts per 10,000"
+    assert read.uns[UNS_KEY]["units"] == "log1p(counts per 10,000)"
     assert read.obs["perturbation"].tolist() == ["A", "control"]
 
 
@@ -287,3 +287,9 @@ def test_all_predictors_are_registered_under_their_names(screen):
         assert made.name == name
         assert isinstance(made, Predictor)
         assert made.fit(screen, context_keys=CONTEXT).predict(ask("A", "T")).shape == (1, 6)
+
+
+def test_one_context_key_may_be_given_as_text(screen):
+    first = ContextMean().fit(screen, context_keys="cell_type").predict(ask("A", "T"))
+    second = ContextMean().fit(screen, context_keys=CONTEXT).predict(ask("A", "T"))
+    np.testing.assert_array_equal(first.X, second.X)

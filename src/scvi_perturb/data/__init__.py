@@ -11,6 +11,14 @@ from scvi_perturb.data._keys import ConditionKeys
 from scvi_perturb.data._matching import match_controls
 from scvi_perturb.data._reader import ScreenReader, read_rows
 from scvi_perturb.data._simulate import simulate_screen
+from scvi_perturb.data._simulate_config import SimulatorConfig
+from scvi_perturb.data._simulate_oracle import (
+    expected_profile,
+    perturbation_features,
+    sample_truth,
+    state_shift,
+    true_effect,
+)
 from scvi_perturb.data._split_plan import SplitOptions
 from scvi_perturb.data._split_record import Split
 from scvi_perturb.data._splits import split
@@ -28,17 +36,23 @@ __all__ = [
     "CsrFileWriter",
     "ScreenDataModule",
     "ScreenReader",
+    "SimulatorConfig",
     "Split",
     "SplitOptions",
     "align_genes",
     "check_raw_counts",
     "encode_labels",
     "encode_obs",
+    "expected_profile",
     "group_controls",
     "list_datasets",
     "load_dataset",
     "match_controls",
+    "perturbation_features",
     "read_rows",
+    "sample_truth",
     "simulate_screen",
     "split",
+    "state_shift",
+    "true_effect",
 ]

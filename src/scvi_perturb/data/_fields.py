@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CountsField",
     "LabelField",
+    "LibraryField",
     "MuDataCountsField",
     "MuDataLabelField",
     "MuDataLibraryField",
     "MuDataPerturbationField",
-    "LibraryField",
     "PerturbationField",
 ]
 
@@ -49,7 +49,9 @@ class CountsField(LayerField):
             raise SchemaError(msg)
         super().validate_field(adata)
         where = "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
-        check_raw_counts(self.get_field_data(adata), where=where, layers=dict(adata.layers))
+        check_raw_counts(
+            self.get_field_data(adata), where=where, layers={"X": adata.X, **adata.layers}
+        )
 
 
 class _CodesField(BaseAnnDataField):

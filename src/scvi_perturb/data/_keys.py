@@ -66,13 +66,20 @@ class ConditionKeys:
         }
         return {role: column for role, column in named.items() if column is not None}
 
-    def parse(self, **row: object) -> Condition:
-        """Parse one row, given as `perturbation`, `dose`, `time`, `kind`."""
+    def parse(
+        self,
+        *,
+        perturbation: object,
+        dose: object = None,
+        time: object = None,
+        kind: object = None,
+    ) -> Condition:
+        """Parse one row; see `Condition.parse`."""
         return Condition.parse(
-            row["perturbation"],
-            dose=row.get("dose"),
-            time=row.get("time"),
-            kind=row.get("kind"),
+            perturbation,
+            dose=dose,
+            time=time,
+            kind=kind,
             control=self.control,
             separator=self.separator,
         )

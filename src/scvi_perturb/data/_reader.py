@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ScreenReader", "read_rows"]
 
 
-
 class ScreenReader:
     """Random access to the cells of a registered screen.
 

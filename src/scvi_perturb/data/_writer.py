@@ -39,7 +39,11 @@ class CsrFileWriter:
         group = self._file.create_group("X")
         self._arrays = {
             name: group.create_dataset(
-                name, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(1 << 16,),
+                name,
+                shape=(0,),
+                maxshape=(None,),
+                dtype=dtype,
+                chunks=(1 << 16,),
                 compression="lzf",
             )
             for name, dtype in (("data", "f4"), ("indices", "i4"), ("indptr", "i8"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scvi_perturb.generative._counts import sample_counts
+from scvi_perturb.generative._coupling import couple
 from scvi_perturb.generative._diffusion import (
     Denoiser,
     Parameterisation,
@@ -56,6 +58,7 @@ __all__ = [
     "Schedule",
     "ScheduleName",
     "add_noise",
+    "couple",
     "ddim",
     "denoising_loss",
     "dpm_solver_2m",
@@ -68,6 +71,7 @@ __all__ = [
     "nb_log_prob_from_logits",
     "normal_log_prob",
     "poisson_log_prob",
+    "sample_counts",
     "to_eps",
     "to_score",
     "to_velocity",

@@ -7,7 +7,7 @@ Large means, which would need many steps there, are drawn as Poisson with a gamm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -128,29 +128,43 @@ def _draw_dense(
 
 
 def _draw_chunk(
-    mu: Tensor | None,
+    mu: Tensor,
     theta: Tensor | None,
     zi_logits: Tensor | None,
     random: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """Return the number of non-zeros of each row, their columns and their values."""
-    assert mu is not None
     n_cells, n_genes = mu.shape
     rate = mu if theta is None else theta * torch.log1p(mu / theta)
-    chance = torch.expm1(-rate).neg_().masked_fill_(_is_large(mu, theta), 1.0)
+    large = mu > _LARGE_MEAN
+    if theta is not None:
+        large |= mu * (1 - _SLOW_DECAY) > theta * _SLOW_DECAY
+    chance = torch.expm1(-rate).neg_().masked_fill_(large, 1.0)
     if zi_logits is not None:
         chance.mul_(torch.sigmoid(-zi_logits))
     uniform = random.random(mu.numel())
-    at = np.flatnonzero(uniform < chance.view(-1).numpy())
+    chances = chance.numpy().ravel()
+    at = (uniform < chances).nonzero()[0]
     starts = np.searchsorted(at, np.arange(n_cells + 1) * n_genes)
     genes = at - np.repeat(np.arange(n_cells) * n_genes, np.diff(starts))
-    place = uniform[at] / chance.view(-1).numpy()[at]
-    mean = mu.reshape(-1).numpy()[at].astype(np.float64)
+    place = uniform[at] / chances[at]
+    mean = mu.numpy().ravel()[at]
     shape = None
     if theta is not None:
-        values = theta.numpy()[genes] if theta.ndim == 1 else theta.reshape(-1).numpy()[at]
-        shape = values.astype(np.float64)
-    counts = _draw_selected(mean, shape, place, random)
+        shape = theta.numpy()[genes] if theta.ndim == 1 else theta.numpy().ravel()[at]
+    is_large = large.numpy().ravel()[at]
+    small = (~is_large).nonzero()[0]
+    counts = np.empty(len(at), dtype=np.float32)
+    rates = rate.numpy().ravel()[at[small]].astype(np.float64)
+    counts[small] = _invert(
+        mean[small], None if shape is None else shape[small], rates, place[small]
+    )
+    big = is_large.nonzero()[0]
+    lam = mean[big]
+    if shape is not None:
+        sh = shape[big]
+        lam = lam / sh * random.standard_gamma(sh, dtype=np.float32)
+    counts[big] = random.poisson(lam)
     found = counts > 0
     if not found.all():
         at, genes, counts = at[found], genes[found], counts[found]
@@ -158,51 +172,37 @@ def _draw_chunk(
     return np.diff(starts), genes.astype(np.int32), counts
 
 
-def _is_large(mu: Any, theta: Any) -> Any:  # noqa: ANN401 - tensors or arrays alike
-    large = mu > _LARGE_MEAN
-    return large if theta is None else large | (mu * (1 - _SLOW_DECAY) > theta * _SLOW_DECAY)
+def _invert(mean, shape, rate, place) -> NDArray[np.float32]:
+    """Return the quantiles at `place` of counts known to be non-zero, one level at a time.
 
-
-def _draw_selected(
-    mean: NDArray[np.float64],
-    shape: NDArray[np.float64] | None,
-    place: NDArray[np.float64],
-    random: np.random.Generator,
-) -> NDArray[np.float32]:
-    """Draw large entries afresh; the others, known to be non-zero, from their uniform `place`."""
-    large = _is_large(mean, shape)
-    counts = np.empty(len(mean), dtype=np.float32)
-    small = np.flatnonzero(~large)
-    counts[small] = _invert(mean[small], None if shape is None else shape[small], place[small])
-    large = np.flatnonzero(large)
-    rate = mean[large]
-    if shape is not None:
-        rate *= random.standard_gamma(shape[large]) / shape[large]
-    counts[large] = random.poisson(rate)
-    return counts
-
-
-def _invert(
-    mean: NDArray[np.float64], shape: NDArray[np.float64] | None, place: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Return the quantiles at `place` of counts known to be non-zero, one level at a time."""
-    result = np.ones(len(mean), dtype=np.float32)
+    The probability of `k + 1` is that of `k` times `step + offset / (k + 1)`.
+    """
+    mean = mean.astype(np.float64)
+    none = np.exp(-rate)
     if shape is None:
-        step, offset = mean, np.zeros(0)
-        mass = np.exp(-mean) * mean
-        left = place * -np.expm1(-mean)
+        step, offset = np.zeros_like(mean), mean
+        mass = none * mean
     else:
+        shape = shape.astype(np.float64)
         step = mean / (mean + shape)
-        rate = shape * np.log1p(mean / shape)
-        offset = step * (shape - 1)
-        mass = np.exp(-rate) * step * shape
-        left = place * -np.expm1(-rate)
-    active = np.arange(len(mean))
+        mass = step * shape
+        offset = mass - step
+        mass *= none
+    left = place * (1 - none) - mass
+    result = np.ones(len(mean), dtype=np.float32)
+    above = (left > 0).nonzero()[0]
+    active = above
     level = 1
-    while len(active):
-        left -= mass
-        above = left > 0
-        result[active] += above
-        ...
+    while len(above):
         level += 1
+        left, mass = left[above], mass[above]
+        step, offset = step[above], offset[above]
+        result[active] = level
+        mass *= step + offset / level
+        # Once no mass is left to take off, what remains is rounding.
+        left -= mass
+        above = (left > 0).nonzero()[0]
+        active = active[above]
+        if level > 10000:
+            break
     return result

@@ -160,9 +160,7 @@ def zinb_log_prob(
     _check_shapes(x, mu=mu, theta=theta, zi_logits=zi_logits)
     dtype = _real(mu, theta, zi_logits)
     counts = Counts.gather(x, nonzero, dtype)
-    log_prob = NegativeBinomial.apply(
-        counts, mu.to(dtype), theta.to(dtype), zi_logits.to(dtype)
-    )
+    log_prob = NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), zi_logits.to(dtype))
     return cast("Tensor", log_prob)
 
 

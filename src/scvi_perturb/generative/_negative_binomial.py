@@ -36,9 +36,7 @@ class Counts(NamedTuple):
     genes: Tensor
 
     @classmethod
-    def gather(
-        cls, x: Tensor, nonzero: tuple[Tensor, Tensor] | None, dtype: torch.dtype
-    ) -> Counts:
+    def gather(cls, x: Tensor, nonzero: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Counts:
         """Take the non-zero counts out of `x`, at `nonzero` (rows, columns) if they are known."""
         rows, genes = torch.nonzero(x, as_tuple=True) if nonzero is None else nonzero
         flat = torch.add(genes, rows, alpha=x.shape[-1])

@@ -9,14 +9,12 @@ so only the denoiser's own change along the way is approximated. With `r = alpha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import torch
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative._schedules import LOG_SNR_LIMIT
 
 if TYPE_CHECKING:
     from torch import Tensor

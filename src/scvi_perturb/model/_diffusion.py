@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._errors import SchemaError, check_choice
-from scvi_perturb._random import forked_seed, generator
+from scvi_perturb._errors import check_choice
+from scvi_perturb._random import forked_seed
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._base import PerturbationModel
-from scvi_perturb.model._latents import LatentPairs, encode_cells
 from scvi_perturb.model._likelihood import LikelihoodMixin
 from scvi_perturb.model._novelty import Place, novelty
 from scvi_perturb.model._training import TwoStageTraining
@@ -129,6 +126,8 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
             )
             self.module = TwoStageModule(autoencoder, self._make_generator(n_latent))
         self.scvi_settings_: dict[str, Any] | None = None
+        self.trained_pairs_: list[tuple[int, int]] = []
+        self.n_steps_: int | None = None
         self._model_summary_string = (
             f"PerturbDiffusion: {len(screen.genes)} genes, {len(screen.table)} conditions, "
             f"{len(screen.contexts)} contexts, n_latent {n_latent}, space {space!r}, "
@@ -159,7 +158,9 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         names = self._vocabulary.known(seen) if names is None else list(names)
         ids = torch.tensor([self._vocabulary.id_of(name, seen) for name in names])
         with torch.inference_mode():
-            vectors = self.module.generator.average.encoder.component_vectors(ids.to(self._device()))
+            vectors = self.module.generator.average.encoder.component_vectors(
+                ids.to(self._device())
+            )
         return pd.DataFrame(vectors.cpu().numpy(), index=pd.Index(names, name="perturbation"))
 
     def get_loadings(self) -> pd.DataFrame:

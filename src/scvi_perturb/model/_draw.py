@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from scvi_perturb._constants import CONTEXT_KEY, LIBRARY_KEY, TARGET_SUM
+from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._random import generator
 from scvi_perturb.data import CsrFileWriter
 from scvi_perturb.generative import sample_counts
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from scvi_perturb.model._screen import Screen
     from scvi_perturb.module import ConditionTensors, CountParameters, Representation
 
-__all__ = ["DrawOptions", "Drawn", "draw_cells", "draw_matrix", "expected_proportions", "write_cells"]
+__all__ = [
+    "DrawOptions",
+    "Drawn",
+    "draw_cells",
+    "draw_matrix",
+    "expected_proportions",
+    "write_cells",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,6 @@ class DrawOptions:
     batch: np.ndarray | None = None
     library_size: float | None = None
     population: bool = False
-
 
 
 def draw_cells(
@@ -165,7 +171,9 @@ def write_cells(
             writer.append(sparse.csr_matrix(block))
     if writer is not None:
         return writer.finish(obs=obs, genes=screen.genes, uns=uns)
-    stacked = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.vstack(blocks)
+    stacked = (
+        sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.vstack(blocks)
+    )
     result = cells_adata(stacked, obs, screen)
     result.uns = uns
     return result

@@ -132,7 +132,9 @@ class LikelihoodMixin(PerturbationModel):
             for chunk in chunks(len(rows), batch_size or CHUNK):
                 batch = reader[rows[chunk]]
                 noise = torch.randn(mean[chunk].shape, generator=random, device=device)
-                latent = mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
+                latent = (
+                    mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
+                )
                 library = batch[LIBRARY_KEY].to(device)
                 with torch.inference_mode():
                     parameters = stage.decode(latent, library, batch[BATCH_KEY].to(device))

@@ -129,7 +129,7 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
         msg = f"The reference has no layer {screen.layer!r}; it has {sorted(adata.layers)}."
         raise SchemaError(msg)
     counts = adata.X if screen.layer is None else adata.layers[screen.layer]
-    check_raw_counts(counts, where="the reference", layers=dict(adata.layers))
+    check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
     _check_controls(adata.obs, screen)
     columns = [c for c in (*screen.context_columns, screen.batch_column) if c in adata.obs]
     labels = adata.obs[columns].astype(str)
@@ -137,8 +137,9 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
         counts,
         _library(adata, counts, screen),
         _codes(labels, screen.context_columns, screen.contexts),
-        _codes(labels, () if screen.batch_column is None else (screen.batch_column,),
-               screen.batches),
+        _codes(
+            labels, () if screen.batch_column is None else (screen.batch_column,), screen.batches
+        ),
         labels,
     )
 

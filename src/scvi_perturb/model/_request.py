@@ -72,9 +72,7 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
         a dose, time or kind is needed and not given.
     """
     frame = _as_frame(conditions, screen)
-    parsed = tuple(
-        _complete(row, screen) for row in frame.to_dict(orient="records")
-    )
+    parsed = tuple(_complete(row, screen) for row in frame.to_dict(orient="records"))
     batch = screen.batch_column
     return Request(
         conditions=parsed,
@@ -138,7 +136,9 @@ def _complete(row: dict[str, object], screen: Screen) -> Condition:
     if keys.time is not None and time is None:
         time = _only(
             {c.time for c in screen.table.conditions if not c.is_control and c.time is not None},
-            "time", "the perturbations", keys.time,
+            "time",
+            "the perturbations",
+            keys.time,
         )
     return Condition(tuple(parts), time=time)
 

@@ -91,7 +91,11 @@ def condition_frame(request: Request, screen: Screen) -> pd.DataFrame:
     text = screen.table.frame(request.conditions)
     keys = screen.keys
     frame = pd.DataFrame({keys.perturbation: text["perturbation"]})
-    for column, name in ((keys.dose, "dose"), (keys.time, "time"), (keys.kind, "perturbation_type")):
+    for column, name in (
+        (keys.dose, "dose"),
+        (keys.time, "time"),
+        (keys.kind, "perturbation_type"),
+    ):
         if column is not None:
             frame[column] = text[name]
     for column, labels in request.context.items():

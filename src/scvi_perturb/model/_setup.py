@@ -103,7 +103,9 @@ class SetupMixin(BaseModelClass):
             "dose_key": dose_key or found.get("dose"),
             "time_key": time_key or found.get("time"),
             "perturbation_type_key": perturbation_type_key or found.get("kind"),
-            "context_keys": tuple(context_keys if context_keys is not None else found.get("context", ())),
+            "context_keys": tuple(
+                context_keys if context_keys is not None else found.get("context", ())
+            ),
             "batch_key": batch_key or found.get("batch"),
             "library_key": library_key or found.get("library"),
             "separator": separator or found.get("separator", SEPARATOR),

@@ -162,9 +162,15 @@ class CountAutoencoder(BaseModuleClass):
         """Return the posterior of the latent and one draw from it."""
         mean, log_variance = self.encode(tensors)
         noise = torch.randn_like(mean)
-        return {"qz_m": mean, "qz_logv": log_variance, "z": mean + (0.5 * log_variance).exp() * noise}
+        return {
+            "qz_m": mean,
+            "qz_logv": log_variance,
+            "z": mean + (0.5 * log_variance).exp() * noise,
+        }
 
-    def generative(self, latent: Tensor, library: Tensor, batch: Tensor) -> dict[str, CountParameters]:
+    def generative(
+        self, latent: Tensor, library: Tensor, batch: Tensor
+    ) -> dict[str, CountParameters]:
         """Return the parameters of the counts."""
         return {"px": self.decode(latent, library, batch)}
 

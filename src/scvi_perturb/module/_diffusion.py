@@ -87,7 +87,7 @@ class DiffusionConfig:
     min_snr_gamma: float | None = 5.0
     condition_dropout: float = 0.1
     null_fraction: float = 0.25
-    ema_decay: float = 0.999
+    ema_decay: float = 0.995
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -114,7 +114,10 @@ class _Networks(nn.Module):
     """What is learned, and averaged: encoder of conditions, denoiser, embeddings."""
 
     def __init__(
-        self, encoder: PerturbationEncoder, network: ConditionalNetwork, n_contexts: int,
+        self,
+        encoder: PerturbationEncoder,
+        network: ConditionalNetwork,
+        n_contexts: int,
         n_condition: int,
     ) -> None:
         super().__init__()

@@ -44,9 +44,7 @@ class ConditionalNetwork(nn.Module):
         self.condition = nn.Linear(n_condition, n_modulation)
         self.to_modulation = nn.Linear(n_modulation, 3 * width)
         self.input = nn.Linear(2 * n_latent, width)
-        self.blocks = nn.ModuleList(
-            AdaptiveBlock(width, dropout=dropout) for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, dropout=dropout) for _ in range(n_blocks))
         self.output = nn.Linear(width, n_latent)
         for layer in (self.to_modulation, self.output):
             nn.init.zeros_(layer.weight)

@@ -37,7 +37,13 @@ class ExpressionEncoder(nn.Module):
     """Encode `log1p` counts and the batch into the mean and log variance of a latent."""
 
     def __init__(
-        self, n_genes: int, n_batch: int, n_latent: int, *, n_hidden: int, n_layers: int,
+        self,
+        n_genes: int,
+        n_batch: int,
+        n_latent: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -79,8 +85,16 @@ class CountDecoder(nn.Module):
     """
 
     def __init__(
-        self, n_latent: int, n_genes: int, n_batch: int, *, n_hidden: int, n_layers: int,
-        n_other: int, dispersion: Dispersion, zero_inflated: bool,
+        self,
+        n_latent: int,
+        n_genes: int,
+        n_batch: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_other: int,
+        dispersion: Dispersion,
+        zero_inflated: bool,
     ) -> None:
         super().__init__()
         self.n_latent = n_latent

@@ -36,7 +36,7 @@ def parts_of(row: Mapping[str, object], control: ControlLabels) -> list[Part]:
     parts = []
     for suffix in _SUFFIXES:
         label = row.get("perturbation" + suffix)
-        if is_missing(label):
+        if is_missing(label) and as_label(label) not in control:
             continue
         names = _names(as_label(label), row.get("n_perturbations"), control)
         dose, unit, kind = (
@@ -53,7 +53,7 @@ def parts_of(row: Mapping[str, object], control: ControlLabels) -> list[Part]:
 
 def _names(label: str, n_perturbations: object, control: ControlLabels) -> list[str]:
     """Return the names in a label; "A_B" is two names where the screen says that it has two."""
-    label = re.sub(r"\(\+(/-)?\)", "(plus)", label)  # of a chemical name, not a separator
+    label = re.sub(r"\(\+(/-)?\)", r"(plus\1)", label)  # of a chemical name, not a separator
     if label in control:
         return [label]
     if not is_missing(n_perturbations) and "_" in label:

@@ -90,6 +90,8 @@ def harmonize(
     if schema == "auto" and "schema" in before:
         schema = "canonical"
     name, columns = source_columns(schema, adata.obs.columns)
+    if name == "canonical" and "units" in before:  # done before: units of the source are past
+        columns = {f: c for f, c in columns.items() if f not in ("dose_unit", "time_unit")}
     if copy or adata.is_view:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     labels = ControlLabels(control)
@@ -112,12 +114,11 @@ def harmonize(
         "time": TIME_COLUMN,
         "kind": KIND_COLUMN,
     }
-    known = before.get("units", {})  # of a screen that was harmonised before
+    known = before.get("units", {})
     adata.uns[UNS_KEY] = {
         **before,
         "schema": name,
         "source": columns,
-        # read a second time, doses have no unit of their own any more
         "units": {what: unit or known.get(what, "") for what, unit in units.items()},
         "keys": {role: column for role, column in keys.items() if column in made}
         | {"control": CONTROL, "separator": SEPARATOR},
@@ -133,7 +134,8 @@ def _condition_columns(
     first, inverse = row_codes(obs, list(fields.values()))
     picked = {field: obs[column].iloc[first].tolist() for field, column in fields.items()}
     rows = [{field: values[i] for field, values in picked.items()} for i in range(len(first))]
-    missing = np.array([is_missing(row["perturbation"]) for row in rows])[inverse]
+    labels = [row["perturbation"] for row in rows]
+    missing = np.array([is_missing(x) and as_label(x) not in control for x in labels])[inverse]
     if missing.any():
         msg = (
             f"obs[{columns['perturbation']!r}] is missing for {missing.sum()} of {len(obs)} cells; "

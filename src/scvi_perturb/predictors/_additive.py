@@ -48,12 +48,11 @@ class Additive(MeanPredictor):
 
     def _single(self, component: Component, request: Request) -> NDArray[np.float64]:
         alone = Condition((component,), time=request.condition.time)
-        seen = self.profiles.deltas(alone)
+        seen = self.deltas.get(alone, {})
         if not seen:
             raise UnknownPerturbationError(str(alone), self._singles())
-        here = [delta for (_, own), delta in seen.items() if agrees(request.context, own)]
+        here = [delta for own, delta in seen.items() if agrees(request.context, own)]
         return np.mean(here or list(seen.values()), axis=0)
 
     def _singles(self) -> list[str]:
-        found = {c for c in self.profiles.conditions if len(c.components) == 1}
-        return sorted(map(str, found))
+        return [str(condition) for condition in self.deltas if len(condition.components) == 1]

@@ -34,7 +34,7 @@ def seen_cells(adata: AnnData, split: Split | None) -> NDArray[np.int64]:
 
 
 def counts_of(adata: AnnData, layer: str | None, *, what: str = "adata") -> Any:  # noqa: ANN401
-    """Return the raw counts of a screen, `(n_cells, n_genes)`, without reading a backed file.
+    """Return the raw counts of a screen, `(n_cells, n_genes)`; a backed file is not read yet.
 
     Parameters
     ----------
@@ -57,7 +57,8 @@ def counts_of(adata: AnnData, layer: str | None, *, what: str = "adata") -> Any:
     counts = held.pop(layer or "X")
     where = f"{what}.X" if layer is None else f"{what}.layers[{layer!r}]"
     check_raw_counts(counts, where=where, layers=held)
-    return counts
+    # Rows of column-compressed counts can only be read by scanning all of them.
+    return counts.tocsr() if sparse.issparse(counts) and counts.format != "csr" else counts
 
 
 def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  # noqa: ANN401

@@ -58,11 +58,11 @@ class ContextMean(MeanPredictor):
         return self._over_perturbations(request)
 
     def _over_contexts(self, request: Request) -> NDArray[np.float64]:
-        seen = self.profiles.deltas(request.condition)
+        seen = self.deltas.get(request.condition, {})
         label = str(request.condition)
         if not seen:
             raise UnknownPerturbationError(label, self.profiles.known_names())
-        others = [delta for (_, own), delta in seen.items() if own != request.context]
+        others = [delta for own, delta in seen.items() if own != request.context]
         if not others:
             msg = (
                 f"{label!r} was measured in context {request.context} alone, so there is no other "
@@ -73,11 +73,16 @@ class ContextMean(MeanPredictor):
         return np.mean(others, axis=0)
 
     def _over_perturbations(self, request: Request) -> NDArray[np.float64]:
-        own = [d for (_, c), d in self.profiles.deltas().items() if agrees(request.context, c)]
-        if not own:
+        here = [
+            delta
+            for by_context in self.deltas.values()
+            for context, delta in by_context.items()
+            if agrees(request.context, context)
+        ]
+        if not here:
             msg = (
                 f"No perturbation was measured in context {request.context}; use "
                 "`ContextMean('contexts')` for contexts of which only controls were seen."
             )
             raise SchemaError(msg)
-        return np.mean(own, axis=0)
+        return np.mean(here, axis=0)

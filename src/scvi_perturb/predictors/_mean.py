@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scvi_perturb.data._condition import Condition
     from scvi_perturb.data._splits import Split
     from scvi_perturb.predictors._protocol import Conditions
     from scvi_perturb.predictors._requests import Context
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["UNITS", "MeanPredictor"]
 
 #: Units of what predictors return.
-UNITS: Final = "log1p of counts per 10,000"
+UNITS: Final = "log1p(counts per 10,000)"
 
 
 class MeanPredictor(ABC):
@@ -48,6 +49,8 @@ class MeanPredictor(ABC):
         check_choice("profile", profile, ("pseudobulk", "cell_mean"))
         self.profile: Profile = profile
         self._profiles: TrainingProfiles | None = None
+        #: Change from control that was seen in training, by condition, then context.
+        self.deltas: dict[Condition, dict[Context, NDArray[np.float64]]] = {}
 
     @property
     def profiles(self) -> TrainingProfiles:
@@ -96,10 +99,11 @@ class MeanPredictor(ABC):
             adata,
             split,
             keys=keys or default_keys(adata),
-            context_keys=context_keys,
+            context_keys=[context_keys] if isinstance(context_keys, str) else context_keys,
             layer=layer,
             kind=self.profile,
         )
+        self.deltas = self._profiles.deltas()
         return self
 
     def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:

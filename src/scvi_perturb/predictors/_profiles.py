@@ -98,7 +98,7 @@ class TrainingProfiles:
         for start in range(0, len(cells), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             sums += _group_sums(counts[cells[chunk]], group[chunk], len(pairs), kind)
-        made = cls(
+        return cls(
             keys=keys,
             context_keys=tuple(context_keys),
             layer=layer,
@@ -109,8 +109,6 @@ class TrainingProfiles:
             n_cells=np.bincount(group, minlength=len(pairs)),
             sums=sums,
         )
-        made._warn_of_lonely_contexts()
-        return made
 
     def profile(self, groups: Iterable[int]) -> NDArray[np.float64]:
         """Return the profile of the cells of all `groups` together, `(n_genes,)`."""
@@ -150,25 +148,29 @@ class TrainingProfiles:
             raise SchemaError(msg)
         return self.profile(groups)
 
-    def deltas(self, condition: Condition | None = None) -> dict[tuple[Condition, Context], Any]:
+    def deltas(self) -> dict[Condition, dict[Context, NDArray[np.float64]]]:
         """Return the change from the control of the same context, for each treated group.
-
-        Parameters
-        ----------
-        condition
-            Only this one; None returns all.
 
         Returns
         -------
-        Arrays `(n_genes,)` by condition and context. Contexts without controls are left out.
+        Arrays `(n_genes,)` by condition, then context. Contexts without controls are left out, of
+        which a warning tells.
         """
-        return {
-            (own, context): self.profile([i]) - self.control_profile(context)
-            for i, (own, context) in enumerate(zip(self.conditions, self.contexts, strict=True))
-            if not own.is_control
-            and (condition is None or own == condition)
-            and self.controls(context)
-        }
+        groups = list(enumerate(zip(self.conditions, self.contexts, strict=True)))
+        controls = {own: self.profile([i]) for i, (what, own) in groups if what.is_control}
+        found: dict[Condition, dict[Context, NDArray[np.float64]]] = {}
+        for i, (what, own) in groups:
+            if own in controls and not what.is_control:
+                found.setdefault(what, {})[own] = self.profile([i]) - controls[own]
+        lonely = sorted(set(self.contexts) - set(controls), key=str)
+        if lonely:
+            warnings.warn(
+                f"Contexts {lonely} have perturbed cells but no control cell in training; their "
+                "cells are not used, since their change from control is unknown.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return found
 
     def known_names(self) -> list[str]:
         """Return the labels of all treated training conditions."""
@@ -176,16 +178,6 @@ class TrainingProfiles:
         return sorted(
             {c.format(keys.control, keys.separator) for c in self.conditions if not c.is_control}
         )
-
-    def _warn_of_lonely_contexts(self) -> None:
-        lonely = sorted({own for own in self.contexts if not self.controls(own)}, key=str)
-        if lonely:
-            warnings.warn(
-                f"Contexts {lonely} have perturbed cells but no control cell in training; their "
-                "cells are not used, since their change from control is unknown.",
-                UserWarning,
-                stacklevel=4,
-            )
 
 
 def agrees(asked: Context, own: Context) -> bool:

@@ -21,6 +21,13 @@ class TrainConfig:
         Plan of stage two.
     generator_batch_size
         Cells a batch in stage two.
+    representation_steps
+        Steps of stage one aimed at, where the number of epochs is left open (10 to 100 epochs).
+    generator_steps
+        Steps of stage two where nothing can be held out to choose them.
+    max_generator_steps, check_every_n_steps, check_patience
+        Search for the number of steps: the most that are tried, how often the error on held-out
+        conditions is looked at, and how many looks without improvement end the search.
     early_stopping
         Whether stage one stops when the validation loss no longer falls. The weights of its
         best epoch are restored in any case.
@@ -37,6 +44,11 @@ class TrainConfig:
         default_factory=lambda: PlanConfig(lr=1e-3, weight_decay=1e-2, n_warmup_steps=50)
     )
     generator_batch_size: int = 256
+    representation_steps: int = 1500
+    generator_steps: int = 1000
+    max_generator_steps: int = 3000
+    check_every_n_steps: int = 100
+    check_patience: int = 4
     early_stopping: bool = True
     patience: int = 15
     gradient_clip: tuple[float, float] = (1e3, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,10 +62,14 @@ class StagePlan(TrainingPlan):
     def __init__(self, module: BaseModuleClass, config: PlanConfig) -> None:
         super().__init__(
             module,
-            optimizer="AdamW",
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            eps=1e-8,
+            optimizer="Custom",
+            optimizer_creator=partial(
+                torch.optim.AdamW,
+                lr=config.lr,
+                eps=1e-8,
+                weight_decay=config.weight_decay,
+                fused=True,
+            ),
             n_epochs_kl_warmup=None,
             n_steps_kl_warmup=config.n_steps_kl_warmup,
             max_kl_weight=config.max_kl_weight,
@@ -81,7 +86,7 @@ class StagePlan(TrainingPlan):
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of a validation batch, with the divergence at its present weight."""
+        """Log the loss of a validation batch, with the divergence at its full weight."""
         del batch_idx
         self._step(batch, "validation")
 
@@ -99,7 +104,9 @@ class StagePlan(TrainingPlan):
 
     def _step(self, batch: Batch, mode: str) -> torch.Tensor:
         if "kl_weight" in self.loss_kwargs:
-            self.loss_kwargs["kl_weight"] = self.kl_weight
+            # Validation losses of different epochs must be comparable: no warm-up there.
+            full = self.max_kl_weight
+            self.loss_kwargs["kl_weight"] = self.kl_weight if mode == "train" else full
         output = self(batch, loss_kwargs=self.loss_kwargs)
         self.log(
             f"{mode}_loss",

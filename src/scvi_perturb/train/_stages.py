@@ -110,7 +110,11 @@ def fit_stage(
     kwargs["use_distributed_sampler"] = False
     plan = StagePlan(stage.module, stage.plan)
     runner = StageRunner(
-        model, plan, stage.data, max_epochs=stage.max_epochs, stage=stage.name,
+        model,
+        plan,
+        stage.data,
+        max_epochs=stage.max_epochs,
+        stage=stage.name,
         trainer_kwargs={**kwargs, "callbacks": callbacks},
     )
     runner()

@@ -1,0 +1,116 @@
+"""Which point of one sample goes with which point of another: mini-batch optimal transport."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from scvi_perturb._errors import check_choice
+
+__all__ = ["CouplingMethod", "couple"]
+
+CouplingMethod = Literal["exact", "random", "sinkhorn"]
+
+#: Entropic regularisation, as a share of the mean cost, and sweeps of the Sinkhorn iteration.
+_REGULARISATION: Final = 0.05
+_SWEEPS: Final = 200
+
+
+def couple(
+    x0: Tensor,
+    x1: Tensor,
+    *,
+    method: CouplingMethod = "exact",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Match every row of `x1` with a row of `x0` under the squared Euclidean cost.
+
+    Parameters
+    ----------
+    x0
+        Source points `(n_0, n_dim)`, for example control cells.
+    x1
+        Target points `(n_1, n_dim)`, for example perturbed cells.
+    method
+        "exact": the assignment of least total cost; where `n_1 > n_0`, sources are used
+        `n_1 / n_0` times each, rounded up or down. "sinkhorn": a source drawn for each target from
+        the entropic transport plan. "random": an assignment without regard to cost.
+    generator
+        Source of randomness, on the device of the points. Without one, "random" and "sinkhorn"
+        differ from call to call.
+
+    Returns
+    -------
+    Indices into `x0` and into `x1`, both `(n_1,)`; the second is `0 .. n_1 - 1`.
+
+    Raises
+    ------
+    ValueError
+        If the method is not known, a side is empty or the dimensions differ.
+
+    References
+    ----------
+    Tong et al., Improving and generalizing flow-based generative models with minibatch optimal
+    transport, 2024; Cuturi, Sinkhorn distances, 2013.
+    """
+    check_choice("method", method, get_args(CouplingMethod))
+    if not len(x0) or not len(x1) or x0.shape[1:] != x1.shape[1:]:
+        msg = (
+            f"Points of shapes {tuple(x0.shape)} and {tuple(x1.shape)} cannot be coupled; expected "
+            "at least one point on each side and the same dimension."
+        )
+        raise ValueError(msg)
+    x0, x1 = x0.detach(), x1.detach()
+    targets = torch.arange(len(x1), device=x1.device)
+    if generator is None:
+        generator = torch.Generator(x1.device)
+        generator.seed()
+    if method == "random":
+        return _fair_sources(len(x0), len(x1), generator), targets
+    cost = torch.cdist(x1.float(), x0.float()).square_()
+    if method == "exact":
+        return _assign(cost, generator), targets
+    plan = _sinkhorn(cost)
+    return torch.multinomial(plan, 1, generator=generator).squeeze(1), targets
+
+
+def _fair_sources(n_sources: int, n_targets: int, generator: torch.Generator) -> Tensor:
+    """Return `n_targets` sources in random order, each used equally often but for one."""
+    device = generator.device
+    rounds = -(-n_targets // n_sources)
+    orders = [torch.randperm(n_sources, generator=generator, device=device) for _ in range(rounds)]
+    sources = torch.cat(orders)[:n_targets]
+    return sources[torch.randperm(n_targets, generator=generator, device=device)]
+
+
+def _assign(cost: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the sources of the cheapest assignment for a cost `(n_targets, n_sources)`.
+
+    With more targets than sources each source is offered `n_targets // n_sources` times and a
+    random subset of them once more.
+    """
+    n_targets, n_sources = cost.shape
+    repeats = n_targets // n_sources
+    if repeats == 0:
+        offered = torch.arange(n_sources, device=cost.device)
+    else:
+        spare = torch.randperm(n_sources, generator=generator, device=cost.device)
+        spare = spare[: n_targets - repeats * n_sources]
+        offered = torch.cat([torch.arange(n_sources, device=cost.device).repeat(repeats), spare])
+    _, columns = linear_sum_assignment(cost[:, offered].cpu().numpy())
+    return offered[torch.from_numpy(np.asarray(columns)).to(cost.device)]
+
+
+def _sinkhorn(cost: Tensor) -> Tensor:
+    """Return the entropic transport plan between uniform weights `(n_targets, n_sources)`."""
+    n_targets, n_sources = cost.shape
+    kernel = -cost.double() / (_REGULARISATION * cost.double().mean()).clamp_min(1e-12)
+    rows = torch.zeros(n_targets, 1, dtype=torch.float64, device=cost.device)
+    for _ in range(_SWEEPS):
+        columns = -torch.logsumexp(kernel + rows, dim=0, keepdim=True) - np.log(n_sources)
+        rows = -torch.logsumexp(kernel + columns, dim=1, keepdim=True) - np.log(n_targets)
+    return torch.exp(kernel + rows + columns)

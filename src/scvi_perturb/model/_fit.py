@@ -1,0 +1,197 @@
+"""One call of `train`: stage one on counts, stage two on cached latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb.data import ScreenDataModule, read_rows
+from scvi_perturb.model._held_out import HeldOutError, choose_held_out
+from scvi_perturb.model._latents import LatentPairs, encode_cells, make_pairs
+from scvi_perturb.model._vocabulary import reference_doses
+from scvi_perturb.train import Stage, fit_stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scvi_perturb.data import ScreenReader
+    from scvi_perturb.model._training import TwoStageTraining
+    from scvi_perturb.train import TrainConfig
+
+__all__ = ["Fit", "Parts"]
+
+
+class Parts(NamedTuple):
+    """Indices of the cells that train, validate, and are held out."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(slots=True)
+class Fit:
+    """What the stages of one training share.
+
+    Attributes
+    ----------
+    model, reader, parts, config
+        The model, its cells, which of them to use, and how.
+    trainer_kwargs
+        For the Trainer.
+    folder
+        Where the state of the run is written, or None.
+    """
+
+    model: TwoStageTraining
+    reader: ScreenReader
+    parts: Parts
+    config: TrainConfig
+    trainer_kwargs: dict[str, Any]
+    folder: Path | None
+
+    def representation(self, max_epochs: int | None, *, batch_size: int, seed: int) -> None:
+        """Train stage one on counts."""
+        module = self.model.module.representation
+        if not self.model.is_trained_:
+            module.initialise(self._mean_proportions())
+        n_batches = -(-len(self.parts.train) // batch_size)
+        wanted = round(self.config.representation_steps / n_batches)
+        epochs = max_epochs or int(np.clip(wanted, 10, 100))
+        data = ScreenDataModule(
+            self.reader,
+            train_idx=self.parts.train,
+            val_idx=self.parts.validation,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        stage = Stage(
+            "representation",
+            module,
+            data,
+            replace(self.config.representation, n_steps=epochs * n_batches),
+            epochs,
+            patience=self.config.patience if self.config.early_stopping else None,
+            gradient_clip=self.config.gradient_clip[0],
+        )
+        self._fit(stage, self.folder)
+
+    def generator(self, n_steps: int | None, *, seed: int) -> None:
+        """Train stage two on cached latents, for `n_steps` or as long as held-out error says."""
+        model, codes = self.model, self.reader.codes
+        model.module.eval()
+        latents = encode_cells(
+            model.module.representation, self.reader.__getitem__, len(self.reader), model._device()
+        )
+        pairs = make_pairs(
+            latents, codes, train=self.parts.train, config=model.diffusion, seed=seed
+        )
+        if n_steps is None:
+            n_steps = self._search_steps(pairs, latents[0], seed)
+        model.n_steps_ = n_steps
+        condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
+        trained = np.stack([condition[self.parts.train], context[self.parts.train]], axis=1)
+        model.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
+        self._prepare(pairs, latents[0], self.parts.train)
+        self._fit_generator(pairs, self.parts, n_steps, name="generator", seed=seed)
+
+    def _search_steps(self, pairs: LatentPairs, latent: torch.Tensor, seed: int) -> int:
+        """Return the number of steps with the least error on conditions held out for it."""
+        model, codes = self.model, self.reader.codes
+        held = choose_held_out(codes, self.parts.train, model._screen.table, seed=seed)
+        limit = self.config.max_generator_steps
+        if held is None:
+            return min(limit, self.config.generator_steps)
+        module = model.module.generator
+        start = {k: v.clone() for k, v in module.state_dict().items()}
+        train = np.setdiff1d(self.parts.train, held.cells)
+        self._prepare(pairs, latent, train)
+        callback = HeldOutError(
+            held,
+            latent,
+            pairs,
+            every=self.config.check_every_n_steps,
+            patience=self.config.check_patience,
+            seed=seed,
+        )
+        parts = Parts(train, self.parts.validation, held.cells)
+        self._fit_generator(pairs, parts, limit, name="search", seed=seed, callback=callback)
+        module.load_state_dict(start)
+        model.history_ = {
+            k: v for k, v in model.history_.items() if not k.startswith("search_")
+        } | {"generator_held_out_energy": callback.history()}
+        return callback.best_step
+
+    def _fit_generator(
+        self,
+        pairs: LatentPairs,
+        parts: Parts,
+        n_steps: int,
+        *,
+        name: str,
+        seed: int,
+        callback: HeldOutError | None = None,
+    ) -> None:
+        learn, check = self._learnt(parts.train), self._learnt(parts.validation)
+        batch_size = self.config.generator_batch_size
+        data = ScreenDataModule(
+            pairs, train_idx=learn, val_idx=check, batch_size=batch_size, seed=seed + 1
+        )
+        epochs = -(-n_steps // max(1, -(-len(learn) // batch_size)))
+        stage = Stage(
+            name,
+            self.model.module.generator,
+            data,
+            self.config.generator,
+            epochs,
+            keep_best=False,
+            gradient_clip=self.config.gradient_clip[1],
+        )
+        extra = {"callbacks": [callback]} if callback is not None else {}
+        self._fit(stage, self.folder if name == "generator" else None, max_steps=n_steps, **extra)
+
+    def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
+        """Tell the generator the scales and the components of the training cells."""
+        model, codes = self.model, self.reader.codes[CONDITION_KEY]
+        table, device = model._screen.table, model._device()
+        present = np.unique(codes[train])
+        used = {(p.name, p.kind) for c in present for p in table.conditions[c].components}
+        seen = torch.zeros(max(len(model._vocabulary.names), 1), dtype=torch.bool)
+        seen[: len(table.components)] = torch.tensor([pair in used for pair in table.components])
+        model.module.generator.prepare(
+            latent[train].to(device),
+            pairs.target[self._learnt(train)].to(device),
+            seen=seen,
+            reference_dose=reference_doses(table, present, len(seen)),
+        )
+
+    def _learnt(self, cells: np.ndarray) -> np.ndarray:
+        """Return the cells whose targets are learnt: controls start and end at themselves."""
+        if not self.model.module.generator.from_cell:
+            return cells
+        return cells[self.reader.codes[CONDITION_KEY][cells] != 0]
+
+    def _fit(self, stage: Stage, folder: Path | None, **extra: Any) -> None:  # noqa: ANN401
+        callbacks = [*(self.trainer_kwargs.get("callbacks") or []), *extra.pop("callbacks", [])]
+        fit_stage(
+            self.model,
+            stage,
+            trainer_kwargs={**self.trainer_kwargs, **extra, "callbacks": callbacks},
+            checkpoint_dir=folder,
+            every_n_epochs=self.config.checkpoint_every_n_epochs,
+        )
+        self.model.module.eval()
+
+    def _mean_proportions(self) -> torch.Tensor:
+        """Return the mean over training cells of each gene's share of the library."""
+        train, library = self.parts.train, self.reader.library
+        total = np.zeros(self.reader.counts.shape[1])
+        for rows in np.array_split(train, max(1, len(train) // 4096)):
+            counts = read_rows(self.reader.counts, rows)
+            size = np.asarray(counts.sum(axis=1)).ravel() if library is None else library[rows]
+            total += np.asarray(counts.T @ (1.0 / np.maximum(size, 1.0))).ravel()
+        return torch.from_numpy(total / len(train)).float()

@@ -1,0 +1,87 @@
+"""Doses and times with units become numbers of one unit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.pp._units import is_missing, to_one_unit
+
+MOLAR = {"M": 1e6, "mM": 1e3, "uM": 1, "µM": 1, "μM": 1, "micromolar": 1, "nM": 1e-3, "pM": 1e-6}
+TIME = {
+    "h": 1,
+    "hr": 1,
+    "hours": 1,
+    "min": 1 / 60,
+    "d": 24,
+    "days": 24,
+    "weeks": 168,
+    "s": 1 / 3600,
+}
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.sampled_from(sorted(MOLAR))), min_size=1))
+def test_molar_doses_become_micromolar(doses):
+    for quantities in (
+        [(f"{number!r}{unit}", None) for number, unit in doses],
+        [(f" {number!r} {unit} ", "") for number, unit in doses],
+        [(number, unit) for number, unit in doses],
+        [(repr(number), unit) for number, unit in doses],
+    ):
+        numbers, unit = to_one_unit(quantities, what="dose")
+        assert unit == "uM"
+        assert numbers == pytest.approx([number * MOLAR[name] for number, name in doses])
+
+
+@pytest.mark.parametrize("unit", TIME)
+def test_times_become_hours(unit):
+    numbers, name = to_one_unit([(f"6 {unit}", None), (2, unit)], what="time")
+    assert name == "h"
+    assert numbers == pytest.approx([6 * TIME[unit], 2 * TIME[unit]])
+
+
+def test_the_unit_may_come_first_for_times():
+    assert to_one_unit([("day 7", None), ("h24", None)], what="time")[0] == [168.0, 24.0]
+
+
+def test_the_unit_of_the_value_wins_over_that_of_the_column():
+    assert to_one_unit([("5 nM", "uM"), (5, "uM")], what="dose")[0] == pytest.approx([0.005, 5])
+
+
+def test_missing_stays_missing():
+    numbers, unit = to_one_unit([(None, "uM"), ("None", None), (float("nan"), None)], what="dose")
+    assert all(map(math.isnan, numbers))
+    assert unit == ""
+    assert [is_missing(value) for value in ("", "NA", 0, "0", "A")] == [True, True, *[False] * 3]
+
+
+def test_numbers_without_unit():
+    assert to_one_unit([(1, None), ("2.5", "nan")], what="dose") == ([1.0, 2.5], "")
+
+
+def test_kinds_of_doses_keep_their_units():
+    numbers, unit = to_one_unit([("10 nM", None), ("1 ug/ml", None)], what="dose")
+    assert numbers == pytest.approx([0.01, 1000])
+    assert unit == "ng/mL, uM"
+
+
+def test_one_unknown_unit_is_kept():
+    assert to_one_unit([("3 MOI", None), (4, "MOI")], what="dose") == ([3.0, 4.0], "MOI")
+
+
+@pytest.mark.parametrize(
+    ("quantities", "message"),
+    [
+        ([("1 MOI", None), ("1 nM", None)], "'MOI' is not known"),
+        ([("1", None), ("1 nM", None)], "some have no unit"),
+        ([("high", None)], "'high' is not a quantity"),
+        ([("1 2", None), ("3", None)], "several units"),
+    ],
+)
+def test_messages(quantities, message):
+    with pytest.raises(SchemaError, match=message):
+        to_one_unit(quantities, what="dose")
