@@ -32,7 +32,7 @@ demo: $(CORE)
 	$(BIN)/scvi-perturb demo --output demo_out $(if $(DATA),--data '$(DATA)')
 
 test: $(DEV)
-	$(QUIET_CPU) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(QUIET_CPU) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -44,14 +44,18 @@ class CountsField(LayerField):
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise `SchemaError` unless the matrix holds non-negative integers."""
-        if self.attr_key is not None and self.attr_key not in adata.layers:
-            msg = f"Layer {self.attr_key!r} was not found; the layers are {sorted(adata.layers)}."
+        # `keys()`: the layers of a collection of files have no `in` and cannot be iterated.
+        layers = list(adata.layers.keys())
+        if self.attr_key is not None and self.attr_key not in layers:
+            msg = f"Layer {self.attr_key!r} was not found; the layers are {sorted(layers)}."
+            raise SchemaError(msg)
+        if self.attr_key is None and not hasattr(adata, "X"):
+            msg = f"A collection of files has layers only ({sorted(layers)}); pass one as `layer`."
             raise SchemaError(msg)
         super().validate_field(adata)
         where = "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
-        check_raw_counts(
-            self.get_field_data(adata), where=where, layers={"X": adata.X, **adata.layers}
-        )
+        others = {"X": adata.X} if hasattr(adata, "X") else {}
+        check_raw_counts(self.get_field_data(adata), where=where, layers={**others, **adata.layers})
 
 
 class _CodesField(BaseAnnDataField):

@@ -33,12 +33,13 @@ class ScreenReader:
     """
 
     def __init__(self, manager: AnnDataManager) -> None:
-        self.counts = _as_csr(manager.get_from_registry(X_KEY))
-        self.n_cells = int(self.counts.shape[0])
         self.codes = {
             key: _column(manager.get_from_registry(key)).astype(np.int64)
             for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
         }
+        self.n_cells = len(self.codes[CONDITION_KEY])
+        n_genes = len(manager.get_state_registry(X_KEY)["column_names"])
+        self.counts = _readable(manager.get_from_registry(X_KEY), (self.n_cells, n_genes))
         self.library: np.ndarray | None = None
         if LIBRARY_KEY in manager.data_registry:
             self.library = _column(manager.get_from_registry(LIBRARY_KEY)).astype(np.float32)
@@ -96,11 +97,25 @@ def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any ar
     return rows
 
 
-def _as_csr(matrix: Any) -> Any:  # noqa: ANN401
+class _Rows:
+    """Rows of a matrix that cannot say its shape: scvi-tools' layer of a collection of files."""
+
+    def __init__(self, matrix: Any, shape: tuple[int, int]) -> None:  # noqa: ANN401
+        self.matrix, self.shape = matrix, shape
+
+    def __getitem__(self, indices: np.ndarray) -> sparse.csr_matrix:
+        return self.matrix[indices]
+
+
+def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     """Column-compressed counts are turned once: reading rows from them would scan all."""
     if isinstance(matrix, pd.DataFrame):
         return matrix.to_numpy()
-    return matrix.tocsr() if sparse.issparse(matrix) and matrix.format != "csr" else matrix
+    if not sparse.issparse(matrix):
+        return matrix
+    if not hasattr(matrix, "shape"):
+        return _Rows(matrix, shape)
+    return matrix if matrix.format == "csr" else matrix.tocsr()
 
 
 def _column(values: Any) -> np.ndarray:  # noqa: ANN401

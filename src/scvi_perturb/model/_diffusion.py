@@ -14,6 +14,7 @@ from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._likelihood import LikelihoodMixin
 from scvi_perturb.model._novelty import Place, novelty
+from scvi_perturb.model._scvi import scvi_settings
 from scvi_perturb.model._training import TwoStageTraining
 from scvi_perturb.model._vocabulary import to_tensors
 from scvi_perturb.module import (
@@ -22,12 +23,14 @@ from scvi_perturb.module import (
     CountAutoencoder,
     DiffusionConfig,
     LatentDiffusion,
+    ScviRepresentation,
     TwoStageModule,
 )
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+    from scvi.model import SCVI
 
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.model._request import Request
@@ -135,6 +138,52 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         )
         self.init_params_ = self._get_init_params(locals())
 
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        *,
+        adata: AnnData | None = None,
+        diffusion: DiffusionConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+    ) -> PerturbDiffusion:
+        """Take a trained scVI as stage one: its encoder and decoder are kept as they are.
+
+        Parameters
+        ----------
+        scvi_model
+            A trained :class:`scvi.model.SCVI` without further covariates.
+        adata
+            The data that it was trained on, registered with :meth:`setup_anndata` as well and
+            with the same batches; None for the model's own.
+        diffusion, features, seed
+            As for the class.
+
+        Returns
+        -------
+        PerturbDiffusion
+            A model of which stage two is to be trained.
+
+        Raises
+        ------
+        NotTrainedError
+            When scVI has not been trained.
+        SchemaError
+            When genes or batches differ, or scVI has covariates or a learned library size.
+        """
+        model = cls(
+            scvi_model.adata if adata is None else adata,
+            n_latent=int(scvi_model.module.n_latent),
+            diffusion=diffusion,
+            features=features,
+            seed=seed,
+        )
+        settings = scvi_settings(scvi_model, model._screen)
+        model._use_scvi(settings)
+        model.module.representation.vae.load_state_dict(scvi_model.module.state_dict())
+        return model
+
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
         """Return the vector of each perturbation at its reference dose.
 
@@ -187,6 +236,12 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         return table - table.mean()  # a softmax sees differences between genes only
 
     # Hooks --------------------------------------------------------------------------------
+
+    def _use_scvi(self, settings: dict[str, Any]) -> None:
+        """Replace stage one by scVI's module of these settings."""
+        device = self._device()
+        self.scvi_settings_ = settings
+        self.module.representation = ScviRepresentation(settings).to(device).eval()
 
     def _make_generator(self, n_latent: int) -> LatentDiffusion:
         table = self._screen.table

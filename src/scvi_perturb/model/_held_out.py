@@ -148,7 +148,9 @@ class HeldOutError(Callback):
         step = trainer.global_step
         if step % self.every or step in self.errors:
             return
+        pl_module.eval()
         self.errors[step] = float(np.mean([self._error(pl_module, c) for c in self.groups]))
+        pl_module.train()
         if step - self.best_step >= self.patience * self.every:
             trainer.should_stop = True
 

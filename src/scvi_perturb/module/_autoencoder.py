@@ -11,13 +11,13 @@ from torch import Tensor
 
 from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, TARGET_SUM, X_KEY
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative import (
-    nb_log_prob,
-    normal_log_prob,
-    poisson_log_prob,
-    zinb_log_prob,
+from scvi_perturb.generative import normal_log_prob
+from scvi_perturb.module._representation import (
+    CountParameters,
+    Likelihood,
+    batch_weights,
+    counts_log_prob,
 )
-from scvi_perturb.module._representation import CountParameters, Likelihood, batch_weights
 from scvi_perturb.nn import CountDecoder, Decoded, ExpressionEncoder
 
 if TYPE_CHECKING:
@@ -114,15 +114,10 @@ class CountAutoencoder(BaseModuleClass):
 
     def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
         """Return the log-likelihood of each cell in nats, `(B,)`."""
-        x, (mean, dispersion, zero_logits) = tensors[X_KEY], parameters
-        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
         if self.likelihood == "normal":
-            return normal_log_prob(self.transform(tensors), mean, dispersion)
-        if self.likelihood == "poisson":
-            return poisson_log_prob(x, mean, nonzero=nonzero)
-        if zero_logits is not None:
-            return zinb_log_prob(x, mean, dispersion, zero_logits, nonzero=nonzero)
-        return nb_log_prob(x, mean, dispersion, nonzero=nonzero)
+            return normal_log_prob(self.transform(tensors), *parameters[:2])
+        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
+        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
 
     def initialise(self, mean_proportions: Tensor) -> None:
         """Start the decoder at the mean profile of the training cells, `(n_genes,)`.

@@ -73,8 +73,8 @@ class DiffusionConfig:
         Of the moving average of the weights that samples are drawn with.
     """
 
-    width: int = 256
-    n_blocks: int = 3
+    width: int = 128
+    n_blocks: int = 2
     dropout: float = 0.0
     n_condition: int = 64
     combine: Literal["sum", "attention"] = "sum"
@@ -222,12 +222,6 @@ class LatentDiffusion(BaseModuleClass):
             getattr(self, f"{name}_scale").copy_(values.std(0).clamp_min(1e-3))
         for nets in (self.learned, self.average):
             nets.encoder.prepare(seen.to(self.device), reference_dose.to(self.device))
-
-    def train(self, mode: bool = True) -> LatentDiffusion:  # noqa: FBT001, FBT002 - torch's own
-        """Switch to training; the averaged weights always evaluate."""
-        super().train(mode)
-        self.average.eval()
-        return self
 
     def after_step(self) -> None:
         """Move the average towards the present weights."""

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scvi_perturb.generative import nb_log_prob, poisson_log_prob, zinb_log_prob
+
 if TYPE_CHECKING:
     from scvi_perturb._typing import Batch
 
-__all__ = ["CountParameters", "Likelihood", "Representation", "batch_weights"]
+__all__ = [
+    "CountParameters",
+    "Likelihood",
+    "Representation",
+    "batch_weights",
+    "counts_log_prob",
+]
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal"]
 
@@ -49,6 +57,34 @@ class Representation(Protocol):
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
         ...
+
+
+def counts_log_prob(
+    x: Tensor,
+    parameters: CountParameters,
+    likelihood: Likelihood,
+    *,
+    nonzero: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return the log-likelihood of the counts of each cell, `(B,)`, in nats.
+
+    Parameters
+    ----------
+    x
+        Counts, `(B, G)`.
+    parameters
+        Distribution of each cell's counts.
+    likelihood
+        Which distribution.
+    nonzero
+        Rows and columns of the non-zero counts, where they are known.
+    """
+    mean, dispersion, zero_logits = parameters
+    if likelihood == "poisson":
+        return poisson_log_prob(x, mean, nonzero=nonzero)
+    if zero_logits is not None:
+        return zinb_log_prob(x, mean, dispersion, zero_logits, nonzero=nonzero)
+    return nb_log_prob(x, mean, dispersion, nonzero=nonzero)
 
 
 def batch_weights(batch: Tensor, n_batch: int) -> Tensor:

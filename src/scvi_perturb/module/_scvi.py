@@ -9,7 +9,7 @@ from scvi.module import VAE
 from torch import Tensor, nn
 
 from scvi_perturb._constants import BATCH_KEY, X_KEY
-from scvi_perturb.module._representation import CountParameters, Likelihood
+from scvi_perturb.module._representation import CountParameters, Likelihood, counts_log_prob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,11 @@ class ScviRepresentation(nn.Module):
         self.n_latent: int = self.vae.n_latent
         self.n_batch: int = max(int(self.vae.n_batch), 1)
         self.likelihood: Likelihood = self.vae.gene_likelihood
+
+    def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
+        """Return the log-likelihood of each cell in nats, `(B,)`."""
+        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
+        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""

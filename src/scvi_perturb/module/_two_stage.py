@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scvi.module.base import BaseModuleClass, LossOutput
+
+from scvi_perturb.module._scvi import ScviRepresentation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +31,12 @@ class TwoStageModule(BaseModuleClass):
         super().__init__()
         self.representation = representation
         self.generator = generator
+
+    def on_load(self, model: Any, **_: object) -> None:  # noqa: ANN401 - a model of scvi-tools
+        """Put a trained scVI back as stage one before its weights are loaded."""
+        settings = getattr(model, "scvi_settings_", None)
+        if settings is not None:
+            self.representation = ScviRepresentation(settings)
 
     def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
         return {"tensors": tensors}

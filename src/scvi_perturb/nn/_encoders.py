@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,11 @@ from scvi_perturb.nn._blocks import hidden_layers
 __all__ = ["CountDecoder", "Decoded", "ExpressionEncoder"]
 
 Dispersion = Literal["gene", "gene-batch", "gene-cell"]
+
+#: Log dispersions are this times their parameter. An adaptive optimiser moves every parameter
+#: by its learning rate a step: at that pace they would still be far too small, and drawn counts
+#: too variable, when everything else has converged.
+DISPERSION_PACE: Final = 10.0
 
 
 class Decoded(NamedTuple):
@@ -116,9 +121,9 @@ class CountDecoder(nn.Module):
         if self.dispersion == "gene-cell":
             log_dispersion = self.cell_dispersion(hidden)
         elif self.log_dispersion.shape[0] > 1:
-            log_dispersion = batch_weights @ self.log_dispersion
+            log_dispersion = DISPERSION_PACE * (batch_weights @ self.log_dispersion)
         else:
-            log_dispersion = self.log_dispersion[0]
+            log_dispersion = DISPERSION_PACE * self.log_dispersion[0]
         zeros = None if self.zeros is None else self.zeros(hidden)
         return Decoded(self.logits(hidden), log_dispersion, zeros)
 

@@ -121,7 +121,9 @@ def harmonize(
         "source": columns,
         "units": {what: unit or known.get(what, "") for what, unit in units.items()},
         "keys": {role: column for role, column in keys.items() if column in made}
-        | {"control": CONTROL, "separator": SEPARATOR},
+        | {"control": CONTROL, "separator": SEPARATOR}
+        | ({"batch": "batch"} if "batch" in made else {})
+        | ({"context": ["cell_type"]} if "cell_type" in made else {}),
     }
     return adata
 

@@ -1,0 +1,8 @@
+"""Analyse cells and effects with a trained model."""
+
+from __future__ import annotations
+
+from scvi_perturb.tl._effects import effects
+from scvi_perturb.tl._score import response_score, score_cells
+
+__all__ = ["effects", "response_score", "score_cells"]

@@ -1,0 +1,49 @@
+"""What the contract tests share: the models, one screen, and each model trained on it once."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests.contract._screens import fit, make_features, make_model, make_screen, make_split
+from tests.contract.registry import MODELS
+
+
+@pytest.fixture(scope="session", params=MODELS, ids=lambda case: case.name)
+def case(request):
+    """A model of the registry."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """The screen; to be copied, never changed."""
+    return make_screen()
+
+
+@pytest.fixture
+def screen(simulated):
+    """The screen, free to be changed."""
+    return simulated.copy()
+
+
+@pytest.fixture(scope="session")
+def features(simulated):
+    """What is known of perturbations."""
+    return make_features(simulated)
+
+
+@pytest.fixture(scope="session")
+def trained(case, simulated, features, tmp_path_factory):
+    """A model trained on the screen, one perturbation held out; not to be trained further."""
+    adata = simulated.copy()
+    with contextlib.chdir(tmp_path_factory.mktemp("training")):
+        model = make_model(case, adata, features=features)
+        return fit(case, model, split=make_split(adata))
+
+
+@pytest.fixture
+def untrained(case, screen):
+    """A model on a screen of its own."""
+    return make_model(case, screen)

@@ -1,0 +1,103 @@
+"""The models that every contract test runs on, each small enough to be trained in a second.
+
+A new model is one entry here; no test is written for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scvi_perturb import DiffusionConfig, PerturbDiffusion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scvi_perturb.model._base import PerturbationModel
+
+__all__ = ["MODELS", "ModelCase"]
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCase:
+    """A model, made small.
+
+    Attributes
+    ----------
+    model
+        The class.
+    init, train
+        Small arguments of the constructor and of `train`.
+    stages
+        Prefix of the history of each stage of training, in order.
+    selected
+        Stages of which the weights of the best validation loss are kept; those stop early too.
+    accurate
+        Arguments of the constructor and of `train` with which it learns something: for tests of
+        what is learned, not of how it is asked for.
+    searched
+        Arguments of `train`, beside the small ones, with which it chooses the length of a stage
+        by itself; None where it never does.
+    variants
+        Other arguments of the constructor, by name: other likelihoods, spaces, conditioning.
+    units
+        Units of samples of the variants that do not draw counts.
+    likelihood
+        The verb that tells how likely cells are.
+    """
+
+    model: type[PerturbationModel]
+    init: Arguments
+    train: Arguments
+    stages: tuple[str, ...]
+    selected: tuple[str, ...]
+    accurate: tuple[Arguments, Arguments]
+    searched: Arguments | None = None
+    variants: Mapping[str, Arguments] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    likelihood: str = "log_likelihood_bound"
+
+    @property
+    def name(self) -> str:
+        """Name of the class."""
+        return self.model.__name__
+
+
+CPU = {"accelerator": "cpu", "enable_progress_bar": False}
+_DENOISER = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
+
+MODELS = (
+    ModelCase(
+        PerturbDiffusion,
+        init={
+            "n_latent": 4,
+            "n_hidden": 16,
+            "n_layers": 1,
+            "diffusion": DiffusionConfig(**_DENOISER),
+        },
+        train={"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU},
+        stages=("representation", "generator"),
+        selected=("representation",),
+        accurate=(
+            {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
+            {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU},
+        ),
+        searched={"n_steps": None},
+        variants={
+            "log1p": {"space": "log1p"},
+            "linear": {"decoder": "linear"},
+            "zinb": {"likelihood": "zinb", "dispersion": "gene-cell"},
+            "poisson": {"likelihood": "poisson", "dispersion": "gene-batch"},
+            "population": {"diffusion": DiffusionConfig(reference="population", **_DENOISER)},
+            "none": {"diffusion": DiffusionConfig(reference="none", **_DENOISER)},
+            "attention": {
+                "diffusion": DiffusionConfig(
+                    combine="attention", context_embedding=True, n_condition=8, width=16, n_blocks=1
+                )
+            },
+        },
+        units={"log1p": "log1p(counts per 10,000)"},
+    ),
+)
