@@ -1,6 +1,6 @@
 """Perturbation-response models for single cells on scvi-tools, and the judge beside them."""
 
-from scvi_perturb import data, features, generative, metrics, model, pp, predictors
+from scvi_perturb import data, features, generative, metrics, model, pl, pp, predictors, tl
 from scvi_perturb._errors import (
     LeakError,
     NotTrainedError,
@@ -31,6 +31,8 @@ __all__ = [
     "generative",
     "metrics",
     "model",
+    "pl",
     "pp",
     "predictors",
+    "tl",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from math import ceil
+from typing import TYPE_CHECKING, Protocol, cast
 
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,8 @@ class BatchSampler(Sampler[np.ndarray]):
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        share = -(-len(self.indices) // self.world_size)
-        return -(-share // self.batch_size)
+        share = ceil(len(self.indices) / self.world_size)
+        return ceil(share / self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield arrays of indices."""
@@ -140,4 +141,4 @@ class ScreenDataModule(pl.LightningDataModule):
         sampler = BatchSampler(
             indices, self.batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        return DataLoader(self.source, sampler=sampler, batch_size=None)
+        return DataLoader(cast("Dataset", self.source), sampler=sampler, batch_size=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from scvi_perturb.generative._bound import vdm_bound
 from scvi_perturb.generative._counts import sample_counts
-from scvi_perturb.generative._coupling import couple
+from scvi_perturb.generative._coupling import CouplingMethod, couple
 from scvi_perturb.generative._diffusion import (
     Denoiser,
     Parameterisation,
@@ -15,7 +16,6 @@ from scvi_perturb.generative._diffusion import (
     to_score,
     to_velocity,
     to_x0,
-    vdm_bound,
 )
 from scvi_perturb.generative._likelihoods import (
     nb_log_prob,
@@ -48,6 +48,7 @@ __all__ = [
     "LOG_SNR_LIMIT",
     "SAMPLERS",
     "CosineSchedule",
+    "CouplingMethod",
     "Denoiser",
     "LinearPath",
     "LinearSchedule",

@@ -1,13 +1,15 @@
 """Exact sampling of counts, at a cost that follows the non-zeros.
 
 Most counts of a cell are zero. One uniform a gene decides, against the probability of zero, whether
-a count is non-zero; only then is the same uniform pushed through the inverse distribution function.
-Large means, which would need many steps there, are drawn as Poisson with a gamma-distributed mean.
+a count is non-zero; only there the same uniform, scaled to (0, 1), goes through the inverse
+distribution function of a non-zero count. Large counts, which would need many steps there, come
+from their Poisson process instead: the uniform gives the first arrival, and what arrives after it
+is Poisson with a gamma-distributed rate.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = ["sample_counts"]
 
-#: Means above this, and tails that fall off more slowly than this, are drawn as gamma-Poisson.
+#: Means, and ratios of mean to inverse dispersion, above which a count is drawn by arrivals.
 _LARGE_MEAN: Final = 8.0
-_SLOW_DECAY: Final = 0.97
+_LARGE_ODDS: Final = 20.0
 #: Entries treated at a time: a few arrays of this length fit into a core's cache.
 _CHUNK: Final = 1 << 18
+#: Probability of a single count below which the search for a quantile ends.
+_NO_MASS: Final = 1e-18
+
+
+class _NonZeros(NamedTuple):
+    """The non-zero entries of some rows: number in each row, columns, counts."""
+
+    lengths: NDArray[np.int64]
+    genes: NDArray[np.int32]
+    counts: NDArray[np.float32]
 
 
 def sample_counts(
@@ -67,15 +79,15 @@ def sample_counts(
     random = _numpy_generator(generator)
     n_cells, n_genes = mu.shape
     rows = max(1, _CHUNK // max(n_genes, 1))
-    chunks = [
-        _draw_chunk(*(_rows(p, slice(i, i + rows)) for p in (mu, theta, zi_logits)), random)
+    parts = [
+        _draw_rows(mu[i : i + rows], _rows(theta, i, rows), _rows(zi_logits, i, rows), random)
         for i in range(0, n_cells, rows)
     ]
-    if not chunks:
+    if not parts:
         return csr_matrix((n_cells, n_genes), dtype=np.float32)
-    lengths, genes, values = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    return csr_matrix((values, genes, starts), shape=(n_cells, n_genes))
+    drawn = _NonZeros(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    starts = np.concatenate([[0], np.cumsum(drawn.lengths)])
+    return csr_matrix((drawn.counts, drawn.genes, starts), shape=(n_cells, n_genes))
 
 
 def _check(mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None) -> None:
@@ -108,8 +120,10 @@ def _numpy_generator(generator: torch.Generator) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed.tolist()))
 
 
-def _rows(parameter: Tensor | None, rows: slice) -> Tensor | None:
-    return parameter if parameter is None or parameter.ndim == 1 else parameter[rows]
+def _rows(parameter: Tensor | None, start: int, n_rows: int) -> Tensor | None:
+    if parameter is None or parameter.ndim == 1:
+        return parameter
+    return parameter[start : start + n_rows]
 
 
 def _draw_dense(
@@ -127,82 +141,103 @@ def _draw_dense(
     return torch.where(uniform < torch.sigmoid(zi_logits), 0.0, counts)
 
 
-def _draw_chunk(
-    mu: Tensor,
-    theta: Tensor | None,
-    zi_logits: Tensor | None,
-    random: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Return the number of non-zeros of each row, their columns and their values."""
+def _draw_rows(
+    mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, random: np.random.Generator
+) -> _NonZeros:
+    """Draw some rows: find the non-zeros, then their counts."""
     n_cells, n_genes = mu.shape
-    rate = mu if theta is None else theta * torch.log1p(mu / theta)
-    large = mu > _LARGE_MEAN
-    if theta is not None:
-        large |= mu * (1 - _SLOW_DECAY) > theta * _SLOW_DECAY
-    chance = torch.expm1(-rate).neg_().masked_fill_(large, 1.0)
+    rate = mu.clone() if theta is None else (mu / theta).log1p_().mul_(theta)
+    chance = rate.neg_().expm1_().neg_()
     if zi_logits is not None:
         chance.mul_(torch.sigmoid(-zi_logits))
-    uniform = random.random(mu.numel())
     chances = chance.numpy().ravel()
+    uniform = random.random(mu.numel())
     at = (uniform < chances).nonzero()[0]
+    place = uniform.take(at)
+    place /= chances.take(at)
     starts = np.searchsorted(at, np.arange(n_cells + 1) * n_genes)
-    genes = at - np.repeat(np.arange(n_cells) * n_genes, np.diff(starts))
-    place = uniform[at] / chances[at]
-    mean = mu.numpy().ravel()[at]
-    shape = None
-    if theta is not None:
-        shape = theta.numpy()[genes] if theta.ndim == 1 else theta.numpy().ravel()[at]
-    is_large = large.numpy().ravel()[at]
-    small = (~is_large).nonzero()[0]
-    counts = np.empty(len(at), dtype=np.float32)
-    rates = rate.numpy().ravel()[at[small]].astype(np.float64)
-    counts[small] = _invert(
-        mean[small], None if shape is None else shape[small], rates, place[small]
-    )
-    big = is_large.nonzero()[0]
-    lam = mean[big]
-    if shape is not None:
-        sh = shape[big]
-        lam = lam / sh * random.standard_gamma(sh, dtype=np.float32)
-    counts[big] = random.poisson(lam)
-    found = counts > 0
-    if not found.all():
-        at, genes, counts = at[found], genes[found], counts[found]
-        starts = np.searchsorted(at, np.arange(n_cells + 1) * n_genes)
-    return np.diff(starts), genes.astype(np.int32), counts
-
-
-def _invert(mean, shape, rate, place) -> NDArray[np.float32]:
-    """Return the quantiles at `place` of counts known to be non-zero, one level at a time.
-
-    The probability of `k + 1` is that of `k` times `step + offset / (k + 1)`.
-    """
-    mean = mean.astype(np.float64)
-    none = np.exp(-rate)
-    if shape is None:
-        step, offset = np.zeros_like(mean), mean
-        mass = none * mean
+    lengths = np.diff(starts)
+    genes = at - np.repeat(np.arange(n_cells) * n_genes, lengths)
+    mean = mu.numpy().ravel().take(at).astype(np.float64)
+    if theta is None:
+        counts = _count_poisson(mean, place, random)
     else:
-        shape = shape.astype(np.float64)
-        step = mean / (mean + shape)
-        mass = step * shape
-        offset = mass - step
-        mass *= none
-    left = place * (1 - none) - mass
-    result = np.ones(len(mean), dtype=np.float32)
+        shape = theta.numpy().take(genes if theta.ndim == 1 else at).astype(np.float64)
+        counts = _count_gamma_poisson(mean, shape, place, random)
+    return _NonZeros(lengths, genes.astype(np.int32), counts)
+
+
+def _count_poisson(
+    mean: NDArray[np.float64], place: NDArray[np.float64], random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return non-zero Poisson counts from uniforms `place`."""
+    none = np.exp(-mean)
+    place = place * (1 - none)
+    large = (mean > _LARGE_MEAN).nonzero()[0]
+    mass = none * mean
+    left = place - mass
+    left[large] = 0
+    counts = _invert(left, mass, np.zeros_like(mean), mean)
+    rate = mean.take(large)
+    first = np.minimum(-np.log1p(-place.take(large)) / rate, 1)
+    counts[large] = 1 + random.poisson(rate * (1 - first))
+    return counts
+
+
+def _count_gamma_poisson(
+    mean: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    place: NDArray[np.float64],
+    random: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Return non-zero negative binomial counts from uniforms `place`."""
+    odds = mean / shape
+    # torch's log1p and expm1 are vectorised, NumPy's are not.
+    none = np.exp(-shape * torch.from_numpy(odds).log1p().numpy())
+    place = place * (1 - none)
+    large = ((mean > _LARGE_MEAN) | (odds > _LARGE_ODDS)).nonzero()[0]
+    step = odds / (1 + odds)
+    mass = step * shape
+    offset = mass - step
+    mass *= none
+    left = place - mass
+    left[large] = 0
+    counts = _invert(left, mass, step, offset)
+    # The first arrival at a rate of gamma law lies before t with probability
+    # 1 - (1 + t odds)^-shape, and given it, shape and inverse scale of the rate are 1 and t more.
+    shape = shape.take(large)
+    scale = 1 / odds.take(large)
+    exponent = torch.from_numpy(np.log1p(-place.take(large)) / -shape)
+    first = np.minimum(scale * exponent.expm1_().numpy(), 1)
+    rate = random.standard_gamma(shape + 1) / (scale + first)
+    counts[large] = 1 + random.poisson(rate * (1 - first))
+    return counts
+
+
+def _invert(
+    left: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    step: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Count up from 1 while probability is left.
+
+    `mass` is the probability of 1, `left` what the uniform exceeds it by; the probability of `k`
+    is that of `k - 1` times `step + offset / k`.
+    """
+    counts = np.ones(len(left), dtype=np.float32)
     above = (left > 0).nonzero()[0]
     active = above
-    level = 1
+    count = 1
     while len(above):
-        level += 1
-        left, mass = left[above], mass[above]
-        step, offset = step[above], offset[above]
-        result[active] = level
-        mass *= step + offset / level
-        # Once no mass is left to take off, what remains is rounding.
+        count += 1
+        left, mass, step, offset = (a.take(above) for a in (left, mass, step, offset))
+        counts[active] = count
+        mass *= step + offset / count
         left -= mass
+        if count % 32 == 0:
+            # What is left once the masses have died out is rounding.
+            left[mass < _NO_MASS] = 0
         above = (left > 0).nonzero()[0]
-        active = active[above]
-        if level > 10000:
-            break
-    return result
+        active = active.take(above)
+    return counts

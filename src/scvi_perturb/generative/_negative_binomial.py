@@ -39,6 +39,7 @@ class Counts(NamedTuple):
     def gather(cls, x: Tensor, nonzero: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Counts:
         """Take the non-zero counts out of `x`, at `nonzero` (rows, columns) if they are known."""
         rows, genes = torch.nonzero(x, as_tuple=True) if nonzero is None else nonzero
+        rows, genes = rows.long(), genes.long()
         flat = torch.add(genes, rows, alpha=x.shape[-1])
         return cls(x.reshape(-1).index_select(0, flat).to(dtype), flat, genes)
 
@@ -99,7 +100,7 @@ class NegativeBinomial(torch.autograd.Function):
     """Log-likelihood `(n_cells,)` from means, inverse dispersions and logits of zero inflation."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch gives contexts no type
         counts: Counts,
         mean: Tensor,
@@ -111,45 +112,40 @@ class NegativeBinomial(torch.autograd.Function):
             ratio = mean * theta.reciprocal() if theta.ndim == 1 else mean / theta
             log_mean = torch.log(counts.take(mean).add_(EPSILON))
             result, log_ratio, *at = _log_prob(counts, ratio, theta, log_mean)
-            inflation: tuple[Tensor, ...] = ()
+            lifted = None
             if zi_logits is not None:
                 lifted = torch.addcmul(zi_logits, log_ratio, theta)
                 # The non-zeros are no zeros: a logit of -inf takes them out of sum and gradients.
                 lifted.view(-1).index_fill_(0, counts.flat, -torch.inf)
                 result += (softplus(lifted) - softplus(zi_logits)).sum(-1)
-                inflation = (zi_logits, lifted)
-        ctx.save_for_backward(*counts, theta, ratio, log_ratio, *at, *inflation)
+        ctx.save_for_backward(*counts, theta, ratio, log_ratio, *at, zi_logits, lifted)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients in means, inverse dispersions and logits."""
-        values, flat, genes, theta, ratio, log_ratio, *at, zi_logits, lifted = (
-            *ctx.saved_tensors,
-            *([None, None] if len(ctx.saved_tensors) == 8 else []),
-        )
-        counts = Counts(values, flat, genes)
-        d_mean = d_theta = d_zi = None
-        theta_at, ratio_at = at
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        counts, (theta, ratio, log_ratio, *at) = Counts(*saved[:3]), saved[3:8]
+        zi_logits, lifted = ctx.saved_tensors[8:]
+        d_mean = d_theta = d_zi = observed = None
         with torch.autocast(ratio.device.type, enabled=False):
-            weights = grad[:, None]
             keep = (ratio + 1).reciprocal_()
-            observed = None
             if zi_logits is not None:
                 dropped = torch.sigmoid(lifted)
                 observed = 1 - dropped
-                d_zi = (dropped - torch.sigmoid(zi_logits)).mul_(weights)
+                d_zi = dropped.sub_(torch.sigmoid(zi_logits)).mul_(grad[:, None])
             if ctx.needs_input_grad[2]:
                 dense = (ratio * keep).sub_(log_ratio)
                 dense = dense if observed is None else dense.mul_(observed)
-                d_theta = _theta_gradient(counts, theta, (theta_at, ratio_at), dense, grad)
+                d_theta = _theta_gradient(counts, theta, (at[0], at[1]), dense, grad)
             if ctx.needs_input_grad[1]:
+                theta_at, ratio_at = at
                 terms = (ratio_at * theta_at).add_(EPSILON).reciprocal_()
-                terms.sub_(1 / (theta_at * (1 + ratio_at))).mul_(values)
+                terms.sub_(1 / (theta_at * (1 + ratio_at))).mul_(counts.values)
                 d_mean = keep.neg_() if observed is None else keep.neg_().mul_(observed)
-                d_mean.view(-1).scatter_add_(0, flat, terms)
-                d_mean.mul_(weights)
+                d_mean.view(-1).scatter_add_(0, counts.flat, terms)
+                d_mean.mul_(grad[:, None])
         return None, d_mean, d_theta, d_zi
 
 
@@ -157,7 +153,7 @@ class SoftmaxNegativeBinomial(torch.autograd.Function):
     """Log-likelihood `(n_cells,)` at means `library * softmax(logits)`, library `(n_cells, 1)`."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch gives contexts no type
         counts: Counts,
         logits: Tensor,
@@ -175,16 +171,16 @@ class SoftmaxNegativeBinomial(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Return the gradients in logits, library and inverse dispersions."""
-        values, flat, genes, library, theta, ratio, log_ratio, *at = ctx.saved_tensors
-        counts = Counts(values, flat, genes)
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        counts, (library, theta, ratio, log_ratio, *at) = Counts(*saved[:3]), saved[3:]
         d_logits = d_library = d_theta = None
         with torch.autocast(ratio.device.type, enabled=False):
             share = ratio / (ratio + 1)
             # Derivative in log mu: x - (x + theta) mu / (theta + mu).
             pull = (share * theta).neg_()
-            pull.view(-1).scatter_add_(0, flat, values / (1 + at[1]))
+            pull.view(-1).scatter_add_(0, counts.flat, counts.values / (1 + at[1]))
             per_count = pull.sum(-1, keepdim=True).div_(library)
             if ctx.needs_input_grad[3]:
                 dense = share.sub_(log_ratio)

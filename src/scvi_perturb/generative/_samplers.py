@@ -1,15 +1,16 @@
 """Samplers: from noise to data with a stated number of network evaluations.
 
-All integrate the reverse process of a `Denoiser` `(x_t, t) -> x_0` and are exact in the linear part,
-so only the denoiser's own change along the way is approximated. With `r = alpha / sigma` and
-`h` the step in `log r`, a step from `t` to `s` at a fixed denoised `x_0` is
-`x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) x_0`.
+All integrate the reverse process of a `Denoiser` `(x_t, t) -> x_0`. With `h` the step in
+`log(alpha / sigma)`, the step from `t` to `s` at a fixed denoised `x_0` is exactly
+`x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) x_0`; samplers differ in how they follow the
+change of `x_0` on the way.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import torch
@@ -145,7 +146,7 @@ def ddim(
     _check(n_evaluations)
     grid = _grid(schedule, n_evaluations)
     x = x_1
-    for now, then in zip(grid, grid[1:], strict=False):
+    for now, then in pairwise(grid):
         x = _step(x, predict_x0(x, now.t), now, then)
     return x
 
@@ -175,7 +176,7 @@ def heun(
     n_steps = n_evaluations // 2 + 1
     grid = _grid(schedule, n_steps)
     x = x_1
-    for i, (now, then) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (now, then) in enumerate(pairwise(grid)):
         x0 = predict_x0(x, now.t)
         if i == n_steps - 1 or (i == 0 and n_evaluations % 2 == 0):
             x = _step(x, x0, now, then)
@@ -214,7 +215,7 @@ def dpm_solver_2m(
     _check(n_evaluations)
     grid = _grid(schedule, n_evaluations)
     x, previous, last_width = x_1, None, 0.0
-    for i, (now, then) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (now, then) in enumerate(pairwise(grid)):
         x0 = predict_x0(x, now.t)
         width = then.log_snr - now.log_snr
         if previous is None or i == n_evaluations - 1:
@@ -247,7 +248,7 @@ def euler_maruyama(
     _check(n_evaluations)
     grid = _grid(schedule, n_evaluations)
     x = x_1
-    for now, then in zip(grid, grid[1:], strict=False):
+    for now, then in pairwise(grid):
         ratio = _ratio(now, then)
         mean = (then.sigma / now.sigma * ratio) * x
         mean = mean + (then.alpha * (1 - ratio**2)) * predict_x0(x, now.t)

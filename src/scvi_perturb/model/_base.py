@@ -7,8 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from scvi.module.base import BaseModuleClass
 
 from scvi_perturb._constants import CONDITION_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
@@ -24,7 +22,7 @@ from scvi_perturb.model._reference import (
     reference_from_screen,
 )
 from scvi_perturb.model._request import parse_request
-from scvi_perturb.model._result import Plan, provenance
+from scvi_perturb.model._result import Plan, cell_obs, provenance
 from scvi_perturb.model._screen import Screen
 from scvi_perturb.model._setup import SetupMixin
 from scvi_perturb.model._vocabulary import Vocabulary
@@ -34,11 +32,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import torch
     from anndata import AnnData
     from mudata import MuData
     from scvi.data import AnnDataManager
+    from scvi.module.base import BaseModuleClass
 
     from scvi_perturb.features import PerturbationFeatures
+    from scvi_perturb.generative import SamplerName
     from scvi_perturb.model._request import Request
     from scvi_perturb.module import ConditionTensors
 
@@ -101,7 +102,7 @@ class PerturbationModel(SetupMixin):
         reference: AnnData | MuData | None = None,
         n_samples: int | None = 500,
         seed: int | None = 0,
-        sampler: str | SamplerConfig = "heun",
+        sampler: SamplerName | SamplerConfig = "heun",
         library_size: float | None = None,
         path: str | Path | None = None,
     ) -> AnnData:
@@ -153,9 +154,7 @@ class PerturbationModel(SetupMixin):
         uns = self._provenance(config, seed, library_size, self._units)
         return write_cells(
             drawn,
-            plan,
-            request,
-            cells,
+            obs=cell_obs(plan, request, cells, self._screen),
             screen=self._screen,
             likelihood=self._representation().likelihood,
             uns=uns,
@@ -171,7 +170,7 @@ class PerturbationModel(SetupMixin):
         interval: float = 0.9,
         n_samples: int | None = 500,
         seed: int | None = 0,
-        sampler: str | SamplerConfig = "heun",
+        sampler: SamplerName | SamplerConfig = "heun",
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -374,7 +373,7 @@ class PerturbationModel(SetupMixin):
         )
 
 
-def _sampler(sampler: str | SamplerConfig) -> SamplerConfig:
+def _sampler(sampler: SamplerName | SamplerConfig) -> SamplerConfig:
     return sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(method=sampler)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import pandas as pd
 import torch
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb._random import forked_seed
-from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._likelihood import LikelihoodMixin
 from scvi_perturb.model._novelty import Place, novelty
@@ -28,11 +26,13 @@ from scvi_perturb.module import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
     from scvi.model import SCVI
 
     from scvi_perturb.features import PerturbationFeatures
+    from scvi_perturb.generative import SamplerConfig
     from scvi_perturb.model._request import Request
 
 __all__ = ["PerturbDiffusion"]
@@ -79,7 +79,7 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
     >>> svp.model.PerturbDiffusion.setup_anndata(adata, context_keys=["cell_type"])
     >>> model = svp.model.PerturbDiffusion(adata)
     >>> model.train()
-    >>> cells = model.sample(["P1+P2"], n_samples=500, seed=0)
+    >>> cells = model.sample(["pert_01+pert_02"], n_samples=500, seed=0)
 
     References
     ----------
@@ -89,7 +89,7 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
 
     module: TwoStageModule
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
         self,
         adata: AnnData | MuData | None = None,
         *,
@@ -181,7 +181,9 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         )
         settings = scvi_settings(scvi_model, model._screen)
         model._use_scvi(settings)
-        model.module.representation.vae.load_state_dict(scvi_model.module.state_dict())
+        cast("ScviRepresentation", model.module.representation).vae.load_state_dict(
+            scvi_model.module.state_dict()
+        )
         return model
 
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
@@ -225,14 +227,14 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         ValueError
             When the decoder is not linear.
         """
-        config = getattr(self.module.representation, "config", None)
-        if config is None or config.decoder != "linear":
+        stage = self.module.representation
+        if not isinstance(stage, CountAutoencoder) or stage.config.decoder != "linear":
             msg = "Loadings exist for decoder='linear' only; this model has another decoder."
             raise ValueError(msg)
-        weights = self.module.representation.decoder.logits.weight.detach().cpu().numpy()
+        weights = stage.decoder.logits.weight.detach().cpu().numpy()
         genes = self._screen.genes
-        columns = [f"program_{i}" for i in range(config.n_latent)]
-        table = pd.DataFrame(weights[: len(genes), : config.n_latent], index=genes, columns=columns)
+        columns = [f"program_{i}" for i in range(stage.n_latent)]
+        table = pd.DataFrame(weights[: len(genes), : stage.n_latent], index=genes, columns=columns)
         return table - table.mean()  # a softmax sees differences between genes only
 
     # Hooks --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scvi_perturb._random import generator
 from scvi_perturb.data import CsrFileWriter
 from scvi_perturb.generative import sample_counts
 from scvi_perturb.model._latents import chunks, encode_cells
-from scvi_perturb.model._result import cell_obs, cells_adata
+from scvi_perturb.model._result import cells_adata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.model._reference import Reference
-    from scvi_perturb.model._request import Request
     from scvi_perturb.model._result import Plan
     from scvi_perturb.model._screen import Screen
     from scvi_perturb.module import ConditionTensors, CountParameters, Representation
@@ -65,6 +64,12 @@ class DrawOptions:
     batch: np.ndarray | None = None
     library_size: float | None = None
     population: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the library size."""
+        if self.library_size is not None and not self.library_size > 0:
+            msg = f"library_size={self.library_size} must be a positive number of counts, or None."
+            raise ValueError(msg)
 
 
 def draw_cells(
@@ -125,7 +130,7 @@ def draw_cells(
 def draw_matrix(
     drawn: Drawn, likelihood: str, random: torch.Generator
 ) -> sparse.csr_matrix | np.ndarray:
-    """Draw the expression of a chunk: integer counts, or `log1p` values with a Normal likelihood."""
+    """Draw a chunk: integer counts, or `log1p` values with a Normal likelihood."""
     mean, dispersion, zero_logits = drawn.parameters
     if likelihood == "normal":
         noise = torch.randn(mean.shape, generator=random, device=mean.device)
@@ -146,18 +151,15 @@ def expected_proportions(drawn: Drawn, likelihood: str) -> np.ndarray:
 
 def write_cells(
     drawn: Iterator[Drawn],
-    plan: Plan,
-    request: Request,
-    cells: Reference,
     *,
+    obs: pd.DataFrame,
     screen: Screen,
     likelihood: str,
-    uns: dict,
+    uns: dict[str, Any],
     seed: int | None,
     path: str | Path | None,
 ) -> AnnData:
     """Collect drawn cells into AnnData, or stream them to a file and open it backed."""
-    obs: pd.DataFrame = cell_obs(plan, request, cells, screen)
     random: torch.Generator | None = None
     writer = None if path is None else CsrFileWriter(Path(path), n_columns=len(screen.genes))
     blocks = []

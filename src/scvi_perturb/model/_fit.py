@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from scvi_perturb.model._vocabulary import reference_doses
 from scvi_perturb.train import Stage, fit_stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from scvi_perturb.data import ScreenReader
     from scvi_perturb.model._training import TwoStageTraining
+    from scvi_perturb.module import CountAutoencoder
     from scvi_perturb.train import TrainConfig
 
 __all__ = ["Fit", "Parts"]
@@ -56,7 +58,7 @@ class Fit:
 
     def representation(self, max_epochs: int | None, *, batch_size: int, seed: int) -> None:
         """Train stage one on counts."""
-        module = self.model.module.representation
+        module = cast("CountAutoencoder", self.model.module.representation)
         if not self.model.is_trained_:
             module.initialise(self._mean_proportions())
         n_batches = -(-len(self.parts.train) // batch_size)
@@ -78,7 +80,7 @@ class Fit:
             patience=self.config.patience if self.config.early_stopping else None,
             gradient_clip=self.config.gradient_clip[0],
         )
-        self._fit(stage, self.folder)
+        self._fit(stage, self.folder, {})
 
     def generator(self, n_steps: int | None, *, seed: int) -> None:
         """Train stage two on cached latents, for `n_steps` or as long as held-out error says."""
@@ -151,8 +153,10 @@ class Fit:
             keep_best=False,
             gradient_clip=self.config.gradient_clip[1],
         )
-        extra = {"callbacks": [callback]} if callback is not None else {}
-        self._fit(stage, self.folder if name == "generator" else None, max_steps=n_steps, **extra)
+        extra: dict[str, Any] = {"max_steps": n_steps}
+        if callback is not None:
+            extra["callbacks"] = [callback]
+        self._fit(stage, self.folder if name == "generator" else None, extra)
 
     def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
         """Tell the generator the scales and the components of the training cells."""
@@ -175,8 +179,9 @@ class Fit:
             return cells
         return cells[self.reader.codes[CONDITION_KEY][cells] != 0]
 
-    def _fit(self, stage: Stage, folder: Path | None, **extra: Any) -> None:  # noqa: ANN401
-        callbacks = [*(self.trainer_kwargs.get("callbacks") or []), *extra.pop("callbacks", [])]
+    def _fit(self, stage: Stage, folder: Path | None, extra: Mapping[str, Any]) -> None:
+        given = self.trainer_kwargs.get("callbacks") or []
+        callbacks = [*given, *extra.get("callbacks", [])]
         fit_stage(
             self.model,
             stage,

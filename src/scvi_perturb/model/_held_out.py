@@ -6,7 +6,7 @@ More steps always fit the trained conditions better, and from some point on the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data import ConditionTable
     from scvi_perturb.model._latents import LatentPairs
+    from scvi_perturb.module import LatentDiffusion
 
 __all__ = ["HeldOut", "HeldOutError", "choose_held_out", "latent_energy"]
 
@@ -155,7 +156,7 @@ class HeldOutError(Callback):
             trainer.should_stop = True
 
     def _error(self, pl_module: pl.LightningModule, cells: np.ndarray) -> float:
-        module, device = pl_module.module, pl_module.device
+        module, device = cast("LatentDiffusion", pl_module.module), pl_module.device
         batch = {k: v.to(device) for k, v in self.pairs[cells].items()}
         drawn = module.sample_latent(
             module.table,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from sparse import GCXS
 
+    from scvi_perturb.data import Condition
+
 __all__ = ["LikelihoodMixin"]
 
 
@@ -144,7 +146,7 @@ class LikelihoodMixin(PerturbationModel):
         return sparse.stack(draws, axis=2) if n_samples > 1 else draws[0]
 
     def _condition_latents(
-        self, condition: object, code: np.ndarray, n_samples: int, random: torch.Generator
+        self, condition: Condition, code: np.ndarray, n_samples: int, random: torch.Generator
     ) -> torch.Tensor:
         """Draw latents under one condition, starting from training controls nearby."""
         controls = self._training_controls()

@@ -82,10 +82,8 @@ def _pair(one: Place, two: Place, similarity: dict[tuple[str, str], float]) -> f
 
 
 def _alike(p: Component, q: Component, similarity: dict[tuple[str, str], float]) -> float:
-    if (p.name, p.kind) == (q.name, q.kind):
-        alike = 1.0
-    else:
-        alike = similarity.get((p.name, q.name), 0.0)
+    same = (p.name, p.kind) == (q.name, q.kind)
+    alike = 1.0 if same else similarity.get((p.name, q.name), 0.0)
     return alike * float(np.exp2(-((np.log(p.dose / q.dose) / DOSE_SCALE) ** 2)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Component, Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from scvi_perturb.model._screen import Screen
 
@@ -118,7 +118,7 @@ def _as_frame(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> pd.Da
     return frame
 
 
-def _complete(row: dict[str, object], screen: Screen) -> Condition:
+def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:
     """Parse one row; a dose, time or kind left out is filled in only if there is one choice."""
     keys = screen.keys
     given = {r: row[c] for r, c in keys.columns.items() if c in row and _there(row[c])}

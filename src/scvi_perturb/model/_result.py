@@ -57,6 +57,11 @@ class Plan:
         as whole rounds fit, and a random choice of them for the rest, so that cells are as
         evenly used as can be. None takes every control cell once.
         """
+        if n_samples is not None and n_samples < 1:
+            msg = (
+                f"n_samples={n_samples} must be at least 1, or None for one cell a reference cell."
+            )
+            raise ValueError(msg)
         random = np.random.default_rng(seed)
         rows, cells, draws = [], [], []
         for i in range(len(request)):

@@ -96,7 +96,7 @@ class SetupMixin(BaseModelClass):
             When a column is missing, no cell is a control, or the counts are not raw.
         """
         found = _harmonised(adata)
-        arguments = {
+        arguments: dict[str, Any] = {
             "layer": layer,
             "perturbation_key": perturbation_key or found.get("perturbation", PERTURBATION_COLUMN),
             "control": str(control) if control is not None else found.get("control", CONTROL),

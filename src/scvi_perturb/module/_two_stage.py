@@ -9,9 +9,11 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from scvi_perturb.module._scvi import ScviRepresentation
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from scvi_perturb._typing import Batch
+    from scvi_perturb.module._autoencoder import CountAutoencoder
+    from scvi_perturb.module._diffusion import LatentDiffusion
 
 __all__ = ["TwoStageModule"]
 
@@ -27,7 +29,10 @@ class TwoStageModule(BaseModuleClass):
         Stage two, e.g. :class:`scvi_perturb.module.LatentDiffusion`.
     """
 
-    def __init__(self, representation: nn.Module, generator: BaseModuleClass) -> None:
+    representation: CountAutoencoder | ScviRepresentation
+    generator: LatentDiffusion
+
+    def __init__(self, representation: CountAutoencoder, generator: LatentDiffusion) -> None:
         super().__init__()
         self.representation = representation
         self.generator = generator

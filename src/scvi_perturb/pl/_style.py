@@ -28,7 +28,9 @@ def palette(labels: Sequence[str]) -> dict[str, str]:
     return chosen | {label: _CONTROL for label in labels if label == CONTROL}
 
 
-def grid(n_panels: int, *, n_columns: int = 3, size: tuple[float, float] = (3.4, 3.4)) -> list[Axes]:
+def grid(
+    n_panels: int, *, n_columns: int = 3, size: tuple[float, float] = (3.4, 3.4)
+) -> list[Axes]:
     """Return `n_panels` Axes of a new figure, row by row; `size` of a panel is in inches."""
     import matplotlib.pyplot as plt
 

@@ -21,9 +21,7 @@ _STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two:
 _LINES: Final = {"train": MEASURED, "validation": PREDICTED}
 
 
-def training_history(
-    model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None
-) -> list[Axes]:
+def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """Draw the losses of every stage of training.
 
     Parameters
@@ -54,7 +52,9 @@ def training_history(
     if axes is None:
         axes = grid(len(stages), size=(4.2, 3.0))
     if len(axes) != len(stages):
-        msg = f"Found {len(axes)} axes for {len(stages)} stages ({', '.join(stages)}); give one each."
+        msg = (
+            f"Found {len(axes)} axes for {len(stages)} stages ({', '.join(stages)}); give one each."
+        )
         raise ValueError(msg)
     for ax, stage in zip(axes, stages, strict=True):
         losses = {

@@ -164,8 +164,7 @@ def _legend(ax: Axes, colours: dict[str, str]) -> None:
     if len(named) < len(colours):
         named["other real cells"] = BACKGROUND
     handles = [
-        ax.scatter([], [], s=30, color=colour, lw=0, label=label)
-        for label, colour in named.items()
+        ax.scatter([], [], s=30, color=colour, lw=0, label=label) for label, colour in named.items()
     ]
     ax.legend(
         handles=handles,

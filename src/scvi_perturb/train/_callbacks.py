@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import lightning.pytorch as pl
-    import pandas as pd
+    from torch import nn
 
 __all__ = ["BestWeights", "Checkpoint"]
 
@@ -39,14 +40,14 @@ class BestWeights(Callback):
         if value is None or trainer.sanity_checking or not float(value) < self.best:
             return
         self.best, self.best_epoch = float(value), trainer.current_epoch
-        state = pl_module.module.state_dict()
+        state = cast("nn.Module", pl_module.module).state_dict()
         self.weights = {k: v.detach().clone() for k, v in state.items()}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore."""
         del trainer
         if self.weights is not None:
-            pl_module.module.load_state_dict(self.weights)
+            cast("nn.Module", pl_module.module).load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
@@ -117,14 +118,10 @@ class Checkpoint(Callback):
         merged = deepcopy(self.history)
         logged = getattr(self._trainer.logger, "history", {}) if self._trainer else {}
         for name, frame in logged.items():
-            before = merged.get(name)
-            kept = [] if before is None else [row for row in before.index if row not in frame.index]
-            merged[name] = frame.copy() if not kept else _append(before.loc[kept], frame)
+            before = merged.get(name, frame.iloc[:0])
+            merged[name] = _append(before[~before.index.isin(frame.index)], frame)
         return merged
 
 
 def _append(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    joined = before.copy()
-    for row, values in after.iterrows():
-        joined.loc[row] = values
-    return joined
+    return after.copy() if before.empty else pd.concat([before, after])

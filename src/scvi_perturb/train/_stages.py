@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb.train._callbacks import BestWeights, Checkpoint
 from scvi_perturb.train._plan import PlanConfig, StagePlan
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.callbacks import Callback
     from scvi.model.base import BaseModelClass
     from scvi.module.base import BaseModuleClass
 
@@ -118,7 +118,7 @@ def fit_stage(
         trainer_kwargs={**kwargs, "callbacks": callbacks},
     )
     runner()
-    if finished and runner.trainer.is_global_zero:
+    if finished and checkpoint_dir and runner.trainer.is_global_zero:
         prefix = f"{stage.name}_"
         history = {k: v for k, v in model.history_.items() if k.startswith(prefix)}
         torch.save({"weights": stage.module.state_dict(), "history": history}, finished)

@@ -1,0 +1,59 @@
+"""The entry point: run a command, say what went wrong in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+
+from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb.cli._check import check
+from scvi_perturb.cli._demo import demo
+from scvi_perturb.cli._options import DemoOptions, UsageError, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["main"]
+
+#: What a user can mend; anything else is a fault of ours and is shown in full.
+_FORESEEN: Final = (UsageError, SchemaError, LeakError, UnknownPerturbationError, OSError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0 done, 1 problems found, 2 cannot be done."""
+    _, options = parse(arguments)
+    console = Console()
+    try:
+        with _quiet():
+            if isinstance(options, DemoOptions):
+                demo(options, console)
+                return 0
+            return check(options, console)
+    except _FORESEEN as error:
+        message = " ".join(str(error).split())
+        print(f"scvi-perturb: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("scvi-perturb: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what other packages say about their own insides."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

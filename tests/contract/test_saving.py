@@ -1,0 +1,139 @@
+"""Save and load: the same model, with data or without, and what is in the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_perturb import SchemaError, UnknownPerturbationError
+from tests.contract._screens import (
+    FEATURED,
+    HELD_OUT,
+    NEW_PAIR,
+    SINGLE,
+    controls,
+    dense,
+    fit,
+    make_model,
+)
+
+ASKED = [SINGLE, NEW_PAIR, FEATURED, "control"]
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """The trained model, saved."""
+    made = tmp_path_factory.mktemp("saved") / "model"
+    trained.save(made)
+    return made
+
+
+def assert_same_results(one, two, **options):
+    cells = [model.sample(ASKED, n_samples=12, **options) for model in (one, two)]
+    np.testing.assert_array_equal(*(dense(c.X) for c in cells))
+    assert cells[0].obs.equals(cells[1].obs)
+    assert cells[0].uns == cells[1].uns
+    effects = [model.predict(ASKED, n_samples=12, **options) for model in (one, two)]
+    for key in ("lfc", "lower", "upper", "std"):
+        np.testing.assert_allclose(*(e.layers[key] for e in effects), atol=1e-5)
+    np.testing.assert_allclose(*(e.obs["novelty"] for e in effects), atol=1e-5)
+
+
+def test_loaded_model_gives_equal_results(case, trained, folder):
+    loaded = case.model.load(folder, trained.adata)
+    assert repr(loaded.module) == repr(trained.module), "the architecture is the same"
+    state = loaded.module.state_dict()
+    assert state.keys() == trained.module.state_dict().keys()
+    assert all(torch.equal(state[k], v) for k, v in trained.module.state_dict().items())
+    assert_same_results(loaded, trained)
+    latents = (m.get_latent_representation() for m in (loaded, trained))
+    np.testing.assert_allclose(*latents, atol=1e-5)
+    known = ~trained.adata.obs["perturbation"].str.contains(HELD_OUT)
+    some = np.flatnonzero(known)[:9]
+    bounds = (getattr(m, case.likelihood)(indices=some, n_samples=8) for m in (loaded, trained))
+    np.testing.assert_allclose(*bounds, atol=1e-4)
+    assert loaded.is_trained_
+    assert loaded.trained_on_ == trained.trained_on_
+    assert loaded.history_.keys() == trained.history_.keys()
+    np.testing.assert_array_equal(loaded.train_indices, trained.train_indices)
+
+
+def test_loading_without_data_then_with_data(case, trained, folder, simulated):
+    loaded = case.model.load(folder, adata=False)
+    assert loaded.adata is None
+    with pytest.raises(SchemaError, match="loaded without data.*reference="):
+        loaded.sample([SINGLE])
+    for verb in (loaded.get_latent_representation, getattr(loaded, case.likelihood), loaded.train):
+        with pytest.raises(SchemaError, match="loaded without data"):
+            verb()
+    assert_same_results(loaded, trained, reference=controls(simulated))
+    with pytest.raises(UnknownPerturbationError, match=HELD_OUT):
+        loaded.sample([HELD_OUT], reference=controls(simulated))
+    adata = simulated.copy()
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(adata), trained.get_latent_representation(), atol=1e-5
+    )
+    again = case.model.load(folder, adata)
+    assert_same_results(again, trained)
+
+
+@pytest.mark.filterwarnings("ignore:`var_names` for the loaded `model` does not match:UserWarning")
+def test_loading_with_genes_in_another_order_or_missing(case, folder, simulated):
+    # scvi-tools warns and goes on, with the genes permuted.
+    with pytest.raises(SchemaError, match=rf"1 of 30 are missing.*{simulated.var_names[-1]}"):
+        case.model.load(folder, simulated[:, :-1].copy())
+    with pytest.raises(SchemaError, match="order differs"):
+        case.model.load(folder, simulated[:, ::-1].copy())
+
+
+def test_data_can_be_saved_with_the_model(case, trained):
+    trained.save("model", save_anndata=True)
+    loaded = case.model.load("model")
+    assert_same_results(loaded, trained)
+
+
+@pytest.mark.parametrize("trained_first", [True, False])
+def test_every_argument_comes_back(case, screen, trained_first):
+    for name, init in case.variants.items():
+        model = make_model(case, screen, **init)
+        if trained_first and name == next(iter(case.variants)):
+            fit(case, model, max_epochs=1)
+        model.save(name)
+        loaded = case.model.load(name, screen)
+        assert repr(loaded.module) == repr(model.module)
+        assert loaded.is_trained_ == model.is_trained_
+        state = loaded.module.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in model.module.state_dict().items())
+        saved = {k: v for part in loaded.init_params_.values() for k, v in part.items()}
+        assert {k: saved[k] for k in {**case.init, **init}} == {**case.init, **init}
+
+
+def test_loaded_model_can_be_saved_again(case, trained, folder, simulated):
+    case.model.load(folder, adata=False).save("again")
+    assert_same_results(case.model.load("again", simulated.copy()), trained)
+
+
+def test_tables_are_in_the_file_once(folder, simulated):
+    file = torch.load(folder / "model.pt", weights_only=False)
+    names = [name for name in file["model_state_dict"] if "features_" in name or "table_" in name]
+    assert names == [], "features and conditions are in the arguments and the registry"
+    assert not any(
+        isinstance(value, np.ndarray | torch.Tensor) and np.size(value) > simulated.n_obs
+        for value in file["attr_dict"].values()
+    )
+
+
+def test_file_is_a_pickle_and_the_data_are_not_in_it(folder):
+    assert [path.name for path in Path(folder).iterdir()] == ["model.pt"]
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(folder / "model.pt", weights_only=True)
+
+
+def test_file_of_another_class_is_refused(case, folder, simulated):
+    renamed = type("Renamed", (case.model,), {})
+    with pytest.raises(ValueError, match=r"(?i)class"):
+        renamed.load(folder, simulated.copy())
