@@ -59,11 +59,12 @@ def test_posterior_draws_follow_the_cells(trained, simulated):
     assert np.corrcoef(draws.sum(axis=1), totals)[0, 1] > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:Comparing two sparse matrices:scipy.sparse.SparseEfficiencyWarning")
 def test_scvi_criticises_the_model(case, trained):
-    check = PosteriorPredictiveCheck(trained.adata, {case.name: trained}, n_samples=2)
+    adata = trained.adata.copy()
+    # Of whole numbers: scvi-tools 1.4.2 cannot tell whether sparse floats are.
+    adata.X = adata.X.astype(np.int32)
+    check = PosteriorPredictiveCheck(adata, {case.name: trained}, n_samples=2)
     check.coefficient_of_variation()
     check.zero_fraction()
-    table = check.metrics["zero_fraction"]
-    assert table[case.name].between(0, 1).all()
+    assert check.metrics["zero_fraction"][case.name].between(0, 1).all()
     assert len(check.metrics) == 2

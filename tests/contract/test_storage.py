@@ -166,6 +166,7 @@ def test_new_labels_do_not_change_old_codes(trained, simulated):
     assert set(codes["condition"][20:]) == set(old["condition"][asked])
 
 
+@pytest.mark.filterwarnings("ignore:The method mod_names is deprecated:FutureWarning")
 def test_mudata_gives_the_results_of_its_modality(case, simulated, in_memory):
     rna = _plain(simulated)
     protein = anndata.AnnData(sparse.random(rna.n_obs, 3, 0.5, format="csr", random_state=0))

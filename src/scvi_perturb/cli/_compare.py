@@ -105,7 +105,7 @@ def compare(
         first, second = _halves(observed, seed)
         pairs: dict[str, tuple[Matrix | None, Matrix]] = {
             MODEL: (log_normalize(sampled.X[drawn[i]]), observed),
-            **{n: (_cells(p, case, len(drawn[i]), seed), observed) for n, p in fitted.items()},
+            **{n: (_cells(p, case), observed) for n, p in fitted.items()},
             REPLICATE: (first, second),
         }
         for method, (cells, truth) in pairs.items():
@@ -130,10 +130,10 @@ def compare(
     return frame
 
 
-def _cells(predictor: ShiftedControl, case: Case, n_samples: int, seed: int) -> Matrix | None:
+def _cells(predictor: ShiftedControl, case: Case) -> Matrix | None:
     """Return predicted log-normalised cells; None where the predictor knows too little."""
     try:
-        cells: Matrix = predictor.sample(case.request, n_samples=n_samples, seed=seed).X
+        cells: Matrix = predictor.sample(case.request).X  # one for each control cell
     except UnknownPerturbationError:
         return None
     return cells

@@ -102,8 +102,8 @@ def _contexts(adata: AnnData, contexts: Sequence[str], named: Sequence[str], see
     test = inside & (codes != 0)
     if not test.any() or not (inside & (codes == 0)).any() or not (~inside & (codes != 0)).any():
         msg = (
-            f"--held-out {' '.join(named)}: expected contexts with perturbed and control cells, and "
-            "perturbed cells in another one to learn from."
+            f"--held-out {' '.join(named)}: expected contexts with perturbed and control cells, "
+            "and perturbed cells in another one to learn from."
         )
         raise UsageError(msg)
     label = table.frame(table.conditions)["perturbation"].to_numpy(object)[codes[test]]
@@ -198,8 +198,8 @@ def _sets(
             raise UsageError(f"--held-out {name}: {error}") from error  # noqa: EM102
         if len(names) == 1 and names in known:
             msg = (
-                f"--held-out {name}: a single perturbation would then be unknown to the model; name "
-                "combinations ('A+B') or contexts."
+                f"--held-out {name}: a single perturbation would then be unknown to the model; "
+                "name combinations ('A+B') or contexts."
             )
             raise UsageError(msg)
         if len(names) < 2 or names not in known:

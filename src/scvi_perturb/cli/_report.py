@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from scvi_perturb._version import __version__
@@ -31,7 +32,9 @@ _HEADINGS: Final = {
     "variance_ratio": "variance ratio",
     "zero_fraction_error": "zero error",
 }
-_ARROWS: Final = {"higher": "up", "lower": "down", "nearer": "to 1"}
+#: What is printed; files hold all.
+_PRINTED: Final = ("pearson_delta", "nmse", "energy", "variance_ratio", "zero_fraction_error")
+_ARROWS: Final = {"higher": "high", "lower": "low", "nearer": "near 1"}
 READING: Final = """\
 - Pearson (higher is better): correlation over genes of predicted and measured change from control;
   also over the 100 genes with the largest measured change. Undefined for no change.
@@ -39,7 +42,8 @@ READING: Final = """\
   measurement; nmse / no change: the same error over that of emitting the measured controls.
 - energy (lower): energy distance of predicted and held-out cells, the whole distribution, in 50
   principal components of training cells.
-- variance ratio (1 is right): predicted over measured variance between cells, median over 100 genes.
+- variance ratio (1 is right): predicted over measured variance between cells, median over the
+  same 100 genes.
 - zero error (lower): mean over genes of |difference of the shares of cells without a count|.
 - replicate: one random half of the held-out cells predicts the other; what an experiment reaches.
 """
@@ -48,15 +52,14 @@ READING: Final = """\
 def rich_table(scores: pd.DataFrame) -> Table:
     """Return the table that is printed."""
     means, n = summary(scores)
-    table = Table(title=_title(scores, n), title_justify="left", pad_edge=False)
+    table = Table(title=_title(scores, n), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
-    for name in METRICS:
-        table.add_column(
-            f"{_HEADINGS[name]}\n({_ARROWS[METRICS[name].direction]})", justify="right"
-        )
+    for name in _PRINTED:
+        heading = f"{_HEADINGS[name]}\n({_ARROWS[METRICS[name].direction]})"
+        table.add_column(heading, justify="right", no_wrap=True)
     for method, row in means.iterrows():
         style = "bold" if method == MODEL else "dim" if method == REPLICATE else None
-        table.add_row(str(method), *(_number(row[name]) for name in METRICS), style=style)
+        table.add_row(str(method), *(_number(row[name]) for name in _PRINTED), style=style)
     return table
 
 
@@ -148,9 +151,9 @@ def _best(means: pd.DataFrame, name: str) -> str:
         return "undefined"
     sign = -1 if metric.direction == "higher" else 1
     distance = (values - metric.best).abs() if metric.direction == "nearer" else sign * values
-    winner = distance.idxmin()
-    other = means.loc[REPLICATE, name]
-    return f"{winner} ({_number(values[winner])}; replicate {_number(other)})"
+    winner = str(distance.idxmin())
+    reached, other = (float(means[name].to_dict()[method]) for method in (winner, REPLICATE))
+    return f"{winner} ({_number(reached)}; replicate {_number(other)})"
 
 
 def _number(value: float) -> str:

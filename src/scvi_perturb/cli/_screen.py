@@ -113,7 +113,10 @@ def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData
     counts = held[holding[0]]
     counts = sparse.csr_matrix(counts) if not sparse.issparse(counts) else counts.tocsr()
     made = AnnData(X=counts, obs=adata.obs, var=pd.DataFrame(index=adata.var_names.astype(str)))
-    made.uns = {key: adata.uns[key] for key in (UNS_KEY, "truth") if key in adata.uns}
+    record = dict(adata.uns[UNS_KEY])
+    # Which columns are context and batch is decided here, not by `harmonize`.
+    record["keys"] = {k: v for k, v in record["keys"].items() if k not in ("batch", "context")}
+    made.uns[UNS_KEY] = record
     for what in ("obs_names", "var_names"):
         if not getattr(made, what).is_unique:
             getattr(made, f"{what}_make_unique")()

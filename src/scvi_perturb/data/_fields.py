@@ -57,6 +57,23 @@ class CountsField(LayerField):
         others = {"X": adata.X} if hasattr(adata, "X") else {}
         check_raw_counts(self.get_field_data(adata), where=where, layers={**others, **adata.layers})
 
+    def transfer_field(
+        self, state_registry: State, adata_target: AnnData, **kwargs: object
+    ) -> State:
+        """Raise `SchemaError` unless new data have the genes of training, in their order."""
+        # scvi-tools compares their number only; models' verbs reorder before they come here.
+        genes = np.asarray(state_registry["column_names"]).astype(str)
+        names = adata_target.var_names.astype(str)
+        if len(names) != len(genes) or (names != genes).any():
+            absent = genes[~np.isin(genes, names)]
+            found = f"{len(absent)} of {len(genes)} are missing, e.g. {absent[:5].tolist()}"
+            msg = (
+                f"The genes are not those of training: {found if len(absent) else 'order differs'}."
+                " Bring them into the order of training first: `adata[:, genes].copy()`."
+            )
+            raise SchemaError(msg)
+        return super().transfer_field(state_registry, adata_target, **kwargs)
+
 
 class _CodesField(BaseAnnDataField):
     """One integer code a cell in `obs["_scvi_<key>"]`."""

@@ -78,6 +78,7 @@ class Fit:
             replace(self.config.representation, n_steps=epochs * n_batches),
             epochs,
             patience=self.config.patience if self.config.early_stopping else None,
+            keep_best=self.config.keep_best,
             gradient_clip=self.config.gradient_clip[0],
         )
         self._fit(stage, self.folder, {})

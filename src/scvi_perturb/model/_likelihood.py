@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix, vstack
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY
 from scvi_perturb._random import generator
@@ -75,6 +76,7 @@ class LikelihoodMixin(PerturbationModel):
             For cells with a perturbation neither trained on nor with features.
         """
         self._check_trained()
+        self.module.eval()
         reader = self._reader(adata)
         rows = _rows(indices, len(reader), key_added)
         values = np.full(len(rows), np.nan)
@@ -120,9 +122,8 @@ class LikelihoodMixin(PerturbationModel):
         sparse.GCXS
             `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
         """
-        import sparse
-
         self._check_trained()
+        self.module.eval()
         reader = self._reader(adata)
         rows = _rows(indices, len(reader), None)
         device, stage = self._device(), self._representation()
@@ -141,9 +142,9 @@ class LikelihoodMixin(PerturbationModel):
                 with torch.inference_mode():
                     parameters = stage.decode(latent, library, batch[BATCH_KEY].to(device))
                 matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
-                blocks.append(sparse.GCXS(matrix))
-            draws.append(sparse.concatenate(blocks, axis=0))
-        return sparse.stack(draws, axis=2) if n_samples > 1 else draws[0]
+                blocks.append(coo_matrix(matrix))
+            draws.append(vstack(blocks, format="coo"))
+        return _stacked(draws)
 
     def _condition_latents(
         self, condition: Condition, code: np.ndarray, n_samples: int, random: torch.Generator
@@ -190,3 +191,18 @@ class LikelihoodMixin(PerturbationModel):
             scores.append(stage.log_prob(batch, parameters))
         stacked = torch.stack(scores).double()
         return (torch.logsumexp(stacked, dim=0) - np.log(len(latents))).cpu().numpy()
+
+
+def _stacked(draws: list[coo_matrix]) -> GCXS:
+    """Return draws `(n_cells, n_genes)` along a third axis, if there are several."""
+    # Not by `sparse.stack`, which compiles for seconds when it is first called.
+    import sparse
+
+    places = [np.stack([d.row, d.col, np.full(d.nnz, k)]) for k, d in enumerate(draws)]
+    n_axes = 3 if len(draws) > 1 else 2
+    cube = sparse.COO(
+        np.concatenate(places, axis=1)[:n_axes],
+        np.concatenate([d.data for d in draws]),
+        shape=(*draws[0].shape, len(draws))[:n_axes],
+    )
+    return sparse.GCXS.from_coo(cube, compressed_axes=(0,))

@@ -92,6 +92,7 @@ def _draw(ax: Axes, predicted: NDArray[np.float64], true: NDArray[np.float64]) -
     ax.scatter(true, predicted, s=8, color=MEASURED, alpha=0.6, lw=0, zorder=2, rasterized=True)
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.text(0.04, 0.96, f"r = {_pearson(predicted, true)}", transform=ax.transAxes, va="top")
+    ax.locator_params(nbins=5)
     ax.set_xlabel(f"measured {_UNITS}", fontsize=8)
     ax.set_ylabel(f"predicted {_UNITS}", fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

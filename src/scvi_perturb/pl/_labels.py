@@ -83,6 +83,8 @@ def _write(
     ax: Axes, point: NDArray[np.float64], label: str, place: Place, fontsize: float
 ) -> Annotation:
     """Write a label at a place; one that stands apart gets a line to its point."""
+    from matplotlib.patheffects import withStroke
+
     dx, dy, horizontal, vertical = place
     text = ax.annotate(
         label,
@@ -94,6 +96,7 @@ def _write(
         fontsize=fontsize,
         arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.5"} if abs(dx) > 5 else None,
         zorder=4,
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],
     )
     text.set_in_layout(False)
     return text

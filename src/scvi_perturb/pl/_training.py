@@ -68,14 +68,17 @@ def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = N
 
 
 def _draw(ax: Axes, losses: dict[str, pd.Series[float]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for part, loss in losses.items():
         marker = "o" if len(loss) < 3 else ""
         ax.plot(loss.index, loss, color=_LINES[part], label=part, lw=1.5, marker=marker, ms=3)
-    lowest = min(loss.min() for loss in losses.values())
-    usual = max(loss.quantile(0.95) for loss in losses.values())
-    highest = max(loss.max() for loss in losses.values())
+    lowest = min(float(loss.min()) for loss in losses.values())
+    usual = max(float(loss.quantile(0.95)) for loss in losses.values())
+    highest = max(float(loss.max()) for loss in losses.values())
     if highest - lowest > 1.5 * (usual - lowest) > 0:
         ax.set_ylim(lowest - 0.05 * (usual - lowest), usual + 0.3 * (usual - lowest))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
     ax.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import align_genes
@@ -15,6 +14,7 @@ from scvi_perturb.pl._style import BACKGROUND, grid, palette
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["umap_real_and_predicted"]
 
 _N_COMPONENTS: Final = 30
+_OTHER: Final = "other"
 
 
 def umap_real_and_predicted(
@@ -96,7 +97,7 @@ def umap_real_and_predicted(
         for cells, where in zip(shown, (layer, None), strict=True)
     ]
     embedded = np.split(_umap(np.concatenate(projected), seed), [shown[0].n_obs])
-    labels = [cells.obs[color].astype(object).map(_text) for cells in shown]
+    labels = [_labels(cells.obs[color]) for cells in shown]
     if axes is None:
         axes = grid(2, size=(4.4, 4.0))
     if len(axes) != 2:
@@ -129,8 +130,8 @@ def _umap(components: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     return made
 
 
-def _text(label: object) -> str:
-    return "other" if pd.isna(label) else str(label)
+def _labels(column: pd.Series[str]) -> pd.Series[str]:
+    return column.astype(object).where(column.notna(), _OTHER).astype(str)
 
 
 def _draw(
@@ -140,7 +141,7 @@ def _draw(
 ) -> None:
     """Draw both panels with the same limits and colours, and one legend of what is coloured."""
     wanted = list(dict.fromkeys([*sorted(set(labels[1])), *labels[0].value_counts().index]))
-    colours = palette([label for label in wanted if label != "other"]) | {"other": BACKGROUND}
+    colours = palette([label for label in wanted if label != _OTHER]) | {_OTHER: BACKGROUND}
     everything = np.concatenate(points)
     margin = 0.04 * np.ptp(everything, axis=0)
     low, high = everything.min(axis=0) - margin, everything.max(axis=0) + margin
@@ -148,15 +149,19 @@ def _draw(
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
         ax.set(xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     size = float(np.clip(20_000 / len(everything), 2, 14))
-    axes[1].scatter(*points[0].T, s=size, color=BACKGROUND, lw=0, rasterized=True)
+    _dots(axes[1], points[0], size, BACKGROUND)
     for ax, where, label in zip(axes, points, labels, strict=True):
         tone = label.map(colours).to_numpy()
         pale = tone == BACKGROUND
-        ax.scatter(*where[pale].T, s=size, color=BACKGROUND, lw=0, rasterized=True)
+        _dots(ax, where[pale], size, BACKGROUND)
         # In random order, so that no group hides another.
         order = np.random.default_rng(0).permutation(np.flatnonzero(~pale))
-        ax.scatter(*where[order].T, s=size, c=list(tone[order]), lw=0, rasterized=True)
+        _dots(ax, where[order], size, list(tone[order]))
     _legend(axes[1], {label: colours[label] for label in wanted})
+
+
+def _dots(ax: Axes, points: NDArray[np.float64], size: float, colour: str | list[str]) -> None:
+    ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, lw=0, rasterized=True)
 
 
 def _legend(ax: Axes, colours: dict[str, str]) -> None:

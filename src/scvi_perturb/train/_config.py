@@ -29,8 +29,9 @@ class TrainConfig:
         Search for the number of steps: the most that are tried, how often the error on held-out
         conditions is looked at, and how many looks without improvement end the search.
     early_stopping
-        Whether stage one stops when the validation loss no longer falls. The weights of its
-        best epoch are restored in any case.
+        Whether stage one stops when the validation loss no longer falls.
+    keep_best
+        Whether the weights of stage one's best epoch are restored at its end.
     patience
         Validation epochs without improvement after which a stage stops.
     gradient_clip
@@ -50,6 +51,7 @@ class TrainConfig:
     check_every_n_steps: int = 100
     check_patience: int = 4
     early_stopping: bool = True
+    keep_best: bool = True
     patience: int = 15
     gradient_clip: tuple[float, float] = (1e3, 1.0)
     checkpoint_every_n_epochs: int = 1
