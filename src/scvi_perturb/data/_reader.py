@@ -48,6 +48,17 @@ class ScreenReader:
         """Return the number of cells."""
         return self.n_cells
 
+    def library_sizes(self) -> np.ndarray:
+        """Return the library size of every cell, `(n_cells,)`."""
+        if self.library is not None:
+            return self.library
+        rows = np.arange(self.n_cells)
+        sums = [
+            np.asarray(read_rows(self.counts, part).sum(axis=1)).ravel()
+            for part in np.array_split(rows, max(1, self.n_cells // 8192))
+        ]
+        return np.concatenate(sums).astype(np.float32)
+
     def __getitem__(self, indices: np.ndarray | list[int] | int) -> Batch:
         """Return the cells at `indices` as a dict of tensors, in this order.
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.generative import SamplerName
+    from scvi_perturb.model._draw import LibrarySize
     from scvi_perturb.model._request import Request
     from scvi_perturb.module import ConditionTensors
 
@@ -69,6 +70,7 @@ class PerturbationModel(SetupMixin):
         self._screen = Screen.from_registry(self.registry)
         self._vocabulary = Vocabulary(self._screen.table, features)
         self.trained_on_: dict[str, Any] = {}
+        self.library_shifts_: dict[int, float] = {}
 
     # What a model must tell ---------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class PerturbationModel(SetupMixin):
         n_samples: int | None = 500,
         seed: int | None = 0,
         sampler: SamplerName | SamplerConfig = "heun",
-        library_size: float | None = None,
+        library_size: LibrarySize = "reference",
         path: str | Path | None = None,
     ) -> AnnData:
         """Draw cells under conditions, measured or not.
@@ -125,7 +127,8 @@ class PerturbationModel(SetupMixin):
             Method, or a :class:`~scvi_perturb.generative.SamplerConfig` with the number of
             evaluations and the guidance scale.
         library_size
-            Total counts of every drawn cell; None takes the reference cell's.
+            Total counts of the drawn cells: the reference cell's; `"predicted"`, the same times
+            the mean change under this perturbation among the training cells; or a number.
         path
             File to stream to (`.h5ad`): memory stays bounded however many cells are drawn, and
             the result is returned backed.
@@ -151,7 +154,7 @@ class PerturbationModel(SetupMixin):
         drawn = self._draw(
             request, cells, plan, sampler=config, seed=seed, library_size=library_size
         )
-        uns = self._provenance(config, seed, library_size, self._units)
+        uns = self._provenance(config, seed, self._units, library_size=library_size)
         return write_cells(
             drawn,
             obs=cell_obs(plan, request, cells, self._screen),
@@ -217,7 +220,7 @@ class PerturbationModel(SetupMixin):
         result.obs["novelty"] = self._novelty(request)
         result.obs["support"] = 1.0 - result.obs["novelty"]
         units = "log1p(counts per 10,000)"
-        result.uns = self._provenance(config, seed, None, units)
+        result.uns = self._provenance(config, seed, units)
         return result
 
     def get_latent_representation(
@@ -308,7 +311,7 @@ class PerturbationModel(SetupMixin):
         *,
         sampler: SamplerConfig,
         seed: int | None,
-        library_size: float | None = None,
+        library_size: LibrarySize = "reference",
     ) -> Iterator[Drawn]:
         """Yield the distribution of the cells of a plan, chunk by chunk."""
         self.module.eval()
@@ -321,23 +324,15 @@ class PerturbationModel(SetupMixin):
             conditions=type(tensors)(*(t.to(device) for t in tensors)),
             cells=cells,
             plan=plan,
-            options=DrawOptions(
-                batch=self._batch_codes(request),
+            options=DrawOptions.make(
+                request,
+                self._screen,
                 library_size=library_size,
+                shifts=self.library_shifts_,
                 population=self._population_reference,
             ),
             random=random,
         )
-
-    def _batch_codes(self, request: Request) -> np.ndarray | None:
-        if request.batch is None:
-            return None
-        codes = {labels[0]: code for code, labels in enumerate(self._screen.batches)}
-        unknown = sorted(set(request.batch) - set(codes))
-        if unknown:
-            msg = f"Batches {unknown} were not trained on; the model knows {sorted(codes)}."
-            raise SchemaError(msg)
-        return np.array([codes[label] for label in request.batch], dtype=np.int64)
 
     def _reader(self, adata: AnnData | MuData | None) -> ScreenReader:
         """Register data with the model where that is still to be done, and open them."""
@@ -361,14 +356,19 @@ class PerturbationModel(SetupMixin):
         return super()._validate_anndata(adata, copy_if_view)
 
     def _provenance(
-        self, sampler: SamplerConfig, seed: int | None, library_size: float | None, units: str
+        self,
+        sampler: SamplerConfig,
+        seed: int | None,
+        units: str,
+        *,
+        library_size: float | str = "reference",
     ) -> dict[str, Any]:
         return provenance(
             type(self).__name__,
             units=units,
             seed=seed,
             sampler=sampler,
-            library_size="reference" if library_size is None else f"{library_size:g}",
+            library_size=str(library_size),
             trained_on=dict(self.trained_on_),
         )
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from scipy import sparse
 
 from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._errors import SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.data import CsrFileWriter
 from scvi_perturb.generative import sample_counts
 from scvi_perturb.model._latents import chunks, encode_cells
+from scvi_perturb.model._library import library_shift
 from scvi_perturb.model._result import cells_adata
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.model._reference import Reference
+    from scvi_perturb.model._request import Request
     from scvi_perturb.model._result import Plan
     from scvi_perturb.model._screen import Screen
     from scvi_perturb.module import ConditionTensors, CountParameters, Representation
@@ -36,6 +39,9 @@ __all__ = [
     "expected_proportions",
     "write_cells",
 ]
+
+
+LibrarySize = float | Literal["reference", "predicted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,61 @@ class DrawOptions:
         Batch code of each row of the request; None takes the reference cell's.
     library_size
         Total counts of every cell; None takes the reference cell's.
+    library_factor
+        Factor of each row of the request on the reference cell's library size, or None.
     population
         Whether the mean of a row's reference cells is the reference, and not each cell.
     """
 
     batch: np.ndarray | None = None
     library_size: float | None = None
+    library_factor: np.ndarray | None = None
     population: bool = False
 
-    def __post_init__(self) -> None:
-        """Check the library size."""
-        if self.library_size is not None and not self.library_size > 0:
-            msg = f"library_size={self.library_size} must be a positive number of counts, or None."
-            raise ValueError(msg)
+    @classmethod
+    def make(
+        cls,
+        request: Request,
+        screen: Screen,
+        *,
+        library_size: LibrarySize,
+        shifts: dict[int, float],
+        population: bool,
+    ) -> DrawOptions:
+        """Make options precise.
+
+        Raises
+        ------
+        SchemaError
+            When a batch asked for was not trained on.
+        ValueError
+            When `library_size` is neither a legal word nor a positive number.
+        """
+        factor, number = None, None
+        if library_size == "predicted":
+            changes = [library_shift(c, shifts, screen.table) for c in request.conditions]
+            factor = np.exp(changes)
+        elif library_size != "reference":
+            if not isinstance(library_size, int | float) or not library_size > 0:
+                msg = (
+                    f"library_size={library_size!r} is not known; pass 'reference', 'predicted' or "
+                    "a positive number of counts."
+                )
+                raise ValueError(msg)
+            number = float(library_size)
+        return cls(_batch_codes(request, screen), number, factor, population)
+
+
+def _batch_codes(request: Request, screen: Screen) -> np.ndarray | None:
+    """Return the code of the batch that each row asks for."""
+    if request.batch is None:
+        return None
+    codes = {labels[0]: code for code, labels in enumerate(screen.batches)}
+    unknown = sorted(set(request.batch) - set(codes))
+    if unknown:
+        msg = f"Batches {unknown} were not trained on; the model knows {sorted(codes)}."
+        raise SchemaError(msg)
+    return np.array([codes[label] for label in request.batch], dtype=np.int64)
 
 
 def draw_cells(
@@ -118,6 +166,8 @@ def draw_cells(
         context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
         latent = draw_latents(conditions, which, reference, context)
         library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        if options.library_factor is not None:
+            library = library * options.library_factor[row].astype(np.float32)
         if options.library_size is not None:
             library = np.full(len(chunk), options.library_size, dtype=np.float32)
         batch = cells.batch[plan.reference[chunk]] if options.batch is None else options.batch[row]

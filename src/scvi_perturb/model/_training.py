@@ -12,6 +12,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb._random import forked_seed
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._fit import Fit, Parts
+from scvi_perturb.model._library import library_shifts
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class TwoStageTraining(PerturbationModel):
             fit.generator(n_steps, seed=seed)
         self.train_indices, self.validation_indices = parts.train, parts.validation
         self.test_indices = parts.test
+        self.library_shifts_ = library_shifts(reader.codes, reader.library_sizes(), parts.train)
         self.is_trained_ = True
         self.trained_on_ = {
             "n_cells": len(parts.train),
@@ -101,7 +103,7 @@ class TwoStageTraining(PerturbationModel):
     def _parts(self, split: Split | None, n_cells: int, seed: int) -> Parts:
         if split is not None:
             split.check(self._plain_adata())
-            return Parts(split.train, split.validation, split.test)
+            return Parts(*(np.array(p) for p in (split.train, split.validation, split.test)))
         order = np.random.default_rng(seed).permutation(n_cells)
         n_validation = n_cells // 10
         return Parts(np.sort(order[n_validation:]), np.sort(order[:n_validation]), order[:0])

@@ -1,0 +1,142 @@
+"""A run that is killed goes on where it stopped, and ends as if it had not been killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from scvi_perturb.train import PlanConfig, TrainConfig
+from tests.contract._screens import SINGLE, dense, fit, make_model
+from tests.contract.registry import MODELS
+
+EPOCHS = 4
+
+
+class Kill(Callback):
+    """End the run in a stage, at the start or the end of an epoch."""
+
+    def __init__(self, stage, epoch, *, at_end=False):
+        self.stage, self.epoch, self.at_end = stage, epoch, at_end
+        self.now = -1
+
+    def on_train_start(self, trainer, pl_module):
+        self.now += 1
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._kill(trainer, here=not self.at_end)
+
+    def on_validation_end(self, trainer, pl_module):
+        self._kill(trainer, here=self.at_end)
+
+    def _kill(self, trainer, *, here):
+        if here and (self.now, trainer.current_epoch) == (self.stage, self.epoch):
+            msg = "killed"
+            raise KilledError(msg)
+
+
+class KilledError(RuntimeError):
+    """As far as the files go, the end of the process."""
+
+
+KILLS = {
+    "before the first checkpoint": (0, 0),
+    "in the first stage": (0, 2),
+    "after the last epoch of the first stage": (0, EPOCHS - 1),
+    "between the stages": (1, 0),
+    "in the second stage": (1, 3),
+}
+
+
+def train(case, simulated, **options):
+    model = make_model(case, simulated.copy())
+    return fit(case, model, max_epochs=EPOCHS, **options)
+
+
+def assert_same(model, whole):
+    state = whole.module.state_dict()
+    for key, value in model.module.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=1e-6)
+    assert model.history_.keys() == whole.history_.keys()
+    for key, losses in whole.history_.items():
+        pd.testing.assert_frame_equal(model.history_[key], losses, atol=1e-6, check_dtype=False)
+    cells = [m.sample([SINGLE], n_samples=5) for m in (model, whole)]
+    np.testing.assert_array_equal(*(dense(c.X) for c in cells))
+
+
+@pytest.fixture(scope="module")
+def whole(case, simulated):
+    """A model trained without interruption."""
+    return train(case, simulated)
+
+
+@pytest.mark.parametrize("kill", KILLS)
+@pytest.mark.parametrize("at_end", [False, True], ids=["batch", "validation"])
+def test_killed_run_goes_on(case, simulated, whole, kill, at_end):
+    stage, epoch = KILLS[kill]
+    if stage >= len(case.stages):
+        pytest.skip("no such stage")
+    with pytest.raises(KilledError):
+        train(
+            case,
+            simulated,
+            checkpoint_dir="run",
+            callbacks=[Kill(stage, epoch, at_end=at_end)],
+        )
+    assert_same(train(case, simulated, checkpoint_dir=Path("run")), whole)
+
+
+def test_checkpoints_do_not_change_the_result(case, simulated, whole):
+    assert_same(train(case, simulated, checkpoint_dir="run"), whole)
+    assert sorted(p.name for p in Path("run").iterdir()) == [f"{s}.pt" for s in sorted(case.stages)]
+
+
+def test_finished_run_is_only_read(case, simulated, whole):
+    train(case, simulated, checkpoint_dir="run")
+    written = {p.name: p.read_bytes() for p in Path("run").iterdir()}
+    no_epoch = Kill(0, 0)
+    assert_same(train(case, simulated, checkpoint_dir="run", callbacks=[no_epoch]), whole)
+    assert no_epoch.now == -1, "nothing was trained"
+    assert {p.name: p.read_bytes() for p in Path("run").iterdir()} == written
+
+
+def test_killed_run_stops_early_where_a_whole_one_does(case, simulated):
+    # A learning rate that makes the loss go up and down.
+    config = TrainConfig(representation=PlanConfig(lr=0.1, n_warmup_steps=0), patience=3)
+    options = {"config": config, "max_epochs": 40}
+
+    def run(**more):
+        return fit(case, make_model(case, simulated.copy()), **options, **more)
+
+    whole = run()
+    losses = whole.history_[f"{case.selected[0]}_validation_loss"].to_numpy().ravel()
+    assert len(losses) < 40
+    for epoch in (losses.argmin(), len(losses) - 2):
+        folder = f"run{epoch}"
+        with pytest.raises(KilledError):
+            run(checkpoint_dir=folder, callbacks=[Kill(0, epoch + 1)])
+        assert_same(run(checkpoint_dir=folder), whole)
+
+
+def test_checkpoints_can_be_rarer_than_epochs(case, simulated, whole):
+    config = TrainConfig(checkpoint_every_n_epochs=2)
+    with pytest.raises(KilledError):
+        train(case, simulated, checkpoint_dir="run", config=config, callbacks=[Kill(0, 3)])
+    assert_same(train(case, simulated, checkpoint_dir="run", config=config), whole)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in MODELS if c.searched is not None], ids=lambda c: c.name, indirect=True
+)
+def test_length_that_was_searched_for_is_the_same_after_a_kill(case, simulated):
+    config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)
+    options = {"config": config, **case.searched}
+    last = len(case.stages)  # the search is a training of its own
+    whole = train(case, simulated, **options)
+    with pytest.raises(KilledError):
+        train(case, simulated, checkpoint_dir="run", callbacks=[Kill(last, 1)], **options)
+    assert_same(train(case, simulated, checkpoint_dir="run", **options), whole)

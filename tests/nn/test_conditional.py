@@ -1,0 +1,76 @@
+"""The network shared by diffusion and flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scvi_perturb.nn import ConditionalNetwork
+
+N_LATENT, N_CONDITION, N_CELLS = 3, 5, 7
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield ConditionalNetwork(N_LATENT, N_CONDITION, width=16, n_blocks=2)
+
+
+@pytest.fixture
+def inputs():
+    random = torch.Generator().manual_seed(1)
+    shapes = {"x_t": N_LATENT, "reference": N_LATENT, "condition": N_CONDITION}
+    made = {k: torch.randn(N_CELLS, n, generator=random) for k, n in shapes.items()}
+    return made | {"time": torch.rand(N_CELLS, generator=random)}
+
+
+def apply(network, inputs, **changes):
+    given = {**inputs, **changes}
+    modulation = network.modulation(given["time"], given["condition"])
+    return network(given["x_t"], given["reference"], modulation)
+
+
+def stir(network):
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+
+
+def test_starts_at_zero_whatever_goes_in(network, inputs):
+    assert torch.equal(apply(network, inputs), torch.zeros(N_CELLS, N_LATENT))
+    modulation = network.modulation(inputs["time"], inputs["condition"])
+    assert torch.equal(modulation, torch.zeros(N_CELLS, 48))
+
+
+def test_gradients_reach_the_output_from_the_first_step_and_all_weights_later(network, inputs):
+    apply(network, inputs).sub(1).square().sum().backward()
+    assert network.output.weight.grad.abs().max() > 0
+    stir(network)
+    network.zero_grad()
+    apply(network, inputs).square().sum().backward()
+    still = [name for name, p in network.named_parameters() if p.grad.abs().max() == 0]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", ["x_t", "reference", "condition", "time"])
+def test_every_input_matters_to_its_own_cell_alone(network, inputs, name):
+    stir(network)
+    moved = inputs[name].clone()
+    moved[2] += 0.5
+    moves = (apply(network, inputs, **{name: moved}) - apply(network, inputs)).abs().amax(1)
+    assert moves[2] > 1e-3
+    assert moves[torch.arange(N_CELLS) != 2].max() < 1e-5
+
+
+def test_one_modulation_serves_all_cells_of_a_condition(network, inputs):
+    stir(network)
+    time, condition = inputs["time"][:1], inputs["condition"][:1]
+    once = network(inputs["x_t"], inputs["reference"], network.modulation(time, condition))
+    many = apply(
+        network,
+        inputs,
+        time=time.expand(N_CELLS),
+        condition=condition.expand(N_CELLS, -1),
+    )
+    torch.testing.assert_close(once, many, rtol=1e-4, atol=1e-5)
