@@ -16,6 +16,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -74,17 +76,19 @@ def sample_counts(
     if generator is None:
         generator = torch.Generator(mu.device)
         generator.seed()
-    if mu.device.type != "cpu":
-        return csr_matrix(_draw_dense(mu, theta, zi_logits, generator).cpu().numpy())
-    random = _numpy_generator(generator)
     n_cells, n_genes = mu.shape
-    rows = max(1, _CHUNK // max(n_genes, 1))
-    parts = [
-        _draw_rows(mu[i : i + rows], _rows(theta, i, rows), _rows(zi_logits, i, rows), random)
-        for i in range(0, n_cells, rows)
-    ]
-    if not parts:
+    if not mu.numel():
         return csr_matrix((n_cells, n_genes), dtype=np.float32)
+    if mu.device.type == "cuda":
+        parts = [_collect(_draw_dense(mu, theta, zi_logits, generator))]
+    else:
+        random = _numpy_generator(generator)
+        mu, theta, zi_logits = (p if p is None else p.cpu() for p in (mu, theta, zi_logits))
+        rows = max(1, _CHUNK // n_genes)
+        parts = [
+            _draw_rows(mu[i : i + rows], _rows(theta, i, rows), _rows(zi_logits, i, rows), random)
+            for i in range(0, n_cells, rows)
+        ]
     drawn = _NonZeros(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     starts = np.concatenate([[0], np.cumsum(drawn.lengths)])
     return csr_matrix((drawn.counts, drawn.genes, starts), shape=(n_cells, n_genes))
@@ -141,11 +145,27 @@ def _draw_dense(
     return torch.where(uniform < torch.sigmoid(zi_logits), 0.0, counts)
 
 
+def _collect(counts: Tensor) -> _NonZeros:
+    """Return the non-zeros of a dense matrix, found where it lies."""
+    at = torch.nonzero(counts.view(-1)).squeeze(1)
+    values = counts.view(-1).index_select(0, at).cpu().numpy()
+    lengths, genes = _locate(at.cpu().numpy(), counts.shape)
+    return _NonZeros(lengths, genes.astype(np.int32), values)
+
+
+def _locate(
+    at: NDArray[np.int64], shape: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of entries in each row, and the columns, of sorted flat positions."""
+    first = np.arange(shape[0] + 1) * shape[1]
+    lengths = np.diff(np.searchsorted(at, first))
+    return lengths, at - np.repeat(first[:-1], lengths)
+
+
 def _draw_rows(
     mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, random: np.random.Generator
 ) -> _NonZeros:
     """Draw some rows: find the non-zeros, then their counts."""
-    n_cells, n_genes = mu.shape
     rate = mu.clone() if theta is None else (mu / theta).log1p_().mul_(theta)
     chance = rate.neg_().expm1_().neg_()
     if zi_logits is not None:
@@ -155,9 +175,7 @@ def _draw_rows(
     at = (uniform < chances).nonzero()[0]
     place = uniform.take(at)
     place /= chances.take(at)
-    starts = np.searchsorted(at, np.arange(n_cells + 1) * n_genes)
-    lengths = np.diff(starts)
-    genes = at - np.repeat(np.arange(n_cells) * n_genes, lengths)
+    lengths, genes = _locate(at, mu.shape)
     mean = mu.numpy().ravel().take(at).astype(np.float64)
     if theta is None:
         counts = _count_poisson(mean, place, random)

@@ -15,9 +15,11 @@ __all__ = ["CouplingMethod", "couple"]
 
 CouplingMethod = Literal["exact", "random", "sinkhorn"]
 
-#: Entropic regularisation, as a share of the mean cost, and sweeps of the Sinkhorn iteration.
+#: Entropic regularisation, as a share of the mean cost.
 _REGULARISATION: Final = 0.05
-_SWEEPS: Final = 200
+#: Most sweeps of the Sinkhorn iteration, and the relative error of the weights at which it stops.
+_SWEEPS: Final = 500
+_TOLERANCE: Final = 1e-3
 
 
 def couple(
@@ -108,9 +110,17 @@ def _assign(cost: Tensor, generator: torch.Generator) -> Tensor:
 def _sinkhorn(cost: Tensor) -> Tensor:
     """Return the entropic transport plan between uniform weights `(n_targets, n_sources)`."""
     n_targets, n_sources = cost.shape
-    kernel = -cost.double() / (_REGULARISATION * cost.double().mean()).clamp_min(1e-12)
-    rows = torch.zeros(n_targets, 1, dtype=torch.float64, device=cost.device)
-    for _ in range(_SWEEPS):
-        columns = -torch.logsumexp(kernel + rows, dim=0, keepdim=True) - np.log(n_sources)
-        rows = -torch.logsumexp(kernel + columns, dim=1, keepdim=True) - np.log(n_targets)
-    return torch.exp(kernel + rows + columns)
+    cost = cost.double()
+    scale = (_REGULARISATION * cost.mean()).clamp_min(1e-12)
+    # With the least cost of each row taken off, no row of the kernel vanishes.
+    kernel = torch.exp((cost.amin(1, keepdim=True) - cost) / scale)
+    rows = torch.full((n_targets,), 1 / n_targets, dtype=torch.float64, device=cost.device)
+    for sweep in range(_SWEEPS):
+        reached = rows @ kernel
+        columns = 1 / (n_sources * reached.clamp_min(1e-300))
+        rows = 1 / (n_targets * (kernel @ columns))
+        if sweep % 10 == 9:
+            received = columns * (rows @ kernel) * n_sources
+            if float((received - 1).abs().max()) < _TOLERANCE:
+                break
+    return rows[:, None] * kernel * columns

@@ -10,9 +10,10 @@ import torch
 
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.data import ScreenDataModule, read_rows
+from scvi_perturb.model._additive import fit_additive
 from scvi_perturb.model._held_out import HeldOutError, choose_held_out
 from scvi_perturb.model._latents import LatentPairs, encode_cells, make_pairs
-from scvi_perturb.model._vocabulary import reference_doses
+from scvi_perturb.model._vocabulary import reference_doses, to_tensors
 from scvi_perturb.train import Stage, fit_stage
 
 if TYPE_CHECKING:
@@ -167,12 +168,19 @@ class Fit:
         used = {(p.name, p.kind) for c in present for p in table.conditions[c].components}
         seen = torch.zeros(max(len(model._vocabulary.names), 1), dtype=torch.bool)
         seen[: len(table.components)] = torch.tensor([pair in used for pair in table.components])
-        model.module.generator.prepare(
-            latent[train].to(device),
-            pairs.target[self._learnt(train)].to(device),
-            seen=seen,
-            reference_dose=reference_doses(table, present, len(seen)),
-        )
+        module, learn = model.module.generator, self._learnt(train)
+        doses = reference_doses(table, present, len(seen))
+        target = pairs.target[learn]
+        if module.from_cell:
+            conditions = to_tensors(table.arrays())
+            features = model._vocabulary.feature_tensors()
+            fit = fit_additive(target, codes[learn], conditions, doses, features)
+            module.prepare_additive(
+                fit.vectors, doses, log_ec50=fit.log_ec50, log_slope=fit.log_slope
+            )
+            rows = module.table.rows(torch.from_numpy(codes[learn]).to(device))
+            target = target - module.additive(rows.component, rows.dose, rows.mask).cpu()
+        module.prepare(latent[train].to(device), target.to(device), seen=seen, reference_dose=doses)
 
     def _learnt(self, cells: np.ndarray) -> np.ndarray:
         """Return the cells whose targets are learnt: controls start and end at themselves."""

@@ -20,7 +20,7 @@ from scvi_perturb.generative import (
     to_x0,
 )
 from scvi_perturb.module._diffusion_config import ConditionTensors
-from scvi_perturb.nn import ConditionalNetwork, PerturbationEncoder
+from scvi_perturb.nn import AdditiveEffect, ConditionalNetwork, PerturbationEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,6 +105,7 @@ class LatentDiffusion(BaseModuleClass):
             n_blocks=config.n_blocks,
             dropout=config.dropout,
         )
+        self.additive = AdditiveEffect(encoder.n_components, n_latent)
         self.learned = _Networks(encoder, network, self.n_contexts, config.n_condition)
         self.average = deepcopy(self.learned).requires_grad_(requires_grad=False)
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.long))
@@ -137,15 +138,27 @@ class LatentDiffusion(BaseModuleClass):
         latents
             Latents of the training cells, `(n_cells, n_latent)`.
         targets
-            What is to be drawn: displacements or latents, `(n_cells, n_latent)`.
+            What is left to be drawn: displacements less their additive part, or latents,
+            `(n_cells, n_latent)`.
         seen, reference_dose
             See :meth:`scvi_perturb.nn.PerturbationEncoder.prepare`.
         """
         for values, name in ((latents, "latent"), (targets, "target")):
             getattr(self, f"{name}_shift").copy_(values.mean(0))
             getattr(self, f"{name}_scale").copy_(values.std(0).clamp_min(1e-3))
+        if self.from_cell:
+            self.target_shift.zero_()  # no perturbation is no displacement
         for nets in (self.learned, self.average):
             nets.encoder.prepare(seen.to(self.device), reference_dose.to(self.device))
+
+    def prepare_additive(
+        self, vectors: Tensor, reference_dose: Tensor, *, log_ec50: float, log_slope: float
+    ) -> None:
+        """Fix the additive part of displacements, see :class:`scvi_perturb.nn.AdditiveEffect`."""
+        self.additive.vectors.copy_(vectors)
+        self.additive.reference_dose.copy_(reference_dose)
+        self.additive.log_ec50.fill_(log_ec50)
+        self.additive.log_slope.fill_(log_slope)
 
     def after_step(self) -> None:
         """Move the average towards the present weights."""
@@ -168,7 +181,13 @@ class LatentDiffusion(BaseModuleClass):
         """Return the denoising loss of each cell, under weights being learned or their average."""
         nets = self.learned if self.training else self.average
         target, reference, code = self._pair(tensors)
-        condition = self._embed_batch(nets, code, tensors[CONTEXT_KEY])
+        hidden = self._hidden(code)
+        used, place = torch.unique(code, return_inverse=True)
+        rows = self.table.rows(used)
+        target = self._scaled(target, self._centre(rows)[place] * (~hidden)[:, None])
+        condition = nets.encoder(*rows)[place]
+        condition = torch.where(hidden[:, None], nets.hidden_condition, condition)
+        condition = self._with_context(nets, condition, self._known(tensors[CONTEXT_KEY]))
         n = len(target)
         # Stratified times: the same law, less noise in the loss.
         time = (torch.randperm(n, device=target.device) + torch.rand(n, device=target.device)) / n
@@ -223,17 +242,19 @@ class LatentDiffusion(BaseModuleClass):
         Tensor
             `(B, n_latent)`, in stage one's latent space.
         """
+        centre = self._centre(conditions)[which]
+        offset = centre / self.target_scale
         denoise = self._denoiser(
-            conditions, which, self._white(reference), context, sampler.guidance_scale
+            conditions, which, self._white(reference), context, (sampler.guidance_scale, offset)
         )
         noise = torch.randn(
             reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
         )
         draw = SAMPLERS[sampler.method]
-        white = draw(
+        scaled = draw(
             denoise, noise, self.schedule, n_evaluations=sampler.n_evaluations, generator=generator
         )
-        drawn = white * self.target_scale + self.target_shift
+        drawn = scaled * self.target_scale + self.target_shift + centre
         return reference + drawn if self.from_cell else drawn
 
     def _denoiser(
@@ -242,10 +263,14 @@ class LatentDiffusion(BaseModuleClass):
         which: Tensor,
         reference: Tensor,
         context: Tensor,
-        guidance: float,
+        guidance: tuple[float, Tensor],
     ) -> Callable[[Tensor, float], Tensor]:
-        """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once."""
-        nets, kind = self.average, self.config.parameterisation
+        """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once.
+
+        `guidance` is its scale and the offset of the condition's centre, which a network
+        without the condition does not know: it is asked, and answers, without it.
+        """
+        nets, kind, (scale, offset) = self.average, self.config.parameterisation, guidance
         n_known = self.n_contexts + 1
         pairs = which * n_known + self._known(context)
         used, place = torch.unique(pairs, return_inverse=True)
@@ -260,15 +285,17 @@ class LatentDiffusion(BaseModuleClass):
         def denoise(x_t: Tensor, t: float) -> Tensor:
             time = torch.tensor([t], device=x_t.device, dtype=x_t.dtype)
             output = nets.network(x_t, reference, modulation(time, embedded))
-            if guidance != 1.0:
-                free = nets.network(x_t, reference, modulation(time, hidden))
-                output = guide(output, free, guidance)
-            return to_x0(output, x_t, time, self.schedule, kind)
+            x_0 = to_x0(output, x_t, time, self.schedule, kind)
+            if scale == 1.0:
+                return x_0
+            moved = x_t + self.schedule.alpha(time) * offset
+            output = nets.network(moved, reference, modulation(time, hidden))
+            return guide(x_0, to_x0(output, moved, time, self.schedule, kind) - offset, scale)
 
         return denoise
 
     def _pair(self, tensors: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scaled target, whitened reference and code; some pairs made null."""
+        """Return target, whitened reference and code; some pairs made null."""
         target = _draw(tensors[TARGET], tensors[TARGET_LOG_VARIANCE])
         reference = _draw(tensors[REFERENCE], tensors[REFERENCE_LOG_VARIANCE])
         code = tensors[CONDITION_KEY]
@@ -276,20 +303,24 @@ class LatentDiffusion(BaseModuleClass):
             null = torch.rand(len(code), device=code.device) < self.config.null_fraction
             target = target * (~null)[:, None]
             code = torch.where(null, torch.zeros_like(code), code)
-        return (target - self.target_shift) / self.target_scale, self._white(reference), code
+        return target, self._white(reference), code
+
+    def _centre(self, conditions: ConditionTensors) -> Tensor:
+        """Return the additive part of what is drawn under conditions, `(n, n_latent)`."""
+        return self.additive(conditions.component, conditions.dose, conditions.mask)
+
+    def _scaled(self, target: Tensor, centre: Tensor) -> Tensor:
+        return (target - self.target_shift - centre) / self.target_scale
+
+    def _hidden(self, code: Tensor) -> Tensor:
+        """Choose the cells whose condition is hidden, in training."""
+        share = self.config.condition_dropout if self.training else 0.0
+        return torch.rand(len(code), device=code.device) < share
 
     def _white(self, latent: Tensor) -> Tensor:
         if self.config.reference == "none":
             return torch.zeros_like(latent)
         return (latent - self.latent_shift) / self.latent_scale
-
-    def _embed_batch(self, nets: _Networks, code: Tensor, context: Tensor) -> Tensor:
-        used, place = torch.unique(code, return_inverse=True)
-        condition = nets.encoder(*self.table.rows(used))[place]
-        if self.training and self.config.condition_dropout > 0:
-            drop = torch.rand(len(code), device=code.device) < self.config.condition_dropout
-            condition = torch.where(drop[:, None], nets.hidden_condition, condition)
-        return self._with_context(nets, condition, self._known(context))
 
     def _known(self, context: Tensor) -> Tensor:
         """Map contexts never trained on to the last row; a share of the others too, in training."""

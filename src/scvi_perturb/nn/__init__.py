@@ -1,5 +1,6 @@
 """Layers: residual blocks, encoders, decoders, and the networks that read a condition."""
 
+from scvi_perturb.nn._additive import AdditiveEffect, hill_factor
 from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, hidden_layers
 from scvi_perturb.nn._conditional import ConditionalNetwork
 from scvi_perturb.nn._encoders import CountDecoder, Decoded, ExpressionEncoder
@@ -7,6 +8,7 @@ from scvi_perturb.nn._perturbation import PerturbationEncoder
 
 __all__ = [
     "AdaptiveBlock",
+    "AdditiveEffect",
     "ConditionalNetwork",
     "CountDecoder",
     "Decoded",
@@ -14,4 +16,5 @@ __all__ = [
     "PerturbationEncoder",
     "TimeEmbedding",
     "hidden_layers",
+    "hill_factor",
 ]

@@ -75,6 +75,7 @@ class PerturbationEncoder(nn.Module):
             self.projections[name] = nn.Linear(values.shape[1], n_out, bias=False)
             n_components = max(n_components, len(values))
         self.gates = nn.Parameter(torch.full((1 + len(self.modalities),), _SOFTPLUS_ONE))
+        self.n_components = n_components
         # Which components were trained on, and the dose at which their factor is one.
         self.register_buffer("seen", torch.ones(n_components, dtype=torch.bool))
         self.register_buffer("reference_dose", torch.ones(n_components))

@@ -70,6 +70,7 @@ def label_points(
             text = _write(ax, point, label, place, fontsize)
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer)  # of the words, without the line
+            box = box.padded(1, 0)
             fits = inside.contains(*box.min) and inside.contains(*box.max)
             if fits and not any(box.overlaps(other) for other in taken):
                 taken.append(box)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,48 +21,62 @@ __all__ = ["BestWeights", "Checkpoint"]
 class BestWeights(Callback):
     """Keep the weights with the lowest monitored value in memory; restore them at the end.
 
+    It also stops early, if asked to. Lightning's own callback decides after the last hook in
+    which a checkpoint can be written, so that a resumed run would forget one epoch; and
+    scvi-tools switches it off in distributed training.
+
     Parameters
     ----------
     monitor
         Name of a logged metric; smaller is better.
+    patience
+        Validation epochs without improvement after which training stops; None never stops.
     """
 
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str, *, patience: int | None = None) -> None:
+        self.monitor, self.patience = monitor, patience
         self.best = float("inf")
         self.best_epoch: int | None = None
         self.weights: dict[str, torch.Tensor] | None = None
+        self.n_worse = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare, and copy the weights when they are better."""
         value = trainer.callback_metrics.get(self.monitor)
-        if value is None or trainer.sanity_checking or not float(value) < self.best:
+        if value is None or trainer.sanity_checking:
             return
-        self.best, self.best_epoch = float(value), trainer.current_epoch
-        state = cast("nn.Module", pl_module.module).state_dict()
-        self.weights = {k: v.detach().clone() for k, v in state.items()}
+        if float(value) < self.best:
+            self.best, self.best_epoch, self.n_worse = float(value), trainer.current_epoch, 0
+            state = pl_module.module.state_dict()
+            self.weights = {k: v.detach().clone() for k, v in state.items()}
+            return
+        self.n_worse += 1
+        if self.patience is not None and self.n_worse >= self.patience:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore."""
         del trainer
         if self.weights is not None:
-            cast("nn.Module", pl_module.module).load_state_dict(self.weights)
+            pl_module.module.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self.weights}
+        names = ("best", "best_epoch", "weights", "n_worse")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.weights = state_dict["weights"]
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
 
 class Checkpoint(Callback):
     """Write the state of the run after every `every_n_epochs`, replacing the file at once.
 
     The state of the random generators and the history go with it: a run that was killed and
-    resumed gives what an uninterrupted one gives.
+    resumed gives what an uninterrupted one gives. The file holds plain types and tensors only,
+    so that reading it runs no code.
 
     Parameters
     ----------
@@ -84,9 +97,9 @@ class Checkpoint(Callback):
         """Go on with the random numbers of the run that is resumed."""
         del pl_module
         self._trainer = trainer
-        if self._random is not None:
-            torch.set_rng_state(self._random["torch"].cpu())
-            np.random.set_state(self._random["numpy"])  # noqa: NPY002 - restored by the caller
+        # They are those of the first process; the others go on with their own.
+        if self._random is not None and trainer.is_global_zero:
+            _set_random_state(self._random)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write."""
@@ -100,28 +113,60 @@ class Checkpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return history and random state."""
-        return {
-            "history": self.merged_history(),
-            "random": {
-                "torch": torch.get_rng_state(),
-                "numpy": np.random.get_state(),  # noqa: NPY002 - saved, not drawn from
-            },
+        frames = self.merged_history()
+        if self._trainer is not None:
+            _add_epoch(frames, self._trainer)
+        history = {
+            name: {"index": [int(i) for i in frame.index], "values": frame[name].tolist()}
+            for name, frame in frames.items()
         }
+        return {"history": history, "random": _random_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
-        self.history = state_dict["history"]
+        self.history = {
+            name: pd.DataFrame({name: kept["values"]}, index=pd.Index(kept["index"], name="epoch"))
+            for name, kept in state_dict["history"].items()
+        }
         self._random = state_dict["random"]
 
     def merged_history(self) -> dict[str, pd.DataFrame]:
-        """Return what was logged before the resumed epoch and since."""
-        merged = deepcopy(self.history)
+        """Return what was logged before the resumed epoch and since, one column each."""
         logged = getattr(self._trainer.logger, "history", {}) if self._trainer else {}
+        merged = dict(self.history)
         for name, frame in logged.items():
-            before = merged.get(name, frame.iloc[:0])
-            merged[name] = _append(before[~before.index.isin(frame.index)], frame)
+            since = frame.astype(float)
+            before = merged.get(name)
+            if before is not None:
+                since = pd.concat([before[~before.index.isin(since.index)], since])
+            merged[name] = since
         return merged
 
 
-def _append(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    return after.copy() if before.empty else pd.concat([before, after])
+def _add_epoch(frames: dict[str, pd.DataFrame], trainer: pl.Trainer) -> None:
+    """Add the training metrics of this epoch, which are logged after its last hook."""
+    epoch = trainer.current_epoch
+    for name, value in trainer.logged_metrics.items():
+        frame = frames.get(name, pd.DataFrame({name: []}, index=pd.Index([], name="epoch")))
+        if epoch not in frame.index:
+            row = pd.DataFrame({name: [float(value)]}, index=pd.Index([epoch], name="epoch"))
+            frames[name] = row if frame.empty else pd.concat([frame, row])
+
+
+def _random_state() -> dict[str, Any]:
+    """Return the state of the global generators, which dropout and noise read."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - saved, not drawn from
+    return {
+        "torch": torch.get_rng_state(),
+        "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["devices"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state["devices"]])
+    kind, keys, *rest = state["numpy"]
+    values = keys.cpu().numpy().astype(np.uint32)
+    np.random.set_state((kind, values, *rest))  # noqa: NPY002 - restored by the caller

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from scvi.train import TrainRunner
 
+from scvi_perturb._random import forked_seed
 from scvi_perturb.train._callbacks import Checkpoint
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from scvi_perturb.train._plan import StagePlan
 
 __all__ = ["StageRunner"]
+
+#: Between the seeds of the processes of a distributed run; larger than the seeds people choose.
+RANK_STRIDE = 1_000_003
 
 
 class StageRunner(TrainRunner):
@@ -57,21 +61,32 @@ class StageRunner(TrainRunner):
 
     def _run_training_core(self) -> None:
         self.training_plan.module.train()
-        super()._run_training_core()
+        seed = getattr(self.data_splitter, "seed", None)
+        # Random numbers of the stage's own: the same whether the stage before it was trained or
+        # read from a file, and not the same noise in every process.
+        own = None if seed is None else seed + RANK_STRIDE * self.trainer.global_rank
+        with forked_seed(own):
+            super()._run_training_core()
 
     def _update_history(self) -> None:
         history = dict(self.model.history_ or {})
-        if self.trainer.is_global_zero:
+        # The history of a run that was interrupted is in its checkpoint, if it has one.
+        resumable = self.trainer.interrupted and self._checkpoint() is not None
+        if self.trainer.is_global_zero and not resumable:
             for name, frame in self._logged().items():
                 key = f"{self.stage}_{name}"
                 renamed = frame.set_axis([key], axis=1).astype(float)
                 history[key] = _after(history.get(key), renamed)
         self.model.history_ = history
 
+    def _checkpoint(self) -> Checkpoint | None:
+        found = (c for c in self.trainer.callbacks if isinstance(c, Checkpoint))
+        return next(found, None)
+
     def _logged(self) -> dict[str, pd.DataFrame]:
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, Checkpoint):
-                return callback.merged_history()
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            return checkpoint.merged_history()
         return dict(getattr(self.trainer.logger, "history", {}))
 
 

@@ -1,0 +1,135 @@
+"""Regression of the mean displacement of each condition on its components.
+
+The number of conditions, not of cells, is what such a mean can be learnt from; so it is a
+Gaussian process over components (Rasmussen and Williams 2006, chapter 2) in closed form, and
+the network of stage two learns only what is left. With identities alone it is additive ridge
+regression; features let components borrow from similar ones, and give a vector to components
+never measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from scvi_perturb.nn import hill_factor
+
+if TYPE_CHECKING:
+    from scvi_perturb.module import ConditionTensors
+
+__all__ = ["AdditiveFit", "fit_additive"]
+
+EC50S = (-2.0, -1.0, 0.0, 1.0, 2.0)
+SLOPES = (0.5, 1.0, 2.0)
+NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+FEATURE_SHARES = (0.0, 0.5, 0.9)
+
+
+class AdditiveFit(NamedTuple):
+    """Vectors of components `(n_ids, n_latent)`, and the shared dose curve."""
+
+    vectors: torch.Tensor
+    log_ec50: float
+    log_slope: float
+
+
+def fit_additive(
+    move: torch.Tensor,
+    code: np.ndarray,
+    conditions: ConditionTensors,
+    reference_dose: torch.Tensor,
+    features: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> AdditiveFit:
+    """Fit the vectors of components.
+
+    Noise, the share of features and the dose curve are those with the least error when each
+    condition is left out in turn (in closed form).
+
+    Parameters
+    ----------
+    move
+        Displacements of treated cells, `(n_cells, n_latent)`.
+    code
+        Condition of each, `(n_cells,)`.
+    conditions
+        Conditions by code.
+    reference_dose
+        Dose of each component at which the curve is one, `(n_ids,)`.
+    features
+        Modality -> values and mask of each id.
+    """
+    codes, inverse, size = np.unique(code, return_inverse=True, return_counts=True)
+    total = torch.zeros(len(codes), move.shape[1], dtype=torch.float64)
+    total.index_add_(0, torch.from_numpy(inverse), move.double())
+    mean = (total / torch.from_numpy(size)[:, None]).numpy()
+    noise = float(move.double().var(0).mean()) / size
+    rows = conditions.rows(torch.from_numpy(codes))
+    alike = _similarity(features, len(reference_dose))
+    shares = FEATURE_SHARES if alike is not None and len(codes) > 3 else (0.0,)
+    curves = [(k, h) for k in EC50S for h in SLOPES] if _has_doses(rows) else [(0.0, 1.0)]
+    fits: list[tuple[float, AdditiveFit]] = []
+    for log_ec50, slope in curves:
+        design = _design(rows, reference_dose, log_ec50, float(np.log(slope)))
+        for share in shares:
+            kernel = np.eye(len(reference_dose)) * (1 - share)
+            kernel = kernel if alike is None else kernel + share * alike
+            error, vectors = _solve(design, kernel, mean, noise)
+            slope_log = float(np.log(slope))
+            found = AdditiveFit(torch.from_numpy(vectors).float(), log_ec50, slope_log)
+            fits.append((error, found))
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _solve(
+    design: np.ndarray, kernel: np.ndarray, mean: np.ndarray, noise: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the least leave-one-condition-out error over noise levels, and the vectors there."""
+    prior = design @ kernel @ design.T
+    signal = max(float((mean**2).mean() - noise.mean()), 1e-6) / max(np.diag(prior).mean(), 1e-9)
+    prior, cross = signal * prior, signal * (kernel @ design.T)
+    levels = NOISES if len(mean) > 3 else NOISES[:1]
+    results = []
+    for level in levels:
+        inverse = np.linalg.inv(prior + np.diag(noise + level * np.diag(prior).mean()))
+        weights = inverse @ mean
+        left_out = weights / np.diag(inverse)[:, None]
+        results.append((float((left_out**2).mean()), cross @ weights))
+    return min(results, key=lambda result: result[0])
+
+
+def _design(
+    rows: ConditionTensors, reference_dose: torch.Tensor, log_ec50: float, log_slope: float
+) -> np.ndarray:
+    """Return the dose factor of each component in each condition, `(n_conditions, n_ids)`."""
+    relative = (rows.dose / reference_dose[rows.component]).log()
+    factor = hill_factor(relative, torch.tensor(log_ec50), torch.tensor(log_slope)) * rows.mask
+    design = torch.zeros(len(rows.component), len(reference_dose))
+    return design.scatter_add_(1, rows.component, factor).double().numpy()
+
+
+def _has_doses(rows: ConditionTensors) -> bool:
+    return len(torch.unique(rows.dose[rows.mask])) > 1
+
+
+def _similarity(
+    features: dict[str, tuple[torch.Tensor, torch.Tensor]], n_ids: int
+) -> np.ndarray | None:
+    """Return the mean cosine of centred features, over the modalities both have; diagonal one."""
+    if not features:
+        return None
+    total, shared = np.zeros((n_ids, n_ids)), np.zeros((n_ids, n_ids))
+    for values, present in features.values():
+        there = present.numpy().astype(bool)
+        if not there.any():
+            continue
+        centred = np.where(there[:, None], values.numpy() - values.numpy()[there].mean(0), 0.0)
+        norm = np.linalg.norm(centred, axis=1, keepdims=True)
+        unit = centred / np.where(norm > 0, norm, 1.0)
+        both = np.outer(there, there)
+        total += np.where(both, unit @ unit.T, 0.0)
+        shared += both
+    alike = total / np.maximum(shared, 1)
+    np.fill_diagonal(alike, 1.0)
+    return alike

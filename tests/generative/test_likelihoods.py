@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from scvi import distributions as scvi
+
+from scvi_perturb.generative import (
+    nb_log_prob,
+    nb_log_prob_from_logits,
+    normal_log_prob,
+    poisson_log_prob,
+    zinb_log_prob,
+)
+
+N_CELLS, N_GENES = 6, 40
+DTYPES = [torch.float32, torch.float64]
+#: Relative error of a log-likelihood and, in norm, of a gradient.
+CLOSE = {torch.float32: 1e-5, torch.float64: 1e-6}
+
+
+class Batch:
+    """Counts and parameters that require gradients."""
+
+    def __init__(self, dtype: torch.dtype, *, shared: bool = True, seed: int = 0) -> None:
+        random = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+        shape = (N_GENES,) if shared else (N_CELLS, N_GENES)
+        mu, theta = torch.exp(draw(N_CELLS, N_GENES)), torch.exp(draw(*shape))
+        self.x = torch.poisson(2 * mu * (torch.rand(mu.shape, generator=random) < 0.4), random)
+        self.x = self.x.to(dtype)
+        self.mu = mu.to(dtype).requires_grad_()
+        self.theta = theta.to(dtype).requires_grad_()
+        self.zi = draw(N_CELLS, N_GENES).to(dtype).requires_grad_()
+        self.logits = draw(N_CELLS, N_GENES).to(dtype).requires_grad_()
+        self.library = torch.exp(3 + draw(N_CELLS)).to(dtype).requires_grad_()
+        self.weights = torch.exp(draw(N_CELLS)).to(dtype)
+
+    def ours(self, name: str, **options) -> torch.Tensor:
+        x, mu, theta = self.x, self.mu, self.theta
+        return {
+            "nb": lambda: nb_log_prob(x, mu, theta, **options),
+            "zinb": lambda: zinb_log_prob(x, mu, theta, self.zi, **options),
+            "poisson": lambda: poisson_log_prob(x, mu, **options),
+            "normal": lambda: normal_log_prob(x, mu, theta),
+        }[name]()
+
+    def theirs(self, name: str) -> torch.Tensor:
+        mu, theta = self.mu, self.theta
+        law = {
+            "nb": lambda: scvi.NegativeBinomial(mu=mu, theta=theta),
+            "zinb": lambda: scvi.ZeroInflatedNegativeBinomial(
+                mu=mu, theta=theta, zi_logits=self.zi
+            ),
+            "poisson": lambda: scvi.Poisson(rate=mu),
+            "normal": lambda: scvi.Normal(mu, theta),
+        }[name]()
+        return law.log_prob(self.x).sum(-1)
+
+    def parameters(self, name: str) -> list[torch.Tensor]:
+        return {
+            "nb": [self.mu, self.theta],
+            "zinb": [self.mu, self.theta, self.zi],
+            "poisson": [self.mu],
+            "normal": [self.mu, self.theta],
+        }[name]
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "normal"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_agrees_with_scvi(name, dtype, shared):
+    batch = Batch(dtype, shared=shared)
+    ours, theirs = batch.ours(name), batch.theirs(name)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=CLOSE[dtype], atol=0)
+    parameters = batch.parameters(name)
+    for mine, other in zip(
+        torch.autograd.grad((ours * batch.weights).sum(), parameters),
+        torch.autograd.grad((theirs * batch.weights).sum(), parameters),
+        strict=True,
+    ):
+        assert mine.shape == other.shape
+        assert (mine - other).norm() < CLOSE[dtype] * other.norm()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+def test_gradients_are_those_of_finite_differences(name, shared):
+    batch = Batch(torch.float64, shared=shared, seed=1)
+    x = batch.x
+    functions = {"nb": nb_log_prob, "zinb": zinb_log_prob, "poisson": poisson_log_prob}
+
+    def function(*parameters: torch.Tensor) -> torch.Tensor:
+        return functions[name](x, *parameters)
+
+    assert torch.autograd.gradcheck(function, batch.parameters(name))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_from_logits_are_those_of_finite_differences(shared):
+    batch = Batch(torch.float64, shared=shared, seed=2)
+
+    def function(*parameters: torch.Tensor) -> torch.Tensor:
+        return nb_log_prob_from_logits(batch.x, *parameters)
+
+    assert torch.autograd.gradcheck(function, [batch.logits, batch.library, batch.theta])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_logits_and_means_agree(dtype, shared):
+    batch = Batch(dtype, shared=shared)
+    mu = torch.softmax(batch.logits, -1) * batch.library[:, None]
+    expected = nb_log_prob(batch.x, mu, batch.theta)
+    value = nb_log_prob_from_logits(batch.x, batch.logits, batch.library, batch.theta)
+    torch.testing.assert_close(value, expected, rtol=CLOSE[dtype], atol=0)
+    parameters = [batch.logits, batch.library, batch.theta]
+    for mine, other in zip(
+        torch.autograd.grad((value * batch.weights).sum(), parameters),
+        torch.autograd.grad((expected * batch.weights).sum(), parameters),
+        strict=True,
+    ):
+        assert (mine - other).norm() < CLOSE[dtype] * other.norm()
+
+
+def test_agrees_with_scipy():
+    batch = Batch(torch.float64)
+    x, mu, theta = (a.detach().numpy() for a in (batch.x, batch.mu, batch.theta))
+    expected = scipy.stats.nbinom.logpmf(x, theta, theta / (theta + mu)).sum(-1)
+    np.testing.assert_allclose(batch.ours("nb").detach(), expected, rtol=1e-6)
+    expected = scipy.stats.poisson.logpmf(x, mu).sum(-1)
+    np.testing.assert_allclose(batch.ours("poisson").detach(), expected, rtol=1e-6)
+    expected = scipy.stats.norm.logpdf(x, mu, theta).sum(-1)
+    np.testing.assert_allclose(batch.ours("normal").detach(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+def test_known_positions_of_the_nonzeros_change_nothing(name):
+    batch = Batch(torch.float32)
+    rows, columns = torch.nonzero(batch.x, as_tuple=True)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    expected = batch.ours(name)
+    shuffled = batch.ours(name, nonzero=(rows[order], columns[order]))
+    torch.testing.assert_close(shuffled, expected)
+    narrow = batch.ours(name, nonzero=(rows.int(), columns.int()))
+    torch.testing.assert_close(narrow, expected)
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+def test_cells_without_counts(name):
+    batch = Batch(torch.float64)
+    batch.x = torch.zeros_like(batch.x)
+    torch.testing.assert_close(batch.ours(name), batch.theirs(name))
+    for gradient in torch.autograd.grad(batch.ours(name).sum(), batch.parameters(name)):
+        assert torch.isfinite(gradient).all()
+
+
+def test_integer_counts():
+    batch = Batch(torch.float32)
+    expected = batch.ours("nb")
+    batch.x = batch.x.int()
+    assert torch.equal(batch.ours("nb"), expected)
+
+
+def test_float32_is_accurate_where_dispersion_is_tiny():
+    # As theta grows the law becomes Poisson; lgamma(theta) alone is then beyond float32's digits.
+    batch = Batch(torch.float32)
+    mu, x = batch.mu.detach(), batch.x
+    theta = torch.full((N_GENES,), 1e7, requires_grad=True)
+    value = nb_log_prob(x, mu, theta)
+    torch.testing.assert_close(value, poisson_log_prob(x, mu), rtol=1e-5, atol=0)
+    (gradient,) = torch.autograd.grad(value.sum(), theta)
+    assert float((gradient * theta.detach()).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb"])
+def test_extreme_parameters_stay_finite(name):
+    x = torch.tensor([[0.0, 1.0, 5e4, 0.0, 3.0]])
+    batch = Batch(torch.float32)
+    batch.x = x
+    batch.mu = torch.tensor([[0.0, 0.0, 1e6, 1e6, 1e-12]], requires_grad=True)
+    batch.theta = torch.tensor([1e-4, 1e4, 1e-3, 1e-3, 1e6], requires_grad=True)
+    batch.zi = torch.tensor([[-50.0, 50.0, 0.0, 50.0, -50.0]], requires_grad=True)
+    value = batch.ours(name)
+    assert torch.isfinite(value).all()
+    for gradient in torch.autograd.grad(value.sum(), batch.parameters(name)):
+        assert torch.isfinite(gradient).all()
+
+
+def test_proportions_that_underflow_stay_finite():
+    logits = torch.tensor([[0.0, -300.0, 1.0]], requires_grad=True)
+    x, library, theta = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([10.0]), torch.ones(3)
+    value = nb_log_prob_from_logits(x, logits, library, theta)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(gradient).all()
+    assert float(gradient[0, 1]) > 1  # pulls the missing gene up
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_half_precision_is_computed_in_float32(shared):
+    batch = Batch(torch.float32, shared=shared)
+    logits = batch.logits.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = nb_log_prob_from_logits(batch.x, logits, batch.library, batch.theta)
+        value.sum().backward()
+    expected = nb_log_prob_from_logits(batch.x, logits.float(), batch.library, batch.theta)
+    assert value.dtype == torch.float32
+    assert logits.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(value, expected)
+
+
+def test_gradients_only_where_they_are_asked_for():
+    batch = Batch(torch.float32)
+    for parameter in (batch.mu, batch.theta):
+        value = batch.ours("nb").sum()
+        (alone,) = torch.autograd.grad(value, parameter)
+        fixed = nb_log_prob(
+            batch.x,
+            batch.mu if parameter is batch.mu else batch.mu.detach(),
+            batch.theta if parameter is batch.theta else batch.theta.detach(),
+        )
+        torch.testing.assert_close(torch.autograd.grad(fixed.sum(), parameter)[0], alone)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "named"),
+    [
+        (nb_log_prob, [(2, 4), (3,)], "mu"),
+        (nb_log_prob, [(2, 3), (2,)], "theta"),
+        (nb_log_prob, [(2, 3), (2, 1)], "theta"),
+        (zinb_log_prob, [(2, 3), (3,), (3,)], "zi_logits"),
+        (poisson_log_prob, [(3,)], "mu"),
+        (normal_log_prob, [(2, 3), (1,)], "scale"),
+        (nb_log_prob_from_logits, [(2, 4), (2,), (3,)], "logits"),
+        (nb_log_prob_from_logits, [(2, 3), (3,), (3,)], "library"),
+    ],
+)
+def test_wrong_shapes_are_named(function, shapes, named):
+    with pytest.raises(ValueError, match=rf"^{named} has shape \(.*expected"):
+        function(torch.zeros(2, 3), *(torch.ones(shape) for shape in shapes))
