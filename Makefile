@@ -29,7 +29,7 @@ help:
 	@echo 'make lint | format | docs | tutorials | bench-quick | env | clean'
 
 demo: $(CORE)
-	$(BIN)/scvi-perturb demo --output demo_out $(if $(DATA),--data '$(DATA)')
+	$(BIN)/scvi-perturb demo --out demo_out $(if $(DATA),--data '$(DATA)')
 
 test: $(DEV)
 	$(QUIET_CPU) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -30,6 +30,11 @@ def make_screen(*, n_cells=300, n_genes=30, seed=0, **changes):
     return simulate_screen(n_cells=n_cells, n_genes=n_genes, seed=seed, config=config)
 
 
+def make_searchable():
+    """Return a screen with combinations enough to hold some out, with cells enough each."""
+    return make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)
+
+
 def make_split(adata):
     """Return a split that holds out every cell with `HELD_OUT`."""
     made = split(adata, "unseen_perturbation", seed=1)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract._screens import SINGLE, dense, fit, make_model
+from tests.contract._screens import SINGLE, dense, fit, make_model, make_searchable
 from tests.contract.registry import MODELS
 
 EPOCHS = 4
@@ -132,11 +132,12 @@ def test_checkpoints_can_be_rarer_than_epochs(case, simulated, whole):
 @pytest.mark.parametrize(
     "case", [c for c in MODELS if c.searched is not None], ids=lambda c: c.name, indirect=True
 )
-def test_length_that_was_searched_for_is_the_same_after_a_kill(case, simulated):
+def test_length_that_was_searched_for_is_the_same_after_a_kill(case):
     config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)
     options = {"config": config, **case.searched}
-    last = len(case.stages)  # the search is a training of its own
-    whole = train(case, simulated, **options)
+    searchable = make_searchable()
+    whole = train(case, searchable, **options)
+    last = len(case.stages)  # the search is a training of its own, before the last stage
     with pytest.raises(KilledError):
-        train(case, simulated, checkpoint_dir="run", callbacks=[Kill(last, 1)], **options)
-    assert_same(train(case, simulated, checkpoint_dir="run", **options), whole)
+        train(case, searchable, checkpoint_dir="run", callbacks=[Kill(last, 1)], **options)
+    assert_same(train(case, searchable, checkpoint_dir="run", **options), whole)

@@ -13,7 +13,13 @@ from scipy import sparse
 from scvi_perturb import SchemaError
 from scvi_perturb.data import split
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract._screens import fit, make_features, make_model, make_split
+from tests.contract._screens import (
+    fit,
+    make_features,
+    make_model,
+    make_searchable,
+    make_split,
+)
 
 
 class Spy(Callback):
@@ -176,17 +182,18 @@ def test_early_stopping_restores_the_best_weights(case, untrained):
     assert all(torch.equal(restored[k], v) for k, v in state.items())
 
 
-def test_length_of_a_stage_is_chosen_on_held_out_conditions(case, screen):
+def test_length_of_a_stage_is_chosen_on_held_out_conditions(case):
     if case.searched is None:
         pytest.skip("no stage of this model has a length to choose")
     config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)
-    made = [
-        fit(case, make_model(case, screen), config=config, **case.searched) for _ in range(2)
-    ]
+    screens = [make_searchable() for _ in range(2)]
+    made = [fit(case, make_model(case, s), config=config, **case.searched) for s in screens]
     assert torch.equal(weights(made[0]), weights(made[1]))
-    losses = made[0].history_[f"{case.stages[-1]}_train_loss"]
-    assert 0 < len(losses) <= 20
-    assert {name.split("_")[0] for name in made[0].history_} == set(case.stages)
+    history = made[0].history_
+    looks = next(losses for name, losses in history.items() if "held_out" in name)
+    assert looks.index.tolist() == [5, 10, 15, 20]
+    assert 0 < len(history[f"{case.stages[-1]}_train_loss"]) <= 20
+    assert {name.split("_")[0] for name in history} == set(case.stages)
 
 
 def test_nothing_is_written_and_no_setting_changed(case, untrained):

@@ -50,6 +50,7 @@ def test_missing_genes_are_counted_and_named():
         align_genes(cells(["g3"]), GENES)
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
 def test_repeated_names_are_refused():
     with pytest.raises(SchemaError, match=r"not unique \(\['g1'\].*var_names_make_unique"):
         align_genes(cells(["g0", "g1", "g1", "g2", "g3"]), GENES)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 if TYPE_CHECKING:
@@ -141,4 +142,8 @@ class ScreenDataModule(pl.LightningDataModule):
         sampler = BatchSampler(
             indices, self.batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        return DataLoader(cast("Dataset", self.source), sampler=sampler, batch_size=None)
+        # A generator of its own: each pass draws a seed for worker processes, and would otherwise
+        # draw it from the numbers that noise and dropout are made of.
+        random = torch.Generator().manual_seed(self.seed)
+        source = cast("Dataset", self.source)
+        return DataLoader(source, sampler=sampler, batch_size=None, generator=random)

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from scvi_perturb.generative._bound import vdm_bound
+from scvi_perturb.generative._cosine import CosineSchedule
 from scvi_perturb.generative._counts import sample_counts
 from scvi_perturb.generative._coupling import CouplingMethod, couple
-from scvi_perturb.generative._diffusion import (
-    Denoiser,
-    Parameterisation,
-    add_noise,
-    denoising_loss,
-    guide,
-    min_snr_weight,
-    to_eps,
-    to_score,
-    to_velocity,
-    to_x0,
-)
+from scvi_perturb.generative._diffusion import add_noise, denoising_loss, guide, min_snr_weight
 from scvi_perturb.generative._likelihoods import (
     nb_log_prob,
     nb_log_prob_from_logits,
@@ -24,25 +14,20 @@ from scvi_perturb.generative._likelihoods import (
     poisson_log_prob,
     zinb_log_prob,
 )
-from scvi_perturb.generative._samplers import (
-    SAMPLERS,
-    Sampler,
-    SamplerConfig,
-    SamplerName,
-    ddim,
-    dpm_solver_2m,
-    euler_maruyama,
-    heun,
+from scvi_perturb.generative._linear import LinearSchedule
+from scvi_perturb.generative._parameterisation import (
+    Denoiser,
+    Parameterisation,
+    to_eps,
+    to_score,
+    to_velocity,
+    to_x0,
 )
-from scvi_perturb.generative._schedules import (
-    LOG_SNR_LIMIT,
-    CosineSchedule,
-    LinearPath,
-    LinearSchedule,
-    Schedule,
-    ScheduleName,
-    get_schedule,
-)
+from scvi_perturb.generative._path import LinearPath
+from scvi_perturb.generative._sampler_config import SAMPLERS, SamplerConfig, SamplerName
+from scvi_perturb.generative._samplers import Sampler, ddim, dpm_solver_2m, euler_maruyama, heun
+from scvi_perturb.generative._schedule import LOG_SNR_LIMIT, Schedule
+from scvi_perturb.generative._schedules import ScheduleName, get_schedule
 
 __all__ = [
     "LOG_SNR_LIMIT",

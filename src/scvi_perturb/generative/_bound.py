@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn.functional import softplus
 
-from scvi_perturb.generative._schedules import LOG_SNR_LIMIT
+from scvi_perturb.generative._schedule import LOG_SNR_LIMIT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scvi_perturb.generative._diffusion import Denoiser
-    from scvi_perturb.generative._schedules import Schedule
+    from scvi_perturb.generative._parameterisation import Denoiser
+    from scvi_perturb.generative._schedule import Schedule
 
 __all__ = ["vdm_bound"]
 
@@ -51,9 +51,10 @@ def vdm_bound(
 
     The continuous-time bound of Kingma et al. is the prior's divergence, the reconstruction at the
     smallest noise and `1/2 E int ||x_0 - x0_hat||^2 d snr`. Here the integral is taken relative to
-    the denoiser of standard normal data, whose bound is known in closed form: the noise that both
-    denoisers share cancels, so few times suffice. Log-SNRs are stratified, one a call, the same
-    for all cells.
+    the denoiser of standard normal data, whose bound is known in closed form, so that the noise
+    which both denoisers share cancels. Log-SNRs are stratified, one a call, the same for all cells.
+    The error of a cell falls with the root of `n_times`: for a 32-d mixture whose log-density has
+    a standard deviation of 13 nats between cells, it was 4 nats at 64 times.
 
     Parameters
     ----------

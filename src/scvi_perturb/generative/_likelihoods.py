@@ -19,6 +19,8 @@ from scvi_perturb.generative._negative_binomial import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 __all__ = [
@@ -35,14 +37,13 @@ def _real(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def _check_shapes(x: Tensor, **parameters: Tensor) -> None:
+def _check_shapes(x: Tensor, parameters: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
-        shared = name in {"theta", "scale"} and parameter.shape == x.shape[-1:]
-        if parameter.shape != x.shape and not shared:
-            also = f" or {tuple(x.shape[-1:])}" if name in {"theta", "scale"} else ""
+        shapes = [x.shape, x.shape[-1:]] if name in {"theta", "scale"} else [x.shape]
+        if parameter.shape not in shapes:
             msg = (
-                f"{name} has shape {tuple(parameter.shape)}; expected the shape of the counts, "
-                f"{tuple(x.shape)}{also}. Expand it to one of these."
+                f"{name} has shape {tuple(parameter.shape)}; for counts of shape {tuple(x.shape)} "
+                f"it is expected to have {' or '.join(str(tuple(shape)) for shape in shapes)}."
             )
             raise ValueError(msg)
 
@@ -79,7 +80,7 @@ def nb_log_prob(
     ValueError
         If the shapes do not match.
     """
-    _check_shapes(x, mu=mu, theta=theta)
+    _check_shapes(x, {"mu": mu, "theta": theta})
     dtype = _real(mu, theta)
     counts = Counts.gather(x, nonzero, dtype)
     return cast("Tensor", NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), None))
@@ -117,7 +118,7 @@ def nb_log_prob_from_logits(
     ValueError
         If the shapes do not match.
     """
-    _check_shapes(x, logits=logits, theta=theta)
+    _check_shapes(x, {"logits": logits, "theta": theta})
     if library.numel() != len(x):
         msg = (
             f"library has shape {tuple(library.shape)}; expected one total for each of the "
@@ -157,7 +158,7 @@ def zinb_log_prob(
     ValueError
         If the shapes do not match.
     """
-    _check_shapes(x, mu=mu, theta=theta, zi_logits=zi_logits)
+    _check_shapes(x, {"mu": mu, "theta": theta, "zi_logits": zi_logits})
     dtype = _real(mu, theta, zi_logits)
     counts = Counts.gather(x, nonzero, dtype)
     log_prob = NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), zi_logits.to(dtype))
@@ -183,7 +184,7 @@ def poisson_log_prob(
     ValueError
         If the shapes do not match.
     """
-    _check_shapes(x, mu=mu)
+    _check_shapes(x, {"mu": mu})
     mean = mu.to(_real(mu))
     counts = Counts.gather(x, nonzero, mean.dtype)
     log_mean = torch.log(counts.take(mean) + EPSILON)
@@ -212,7 +213,7 @@ def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     ValueError
         If the shapes do not match.
     """
-    _check_shapes(x, loc=loc, scale=scale)
+    _check_shapes(x, {"loc": loc, "scale": scale})
     dtype = _real(x, loc, scale)
     width = scale.to(dtype)
     error = (x.to(dtype) - loc.to(dtype)) / width

@@ -9,32 +9,20 @@ change of `x_0` on the way.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb.generative._grid import Point, grid, ratio, step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scvi_perturb.generative._diffusion import Denoiser
-    from scvi_perturb.generative._schedules import Schedule
+    from scvi_perturb.generative._parameterisation import Denoiser
+    from scvi_perturb.generative._schedule import Schedule
 
-__all__ = [
-    "SAMPLERS",
-    "Sampler",
-    "SamplerConfig",
-    "SamplerName",
-    "ddim",
-    "dpm_solver_2m",
-    "euler_maruyama",
-    "heun",
-]
-
-SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama"]
+__all__ = ["Sampler", "check_evaluations", "ddim", "dpm_solver_2m", "euler_maruyama", "heun"]
 
 
 class Sampler(Protocol):
@@ -53,57 +41,11 @@ class Sampler(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """A moment of the reverse process."""
-
-    t: float
-    log_snr: float
-    alpha: float
-    sigma: float
-
-    @property
-    def norm(self) -> float:
-        """Return the scale of `x_t` for data of variance 1."""
-        return math.hypot(self.alpha, self.sigma)
-
-    @property
-    def angle(self) -> float:
-        """Return the angle that runs from 0 (data) to pi / 2 (noise)."""
-        return math.atan2(self.sigma, self.alpha)
-
-
-def _grid(schedule: Schedule, n_steps: int) -> list[_Point]:
-    """Return the `n_steps + 1` points from noise to data.
-
-    The log-SNR is `3 logit(u)` at even `u`: dense about 0, where the denoised data change most, and
-    wider towards both ends. It is the same for every schedule, so schedules differ in training
-    only. The factor was chosen on Gaussians of standard deviation 0.05-1.5 and a 32-d mixture.
-    """
-    low, high = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    ends = torch.sigmoid(torch.tensor([low, high], dtype=torch.float64) / 3).tolist()
-    log_snr = 3 * torch.logit(torch.linspace(ends[0], ends[1], n_steps + 1, dtype=torch.float64))
-    t = schedule.time_of_log_snr(log_snr)
-    t[0], t[-1] = 1.0, 0.0
-    columns = torch.stack([t, log_snr, schedule.alpha(t), schedule.sigma(t)], dim=1)
-    return [_Point(*row) for row in columns.tolist()]
-
-
-def _check(n_evaluations: int) -> None:
+def check_evaluations(n_evaluations: int) -> None:
+    """Raise `ValueError` if there would be no network evaluation."""
     if n_evaluations < 1:
         msg = f"n_evaluations={n_evaluations}: a sampler needs at least one network evaluation."
         raise ValueError(msg)
-
-
-def _ratio(now: _Point, then: _Point) -> float:
-    """Return `e^-h`: the ratio of `alpha / sigma` now to that of the (less noisy) point `then`."""
-    return (now.alpha * then.sigma) / (now.sigma * then.alpha)
-
-
-def _step(x: Tensor, x0: Tensor, now: _Point, then: _Point) -> Tensor:
-    """Return `x` at `then`, exact while the denoised `x0` stays the same."""
-    keep = then.sigma / now.sigma
-    return keep * x + (then.alpha * (1 - _ratio(now, then))) * x0
 
 
 def ddim(
@@ -143,11 +85,11 @@ def ddim(
     Song, Meng and Ermon, Denoising diffusion implicit models, 2021.
     """
     del generator
-    _check(n_evaluations)
-    grid = _grid(schedule, n_evaluations)
+    check_evaluations(n_evaluations)
+    points = grid(schedule, n_evaluations)
     x = x_1
-    for now, then in pairwise(grid):
-        x = _step(x, predict_x0(x, now.t), now, then)
+    for now, then in pairwise(points):
+        x = step(x, predict_x0(x, now.t), now, then)
     return x
 
 
@@ -172,14 +114,14 @@ def heun(
     Salimans and Ho, Progressive distillation for fast sampling of diffusion models, 2022.
     """
     del generator
-    _check(n_evaluations)
+    check_evaluations(n_evaluations)
     n_steps = n_evaluations // 2 + 1
-    grid = _grid(schedule, n_steps)
+    points = grid(schedule, n_steps)
     x = x_1
-    for i, (now, then) in enumerate(pairwise(grid)):
+    for i, (now, then) in enumerate(pairwise(points)):
         x0 = predict_x0(x, now.t)
         if i == n_steps - 1 or (i == 0 and n_evaluations % 2 == 0):
-            x = _step(x, x0, now, then)
+            x = step(x, x0, now, then)
             continue
         slope = _velocity(x, x0, now)
         width = then.angle - now.angle
@@ -189,7 +131,7 @@ def heun(
     return x
 
 
-def _velocity(x: Tensor, x0: Tensor, at: _Point) -> Tensor:
+def _velocity(x: Tensor, x0: Tensor, at: Point) -> Tensor:
     """Return the derivative of the scaled `x` in the angle."""
     return (at.alpha / at.norm * x - at.norm * x0) / at.sigma
 
@@ -212,17 +154,17 @@ def dpm_solver_2m(
     Lu et al., DPM-Solver++: fast solver for guided sampling of diffusion models, 2022.
     """
     del generator
-    _check(n_evaluations)
-    grid = _grid(schedule, n_evaluations)
+    check_evaluations(n_evaluations)
+    points = grid(schedule, n_evaluations)
     x, previous, last_width = x_1, None, 0.0
-    for i, (now, then) in enumerate(pairwise(grid)):
+    for i, (now, then) in enumerate(pairwise(points)):
         x0 = predict_x0(x, now.t)
         width = then.log_snr - now.log_snr
         if previous is None or i == n_evaluations - 1:
             estimate = x0
         else:
             estimate = torch.lerp(previous, x0, 1 + width / (2 * last_width))
-        x = _step(x, estimate, now, then)
+        x = step(x, estimate, now, then)
         previous, last_width = x0, width
     return x
 
@@ -245,57 +187,13 @@ def euler_maruyama(
     Ho, Jain and Abbeel, Denoising diffusion probabilistic models, 2020; Song et al., Score-based
     generative modeling through stochastic differential equations, 2021.
     """
-    _check(n_evaluations)
-    grid = _grid(schedule, n_evaluations)
+    check_evaluations(n_evaluations)
+    points = grid(schedule, n_evaluations)
     x = x_1
-    for now, then in pairwise(grid):
-        ratio = _ratio(now, then)
-        mean = (then.sigma / now.sigma * ratio) * x
-        mean = mean + (then.alpha * (1 - ratio**2)) * predict_x0(x, now.t)
+    for now, then in pairwise(points):
+        kept = ratio(now, then)
+        mean = (then.sigma / now.sigma * kept) * x
+        mean = mean + (then.alpha * (1 - kept**2)) * predict_x0(x, now.t)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = mean + (then.sigma * math.sqrt(1 - ratio**2)) * noise
+        x = mean + (then.sigma * math.sqrt(1 - kept**2)) * noise
     return x
-
-
-#: Samplers by name.
-SAMPLERS: Final[dict[str, Sampler]] = {
-    "heun": heun,
-    "dpm++2m": dpm_solver_2m,
-    "ddim": ddim,
-    "euler-maruyama": euler_maruyama,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerConfig:
-    """How to sample: method, number of network evaluations, strength of guidance.
-
-    Parameters
-    ----------
-    method
-        Name of the sampler.
-    n_evaluations
-        Number of evaluations of the denoiser; with guidance each costs two network calls.
-    guidance_scale
-        1 is no guidance; above 1 the condition is overstated and spread shrinks.
-
-    Raises
-    ------
-    ValueError
-        If the method is not known or a number is out of range.
-    """
-
-    method: SamplerName = "heun"
-    n_evaluations: int = 20
-    guidance_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        check_choice("method", self.method, SAMPLERS)
-        _check(self.n_evaluations)
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            msg = (
-                f"guidance_scale={self.guidance_scale} is not a guidance scale; expected a finite "
-                "number >= 0 (1 means no guidance)."
-            )
-            raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._random import forked_seed
 from scvi_perturb.data import ScreenDataModule, read_rows
 from scvi_perturb.model._additive import fit_additive
 from scvi_perturb.model._held_out import HeldOutError, choose_held_out
@@ -82,7 +84,7 @@ class Fit:
             keep_best=self.config.keep_best,
             gradient_clip=self.config.gradient_clip[0],
         )
-        self._fit(stage, self.folder, {})
+        self._fit(stage, self.folder, {}, seed=seed)
 
     def generator(self, n_steps: int | None, *, seed: int) -> None:
         """Train stage two on cached latents, for `n_steps` or as long as held-out error says."""
@@ -92,10 +94,14 @@ class Fit:
             model.module.representation, self.reader.__getitem__, len(self.reader), model._device()
         )
         pairs = make_pairs(
-            latents, codes, train=self.parts.train, config=model.diffusion, seed=seed
+            latents,
+            codes,
+            train=self.parts.train,
+            validation=self.parts.validation,
+            config=model.diffusion,
+            seed=seed,
         )
-        if n_steps is None:
-            n_steps = self._search_steps(pairs, latents[0], seed)
+        n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
         model.n_steps_ = n_steps
         condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
         trained = np.stack([condition[self.parts.train], context[self.parts.train]], axis=1)
@@ -128,7 +134,18 @@ class Fit:
         model.history_ = {
             k: v for k, v in model.history_.items() if not k.startswith("search_")
         } | {"generator_held_out_energy": callback.history()}
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "n_steps.json").write_text(json.dumps(callback.errors))
         return callback.best_step
+
+    def _finished_search(self) -> int | None:
+        """Return the number of steps that an interrupted run had found."""
+        path = None if self.folder is None else self.folder / "n_steps.json"
+        if path is None or not path.exists():
+            return None
+        errors = {int(step): error for step, error in json.loads(path.read_text()).items()}
+        return min(errors, key=errors.__getitem__)
 
     def _fit_generator(
         self,
@@ -158,7 +175,10 @@ class Fit:
         extra: dict[str, Any] = {"max_steps": n_steps}
         if callback is not None:
             extra["callbacks"] = [callback]
-        self._fit(stage, self.folder if name == "generator" else None, extra)
+        # Each stage has random numbers of its own: a resumed run, which skips what is finished,
+        # draws the same as one that was never interrupted.
+        folder = self.folder if name == "generator" else None
+        self._fit(stage, folder, extra, seed=seed + 1)
 
     def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
         """Tell the generator the scales and the components of the training cells."""
@@ -188,16 +208,19 @@ class Fit:
             return cells
         return cells[self.reader.codes[CONDITION_KEY][cells] != 0]
 
-    def _fit(self, stage: Stage, folder: Path | None, extra: Mapping[str, Any]) -> None:
+    def _fit(
+        self, stage: Stage, folder: Path | None, extra: Mapping[str, Any], *, seed: int
+    ) -> None:
         given = self.trainer_kwargs.get("callbacks") or []
         callbacks = [*given, *extra.get("callbacks", [])]
-        fit_stage(
-            self.model,
-            stage,
-            trainer_kwargs={**self.trainer_kwargs, **extra, "callbacks": callbacks},
-            checkpoint_dir=folder,
-            every_n_epochs=self.config.checkpoint_every_n_epochs,
-        )
+        with forked_seed(seed):
+            fit_stage(
+                self.model,
+                stage,
+                trainer_kwargs={**self.trainer_kwargs, **extra, "callbacks": callbacks},
+                checkpoint_dir=folder,
+                every_n_epochs=self.config.checkpoint_every_n_epochs,
+            )
         self.model.module.eval()
 
     def _mean_proportions(self) -> torch.Tensor:

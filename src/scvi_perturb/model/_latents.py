@@ -91,6 +91,7 @@ def make_pairs(
     codes: dict[str, np.ndarray],
     *,
     train: np.ndarray,
+    validation: np.ndarray,
     config: DiffusionConfig,
     seed: int | None,
 ) -> LatentPairs:
@@ -105,8 +106,9 @@ def make_pairs(
         Mean and log variance of all cells, see :func:`encode_cells`.
     codes
         Condition, context and batch of all cells.
-    train
-        Cells whose controls may serve as reference.
+    train, validation
+        Cells of each part. Only training controls are references, and the cells of one part are
+        matched and averaged among themselves: nothing of a held-out cell reaches a target.
     config
         What the reference is.
     seed
@@ -117,6 +119,9 @@ def make_pairs(
     is_control = np.zeros(len(mean), dtype=bool)
     is_control[train] = condition[train] == 0
     groups = group_controls(context, codes[BATCH_KEY], is_control)
+    part = np.full(len(mean), 2)
+    part[train], part[validation] = 0, 1
+    apart = 3 * condition + part
     sure = torch.full_like(mean, SURE)
     given = (torch.from_numpy(condition), torch.from_numpy(context))
     if config.reference != "cell":
@@ -124,12 +129,12 @@ def make_pairs(
         centre = torch.stack(pools)[torch.from_numpy(groups.group)]
         return LatentPairs(mean, log_variance, centre, sure, *given)
     matched = torch.from_numpy(
-        match_controls(groups, method="ot", latent=mean.numpy(), condition=condition, seed=seed)
+        match_controls(groups, method="ot", latent=mean.numpy(), condition=apart, seed=seed)
     )
     start = mean[matched]
     move = mean - start
     if config.n_neighbours > 1:
-        where = np.stack([condition, context], axis=1)
+        where = np.stack([apart, context], axis=1)
         mean_move = _smooth(move, start / start.std(0).clamp_min(1e-3), where, config.n_neighbours)
         move = torch.lerp(mean_move, move, config.residual)
         return LatentPairs(move, sure, start, log_variance[matched], *given)

@@ -9,7 +9,6 @@ import numpy as np
 
 from scvi_perturb._constants import CONDITION_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb._random import forked_seed
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._fit import Fit, Parts
 from scvi_perturb.model._library import library_shifts
@@ -83,10 +82,9 @@ class TwoStageTraining(PerturbationModel):
         self._check_parts(reader, parts.train)
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         fit = Fit(self, reader, parts, config or TrainConfig(), trainer_kwargs, folder)
-        with forked_seed(seed):
-            if self.scvi_settings_ is None:
-                fit.representation(max_epochs, batch_size=batch_size, seed=seed)
-            fit.generator(n_steps, seed=seed)
+        if self.scvi_settings_ is None:
+            fit.representation(max_epochs, batch_size=batch_size, seed=seed)
+        fit.generator(n_steps, seed=seed)
         self.train_indices, self.validation_indices = parts.train, parts.validation
         self.test_indices = parts.test
         self.library_shifts_ = library_shifts(reader.codes, reader.library_sizes(), parts.train)

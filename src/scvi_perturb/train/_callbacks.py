@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
-__all__ = ["BestWeights", "Checkpoint"]
+__all__ = ["BestWeights", "Checkpoint", "StopAfter"]
 
 
 class BestWeights(Callback):
@@ -69,6 +69,27 @@ class BestWeights(Callback):
         """Take up the state of a checkpoint."""
         for name, value in state_dict.items():
             setattr(self, name, value)
+
+
+class StopAfter(Callback):
+    """Stop after a number of steps.
+
+    Parameters
+    ----------
+    n_steps
+        How many.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps = n_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        """Stop."""
+        del pl_module
+        if trainer.global_step >= self.n_steps:
+            trainer.should_stop = True
 
 
 class Checkpoint(Callback):

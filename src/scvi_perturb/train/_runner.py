@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 from scvi.train import TrainRunner
 
 from scvi_perturb._random import forked_seed
-from scvi_perturb.train._callbacks import Checkpoint
+from scvi_perturb.train._callbacks import Checkpoint, StopAfter
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.callbacks import Callback
     from scvi.model.base import BaseModelClass
 
     from scvi_perturb.train._plan import StagePlan
@@ -49,13 +50,19 @@ class StageRunner(TrainRunner):
         stage: str,
         trainer_kwargs: dict[str, object],
     ) -> None:
+        kwargs = dict(trainer_kwargs)
+        max_steps = kwargs.pop("max_steps", None)
+        if isinstance(max_steps, int) and max_steps > 0:
+            # By Lightning's own limit of steps, a resumed run would end an epoch twice.
+            callbacks = cast("list[Callback]", kwargs.pop("callbacks", None) or [])
+            kwargs["callbacks"] = [*callbacks, StopAfter(max_steps)]
         super().__init__(
             model,
             training_plan=training_plan,
             data_splitter=data_splitter,
             max_epochs=max_epochs,
-            check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 1),
-            **trainer_kwargs,
+            check_val_every_n_epoch=kwargs.pop("check_val_every_n_epoch", 1),
+            **kwargs,
         )
         self.stage = stage
 

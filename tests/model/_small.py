@@ -1,0 +1,48 @@
+"""A screen, its requests and its controls, without any model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from scvi_perturb.data import Condition, ConditionKeys, ConditionTable
+from scvi_perturb.model._reference import Reference
+from scvi_perturb.model._request import Request
+from scvi_perturb.model._screen import Screen
+
+KEYS = ConditionKeys("guide", dose="mg", time="hours", kind="how", control="NT")
+
+
+def parse(label, **given):
+    return Condition.parse(label, **given, control="NT")
+
+
+def make_screen(conditions=(), *, keys=KEYS, genes=("g0", "g1")):
+    """Return what a model remembers of a screen with these conditions."""
+    return Screen(
+        keys=keys,
+        layer=None,
+        library_key=None,
+        rna_modality=None,
+        context_columns=("cell_type",),
+        batch_column="batch",
+        table=ConditionTable.from_conditions(conditions, control="NT"),
+        contexts=(("B",), ("T",)),
+        batches=(("x",), ("y",)),
+        genes=tuple(genes),
+    )
+
+
+def make_request(*labels, **context):
+    """Return a request of labels, with the columns of contexts asked for."""
+    return Request(tuple(parse(label) for label in labels), context, None)
+
+
+def make_reference(counts, cell_type, library=None):
+    """Return control cells of the cell types given."""
+    counts = np.asarray(counts)
+    codes = np.array([{"B": 0, "T": 1}.get(label, 2) for label in cell_type])
+    labels = pd.DataFrame({"cell_type": list(cell_type)})
+    labels.index = [f"c{i}" for i in range(len(labels))]
+    size = counts.sum(1).astype(float) if library is None else np.asarray(library)
+    return Reference(counts, size, codes, np.zeros(len(codes), dtype=np.int64), labels)

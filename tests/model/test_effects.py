@@ -1,0 +1,161 @@
+"""Mean profiles, effects, and intervals that cover what they say they cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from scvi_perturb.model._draw import Drawn, expected_proportions
+from scvi_perturb.model._effects import effects_adata
+from scvi_perturb.model._result import Plan
+from scvi_perturb.module import CountParameters
+from tests.model._small import make_reference, make_request, make_screen
+
+CONTROL = np.array([0.4, 0.3, 0.2, 0.05, 0.04, 0.01])
+FACTOR = np.array([1.0, 0.5, 1.5, 2.0, 0.25, 4.0])
+PERTURBED = CONTROL * FACTOR / (CONTROL @ FACTOR)
+GENES = [f"g{i}" for i in range(len(CONTROL))]
+
+
+def effects(shares, counts, library, *, chunk=64, interval=0.9, seed=0):
+    """Return the effects of rows of `n` drawn cells and `m` control cells.
+
+    `shares (rows, n, genes)`, `counts (rows, m, genes)`, `library (rows, m)`; each row's cells
+    start from its own controls.
+    """
+    n_rows, n, n_genes = shares.shape
+    m = counts.shape[1]
+    start = np.concatenate([np.resize(np.arange(m), n) + m * row for row in range(n_rows)])
+    plan = Plan(np.repeat(np.arange(n_rows), n), start, np.tile(np.arange(n), n_rows))
+    reference = make_reference(
+        counts.reshape(-1, n_genes), ["T"] * (n_rows * m), library.reshape(-1)
+    )
+    reference.counts = sparse.csr_matrix(reference.counts)
+    flat = torch.from_numpy(shares.reshape(-1, n_genes)).double()
+    size = torch.full((len(flat),), 500.0, dtype=torch.float64)
+
+    def drawn():
+        for cells in np.array_split(np.arange(len(flat)), max(1, len(flat) // chunk)):
+            mean = flat[cells] * size[cells][:, None]
+            yield Drawn(cells, size[cells], CountParameters(mean, torch.ones(n_genes), None))
+
+    return effects_adata(
+        drawn(),
+        plan,
+        make_request(*["A"] * n_rows),
+        reference,
+        screen=make_screen(genes=GENES),
+        likelihood="nb",
+        interval=interval,
+        seed=seed,
+    )
+
+
+def experiment(n_rows, n, m, seed=0):
+    """Draw cells and controls of a known model: Gamma-Poisson around known proportions."""
+    random = np.random.default_rng(seed)
+    shares = PERTURBED * random.gamma(4.0, 1 / 4, (n_rows, n, len(GENES)))
+    library = random.lognormal(7, 0.4, (n_rows, m))
+    rate = CONTROL * random.gamma(4.0, 1 / 4, (n_rows, m, len(GENES)))
+    counts = random.poisson(rate * library[..., None]).astype(np.float32)
+    return shares, counts, library
+
+
+TRUTH = np.log1p(1e4 * PERTURBED) - np.log1p(1e4 * CONTROL)
+
+
+@pytest.mark.parametrize(("n", "m"), [(80, 60), (200, 25)])
+@pytest.mark.parametrize("interval", [0.9, 0.5])
+def test_intervals_cover_the_true_effect_as_often_as_they_say(n, m, interval):
+    n_rows = 150
+    found = effects(*experiment(n_rows, n, m), interval=interval)
+    covered = (found.layers["lower"] <= TRUTH) & (TRUTH <= found.layers["upper"])
+    # 900 independent intervals; percentiles of few cells and few bootstraps are a little narrow.
+    noise = np.sqrt(interval * (1 - interval) / covered.size)
+    assert interval - 0.03 - 3 * noise < covered.mean() < interval + 3 * noise
+
+
+def test_standard_errors_are_those_of_repetitions():
+    found = effects(*experiment(150, 80, 60))
+    spread = found.layers["lfc"].std(axis=0, ddof=1)
+    # A standard deviation of 150 repetitions is known to 6 %.
+    np.testing.assert_allclose(found.layers["std"].mean(axis=0), spread, rtol=0.2)
+    bias = found.layers["lfc"].mean(axis=0) - TRUTH
+    assert np.abs(bias / (spread / np.sqrt(150))).max() < 4
+
+
+def test_effects_agree_with_their_formula():
+    shares, counts, library = experiment(3, 20, 15)
+    found = effects(shares, counts, library)
+    profile = np.log1p(1e4 * shares.mean(axis=1))
+    control = np.log1p(1e4 * counts.sum(axis=1) / library.sum(axis=1)[:, None])
+    np.testing.assert_allclose(found.X, profile, rtol=1e-5)
+    np.testing.assert_allclose(found.layers["lfc"], profile - control, atol=1e-4)
+    assert found.obs["n_cells"].tolist() == [20] * 3
+    assert found.var_names.tolist() == GENES
+
+
+def test_order_within_the_interval():
+    found = effects(*experiment(40, 2, 2))
+    low, middle, high = (found.layers[key] for key in ("lower", "lfc", "upper"))
+    assert (low <= middle).all()
+    assert (middle <= high).all()
+
+
+def test_size_of_chunks_and_other_rows_do_not_matter():
+    made = experiment(3, 20, 15)
+    whole, pieces = effects(*made, chunk=1000), effects(*made, chunk=7)
+    for key in ("lfc", "lower", "upper", "std"):
+        np.testing.assert_allclose(whole.layers[key], pieces.layers[key], rtol=1e-6)
+    first = effects(*(part[:1] for part in made))
+    np.testing.assert_allclose(first.layers["lower"], whole.layers["lower"][:1], rtol=1e-6)
+
+
+def test_intervals_are_those_of_the_seed_and_effects_of_none():
+    made = experiment(2, 20, 15)
+    first, again, other = (effects(*made, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.layers["upper"], again.layers["upper"])
+    assert not np.array_equal(first.layers["upper"], other.layers["upper"])
+    np.testing.assert_array_equal(first.layers["lfc"], other.layers["lfc"])
+
+
+def test_more_cells_are_more_sure():
+    few, many = (effects(*experiment(20, n, n)).layers["std"].mean(axis=0) for n in (20, 320))
+    np.testing.assert_allclose(few / many, 4, rtol=0.25)
+
+
+def test_one_cell_and_one_control_are_enough():
+    found = effects(*experiment(2, 1, 1))
+    assert np.isfinite(found.X).all()
+    np.testing.assert_allclose(found.layers["std"], 0, atol=1e-6)
+    np.testing.assert_allclose(found.layers["lower"], found.layers["lfc"], atol=1e-6)
+
+
+def test_controls_that_are_not_used_do_not_count():
+    shares, counts, library = experiment(1, 5, 15)
+    found = effects(shares, counts, library)
+    used = effects(shares, counts[:, :5], library[:, :5])
+    np.testing.assert_allclose(found.layers["lfc"], used.layers["lfc"], rtol=1e-6)
+
+
+def parameters(zero_logits=None):
+    mean = torch.tensor([[2.0, 8.0], [30.0, 10.0]])
+    library = torch.tensor([10.0, 40.0])
+    return Drawn(np.arange(2), library, CountParameters(mean, torch.ones(2), zero_logits))
+
+
+def test_expected_shares_are_those_of_the_likelihood():
+    expected = np.array([[0.2, 0.8], [0.75, 0.25]])
+    for likelihood in ("nb", "poisson"):
+        np.testing.assert_allclose(expected_proportions(parameters(), likelihood), expected)
+    zeros = torch.tensor([[0.0, 100.0], [-100.0, 0.0]])
+    found = expected_proportions(parameters(zeros), "zinb")
+    np.testing.assert_allclose(found, expected * [[0.5, 0], [1, 0.5]], atol=1e-7)
+    log1p = Drawn(
+        np.arange(1),
+        torch.tensor([10.0]),
+        CountParameters(torch.tensor([[np.log1p(5000.0), -0.3]]), torch.ones(2), None),
+    )
+    np.testing.assert_allclose(expected_proportions(log1p, "normal"), [[0.5, 0.0]], rtol=1e-5)
