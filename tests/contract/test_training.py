@@ -140,13 +140,16 @@ def test_split_says_which_cells_train(case, trained, simulated):
     assert trained.trained_on_["n_cells"] == len(made.train)
 
 
-def test_held_out_cells_do_not_reach_the_weights(case, simulated, trained):
-    spoilt, made = simulated.copy(), make_split(simulated)
+@pytest.mark.parametrize("kind", ["cells", "unseen_perturbation", "unseen_combination"])
+def test_held_out_cells_do_not_reach_the_weights(case, simulated, kind):
+    made = split(simulated, kind, seed=1)
+    spoilt = simulated.copy()
     counts = spoilt.X.toarray()
-    counts[made.test] = 7.0
+    counts[made.test] = np.random.default_rng(0).poisson(20, counts[made.test].shape)
     spoilt.X = sparse.csr_matrix(counts)
-    model = make_model(case, spoilt, features=make_features(simulated))
-    assert torch.equal(weights(fit(case, model, split=made)), weights(trained))
+    models = [make_model(case, adata) for adata in (simulated.copy(), spoilt)]
+    found = [weights(fit(case, model, split=made)) for model in models]
+    assert torch.equal(*found)
 
 
 def test_split_of_other_data_is_refused(case, untrained, simulated):

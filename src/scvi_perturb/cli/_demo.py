@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.progress import Progress
 
 from scvi_perturb._constants import TARGET_SUM
@@ -55,7 +56,7 @@ def demo(options: DemoOptions, console: Console) -> None:
     UsageError
         When the screen, or what was asked, does not allow for it.
     """
-    with _results(options.out) as folder:
+    with _results(options.out) as folder, _one_thread():
         _run(options, folder, console)
     console.print(f"Results are in [bold]{options.out}[/]; begin with report.md.", soft_wrap=True)
 
@@ -192,6 +193,20 @@ def _results(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed:
             out.rmdir()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: for networks this small others hardly help.
+
+    On a machine with other work, threads that wait for each other take many times longer.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write(path: Path, text: str) -> None:

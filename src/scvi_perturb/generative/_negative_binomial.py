@@ -177,7 +177,7 @@ class SoftmaxNegativeBinomial(torch.autograd.Function):
         counts, (library, theta, ratio, log_ratio, *at) = Counts(*saved[:3]), saved[3:]
         d_logits = d_library = d_theta = None
         with torch.autocast(ratio.device.type, enabled=False):
-            share = ratio / (ratio + 1)
+            share = (ratio + 1).reciprocal_().mul_(ratio)
             # Derivative in log mu: x - (x + theta) mu / (theta + mu).
             pull = (share * theta).neg_()
             pull.view(-1).scatter_add_(0, counts.flat, counts.values / (1 + at[1]))
@@ -188,5 +188,6 @@ class SoftmaxNegativeBinomial(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 d_library = per_count * grad[:, None]
             if ctx.needs_input_grad[1]:
-                d_logits = pull.sub_((ratio * theta).mul_(per_count)).mul_(grad[:, None])
+                mean = ratio * theta
+                d_logits = pull.addcmul_(mean, per_count, value=-1).mul_(grad[:, None])
         return None, d_logits, d_library, d_theta

@@ -13,7 +13,7 @@ from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.data import ScreenDataModule, read_rows
 from scvi_perturb.model._additive import fit_additive
-from scvi_perturb.model._held_out import HeldOutError, choose_held_out
+from scvi_perturb.model._held_out import HeldOutError, best_step, choose_held_out
 from scvi_perturb.model._latents import LatentPairs, encode_cells, make_pairs
 from scvi_perturb.model._vocabulary import reference_doses, to_tensors
 from scvi_perturb.train import Stage, fit_stage
@@ -124,6 +124,7 @@ class Fit:
             held,
             latent,
             pairs,
+            least=min(self.config.min_generator_steps, limit),
             every=self.config.check_every_n_steps,
             patience=self.config.check_patience,
             seed=seed,
@@ -145,7 +146,8 @@ class Fit:
         if path is None or not path.exists():
             return None
         errors = {int(step): error for step, error in json.loads(path.read_text()).items()}
-        return min(errors, key=errors.__getitem__)
+        least = min(self.config.min_generator_steps, self.config.max_generator_steps)
+        return best_step(errors, least)
 
     def _fit_generator(
         self,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model._latents import LatentPairs
     from scvi_perturb.module import LatentDiffusion
 
-__all__ = ["HeldOut", "HeldOutError", "choose_held_out", "latent_energy"]
+__all__ = ["HeldOut", "HeldOutError", "best_step", "choose_held_out", "latent_energy"]
 
 #: Groups with fewer cells say too little about a distribution.
 MIN_CELLS, MAX_CELLS = 20, 300
@@ -110,6 +110,8 @@ class HeldOutError(Callback):
         Latents of all cells, `(n_cells, n_latent)`.
     pairs
         References of all cells.
+    least
+        Steps that are made in any case.
     every, patience
         Steps between looks; looks without improvement before training stops.
     seed
@@ -122,6 +124,7 @@ class HeldOutError(Callback):
         latent: torch.Tensor,
         pairs: LatentPairs,
         *,
+        least: int,
         every: int,
         patience: int,
         seed: int | None,
@@ -129,13 +132,14 @@ class HeldOutError(Callback):
         random = np.random.default_rng(seed)
         self.groups = [random.permutation(cells)[:MAX_CELLS] for cells in held.groups]
         self.latent, self.pairs = latent, pairs
-        self.every, self.patience, self.seed = every, patience, seed or 0
+        self.least, self.every, self.patience = least, every, patience
+        self.seed = seed or 0
         self.errors: dict[int, float] = {}
 
     @property
     def best_step(self) -> int:
-        """Number of steps with the least error."""
-        return min(self.errors, key=self.errors.__getitem__) if self.errors else self.every
+        """Number of steps with the least error, not fewer than the least allowed."""
+        return best_step(self.errors, self.least)
 
     def history(self) -> pd.DataFrame:
         """Return the error at each look."""
@@ -152,7 +156,7 @@ class HeldOutError(Callback):
         pl_module.eval()
         self.errors[step] = float(np.mean([self._error(pl_module, c) for c in self.groups]))
         pl_module.train()
-        if step - self.best_step >= self.patience * self.every:
+        if step >= self.least and step - self.best_step >= self.patience * self.every:
             trainer.should_stop = True
 
     def _error(self, pl_module: pl.LightningModule, cells: np.ndarray) -> float:
@@ -169,6 +173,12 @@ class HeldOutError(Callback):
         scale = module.latent_scale
         real = self.latent[torch.from_numpy(cells)].to(device)
         return latent_energy(drawn / scale, real / scale)
+
+
+def best_step(errors: dict[int, float], least: int) -> int:
+    """Return the step of the least error among those from `least` on."""
+    allowed = [step for step in errors if step >= least]
+    return min(allowed, key=errors.__getitem__) if allowed else least
 
 
 def _share(n: int) -> int:

@@ -25,9 +25,11 @@ class TrainConfig:
         Steps of stage one aimed at, where the number of epochs is left open (10 to 100 epochs).
     generator_steps
         Steps of stage two where nothing can be held out to choose them.
-    max_generator_steps, check_every_n_steps, check_patience
-        Search for the number of steps: the most that are tried, how often the error on held-out
-        conditions is looked at, and how many looks without improvement end the search.
+    min_generator_steps, max_generator_steps, check_every_n_steps, check_patience
+        Search for the number of steps: the fewest and the most that are tried, how often the
+        error on held-out conditions is looked at, and how many looks without improvement end
+        the search. The fewest keep a lucky early look from winning: with averaged targets the
+        error hardly rises after its minimum, but fewer steps are worse.
     early_stopping
         Whether stage one stops when the validation loss no longer falls.
     keep_best
@@ -47,6 +49,7 @@ class TrainConfig:
     generator_batch_size: int = 256
     representation_steps: int = 1500
     generator_steps: int = 1000
+    min_generator_steps: int = 500
     max_generator_steps: int = 3000
     check_every_n_steps: int = 100
     check_patience: int = 4

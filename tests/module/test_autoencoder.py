@@ -1,0 +1,204 @@
+"""Stage one: its loss by an independent formula, libraries, batches, panels that are partial."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional
+
+from scvi_perturb.module import AutoencoderConfig, CountAutoencoder
+from tests.module._small import N_BATCH, N_CELLS, N_GENES, N_LATENT, make_batch, stir
+
+SIZE = {"n_latent": N_LATENT, "n_hidden": 7, "n_layers": 2, "dropout": 0.0}
+
+
+def make(*, n_batch=N_BATCH, partial_panel=False, **config):
+    made = AutoencoderConfig(**{**SIZE, **config})
+    return stir(CountAutoencoder(N_GENES, n_batch, made, partial_panel=partial_panel))
+
+
+def dispersion_of(module, latent, batch):
+    """Return the inverse dispersion by its definition: ten times the parameter, exponentiated."""
+    decoder = module.decoder
+    if module.config.dispersion == "gene-cell":
+        one_hot = functional.one_hot(batch, N_BATCH).float()
+        return decoder.cell_dispersion(decoder.hidden(torch.cat([latent, one_hot], 1))).exp()
+    rows = batch if module.config.dispersion == "gene-batch" else torch.zeros_like(batch)
+    return (10 * decoder.log_dispersion[rows]).exp()
+
+
+def counts_of(module, latent, library, batch):
+    """Return the distribution of counts, written with scvi-tools' distributions."""
+    one_hot = functional.one_hot(batch, N_BATCH).float()
+    hidden = module.decoder.hidden(torch.cat([latent, one_hot], 1))
+    mean = torch.softmax(module.decoder.logits(hidden), 1) * library[:, None]
+    theta = None if module.likelihood == "poisson" else dispersion_of(module, latent, batch)
+    if module.likelihood == "zinb":
+        zeros = module.decoder.zeros(hidden)
+        return ZeroInflatedNegativeBinomial(mu=mean, theta=theta, zi_logits=zeros)
+    return Poisson(rate=mean) if theta is None else NegativeBinomial(mu=mean, theta=theta)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "dispersion"),
+    [
+        ("nb", "gene"),
+        ("nb", "gene-batch"),
+        ("nb", "gene-cell"),
+        ("zinb", "gene"),
+        ("zinb", "gene-cell"),
+        ("poisson", "gene"),
+    ],
+)
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+def test_loss_is_the_negative_evidence_lower_bound(likelihood, dispersion, sparse):
+    module, batch = make(likelihood=likelihood, dispersion=dispersion), make_batch(sparse=sparse)
+    inference, generative, output = module(batch, loss_kwargs={"kl_weight": 0.3})
+    posterior = Normal(inference["qz_m"], (0.5 * inference["qz_logv"]).exp())
+    divergence = kl_divergence(posterior, Normal(torch.zeros(()), torch.ones(()))).sum(1)
+    counts = counts_of(module, inference["z"], batch["library"], batch["batch"])
+    reconstruction = -counts.log_prob(batch["X"]).sum(1)
+    expected = (reconstruction + 0.3 * divergence).mean()
+    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-4)
+    assert output.n_obs_minibatch == N_CELLS
+    logged = output.reconstruction_loss["reconstruction_loss"]
+    torch.testing.assert_close(logged, reconstruction, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(output.kl_local["kl_local"], divergence, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(generative["px"].mean, counts.mean if likelihood != "zinb" else counts.mu)
+    output.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+def test_loss_of_normal_values_agrees_too():
+    module, batch = make(likelihood="normal"), make_batch()
+    inference, generative, output = module(batch, loss_kwargs={"kl_weight": 0.0})
+    values = np.log1p(1e4 * batch["X"] / batch["library"][:, None])
+    one_hot = functional.one_hot(batch["batch"], N_BATCH).float()
+    mean = module.decoder(inference["z"], one_hot).logits
+    scale = (10 * module.decoder.log_dispersion[0]).exp()
+    expected = -Normal(mean, scale).log_prob(values).sum(1).mean()
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-3)
+    assert generative["px"].zero_logits is None
+
+
+def test_latent_is_drawn_from_the_posterior():
+    module, batch = make(), make_batch()
+    draws = torch.stack([module.inference(batch)["z"] for _ in range(2000)])
+    mean, log_variance = module.encode(batch)
+    error = (0.5 * log_variance).exp() / 2000**0.5
+    assert ((draws.mean(0) - mean).abs() < 5 * error).all()
+    torch.testing.assert_close(draws.var(0), log_variance.exp(), rtol=0.2, atol=0)
+
+
+def test_library_is_given_and_only_scales():
+    module = make(likelihood="zinb", dispersion="gene-cell")
+    latent, batch = torch.randn(3, N_LATENT), torch.tensor([0, 1, 2])
+    small = module.decode(latent, torch.tensor([10.0, 20, 30]), batch)
+    large = module.decode(latent, torch.tensor([100.0, 200, 300]), batch)
+    torch.testing.assert_close(large.mean, 10 * small.mean)
+    torch.testing.assert_close(small.mean.sum(1), torch.tensor([10.0, 20, 30]))
+    assert torch.equal(small.dispersion, large.dispersion)
+    assert torch.equal(small.zero_logits, large.zero_logits)
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "linear"])
+def test_partial_panel_leaves_the_rest_of_the_library_out(decoder):
+    module = make(partial_panel=True, decoder=decoder)
+    latent, batch = torch.randn(4, N_LATENT), torch.tensor([0, 1, 2, 0])
+    library = torch.tensor([10.0, 20, 30, 40])
+    made = module.decode(latent, library, batch)
+    assert made.mean.shape == (4, N_GENES)
+    share = made.mean.sum(1) / library
+    assert (share < 1).all()
+    logits = module.decoder(latent, functional.one_hot(batch, N_BATCH).float()).logits
+    assert logits.shape == (4, N_GENES + 1)
+    torch.testing.assert_close(1 - share, torch.softmax(logits, 1)[:, -1])
+
+
+def test_partial_panel_trains():
+    module, batch = make(partial_panel=True), make_batch()
+    batch["library"] = 3 * batch["library"]
+    _, _, output = module(batch)
+    output.loss.backward()
+    assert module.decoder.logits.bias.grad[-1].abs() > 0
+
+
+@pytest.mark.parametrize("partial_panel", [False, True])
+def test_decoder_starts_at_the_mean_profile(partial_panel):
+    module = make(partial_panel=partial_panel)
+    profile = torch.tensor([0.1, 0.2, 0.05, 0.25, 0.0])
+    profile = profile if partial_panel else profile / profile.sum()
+    with torch.no_grad():
+        module.decoder.logits.weight.zero_()
+    module.initialise(profile)
+    made = module.decode(torch.randn(2, N_LATENT), torch.full((2,), 100.0), torch.tensor([0, 1]))
+    torch.testing.assert_close(made.mean, 100 * profile.expand(2, -1), rtol=1e-3, atol=1e-3)
+
+
+def test_decoder_of_normal_values_starts_at_their_mean():
+    module = make(likelihood="normal", partial_panel=True)
+    assert module.decoder.logits.out_features == N_GENES, "values have no rest"
+    with torch.no_grad():
+        module.decoder.logits.weight.zero_()
+    profile = torch.tensor([0.1, 0.2, 0.05, 0.25, 0.4])
+    module.initialise(profile)
+    made = module.decode(torch.randn(1, N_LATENT), torch.ones(1), torch.tensor([0]))
+    torch.testing.assert_close(made.mean[0], torch.log1p(1e4 * profile))
+
+
+def test_unknown_batch_is_between_the_known_ones():
+    module = make(decoder="linear")
+    latent, library = torch.randn(1, N_LATENT), torch.ones(1)
+    known = [module.decode(latent, library, torch.tensor([b])).mean.log() for b in range(N_BATCH)]
+    unknown = module.decode(latent, library, torch.tensor([N_BATCH])).mean.log()
+    # A linear decoder: the mean of the logits, up to the constant of the softmax.
+    rest = unknown - torch.stack(known).mean(0)
+    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=0, atol=1e-5)
+    batch = make_batch(1)
+    for code in (-1, N_BATCH, 99):
+        batch["batch"][:] = code
+        assert torch.isfinite(module.encode(batch)[0]).all()
+
+
+def test_screen_of_one_batch_does_not_look_at_it():
+    module, batch = make(n_batch=1), make_batch()
+    first = module.encode(batch)[0]
+    batch["batch"][:] = 5
+    assert torch.equal(module.encode(batch)[0], first)
+
+
+def test_encoder_sees_counts_and_not_the_library():
+    module, batch = make(), make_batch()
+    before = module.encode(batch)[0]
+    batch["library"] = batch["library"] * 7
+    assert torch.equal(module.encode(batch)[0], before)
+
+
+def test_one_cell_trains():
+    module = make(dropout=0.3).train()
+    _, _, output = module(make_batch(1))
+    assert torch.isfinite(output.loss)
+
+
+def test_dispersion_that_poisson_ignores_is_not_built_per_cell():
+    module = make(likelihood="poisson", dispersion="gene-cell")
+    _, _, output = module(make_batch())
+    output.loss.backward()
+    large = {n: p for n, p in module.decoder.named_parameters() if p.grad is None and p.ndim > 1}
+    assert all(len(p) == 1 for p in large.values()), sorted(large)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"likelihood": "gaussian"}, "'nb', 'normal', 'poisson', 'zinb'"),
+        ({"dispersion": "cell"}, "'gene', 'gene-batch', 'gene-cell'"),
+        ({"decoder": "deep"}, "'linear', 'mlp'"),
+    ],
+)
+def test_choices_are_checked(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        AutoencoderConfig(**wrong)
