@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 from pathlib import Path
 
-_VERSION_FILE = Path(__file__).parents[1] / "src" / "scvi_perturb" / "_version.py"
+_ROOT = Path(__file__).parents[1]
+_VERSION_FILE = _ROOT / "src" / "scvi_perturb" / "_version.py"
+_RESULTS = _ROOT / "benchmarks" / "results"
+# A heading in place of the file's own, which is its first line.
+_TABLE = """\
+### Results (`{name}`)
+
+```{{include}} ../benchmarks/results/{name}
+:start-line: 1
+:heading-offset: 2
+```"""
+_NO_RESULTS = "*No results are stored here yet; the command above writes them.*"
 
 project = "scvi-perturb"
 author = "scvi-perturb developers"
@@ -57,3 +69,22 @@ if os.environ.get("SCVI_PERTURB_INTERSPHINX") == "1":
         "scvi": ("https://docs.scvi-tools.org/en/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
+
+
+def _include_results(app, docname, source):
+    """Put the tables of the benchmarks where the page has `<!-- results: pattern -->`."""
+    del app
+    if docname != "benchmarks":
+        return
+
+    def tables(marker):
+        files = sorted(_RESULTS.glob(marker[1]))
+        return "\n\n".join(_TABLE.format(name=file.name) for file in files) or _NO_RESULTS
+
+    source[0] = re.sub(r"<!-- results: (\S+) -->", tables, source[0])
+
+
+def setup(app):
+    """Register the tables; their page is read anew each time, as results come and go."""
+    app.connect("source-read", _include_results)
+    app.connect("env-get-outdated", lambda *_: ["benchmarks"])

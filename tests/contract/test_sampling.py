@@ -17,6 +17,8 @@ from tests.contract._screens import (
     SINGLE,
     controls,
     dense,
+    fit,
+    make_model,
 )
 
 #: Measured, and not measured but predictable.
@@ -83,6 +85,21 @@ def test_library_size_can_be_set(trained):
     assert cells.uns["scvi_perturb"]["library_size"] == "1000"
     with pytest.raises(ValueError, match="library_size=0 is not known"):
         trained.sample([SINGLE], library_size=0)
+
+
+def test_library_size_can_follow_the_perturbation(case, screen):
+    # Some perturbations make cells smaller: every second count is lost.
+    treated = (screen.obs["perturbation"] == SINGLE).to_numpy()
+    counts = screen.X.toarray()
+    counts[treated] = np.random.default_rng(0).binomial(counts[treated].astype(int), 0.5)
+    screen.X = sparse.csr_matrix(counts)
+    model = fit(case, make_model(case, screen), max_epochs=1)
+    total = {}
+    for choice in ("reference", "predicted"):
+        cells = model.sample([SINGLE], n_samples=300, library_size=choice)
+        assert cells.uns["scvi_perturb"]["library_size"] == choice
+        total[choice] = cells.X.sum(axis=1).mean()
+    assert total["predicted"] / total["reference"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_same_seed_same_cells_other_seed_others(trained):

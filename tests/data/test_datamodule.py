@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from math import ceil
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,10 +109,14 @@ def read(loader):
     return [batch["index"].tolist() for batch in loader]
 
 
+def joined(batches_read):
+    return list(chain.from_iterable(batches_read))
+
+
 def test_loaders_read_whole_batches_from_the_source():
     made = module()
     train = read(made.train_dataloader())
-    assert sorted(sum(train, [])) == sorted(INDICES[:30])
+    assert sorted(joined(train)) == sorted(INDICES[:30])
     assert [len(batch) for batch in train] == [8, 8, 8, 6]
     for batch in made.train_dataloader():
         assert torch.equal(batch["square"], batch["index"] ** 2)
@@ -123,7 +127,7 @@ def test_loaders_read_whole_batches_from_the_source():
 def test_training_is_shuffled_by_the_seed_and_validation_is_not():
     first, again, other = (read(module(seed=s).train_dataloader()) for s in (0, 0, 1))
     assert first == again != other
-    assert sum(first, []) != INDICES[:30].tolist()
+    assert joined(first) != INDICES[:30].tolist()
     loader = module().train_dataloader()
     assert isinstance(loader, DataLoader)
     # What Lightning calls before each epoch.
@@ -148,6 +152,6 @@ def test_processes_get_their_own_shares():
     for rank in range(2):
         made = module()
         made.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
-        shares.append(sum(read(made.train_dataloader()), []))
+        shares.append(joined(read(made.train_dataloader())))
     assert len(shares[0]) == len(shares[1]) == 15
-    assert sorted(sum(shares, [])) == sorted(INDICES[:30])
+    assert sorted(joined(shares)) == sorted(INDICES[:30])

@@ -150,7 +150,7 @@ def test_library_sizes_must_be_positive_numbers():
     sizes = ["10", "0", "-1", "inf", "nan", "many"]
     with pytest.raises(SchemaError, match=r"obs\['size'\] is not positive in 5 cells"):
         field.register_field(screen(["c"] * 6, size=sizes))
-    with pytest.raises(SchemaError, match="'size' is not in adata.obs"):
+    with pytest.raises(SchemaError, match="'size' is not in"):
         field.validate_field(screen(["c"]))
     state = field.register_field(screen(["c"] * 2, size=[3, 2.5]))
     assert field.transfer_field(state, screen(["c"], size=[1])) == {}
@@ -165,7 +165,7 @@ def test_counts_keep_the_order_of_genes():
     before = adata.X.copy()
     state = field.register_field(adata)
     assert list(state["column_names"]) == ["g0", "g1", "g2"]
-    assert (adata.X != before).nnz == 0
+    assert (before != adata.X).nnz == 0
     assert field.transfer_field(state, screen(["c"])) is not None
     with pytest.raises(SchemaError, match="order differs"):
         field.transfer_field(state, screen(["c"])[:, ::-1].copy())

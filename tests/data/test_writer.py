@@ -93,4 +93,4 @@ def test_blocks_may_be_larger_than_a_chunk_of_the_file(tmp_path):
     large = [block(9000, 5, density=3.0), block(9000, 6, density=3.0)]
     assert large[0].nnz > 1 << 15
     found = write(tmp_path / "cells.h5ad", large)
-    assert (found.to_memory().X != sparse.vstack(large)).nnz == 0
+    assert (sparse.vstack(large) != found.to_memory().X).nnz == 0

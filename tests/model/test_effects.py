@@ -71,7 +71,7 @@ TRUTH = np.log1p(1e4 * PERTURBED) - np.log1p(1e4 * CONTROL)
 def test_intervals_cover_the_true_effect_as_often_as_they_say(n, m, interval):
     n_rows = 150
     found = effects(*experiment(n_rows, n, m), interval=interval)
-    covered = (found.layers["lower"] <= TRUTH) & (TRUTH <= found.layers["upper"])
+    covered = (found.layers["lower"] <= TRUTH) & (found.layers["upper"] >= TRUTH)
     # 900 independent intervals; percentiles of few cells and few bootstraps are a little narrow.
     noise = np.sqrt(interval * (1 - interval) / covered.size)
     assert interval - 0.03 - 3 * noise < covered.mean() < interval + 3 * noise

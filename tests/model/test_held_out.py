@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_control_is_never_held_out():
 @pytest.mark.parametrize(("n", "expected"), [(3, 1), (20, 2), (48, 5), (90, 5)])
 def test_a_tenth_is_held_out_and_at_most_five(n, expected):
     names = [f"p{i:02d}" for i in range(n + 1)]
-    pairs = {(f"{a}+{b}", 0): 20 for a, b in zip(names, names[1:], strict=False)}
+    pairs = {(f"{a}+{b}", 0): 20 for a, b in pairwise(names)}
     cells = {("control", 0): 20, **{(name, 0): 20 for name in names}, **pairs}
     held, _ = choose(cells)
     assert len(held.groups) == expected
@@ -123,7 +124,7 @@ class Search:
         pairs["reference_mean"] = torch.zeros(n, 2)
         source = _Pairs(pairs)
         held = HeldOut((np.arange(20, 40),), "context")
-        options = {"every": 5, "patience": 2, "seed": 0, **options}
+        options = {"least": 5, "every": 5, "patience": 2, "seed": 0, **options}
         self.callback = HeldOutError(held, self.latent, source, **options)
         self.module = SimpleNamespace(
             table=None, latent_scale=torch.ones(2), sample_latent=self.sample, training=True
@@ -173,9 +174,15 @@ def test_search_goes_on_while_the_error_falls():
 
 
 def test_search_that_never_looked_has_a_length():
-    search = Search([], every=7)
+    search = Search([], least=3, every=7)
     assert search.run(6) is None
-    assert search.callback.best_step == 7
+    assert search.callback.best_step == 3
+
+
+def test_search_makes_the_least_number_of_steps():
+    search = Search([0.1, 3.0, 2.0, 2.5, 1.0, 1.5, 1.6, 1.7], least=15)
+    assert search.run(100) == 35
+    assert search.callback.best_step == 25, "the best from there on"
 
 
 def test_noise_is_the_same_at_every_look():

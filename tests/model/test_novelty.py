@@ -86,7 +86,8 @@ def test_other_context_is_more_novel_and_any_context_is_not():
 
 def test_features_make_similar_perturbations_less_novel():
     table = pd.DataFrame(
-        {"x": [1.0, 1.0, 0.0, -1.0], "y": [0.0, 0.3, 1.0, 0.0]}, index=["A", "near", "far", "against"]
+        {"x": [1.0, 1.0, 0.0, -1.0], "y": [0.0, 0.3, 1.0, 0.0]},
+        index=["A", "near", "far", "against"],
     )
     features = PerturbationFeatures({"table": table})
     trained = [place("A")]

@@ -11,7 +11,7 @@ import pytest
 from scvi_perturb import SchemaError
 from scvi_perturb.data import Component, Condition, ConditionKeys
 from scvi_perturb.model._request import parse_request
-from tests.model._small import KEYS, make_screen, parse
+from tests.model._small import make_screen, parse
 
 PLAIN = ConditionKeys("guide", control="NT")
 #: A and C have one dose and kind each, B two of each.

@@ -148,14 +148,15 @@ def test_condition_is_hidden_in_training_only():
     module, tensors = additive(exact(condition_dropout=1.0)).eval(), batch(CODES)
     rows = TABLE.rows(tensors["condition"])
     centre = module.additive(rows.component, rows.dose, rows.mask)
-    torch.testing.assert_close(losses(module, tensors), (tensors["target_mean"] - centre).square().mean(1))
+    expected = (tensors["target_mean"] - centre).square().mean(1)
+    torch.testing.assert_close(losses(module, tensors), expected)
 
 
 def test_latents_are_drawn_from_their_posteriors():
     module, tensors = exact(), batch([1] * 3000)
     tensors["target_mean"] = torch.zeros(3000, N_LATENT)
     tensors["target_log_variance"] = torch.full((3000, N_LATENT), math.log(4.0))
-    assert losses(module, tensors).mean() == pytest.approx(4, rel=0.1)
+    assert losses(module, tensors).mean().item() == pytest.approx(4, rel=0.1)
 
 
 def test_average_starts_as_the_weights_and_moves_towards_them():
@@ -168,8 +169,8 @@ def test_average_starts_as_the_weights_and_moves_towards_them():
     for n in range(1, 4):
         module.after_step()
         decay = min(0.9, (1 + n) / (10 + n))
-        for name in learned:
-            expected[name] = decay * expected[name] + (1 - decay) * learned[name]
+        for name, value in learned.items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in module.average.named_parameters():
         torch.testing.assert_close(value, expected[name])
     assert int(module.n_updates) == 3
@@ -191,20 +192,15 @@ def test_weights_are_learnt_and_their_average_is_validated():
     module, tensors = make(dropout=0.0), batch(CODES)
     stir(module.average)
 
-    def loss():
+    def loss(module):
         return seeded(lambda: losses(module, tensors))
 
-    validation, training = loss_of(module.eval(), loss), loss_of(module.train(), loss)
+    validation, training = loss(module.eval()), loss(module.train())
     stir(module.learned)
-    assert torch.equal(loss_of(module.eval(), loss), validation)
-    assert not torch.equal(loss_of(module.train(), loss), training)
+    assert torch.equal(loss(module.eval()), validation)
+    assert not torch.equal(loss(module.train()), training)
     module.loss(tensors).loss.backward()
     assert all(p.grad is None for p in module.average.parameters())
-
-
-def loss_of(module, loss):
-    del module
-    return loss()
 
 
 def test_prepared_components_are_known_to_both():
@@ -288,15 +284,13 @@ def test_guidance_of_one_is_the_conditional():
 
 def test_guidance_of_zero_does_not_know_the_condition():
     module = additive(stirred(), 0.3)
-    free = draw(module, [1] * 4, sampler=guided(0.0))
-    torch.testing.assert_close(
-        draw(module, [3] * 4, sampler=guided(0.0)), free, rtol=1e-3, atol=1e-3
-    )
+    # Steps are of second order, and not exact under the shift by what adds up.
+    sampler = SamplerConfig(n_evaluations=40, guidance_scale=0.0)
+    free = draw(module, [1] * 4, sampler=sampler)
+    torch.testing.assert_close(draw(module, [3] * 4, sampler=sampler), free, rtol=0, atol=0.02)
     stir(module.average.encoder)
-    torch.testing.assert_close(
-        draw(module, [1] * 4, sampler=guided(0.0)), free, rtol=1e-3, atol=1e-3
-    )
-    assert not torch.allclose(draw(module, [1] * 4), free, atol=1e-2)
+    assert torch.equal(draw(module, [1] * 4, sampler=sampler), free)
+    assert not torch.allclose(draw(module, [1] * 4), free, atol=0.1)
 
 
 def test_guidance_asks_the_network_twice():
@@ -396,7 +390,12 @@ def test_tables_are_not_saved_with_the_weights():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"combine": "product"}, {"reference": "mean"}, {"schedule": "sine"}, {"parameterisation": "z"}],
+    [
+        {"combine": "product"},
+        {"reference": "mean"},
+        {"schedule": "sine"},
+        {"parameterisation": "z"},
+    ],
 )
 def test_choices_are_checked(wrong):
     with pytest.raises(ValueError, match="choose one of"):

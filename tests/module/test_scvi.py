@@ -52,7 +52,7 @@ def test_decodes_as_scvi_does(likelihood, dispersion):
 
 
 def test_decodes_a_logistic_normal_latent_as_scvi_does():
-    own, ours = pair(latent_distribution="ln")
+    own, ours = pair(latent_distribution="ln", gene_likelihood="nb")
     batch, before = make_batch(), torch.randn(N_CELLS, N_LATENT)
     # scVI decodes the softmax of what its posterior is a distribution of.
     latent = own.z_encoder.z_transformation(before)

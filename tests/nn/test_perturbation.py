@@ -154,7 +154,9 @@ def test_component_never_trained_on_has_no_identity_and_is_carried_by_features()
     # Only features are left: gate times projection of the standardised row.
     shift, scale = made.shift_embedding, made.scale_embedding
     gate = nn.functional.softplus(made.gates[1])
-    alone = gate * ((values() - shift) / scale).clamp(-5, 5) @ made.projections["embedding"].weight.T
+    alone = (
+        gate * ((values() - shift) / scale).clamp(-5, 5) @ made.projections["embedding"].weight.T
+    )
     torch.testing.assert_close(after[[2, 4]], alone[[2, 4]])
 
 

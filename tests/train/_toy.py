@@ -23,14 +23,14 @@ class ToyModule(BaseModuleClass):
         self.layer = nn.Linear(N_GENES, 1)
         self.dropout = nn.Dropout(0.2)
         self.noted = {"train": [], "validation": []}
-        self.n_after_step = 0
+        self.noise, self.n_after_step = 0.1, 0
 
     def forward(self, tensors, loss_kwargs=None):
         return {}, {}, self.loss(tensors, **(loss_kwargs or {}))
 
     def loss(self, tensors, kl_weight=1.0):
         self.noted["train" if self.training else "validation"].append(float(kl_weight))
-        noise = 0.1 * torch.randn_like(tensors["y"])
+        noise = self.noise * torch.randn_like(tensors["y"])
         error = (self.layer(self.dropout(tensors["x"])) - tensors["y"] + noise).square()[:, 0]
         divergence = self.layer.weight.square().sum().expand(len(error))
         loss = (error + kl_weight * divergence).mean()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.train import PlanConfig
-from tests.train._toy import N_CELLS, QUIET, Spy, ToyModel, fit, flat
+from scvi_perturb.train import PlanConfig, fit_stage
+from tests.train._toy import N_CELLS, QUIET, Spy, ToyModel, fit, flat, stage
 
 
 def test_stage_trains_every_cell_once_an_epoch_in_another_order():
@@ -60,15 +60,9 @@ def test_stage_without_validation_runs_to_its_end():
 def test_stage_stops_when_validation_no_longer_improves():
     still = PlanConfig(lr=0.0, weight_decay=0.0)
     spy, model = Spy(), ToyModel()
-    model.module.loss = lambda tensors, kl_weight=1.0: _constant(type(model.module).loss, model, tensors)
-    fit(model, spy=spy, plan=still, max_epochs=20, patience=3)
+    model.module.noise = 0.0
+    fit(model, spy=spy, plan=still, max_epochs=20, patience=3, keep_best=True)
     assert len(model.history_["first_validation_loss"]) == 4
-
-
-def _constant(loss, model, tensors):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return loss(model.module, tensors)
 
 
 @pytest.mark.parametrize("keep_best", [True, False])
@@ -81,20 +75,17 @@ def test_last_weights_are_kept_unless_the_best_are_asked_for(keep_best):
 
 
 def test_gradients_are_clipped():
-    # Without momentum of the second order, a step is at most the rate: look at the gradients.
     norms = []
 
     class Norms(Spy):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        def on_train_batch_end(self, trainer, pl_module, *_):
             grads = [p.grad.ravel() for p in pl_module.module.parameters()]
             norms.append(float(torch.cat(grads).norm()))
 
     fit(ToyModel(), spy=Norms(), gradient_clip=1e-3, max_epochs=1)
-    clipped = list(norms)
-    norms.clear()
     fit(ToyModel(), spy=Norms(), max_epochs=1)
-    assert max(norms) > 0.1
-    assert clipped == pytest.approx([1e-3] * 3, rel=1e-2) or max(norms) > 100 * max(clipped)
+    assert norms[:3] == pytest.approx([1e-3] * 3, rel=1e-2)
+    assert min(norms[3:]) > 0.1
 
 
 def test_finished_stage_is_loaded_and_not_trained_again(tmp_path):
@@ -110,9 +101,9 @@ def test_finished_stage_is_loaded_and_not_trained_again(tmp_path):
 
 
 def test_arguments_of_the_trainer_are_left_as_they_are():
-    before = dict(QUIET)
-    spy = Spy()
-    callbacks = [spy]
-    fit(ToyModel(), spy=spy)
-    assert before == QUIET
-    assert callbacks == [spy]
+    given = {**QUIET, "callbacks": [Spy()]}
+    before = {**given, "callbacks": list(given["callbacks"])}
+    model = ToyModel()
+    with torch.random.fork_rng():
+        fit_stage(model, stage(model, patience=2, keep_best=True), trainer_kwargs=given)
+    assert given == before

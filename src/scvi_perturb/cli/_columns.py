@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from scvi_perturb.cli._options import ScreenOptions
 
-__all__ = ["batch_column", "canonical", "context_columns", "library_column"]
+__all__ = ["UNKNOWN", "batch_column", "canonical", "context_columns", "library_column"]
 
 _MOST_BATCHES: Final = 100
 #: Labels of contexts that say nothing.
-UNKNOWN: Final = frozenset(("", "unknown", "na", "nan", "none", "unassigned", "other"))
+UNKNOWN: Final = frozenset(("", "unknown", "na", "nan", "none", "unassigned"))
 
 
 def canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnData:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scvi_perturb.cli._cases import Case
     from scvi_perturb.cli._screen import Screen
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics import Matrix
     from scvi_perturb.predictors import MeanPredictor
 
-__all__ = ["METHOD", "MODEL", "REPLICATE", "baselines", "compare", "summary"]
+__all__ = ["METHOD", "MODEL", "REPLICATE", "agreement", "baselines", "compare", "summary"]
 
 METHOD, MODEL, REPLICATE, NO_CHANGE = "method", "PerturbDiffusion", "replicate", "no change"
 #: Agreement of two halves of the held-out cells from which an effect counts as clear.
@@ -125,9 +126,15 @@ def compare(
                 {METHOD: method, "condition": case.title, "n_cells": len(case.observed)} | scores
             )
     frame = pd.DataFrame(rows)
-    agreement = frame[frame[METHOD] == REPLICATE].set_index("condition")["pearson_delta"]
-    frame.insert(3, "clear_effect", frame["condition"].map(agreement >= CLEAR))
+    clear = pd.Series(agreement(frame) >= CLEAR, index=[case.title for case in asked])
+    frame.insert(3, "clear_effect", frame["condition"].map(clear))
     return frame
+
+
+def agreement(scores: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the correlation of the effects of both halves of each case; 0 if undefined."""
+    values = scores.loc[scores[METHOD] == REPLICATE, "pearson_delta"]
+    return values.fillna(0.0).to_numpy(np.float64)
 
 
 def _cells(predictor: ShiftedControl, case: Case) -> Matrix | None:

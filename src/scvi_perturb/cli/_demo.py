@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb.cli._cases import Case, cases
-from scvi_perturb.cli._compare import baselines, compare
+from scvi_perturb.cli._compare import agreement, baselines, compare
 from scvi_perturb.cli._figures import FIGURES, draw
 from scvi_perturb.cli._hold_out import HeldOut, hold_out
 from scvi_perturb.cli._options import DemoOptions, UsageError
@@ -94,6 +94,7 @@ def _run(options: DemoOptions, folder: Path, console: Console) -> None:
             asked=asked,
             sampled=sampled,
             effects=effects,
+            agreement=agreement(scores),
         )
     clock.lap("draw")
     sampled.write_h5ad(folder / "predicted_cells.h5ad")

@@ -31,7 +31,7 @@ FIGURES: Final = {
     "effects.png": "predicted against measured effect of every gene",
     "training.png": "losses of both stages",
 }
-_MOST: Final = 6
+_MOST, _MOST_COLOURS = 6, 3
 _CELLS_A_CASE, _BACKGROUND_CELLS = 250, 2000
 
 
@@ -44,12 +44,14 @@ def draw(
     asked: Sequence[Case],
     sampled: AnnData,
     effects: AnnData,
+    agreement: NDArray[np.float64],
 ) -> None:
-    """Write all figures, of the conditions with the largest measured effects."""
+    """Write all figures, of the conditions with large effects on which two halves agree."""
     size = np.linalg.norm(effects.layers["measured_lfc"], axis=1)
-    shown = np.sort(np.argsort(-size, kind="stable")[:_MOST])
+    order = np.argsort(-size * agreement.clip(min=0), kind="stable")
     umap, scatter, training = (folder / name for name in FIGURES)
-    _save(_umap(screen, split, asked, sampled, shown), umap)
+    _save(_umap(screen, split, asked, sampled, order), umap)
+    shown = np.sort(order[:_MOST])
     _save(
         effect_scatter(
             effects.layers["lfc"][shown],
@@ -67,16 +69,20 @@ def _umap(
     split: Split,
     asked: Sequence[Case],
     sampled: AnnData,
-    shown: NDArray[np.intp],
+    order: NDArray[np.intp],
 ) -> list[Axes]:
     """Draw held-out and predicted cells by perturbation, their controls, and other real cells."""
+    labels = [str(case.request.iloc[0, 0]) for case in asked]
+    coloured = list(dict.fromkeys(labels[i] for i in order))[:_MOST_COLOURS]
     random = np.random.default_rng(0)
     label = np.full(screen.adata.n_obs, None, object)
     rows = [_some(split.train, _BACKGROUND_CELLS, random)]
     drawn, names = [], []
     blocks = np.split(np.arange(sampled.n_obs), len(asked))
-    for i in shown:
-        name = str(asked[i].request.iloc[0, 0])
+    for i in order:
+        name = labels[i]
+        if name not in coloured:
+            continue
         control, observed, predicted = (
             _some(part, _CELLS_A_CASE, random)
             for part in (asked[i].control, asked[i].observed, blocks[i])

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.cli._columns import UNKNOWN
 from scvi_perturb.cli._options import UsageError
 from scvi_perturb.data import Condition, ConditionTable, Split, encode_obs, split
 from scvi_perturb.data._keys import default_keys
@@ -175,7 +174,7 @@ def _large_contexts(
     label = adata.obs[contexts[0]].astype(str)
     counted = pd.crosstab(label, treated).reindex(columns=[False, True], fill_value=0)
     enough = (counted[False] >= MIN_CELLS) & (counted[True] >= 2 * MIN_CELLS)
-    labels = [str(name) for name in counted.index[enough] if str(name).lower() not in UNKNOWN]
+    labels = [str(name) for name in counted.index[enough]]
     return labels if len(labels) > 1 else []
 
 

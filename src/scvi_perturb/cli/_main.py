@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what other packages say about their own insides."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
+    """Silence what packages say to programmers; what users need is printed."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi", "scvi_perturb")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

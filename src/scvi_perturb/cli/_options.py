@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from scvi_perturb._version import __version__
 
@@ -82,6 +82,11 @@ class DemoOptions:
     max_genes: int = 5_000
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parse(arguments: Sequence[str] | None) -> tuple[str, ScreenOptions | DemoOptions]:
     """Return the command and its options; a wrong argument exits with code 2 and one line."""
     given = _parser().parse_args(arguments)
@@ -97,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, ScreenOptions | DemoOpt
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="scvi-perturb", description="Perturbation-response models for single-cell screens."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -114,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo = commands.add_parser(
         "demo",
         help="train on a screen, predict what was held out, compare with simple predictors",

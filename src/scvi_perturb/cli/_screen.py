@@ -11,7 +11,13 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.cli._columns import batch_column, canonical, context_columns, library_column
+from scvi_perturb.cli._columns import (
+    UNKNOWN,
+    batch_column,
+    canonical,
+    context_columns,
+    library_column,
+)
 from scvi_perturb.cli._options import UsageError
 from scvi_perturb.data import SimulatorConfig, check_raw_counts, simulate_screen
 from scvi_perturb.metrics import gene_moments, log_normalize
@@ -136,11 +142,16 @@ def _fault(matrix: object) -> str | None:
 def _usable_cells(adata: AnnData, contexts: tuple[str, ...], notes: list[str]) -> AnnData:
     """Return the cells that have counts and a context."""
     empty = np.asarray(adata.X.sum(axis=1)).ravel() == 0
-    nowhere = adata.obs[list(contexts)].isna().any(axis=1).to_numpy() & ~empty
-    for what, which in (("no counts", empty), ("no context", nowhere)):
-        if which.any():
-            notes.append(f"{int(which.sum())} cells with {what} were left out")
-    return _rows(adata, ~empty & ~nowhere)
+    keep = ~empty
+    if empty.any():
+        notes.append(f"{int(empty.sum())} cells without counts were left out")
+    for key in contexts:
+        label = adata.obs[key].astype(object)
+        known = (label.notna() & ~label.astype(str).str.lower().isin(UNKNOWN)).to_numpy()
+        if not known.all():
+            notes.append(f"{int((~known).sum())} cells of unknown {key} were left out")
+        keep &= known
+    return _rows(adata, keep)
 
 
 def smaller(screen: Screen, max_cells: int, seed: int) -> Screen:

@@ -42,7 +42,7 @@ def variance_ratio(
 
 
 def zero_fraction_error(predicted: Matrix, observed: Matrix) -> float:
-    """Return the mean over genes of |share of zeros in predicted - in real cells|.
+    """Return the mean over genes of the absolute difference of the shares of zeros.
 
     Parameters
     ----------

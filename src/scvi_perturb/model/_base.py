@@ -383,4 +383,5 @@ def _rows(indices: Sequence[int] | None, n_cells: int, key_added: str | None) ->
     if key_added is not None:
         msg = "key_added writes one value a cell of the data; leave `indices` out."
         raise ValueError(msg)
-    return np.asarray(indices, dtype=np.int64)
+    chosen = np.asarray(indices)
+    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)

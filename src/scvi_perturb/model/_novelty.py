@@ -52,8 +52,7 @@ def novelty(
     controls = np.array([place.condition.is_control for place in asked])
     if not trained:
         return np.where(controls, 0.0, 1.0)
-    similarity = _component_similarity([*asked, *trained], features)
-    joint = _kernel([*asked, *trained], similarity)
+    joint = _kernel([*asked, *trained], features)
     n = len(asked)
     known = joint[n:, n:] + NOISE * np.eye(len(trained))
     cross = joint[:n, n:]
@@ -63,43 +62,57 @@ def novelty(
     return np.where(controls, 0.0, left)
 
 
-def _kernel(places: list[Place], similarity: dict[tuple[str, str], float]) -> np.ndarray:
-    n = len(places)
-    kernel = np.zeros((n, n))
-    for i, one in enumerate(places):
-        for j in range(i, n):
-            kernel[i, j] = kernel[j, i] = _pair(one, places[j], similarity)
-    return kernel
+def _kernel(places: list[Place], features: PerturbationFeatures | None) -> np.ndarray:
+    """Return the prior covariance of the places, `(n, n)`."""
+    parts = sorted({p for place in places for p in place.condition.components}, key=_order)
+    number = {part: i for i, part in enumerate(parts)}
+    holds = np.zeros((len(places), max(len(parts), 1)))
+    for i, place in enumerate(places):
+        for part in place.condition.components:
+            holds[i, number[part]] = 1.0
+    size = np.sqrt(np.maximum(holds.sum(axis=1), 1.0))
+    additive = (holds @ _part_similarity(parts, features) @ holds.T) / np.outer(size, size)
+    codes = {place.condition: i for i, place in enumerate(places)}
+    code = np.array([codes[place.condition] for place in places])
+    effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == code[None])
+    return effect * (0.5 + 0.5 * _context_agreement(places))
 
 
-def _pair(one: Place, two: Place, similarity: dict[tuple[str, str], float]) -> float:
-    a, b = one.condition.components, two.condition.components
-    additive = sum(_alike(p, q, similarity) for p in a for q in b) / max(len(a) * len(b), 1) ** 0.5
-    same = one.condition == two.condition
-    columns = [x == y or not x or not y for x, y in zip(one.context, two.context, strict=True)]
-    context = 0.5 + 0.5 * (float(np.mean(columns)) if columns else 1.0)
-    return (SHARED + ADDITIVE * additive + EXACT * same) * context
+def _part_similarity(parts: list[Component], features: PerturbationFeatures | None) -> np.ndarray:
+    """Return how alike components at doses are, `(n_parts, n_parts)`."""
+    if not parts:
+        return np.zeros((1, 1))
+    names, kinds = [p.name for p in parts], [p.kind for p in parts]
+    labels = np.array([f"{name}\0{kind}" for name, kind in zip(names, kinds, strict=True)])
+    same = (labels[:, None] == labels[None]).astype(float)
+    alike = same if features is None else np.maximum(same, _feature_similarity(names, features))
+    dose = np.log([p.dose for p in parts])
+    return alike * np.exp2(-(((dose[:, None] - dose[None]) / DOSE_SCALE) ** 2))
 
 
-def _alike(p: Component, q: Component, similarity: dict[tuple[str, str], float]) -> float:
-    same = (p.name, p.kind) == (q.name, q.kind)
-    alike = 1.0 if same else similarity.get((p.name, q.name), 0.0)
-    return alike * float(np.exp2(-((np.log(p.dose / q.dose) / DOSE_SCALE) ** 2)))
-
-
-def _component_similarity(
-    places: list[Place], features: PerturbationFeatures | None
-) -> dict[tuple[str, str], float]:
-    """Return the mean cosine of features between names, negative ones as 0."""
-    if features is None:
-        return {}
-    names = sorted({p.name for place in places for p in place.condition.components})
-    total, shared = np.zeros((len(names), len(names))), np.zeros((len(names), len(names)))
+def _feature_similarity(names: list[str], features: PerturbationFeatures) -> np.ndarray:
+    """Return the mean cosine of the features of names, negative ones as 0."""
+    total, shared = np.zeros((len(names),) * 2), np.zeros((len(names),) * 2)
     for values, present in features.table(names).values():
         norm = np.linalg.norm(values, axis=1, keepdims=True)
         unit = values / np.where(norm > 0, norm, 1.0)
         both = np.outer(present, present)
         total += np.where(both, unit @ unit.T, 0.0)
         shared += both
-    mean = np.clip(total / np.maximum(shared, 1), 0.0, 1.0)
-    return {(a, b): float(mean[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)}
+    return np.clip(total / np.maximum(shared, 1), 0.0, 1.0)
+
+
+def _context_agreement(places: list[Place]) -> np.ndarray:
+    """Return the share of context columns that agree; an empty label agrees with all."""
+    n_columns = len(places[0].context)
+    if n_columns == 0:
+        return np.ones((len(places),) * 2)
+    agree = np.zeros((len(places),) * 2)
+    for labels in np.array([place.context for place in places], dtype=str).T:
+        empty = labels == ""
+        agree += (labels[:, None] == labels[None]) | empty[:, None] | empty[None]
+    return agree / n_columns
+
+
+def _order(part: Component) -> tuple[str, str, float]:
+    return part.name, part.kind, part.dose

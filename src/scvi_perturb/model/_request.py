@@ -133,13 +133,9 @@ def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:
         for part in condition.components
     ]
     time = condition.time
-    if keys.time is not None and time is None:
-        time = _only(
-            {c.time for c in screen.table.conditions if not c.is_control and c.time is not None},
-            "time",
-            "the perturbations",
-            keys.time,
-        )
+    recorded = {c.time for c in screen.table.conditions if c.time is not None}
+    if keys.time is not None and time is None and recorded:
+        time = _only(recorded, "time", "the perturbations", keys.time)
     return Condition(tuple(parts), time=time)
 
 

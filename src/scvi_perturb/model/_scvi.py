@@ -25,7 +25,8 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
     NotTrainedError
         When it has not been trained.
     SchemaError
-        When genes or batches differ, or it has covariates or a learned library size.
+        When genes or batches differ, or it has covariates or a learned library size, or does
+        not model counts by what the genes and batches alone say.
     """
     if not scvi_model.is_trained_:
         msg = "This scVI has not been trained; call its `.train()` first."
@@ -44,13 +45,21 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
             f"{module.use_observed_lib_size}."
         )
         raise SchemaError(msg)
+    arguments = scvi_model.init_params_["non_kwargs"]
+    likelihood, dispersion = arguments["gene_likelihood"], arguments["dispersion"]
+    if likelihood not in {"nb", "zinb", "poisson"} or dispersion == "gene-label":
+        msg = (
+            "Stage one may be a scVI of counts ('nb', 'poisson', 'zinb') with a dispersion per "
+            f"'gene', 'gene-batch' or 'gene-cell'; this one has gene_likelihood={likelihood!r}, "
+            f"dispersion={dispersion!r}."
+        )
+        raise SchemaError(msg)
     state = scvi_model.adata_manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
     own = [str(label) for label in np.asarray(state.categorical_mapping)]
     ours = [labels[0] for labels in screen.batches if labels]
     if len(own) > 1 and own != ours:
         msg = f"scVI knows the batches {own}, the screen {ours}; set both up with one batch_key."
         raise SchemaError(msg)
-    arguments = scvi_model.init_params_["non_kwargs"]
     kept = (
         "n_hidden",
         "n_latent",

@@ -92,7 +92,8 @@ class CountAutoencoder(BaseModuleClass):
             n_genes,
             n_columns,
             n_other=int(partial_panel and config.likelihood != "normal"),
-            dispersion=config.dispersion,
+            # Poisson has none: no head is built that it would ignore.
+            dispersion="gene" if config.likelihood == "poisson" else config.dispersion,
             zero_inflated=config.likelihood == "zinb",
             **size,
         )

@@ -48,6 +48,8 @@ class ScviRepresentation(nn.Module):
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
         index = self._batch(batch)
+        # Of a logistic-normal latent, scVI decodes the softmax; of a normal one, itself.
+        latent = self.vae.z_encoder.z_transformation(latent)
         px = self.vae.generative(latent, library.log()[:, None], index)["px"]
         mean = getattr(px, "mu", None)
         if mean is None:

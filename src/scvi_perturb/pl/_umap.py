@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from scvi_perturb._constants import CONTROL
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import align_genes
 from scvi_perturb.metrics import fit_pca, log_normalize
@@ -154,8 +155,9 @@ def _draw(
         tone = label.map(colours).to_numpy()
         pale = tone == BACKGROUND
         _dots(ax, where[pale], size, BACKGROUND)
-        # In random order, so that no group hides another.
+        # Controls first, the others in random order, so that no group hides another.
         order = np.random.default_rng(0).permutation(np.flatnonzero(~pale))
+        order = order[np.argsort(label.to_numpy()[order] != CONTROL, kind="stable")]
         _dots(ax, where[order], size, list(tone[order]))
     _legend(axes[1], {label: colours[label] for label in wanted})
 

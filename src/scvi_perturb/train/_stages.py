@@ -104,6 +104,8 @@ def fit_stage(
             "early_stopping_monitor": "validation_loss",
             "early_stopping_patience": stage.patience,
         }
+    if not has_validation:
+        kwargs["limit_val_batches"] = 0  # Lightning warns of a loader without batches
     if stage.gradient_clip is not None:
         kwargs.setdefault("gradient_clip_val", stage.gradient_clip)
     # Batches are already sharded over processes by the data module.

@@ -1,4 +1,4 @@
-"""Training by two processes on CPUs."""
+"""Training by two processes on CPUs, and by one that is killed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from tests._source import ROOT
+from tests.contract._processes import KILLED_OF_EPOCHS
+from tests.contract._screens import fit, make_model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Where every model was trained by two processes, in one run: what takes long is to start."""
+    """Where every model was trained, by one start of Python: that is what takes long."""
     if not torch.distributed.is_gloo_available():
         pytest.skip("processes cannot talk to each other here")
-    made = tmp_path_factory.mktemp("distributed")
+    made = tmp_path_factory.mktemp("processes")
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **{k: v for k, v in os.environ.items() if k not in {"LOCAL_RANK", "WORLD_SIZE"}},
@@ -27,7 +29,7 @@ def folder(tmp_path_factory):
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.contract._distributed", str(made)],
+        [sys.executable, "-m", "tests.contract._processes", str(made)],
         cwd=made,
         env=environment,
         capture_output=True,
@@ -66,11 +68,27 @@ def test_first_process_has_the_history(case, processes):
 
 def test_processes_draw_the_same_cells_and_train_on_different_noise(processes):
     assert torch.equal(processes[0]["cells"], processes[1]["cells"])
-    first, second = (process["noises"] for process in processes)
+    first, second = (process["random_states"] for process in processes)
     assert len(first) == len(second) > 0
     assert all(one != two for one, two in zip(first, second, strict=True))
 
 
 def test_nothing_but_logs_is_written(folder):
     # The logs are scvi-tools' own, wherever the run was started.
-    assert {path.name for path in folder.iterdir() if path.suffix != ".pt"} <= {"lightning_logs"}
+    written = {path.name for path in folder.iterdir() if path.suffix != ".pt"}
+    assert written <= {"lightning_logs", "killed"}
+
+
+def test_killed_process_is_gone_on_with(case, folder, simulated):
+    left = folder / "killed" / case.name
+    if not left.exists():
+        pytest.skip("processes cannot be forked here")
+    assert [path.name for path in left.iterdir()] == [f"{case.stages[0]}.ckpt"]
+    models = [make_model(case, simulated.copy()) for _ in range(2)]
+    for model, options in zip(models, ({"checkpoint_dir": left}, {}), strict=True):
+        fit(case, model, max_epochs=KILLED_OF_EPOCHS, **options)
+    resumed, whole = (model.module.state_dict() for model in models)
+    for key, values in whole.items():
+        torch.testing.assert_close(resumed[key], values, rtol=0, atol=1e-6)
+    for key, losses in models[1].history_.items():
+        np.testing.assert_allclose(models[0].history_[key], losses, atol=1e-6)
