@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.metrics import Matrix
+    from scvi_perturb.model._base import PerturbationModel
 
 #: Models by the name on the command line: a class of `scvi_perturb.model`.
 MODELS: Final = {"diffusion": "PerturbDiffusion"}
+#: What is asked of a trained model: row of the table and arguments of `sample`.
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    "": {"n_samples": None},
+    ", library predicted": {"n_samples": None, "library_size": "predicted"},
+    ", 1,000 cells": {"n_samples": 1_000},
+}
 KEYS: Final = ("method", "cell_type", "seed")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 #: Columns of the table: metric and heading.
@@ -64,7 +71,10 @@ predicted over true variance between cells, median over the 100 genes. zero erro
 of |difference of zero fractions|. Shifted control: control cells plus the mean change of the other
 types in log space, clipped at 0. Replicate: a random half of the held-out cells predicts the other
 half; of its own sampling variance nothing is subtracted, as for any prediction, so its nmse is the
-error of half an experiment and not 0."""
+error of half an experiment and not 0. The model samples one cell for each control cell, at the
+control cell's library size; `library predicted`: at that times the mean change of library size
+under the perturbation in the other types; `1,000 cells`: as many cells, so that less of the nmse
+is the sampling noise of the prediction itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
@@ -87,17 +97,28 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Results) -> None:
     """Score every method that the results do not yet hold for this type and seed."""
-    methods = ["no change", "shifted control", *([model] if model != "none" else []), "replicate"]
+    own = [f"{model}{variant}" for variant in VARIANTS] if model != "none" else []
+    methods = ["no change", "shifted control", *own, "replicate"]
     missing = [method for method in methods if not results.has(method, cell_type, seed)]
     if not missing:
         return
     case = hold_out(adata, cell_type, seed)
+    trained = None
+    if set(missing) & set(own):
+        start = time.perf_counter()
+        trained = train_model(model, case, seed)
+        print(f"{cell_type}, seed {seed}: trained in {time.perf_counter() - start:.0f} s")
     for method in missing:
         start = time.perf_counter()
         if method == "replicate":
             scores = score_replicate(case, seed)
         else:
-            scores = score_cells(case, predicted_cells(method, case, seed), seed)
+            cells = (
+                sampled_cells(trained, case, VARIANTS[method.removeprefix(model)], seed)
+                if method in own
+                else predicted_cells(method, case)
+            )
+            scores = score_cells(case, cells, seed)
         seconds = time.perf_counter() - start
         results.add(dict(zip(KEYS, (method, cell_type, seed), strict=True)) | scores
                     | {"seconds": round(seconds, 2)})  # fmt: skip
@@ -105,21 +126,19 @@ def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Resul
         print(f"{cell_type}, seed {seed}, {method} ({seconds:.0f} s): {numbers}", flush=True)
 
 
-def predicted_cells(method: str, case: Case, seed: int) -> Matrix:
-    """Return predicted stimulated cells, log-normalised, one for each control cell."""
-    if method in MODELS:
-        return log_normalize(sample_model(method, case, seed).X)
+def predicted_cells(method: str, case: Case) -> Matrix:
+    """Return cells of a trivial predictor, log-normalised, one for each control cell."""
     means = {"no change": NoChange(profile="cell_mean"), "shifted control": None}
     predictor = ShiftedControl(means[method])
     predictor.fit(case.screen, case.split, context_keys=CONTEXT_KEYS)
     return predictor.sample(request(case), reference=case.reference).X
 
 
-def sample_model(method: str, case: Case, seed: int) -> AnnData:
-    """Train a model on what may be seen; return sampled counts, one cell a control cell."""
+def train_model(name: str, case: Case, seed: int) -> PerturbationModel:
+    """Train a model on what may be seen, with its defaults."""
     from scvi_perturb import model as models
 
-    cls = getattr(models, MODELS[method])
+    cls = getattr(models, MODELS[name])
     adata = case.screen.copy()
     cls.setup_anndata(
         adata,
@@ -128,8 +147,19 @@ def sample_model(method: str, case: Case, seed: int) -> AnnData:
         context_keys=list(CONTEXT_KEYS),
     )
     model = cls(adata, seed=seed)
-    model.train(split=case.split, seed=seed)
-    return model.sample(request(case), reference=case.reference, n_samples=None, seed=seed)
+    model.train(split=case.split, seed=seed, enable_progress_bar=False)
+    return model
+
+
+def sampled_cells(
+    model: PerturbationModel | None, case: Case, variant: dict[str, Any], seed: int
+) -> Matrix:
+    """Return cells that a trained model samples, log-normalised."""
+    if model is None:
+        msg = "There is no trained model to sample from."
+        raise ValueError(msg)
+    cells = model.sample(request(case), reference=case.reference, seed=seed, **variant)
+    return log_normalize(cells.X)
 
 
 def request(case: Case) -> pd.DataFrame:

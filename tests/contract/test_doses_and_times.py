@@ -87,7 +87,9 @@ def test_dose_column_of_another_name_is_answered_under_it(case):
     setup = {**SETUP, "dose_key": "uM", "perturbation_key": "drug"}
     model = fit(case, make_model(case, adata, setup=setup), max_epochs=1)
     by_own_name = model.sample(pd.DataFrame({"drug": [SINGLE], "uM": [10]}), n_samples=5)
-    by_plain_name = model.sample(pd.DataFrame({"perturbation": [SINGLE], "dose": [10]}), n_samples=5)
+    by_plain_name = model.sample(
+        pd.DataFrame({"perturbation": [SINGLE], "dose": [10]}), n_samples=5
+    )
     assert {"drug", "uM"} <= set(by_own_name.obs)
     np.testing.assert_array_equal(dense(by_own_name.X), dense(by_plain_name.X))
 

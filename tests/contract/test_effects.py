@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.metrics import energy_distance
-from tests.contract._screens import dense, make_screen, make_searchable, SETUP, SINGLE
+from tests.contract._screens import SETUP, SINGLE, dense, make_screen
 
 TIMES = 5
 
@@ -46,7 +46,8 @@ def log(counts):
 def drawn(model, name, reference):
     """Return every reference cell under a perturbation, several times."""
     draws = (
-        model.sample([name], reference=reference, n_samples=None, seed=seed) for seed in range(TIMES)
+        model.sample([name], reference=reference, n_samples=None, seed=seed)
+        for seed in range(TIMES)
     )
     return np.concatenate([log(cells.X) for cells in draws])
 

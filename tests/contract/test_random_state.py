@@ -15,7 +15,7 @@ from tests.contract._screens import SINGLE, fit, make_model
 def state():
     return (
         torch.get_rng_state().tolist(),
-        [np.asarray(part).tolist() for part in np.random.get_state()[1:3]],
+        [np.asarray(part).tolist() for part in np.random.get_state()[1:3]],  # noqa: NPY002
         random.getstate(),
     )
 
@@ -58,9 +58,9 @@ def test_failed_training_leaves_global_random_numbers_alone(case, untrained):
 
 def test_draws_do_not_depend_on_global_random_numbers(trained):
     torch.manual_seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     one = trained.sample([SINGLE], n_samples=5)
     torch.manual_seed(1)
-    np.random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
     two = trained.sample([SINGLE], n_samples=5)
     assert (one.X != two.X).nnz == 0

@@ -35,9 +35,10 @@ def test_cells_are_integer_counts_with_their_condition(trained, simulated):
     assert (cells.X.data == np.rint(cells.X.data)).all()
     assert cells.var_names.tolist() == simulated.var_names.tolist()
     assert cells.obs_names.is_unique
-    assert cells.obs["perturbation"].tolist() == np.repeat(
-        [*KNOWN, NEW_PAIR, FEATURED, f"{SINGLE}+{FEATURED}"], 20
-    ).tolist()
+    assert (
+        cells.obs["perturbation"].tolist()
+        == np.repeat([*KNOWN, NEW_PAIR, FEATURED, f"{SINGLE}+{FEATURED}"], 20).tolist()
+    )
     assert cells.obs["draw"].tolist() == list(range(20)) * 7
 
 
@@ -118,9 +119,10 @@ def test_same_seed_same_effects_other_seed_others(trained):
 
 
 def test_order_of_components_is_irrelevant(trained):
-    one, two = (trained.sample(["+".join(names)], n_samples=20) for names in (
-        ("pert_02", "pert_03"), ("pert_03", "pert_02")
-    ))
+    one, two = (
+        trained.sample(["+".join(names)], n_samples=20)
+        for names in (("pert_02", "pert_03"), ("pert_03", "pert_02"))
+    )
     assert one.obs.equals(two.obs)
     np.testing.assert_array_equal(dense(one.X), dense(two.X))
 
@@ -243,7 +245,7 @@ def test_reference_must_fit(trained, simulated):
         trained.sample([SINGLE], reference=empty)
     normal = reference.copy()
     normal.X = reference.X.log1p()
-    with pytest.raises(SchemaError, match="the reference .*log-normalised"):
+    with pytest.raises(SchemaError, match=r"the reference .*log-normalised"):
         trained.sample([SINGLE], reference=normal)
 
 

@@ -65,7 +65,7 @@ def test_loaded_model_gives_equal_results(case, trained, folder):
 def test_loading_without_data_then_with_data(case, trained, folder, simulated):
     loaded = case.model.load(folder, adata=False)
     assert loaded.adata is None
-    with pytest.raises(SchemaError, match="loaded without data.*reference="):
+    with pytest.raises(SchemaError, match=r"loaded without data.*reference="):
         loaded.sample([SINGLE])
     for verb in (loaded.get_latent_representation, getattr(loaded, case.likelihood), loaded.train):
         with pytest.raises(SchemaError, match="loaded without data"):

@@ -161,9 +161,7 @@ def test_models_on_one_screen_do_not_disturb_each_other(case, screen):
     assert second._screen.context_columns == ()
     assert set(first.sample([SINGLE], n_samples=3).obs) >= {"cell_type", "batch"}
     batches = first._reader(None).codes["batch"]
-    np.testing.assert_array_equal(
-        batches, screen.obs["batch"].astype(str).factorize(sort=True)[0]
-    )
+    np.testing.assert_array_equal(batches, screen.obs["batch"].astype(str).factorize(sort=True)[0])
 
 
 def test_screen_that_was_harmonised_needs_no_arguments(case, simulated):

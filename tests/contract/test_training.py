@@ -15,7 +15,6 @@ from scvi_perturb.data import split
 from scvi_perturb.train import PlanConfig, TrainConfig
 from tests.contract._screens import (
     fit,
-    make_features,
     make_model,
     make_searchable,
     make_split,
@@ -156,6 +155,28 @@ def test_split_of_other_data_is_refused(case, untrained, simulated):
     made = make_split(simulated[:-1].copy())
     with pytest.raises(SchemaError, match=f"split is of {simulated.n_obs - 1} cells"):
         fit(case, untrained, split=made)
+
+
+def test_split_needs_no_validation_cells(case, untrained, simulated):
+    made = split(simulated, "cells", seed=0)
+    parts = {"train": np.union1d(made.train, made.validation).tolist(), "validation": []}
+    fit(case, untrained, split=type(made).from_dict({**made.to_dict(), **parts}))
+    assert len(untrained.validation_indices) == 0
+    assert len(untrained.history_[f"{case.stages[0]}_train_loss"]) == case.train["max_epochs"]
+    assert not any("validation" in name for name in untrained.history_)
+
+
+def test_early_stopping_can_keep_the_last_weights(case, untrained):
+    plan = PlanConfig(lr=0.1, n_warmup_steps=0)
+    config = TrainConfig(representation=plan, patience=2, keep_best=False)
+    spy = Spy()
+    fit(case, untrained, max_epochs=40, config=config, callbacks=[spy])
+    stage = case.selected[0]
+    losses = untrained.history_[f"{stage}_validation_loss"].to_numpy().ravel()
+    assert len(losses) == losses.argmin() + 1 + 2 < 40
+    last = spy.weights[len(losses) - 1][1]
+    kept = getattr(untrained.module, stage).state_dict()
+    assert all(torch.equal(kept[key], values) for key, values in last.items())
 
 
 @pytest.mark.parametrize(("kept", "missing"), [("control", "treated"), ("treated", "control")])

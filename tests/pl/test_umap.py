@@ -23,7 +23,9 @@ def _cells(shift: float, labels: list[str | None], seed: int) -> AnnData:
     counts = np.random.default_rng(seed).poisson(rate, size=(len(labels), N_GENES))
     return AnnData(
         X=sparse.csr_matrix(counts.astype(np.float32)),
-        obs=pd.DataFrame({"perturbation": labels}, index=[f"{seed}_{i}" for i in range(len(labels))]),
+        obs=pd.DataFrame(
+            {"perturbation": labels}, index=[f"{seed}_{i}" for i in range(len(labels))]
+        ),
         var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]),
     )
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._constants import PERTURBATION_COLUMN
 from scvi_perturb.cli._hold_out import MIN_CELLS
 from scvi_perturb.cli._options import UsageError
 from scvi_perturb.data._keys import default_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from scvi_perturb.cli._screen import Screen
-    from scvi_perturb.data import Split
+    from scvi_perturb.data import ConditionKeys, Split
 
 __all__ = ["Case", "cases"]
 
@@ -62,7 +63,7 @@ def cases(screen: Screen, split: Split) -> tuple[list[Case], str]:
     seen[np.concatenate([split.train, split.validation])] = True
     treated = split.test[~is_control[split.test]]
     groups = obs.iloc[treated][columns].astype(object)
-    varying = [c for c in columns if c == keys.perturbation or obs[c].nunique() > 1]
+    varying = [c for c in columns if obs[c].nunique() > 1]
     found = []
     for _, members in groups.groupby(columns, dropna=False, sort=True).indices.items():
         rows = treated[members]
@@ -70,7 +71,7 @@ def cases(screen: Screen, split: Split) -> tuple[list[Case], str]:
         near = is_control & seen
         for key in contexts:
             near &= (obs[key] == request[key][0]).to_numpy()
-        found.append(Case(_title(request, varying), request, rows, np.flatnonzero(near)))
+        found.append(Case(_title(request, keys, varying), request, rows, np.flatnonzero(near)))
     enough = [c for c in found if min(len(c.observed), len(c.control)) >= MIN_CELLS]
     if not enough:
         msg = (
@@ -88,8 +89,13 @@ def cases(screen: Screen, split: Split) -> tuple[list[Case], str]:
     return kept, note if left else ""
 
 
-def _title(request: pd.DataFrame, varying: list[str]) -> str:
-    values = [str(request[c][0]) for c in varying if not pd.isna(request[c][0])]
-    if PERTURBATION_COLUMN in varying:
-        return ", ".join(values)
-    return ", ".join([str(request.iloc[0, 0]), *values])
+def _title(request: pd.DataFrame, keys: ConditionKeys, varying: Collection[str]) -> str:
+    """Return the perturbation, and of the rest what is not the same in all cells."""
+    parts = []
+    for column in request:
+        value = request[column][0]
+        if pd.isna(value) or column not in {keys.perturbation, *varying}:
+            continue
+        dose, hours = f"dose {value}", f"{value} h"
+        parts.append(dose if column == keys.dose else hours if column == keys.time else str(value))
+    return ", ".join(parts)

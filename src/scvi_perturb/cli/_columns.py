@@ -29,14 +29,13 @@ def canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnDa
     """Return the screen with the columns of `pp.harmonize`; at least one cell is control."""
     columns = _sources(adata.obs, options)
     labels = adata.obs[columns["perturbation"]].astype(str)
+    _check_given(adata.obs, labels, options)
     made = harmonize(adata, columns, control=options.control, copy=False)
     control = made.obs[PERTURBATION_COLUMN] == CONTROL
     if not control.any():
-        some = ", ".join(labels.value_counts().index[:5])
-        asked = f"{list(options.control)} are not" if options.control else "No control label is"
         msg = (
-            f"{asked} among the labels of {columns['perturbation']!r} ({some}, ...); name that of "
-            "the control cells: --control LABEL."
+            f"No label of {columns['perturbation']!r} is recognised as control ({_some(labels)}); "
+            "name it: --control LABEL."
         )
         raise UsageError(msg)
     if control.all():
@@ -50,6 +49,23 @@ def canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnDa
             unit = f", {units[field]}" if units.get(field) else ""
             notes.append(f"{field.replace('_', ' ')}: column {columns[field]!r}{unit}")
     return made
+
+
+def _check_given(obs: pd.DataFrame, labels: pd.Series[str], options: ScreenOptions) -> None:
+    for label in options.control or ():
+        if label not in set(labels):
+            msg = f"--control {label}: no cell has this label; there are {_some(labels)}."
+            raise UsageError(msg)
+    if options.library_key not in (None, OFF):
+        size = pd.to_numeric(obs[options.library_key], errors="coerce")
+        if not (size > 0).all():
+            msg = f"--library-key {options.library_key}: expected a number above 0 for every cell."
+            raise UsageError(msg)
+
+
+def _some(labels: pd.Series[str]) -> str:
+    names = labels.value_counts().index.tolist()
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _sources(obs: pd.DataFrame, options: ScreenOptions) -> dict[str, str]:
@@ -95,10 +111,12 @@ def context_columns(adata: AnnData, options: ScreenOptions, notes: list[str]) ->
     else:
         named = ("cell_type",) if "cell_type" in adata.obs else ()
     kept = tuple(key for key in named if adata.obs[key].nunique() > 1)
-    for key in set(named) - set(kept):
-        notes.append(f"context: column {key!r} has one value only and is left out")
-    shown = "; ".join(f"{key!r}, {adata.obs[key].nunique()} labels" for key in kept)
-    notes.append(f"context: {'column ' + shown if kept else 'none'}")
+    for key in named:
+        n = adata.obs[key].nunique()
+        says = f"{n} labels" if key in kept else "one label only, not used"
+        notes.append(f"context: column {key!r}, {says}")
+    if not named:
+        notes.append("context: none")
     return kept
 
 
@@ -130,12 +148,7 @@ def batch_column(adata: AnnData, options: ScreenOptions, notes: list[str]) -> st
 
 def library_column(adata: AnnData, options: ScreenOptions, notes: list[str]) -> str | None:
     """Return `library_size` where it counts genes that the file does not hold."""
-    if "library_size" not in adata.obs:
-        if options.library_key not in (None, OFF):
-            msg = f"--library-key {options.library_key}: expected a number above 0 for every cell."
-            raise UsageError(msg)
-        return None
-    if options.library_key == OFF:
+    if "library_size" not in adata.obs or options.library_key == OFF:
         return None
     total = np.asarray(adata.X.sum(axis=1), dtype=float).ravel()
     size = adata.obs["library_size"].to_numpy(float)

@@ -31,10 +31,12 @@ class BestWeights(Callback):
         Name of a logged metric; smaller is better.
     patience
         Validation epochs without improvement after which training stops; None never stops.
+    restore
+        Whether the weights are kept and restored; otherwise it only stops.
     """
 
-    def __init__(self, monitor: str, *, patience: int | None = None) -> None:
-        self.monitor, self.patience = monitor, patience
+    def __init__(self, monitor: str, *, patience: int | None = None, restore: bool = True) -> None:
+        self.monitor, self.patience, self.restore = monitor, patience, restore
         self.best = float("inf")
         self.best_epoch: int | None = None
         self.weights: dict[str, torch.Tensor] | None = None
@@ -47,8 +49,9 @@ class BestWeights(Callback):
             return
         if float(value) < self.best:
             self.best, self.best_epoch, self.n_worse = float(value), trainer.current_epoch, 0
-            state = pl_module.module.state_dict()
-            self.weights = {k: v.detach().clone() for k, v in state.items()}
+            if self.restore:
+                state = cast("nn.Module", pl_module.module).state_dict()
+                self.weights = {k: v.detach().clone() for k, v in state.items()}
             return
         self.n_worse += 1
         if self.patience is not None and self.n_worse >= self.patience:
@@ -58,7 +61,7 @@ class BestWeights(Callback):
         """Restore."""
         del trainer
         if self.weights is not None:
-            pl_module.module.load_state_dict(self.weights)
+            cast("nn.Module", pl_module.module).load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
@@ -176,11 +179,12 @@ def _add_epoch(frames: dict[str, pd.DataFrame], trainer: pl.Trainer) -> None:
 
 def _random_state() -> dict[str, Any]:
     """Return the state of the global generators, which dropout and noise read."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - saved, not drawn from
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - saved, not drawn from
+    words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     return {
         "torch": torch.get_rng_state(),
         "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": {**numpy, "state": {"key": words, "pos": int(numpy["state"]["pos"])}},
     }
 
 
@@ -188,6 +192,7 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["devices"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([device.cpu() for device in state["devices"]])
-    kind, keys, *rest = state["numpy"]
-    values = keys.cpu().numpy().astype(np.uint32)
-    np.random.set_state((kind, values, *rest))  # noqa: NPY002 - restored by the caller
+    position = state["numpy"]["state"]
+    words = position["key"].cpu().numpy().astype(np.uint32)
+    numpy = {**state["numpy"], "state": {"key": words, "pos": position["pos"]}}
+    np.random.set_state(numpy)  # noqa: NPY002 - restored by the caller
