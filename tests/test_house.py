@@ -33,6 +33,7 @@ PASS_ON = {
     ("module", "_get_inference_input"),
     ("module", "_get_generative_input"),
     ("module", "loss"),
+    ("module", "on_load"),
     ("module", "sample"),
 }
 SETUP = {"__init__", "setup_anndata", "setup_mudata"}

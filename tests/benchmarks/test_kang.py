@@ -67,13 +67,13 @@ def test_nothing_but_the_score_depends_on_the_held_out_cells(case):
     np.testing.assert_array_equal(other.pca.components_, case.pca.components_)
     np.testing.assert_array_equal(other.split.train, case.split.train)
     for method in ("no change", "shifted control"):
-        first, second = (kang.predicted_cells(method, c, 0) for c in (case, other))
+        first, second = (kang.predicted_cells(method, c) for c in (case, other))
         np.testing.assert_array_equal(first, second)
 
 
 def test_trivial_rows(case):
     rows = {
-        method: _kang_frame.score_cells(case, kang.predicted_cells(method, case, 0), 0)
+        method: _kang_frame.score_cells(case, kang.predicted_cells(method, case), 0)
         for method in ("no change", "shifted control")
     }
     rows["replicate"] = _kang_frame.score_replicate(case, 0)
@@ -115,10 +115,20 @@ def test_a_row_that_was_lost_is_computed_again(tmp_path):
     pd.testing.assert_frame_equal(first[columns], second[columns])
 
 
+class _Oracle:
+    """A model that samples the held-out cells themselves."""
+
+    def __init__(self, case):
+        self.cells = case.screen[case.split.test]
+
+    def sample(self, *_, **__):
+        return self.cells
+
+
 def test_a_models_counts_are_scored_as_cells(case, monkeypatch, tmp_path):
     """A model that samples the held-out cells themselves is perfect."""
-    monkeypatch.setattr(kang, "sample_model", lambda _, c, __: c.screen[c.split.test])
-    cells = kang.predicted_cells("diffusion", case, 0)
+    monkeypatch.setattr(kang, "train_model", lambda _, c, __: _Oracle(c))
+    cells = kang.sampled_cells(_Oracle(case), case, {"n_samples": None}, 0)
     np.testing.assert_allclose(
         cells.toarray(), log_normalize(case.screen.X[case.split.test]).toarray()
     )
@@ -137,8 +147,8 @@ def test_missing_data_are_asked_for(tmp_path):
 def test_trivial_rows_are_those_measured_before(data_dir):
     """On the real screen, one type: figures that others measured on the same frame."""
     case = _kang_frame.hold_out(_kang_frame.load_kang(data_dir), "B cells")
-    none = _kang_frame.score_cells(case, kang.predicted_cells("no change", case, 0), 0)
-    shifted = _kang_frame.score_cells(case, kang.predicted_cells("shifted control", case, 0), 0)
+    none = _kang_frame.score_cells(case, kang.predicted_cells("no change", case), 0)
+    shifted = _kang_frame.score_cells(case, kang.predicted_cells("shifted control", case), 0)
     assert case.screen.shape == (3855, 4805)
     assert none["energy"] == pytest.approx(8.15, abs=0.1)
     assert shifted["pearson_delta"] == pytest.approx(0.830, abs=2e-3)

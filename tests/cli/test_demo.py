@@ -21,12 +21,8 @@ def _few_samples(monkeypatch):
     monkeypatch.setattr(_demo, "N_SAMPLES", 25)
 
 
-@pytest.fixture(scope="module")
-def _figures_are_slow():
-    """Drawing is tested in `tests/pl`; one test here draws."""
-
-
 def _without_figures(monkeypatch) -> None:
+    """Leave out what is slow and tested in `tests/pl`; one test here draws."""
     monkeypatch.setattr(_demo, "draw", lambda *_, **__: None)
 
 
@@ -79,7 +75,8 @@ def test_earlier_results_stay_when_a_run_fails(combinations_file, monkeypatch, c
     (out / "metrics.csv").write_text("before")
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("the disk is full")
+        msg = "the disk is full"
+        raise OSError(msg)
 
     monkeypatch.setattr(_demo, "draw", fail)
     assert main(["demo", "--data", str(combinations_file), "--out", "results", *FAST]) == 2

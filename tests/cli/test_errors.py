@@ -45,7 +45,7 @@ def test_a_control_that_is_not_recognised(foreign_file, capsys):
     [
         (
             ["--control", "none_such"],
-            "--control none_such: no cell has this label; there are control,",
+            "none_such: no cell has this label; there are control,",
         ),
         (["--perturbation-key", "gene"], "--perturbation-key gene: obs has no such column"),
         (["--context-keys", "organ"], "--context-keys organ: obs has no such column"),

@@ -138,6 +138,6 @@ def test_doses_and_times_are_part_of_a_case():
     screen = open_screen(adata, ScreenOptions())
     held = hold_out(screen.adata, (), named=None, seed=0)
     asked, _ = cases(screen, held.split)
-    assert [list(case.request.columns) for case in asked][0] == ["perturbation", "dose", "time"]
+    assert list(asked[0].request.columns) == ["perturbation", "dose", "time"]
     where = "pert_01+pert_03, dose 1+1"
     assert [case.title for case in asked] == [f"{where}, 24.0 h", f"{where}, 6.0 h"]

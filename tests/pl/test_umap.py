@@ -87,9 +87,9 @@ def test_genes_are_matched_by_name(cells):
 
 
 def test_a_missing_column_is_named(cells):
+    real = cells[0].copy()
+    real.obs["kind"] = "x"
     with pytest.raises(SchemaError, match=r"predicted cells has no column 'kind'"):
-        real = cells[0].copy()
-        real.obs["kind"] = "x"
         umap_real_and_predicted(real, cells[1], color="kind")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+
 from scvi_perturb import PerturbDiffusion
 from scvi_perturb.data import (
     SimulatorConfig,
@@ -120,7 +121,7 @@ def test_control_in_no_effect_out(fitted) -> None:
 
 
 def test_doses_in_order(fitted) -> None:
-    adata, model, held = fitted
+    _, model, held = fitted
     if "dose" not in held:
         pytest.skip("this screen has no doses")
     name = held["perturbation"].iloc[0]

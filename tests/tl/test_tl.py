@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-from anndata import AnnData
 
 import scvi_perturb as svp
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 N_SAMPLES = 32
 
@@ -30,7 +34,7 @@ def screen() -> AnnData:
 def model(screen) -> svp.PerturbDiffusion:
     svp.PerturbDiffusion.setup_anndata(screen)
     model = svp.PerturbDiffusion(screen, n_latent=8, n_hidden=32)
-    model.train(100, n_steps=500, enable_progress_bar=False)
+    model.train(60, n_steps=300, enable_progress_bar=False)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scvi_perturb.cli._options import UsageError
 from scvi_perturb.cli._screen import open_screen, read
 from scvi_perturb.pp import validate
 
@@ -23,7 +24,9 @@ def check(options: ScreenOptions, console: Console) -> int:
     UsageError
         When something that is needed cannot be found.
     """
-    assert options.data is not None  # the parser demands it
+    if options.data is None:
+        msg = "Name a file to check."
+        raise UsageError(msg)
     screen = open_screen(read(options.data), options)
     report = validate(screen.adata, context_keys=screen.contexts)
     for line in (*screen.notes, *str(report).splitlines()):

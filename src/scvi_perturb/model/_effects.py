@@ -17,6 +17,8 @@ from scvi_perturb.model._result import condition_frame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scipy import sparse
+
     from scvi_perturb.model._draw import Drawn
     from scvi_perturb.model._reference import Reference
     from scvi_perturb.model._request import Request
@@ -46,15 +48,15 @@ def effects_adata(
     """
     random = np.random.default_rng(seed)
     rows = []
-    pieces = (
+    shares = (
         (int(plan.row[i]), share)
         for chunk in drawn
         for i, share in zip(chunk.cells, expected_proportions(chunk, likelihood), strict=True)
     )
-    for row, group in groupby(pieces, key=lambda piece: piece[0]):
-        shares = np.stack([share for _, share in group])
-        pool = np.unique(plan.reference[plan.row == row])
-        rows.append(_effect(shares, cells, pool, interval, random))
+    for row, group in groupby(shares, key=lambda pair: pair[0]):
+        used = plan.reference[plan.row == row]
+        expected = np.stack([share for _, share in group]) * cells.library[used][:, None]
+        rows.append(_effect(expected, cells, used, interval, random))
     layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
     profile = layers.pop("profile")
     frame = condition_frame(request, screen)
@@ -69,20 +71,21 @@ def effects_adata(
 
 
 def _effect(
-    shares: np.ndarray,
+    expected: np.ndarray,
     cells: Reference,
-    pool: np.ndarray,
+    used: np.ndarray,
     interval: float,
     random: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Return profile, effect and interval of one population, each `(n_genes,)`."""
-    control = read_rows(cells.counts, pool)
-    library = np.asarray(cells.library[pool], dtype=np.float64)
-    weights = random.multinomial(len(shares), np.full(len(shares), 1 / len(shares)), N_BOOTSTRAP)
-    predicted = (weights / len(shares)) @ shares
-    weights = random.multinomial(len(pool), np.full(len(pool), 1 / len(pool)), N_BOOTSTRAP)
-    observed = np.asarray(weights.astype(np.float64) @ control) / (weights @ library)[:, None]
-    profile = _log(shares.mean(axis=0, dtype=np.float64))
+    """Return profile, effect and interval of one population, each `(n_genes,)`.
+
+    `expected` holds the expected counts of the drawn cells, `used` the reference cell of each.
+    Both profiles are those of summed counts.
+    """
+    pool = np.unique(used)
+    predicted = _resampled_profiles(expected, cells.library[used], random)
+    observed = _resampled_profiles(read_rows(cells.counts, pool), cells.library[pool], random)
+    profile = _log(expected.sum(axis=0, dtype=np.float64) / cells.library[used].sum())
     effect = profile - _log(cells.profile(pool))
     spread = _log(predicted) - _log(observed)
     low, high = np.quantile(spread, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
@@ -94,6 +97,15 @@ def _effect(
         "std": spread.std(axis=0, ddof=1),
     }
     return {key: value.astype(np.float32) for key, value in results.items()}
+
+
+def _resampled_profiles(
+    counts: np.ndarray | sparse.csr_matrix, library: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Return profiles of cells drawn with replacement, `(N_BOOTSTRAP, n_genes)`."""
+    n = len(library)
+    weights = random.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP).astype(np.float64)
+    return np.asarray(weights @ counts) / (weights @ library)[:, None]
 
 
 def _log(share: np.ndarray) -> np.ndarray:

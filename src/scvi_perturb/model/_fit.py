@@ -13,7 +13,12 @@ from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.data import ScreenDataModule, read_rows
 from scvi_perturb.model._additive import fit_additive
-from scvi_perturb.model._held_out import HeldOutError, best_step, choose_held_out
+from scvi_perturb.model._held_out import (
+    HeldOutError,
+    best_step,
+    choose_held_out,
+    error_history,
+)
 from scvi_perturb.model._latents import LatentPairs, encode_cells, make_pairs
 from scvi_perturb.model._vocabulary import reference_doses, to_tensors
 from scvi_perturb.train import Stage, fit_stage
@@ -134,8 +139,8 @@ class Fit:
         module.load_state_dict(start)
         model.history_ = {
             k: v for k, v in model.history_.items() if not k.startswith("search_")
-        } | {"generator_held_out_energy": callback.history()}
-        if self.folder is not None:
+        } | {"generator_held_out_energy": error_history(callback.errors)}
+        if self.folder is not None and callback.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "n_steps.json").write_text(json.dumps(callback.errors))
         return callback.best_step
@@ -146,6 +151,8 @@ class Fit:
         if path is None or not path.exists():
             return None
         errors = {int(step): error for step, error in json.loads(path.read_text()).items()}
+        history = {"generator_held_out_energy": error_history(errors)}
+        self.model.history_ = {**(self.model.history_ or {}), **history}
         least = min(self.config.min_generator_steps, self.config.max_generator_steps)
         return best_step(errors, least)
 

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from scvi_perturb.model._latents import LatentPairs
     from scvi_perturb.module import LatentDiffusion
 
-__all__ = ["HeldOut", "HeldOutError", "best_step", "choose_held_out", "latent_energy"]
+__all__ = [
+    "HeldOut",
+    "HeldOutError",
+    "best_step",
+    "choose_held_out",
+    "error_history",
+    "latent_energy",
+]
 
 #: Groups with fewer cells say too little about a distribution.
 MIN_CELLS, MAX_CELLS = 20, 300
@@ -59,7 +66,7 @@ def choose_held_out(
 
     A tenth of the groups, at least one and at most five, of one kind: combinations of which
     every component is seen elsewhere, where there are several, else a condition in a context
-    where others have it. None when there is neither.
+    where others have it; of either there must be three. None when there is neither.
     """
     condition, context = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]
     pairs, inverse, size = np.unique(
@@ -135,22 +142,19 @@ class HeldOutError(Callback):
         self.least, self.every, self.patience = least, every, patience
         self.seed = seed or 0
         self.errors: dict[int, float] = {}
+        #: Whether this is the process that writes files.
+        self.writes = True
 
     @property
     def best_step(self) -> int:
         """Number of steps with the least error, not fewer than the least allowed."""
         return best_step(self.errors, self.least)
 
-    def history(self) -> pd.DataFrame:
-        """Return the error at each look."""
-        name = "generator_held_out_energy"
-        return pd.DataFrame({name: self.errors}).rename_axis("step")
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
         """Look, and stop when the last looks were no better than the best."""
-        step = trainer.global_step
+        step, self.writes = trainer.global_step, trainer.is_global_zero
         if step % self.every or step in self.errors:
             return
         pl_module.eval()
@@ -173,6 +177,11 @@ class HeldOutError(Callback):
         scale = module.latent_scale
         real = self.latent[torch.from_numpy(cells)].to(device)
         return latent_energy(drawn / scale, real / scale)
+
+
+def error_history(errors: dict[int, float]) -> pd.DataFrame:
+    """Return the error at each look as a history of the model."""
+    return pd.DataFrame({"generator_held_out_energy": errors}).rename_axis("step")
 
 
 def best_step(errors: dict[int, float], least: int) -> int:

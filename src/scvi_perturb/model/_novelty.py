@@ -91,9 +91,10 @@ def _part_similarity(parts: list[Component], features: PerturbationFeatures | No
 
 
 def _feature_similarity(names: list[str], features: PerturbationFeatures) -> np.ndarray:
-    """Return the mean cosine of the features of names, negative ones as 0."""
+    """Return the mean cosine of the centred features of names, negative ones as 0."""
     total, shared = np.zeros((len(names),) * 2), np.zeros((len(names),) * 2)
-    for values, present in features.table(names).values():
+    for raw, present in features.table(names).values():
+        values = raw - raw[present].mean(axis=0) if present.any() else raw
         norm = np.linalg.norm(values, axis=1, keepdims=True)
         unit = values / np.where(norm > 0, norm, 1.0)
         both = np.outer(present, present)

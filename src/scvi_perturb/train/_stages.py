@@ -87,7 +87,8 @@ def fit_stage(
         stage.module.load_state_dict(state["weights"])
         model.history_ = {**(model.history_ or {}), **state["history"]}
         return
-    kwargs = dict(trainer_kwargs)
+    # Batches are already sharded over processes by the data module.
+    kwargs = {**trainer_kwargs, "use_distributed_sampler": False}
     callbacks: list[Callback] = list(kwargs.pop("callbacks", None) or [])
     has_validation = getattr(stage.data, "n_val", 0) > 0
     if stage.keep_best and has_validation:
@@ -106,10 +107,9 @@ def fit_stage(
         }
     if not has_validation:
         kwargs["limit_val_batches"] = 0  # Lightning warns of a loader without batches
+    kwargs.setdefault("log_every_n_steps", 1)  # of any small screen an epoch is shorter than 10
     if stage.gradient_clip is not None:
         kwargs.setdefault("gradient_clip_val", stage.gradient_clip)
-    # Batches are already sharded over processes by the data module.
-    kwargs["use_distributed_sampler"] = False
     plan = StagePlan(stage.module, stage.plan)
     runner = StageRunner(
         model,
@@ -121,7 +121,6 @@ def fit_stage(
     )
     runner()
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
-        prefix = f"{stage.name}_"
-        history = {k: v for k, v in model.history_.items() if k.startswith(prefix)}
+        history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
         torch.save({"weights": stage.module.state_dict(), "history": history}, finished)
         (checkpoint_dir / f"{stage.name}.ckpt").unlink(missing_ok=True)
