@@ -89,7 +89,9 @@ def test_standard_errors_are_those_of_repetitions():
 def test_effects_agree_with_their_formula():
     shares, counts, library = experiment(3, 20, 15)
     found = effects(shares, counts, library)
-    profile = np.log1p(1e4 * shares.mean(axis=1))
+    size = library[:, np.resize(np.arange(15), 20)]
+    mean = (shares * size[..., None]).sum(axis=1) / size.sum(axis=1)[:, None]
+    profile = np.log1p(1e4 * mean)
     control = np.log1p(1e4 * counts.sum(axis=1) / library.sum(axis=1)[:, None])
     np.testing.assert_allclose(found.X, profile, rtol=1e-5)
     np.testing.assert_allclose(found.layers["lfc"], profile - control, atol=1e-4)
@@ -126,11 +128,25 @@ def test_more_cells_are_more_sure():
     np.testing.assert_allclose(few / many, 4, rtol=0.25)
 
 
-def test_one_cell_and_one_control_are_enough():
+def test_one_control_gives_an_effect_and_no_interval():
     found = effects(*experiment(2, 1, 1))
     assert np.isfinite(found.X).all()
-    np.testing.assert_allclose(found.layers["std"], 0, atol=1e-6)
-    np.testing.assert_allclose(found.layers["lower"], found.layers["lfc"], atol=1e-6)
+    assert np.isfinite(found.layers["lfc"]).all()
+    assert all(np.isnan(found.layers[key]).all() for key in ("lower", "upper", "std"))
+
+
+def test_intervals_are_of_the_difference_from_the_cells_own_reference():
+    """Drawn cells that keep their reference's state differ less from it than apart."""
+    random = np.random.default_rng(3)
+    n_rows, n = 100, 60
+    state = CONTROL * random.gamma(2.0, 1 / 2, (n_rows, n, len(GENES)))
+    library = np.full((n_rows, n), 1000.0)
+    counts = (state * library[..., None]).astype(np.float32)
+    scatter = random.gamma(50.0, 1 / 50, state.shape)
+    found = effects(state * FACTOR / (CONTROL @ FACTOR) * scatter, counts, library)
+    covered = (found.layers["lower"] <= TRUTH) & (found.layers["upper"] >= TRUTH)
+    noise = np.sqrt(0.9 * 0.1 / covered.size)
+    assert 0.85 - 3 * noise < covered.mean() < 0.95 + 3 * noise
 
 
 def test_controls_that_are_not_used_do_not_count():

@@ -11,7 +11,13 @@ import torch
 
 from scvi_perturb.data import Condition, ConditionTable
 from scvi_perturb.metrics import energy_distance
-from scvi_perturb.model._held_out import HeldOut, HeldOutError, choose_held_out, latent_energy
+from scvi_perturb.model._held_out import (
+    HeldOut,
+    HeldOutError,
+    choose_held_out,
+    error_history,
+    latent_energy,
+)
 
 
 def codes_of(cells, table):
@@ -138,7 +144,7 @@ class Search:
 
     def run(self, n_steps):
         """Return the step at which training stops."""
-        trainer = SimpleNamespace(should_stop=False, global_step=0)
+        trainer = SimpleNamespace(should_stop=False, global_step=0, is_global_zero=True)
         plan = SimpleNamespace(
             module=self.module,
             device=torch.device("cpu"),
@@ -190,7 +196,7 @@ def test_noise_is_the_same_at_every_look():
     noise = []
     for step in (5, 10):
         search.run(0)
-        trainer = SimpleNamespace(should_stop=False, global_step=step)
+        trainer = SimpleNamespace(should_stop=False, global_step=step, is_global_zero=True)
         plan = SimpleNamespace(
             module=search.module, device=torch.device("cpu"), eval=lambda: 0, train=lambda: 0
         )
@@ -202,7 +208,7 @@ def test_noise_is_the_same_at_every_look():
 def test_errors_are_a_table_by_step():
     search = Search([2.0, 1.0])
     search.run(10)
-    table = search.callback.history()
+    table = error_history(search.callback.errors)
     assert table.index.tolist() == [5, 10]
     assert table.index.name == "step"
     assert (table.to_numpy() > 0).all()

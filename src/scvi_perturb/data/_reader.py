@@ -104,6 +104,7 @@ def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any ar
         rows = matrix[unique][inverse]
     if sparse.issparse(rows):
         rows = rows.tocsr()
+        rows.sum_duplicates()
         rows.eliminate_zeros()
     return rows
 

@@ -75,6 +75,11 @@ class CsrFileWriter:
         self._unfinished.replace(self.path)
         return anndata.read_h5ad(self.path, backed="r")
 
+    def abandon(self) -> None:
+        """Close and remove what was written so far."""
+        self._file.close()
+        self._unfinished.unlink(missing_ok=True)
+
     def _extend(self, name: str, values: np.ndarray) -> None:
         array = self._arrays[name]
         start = array.shape[0]

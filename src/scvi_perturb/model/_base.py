@@ -191,9 +191,9 @@ class PerturbationModel(SetupMixin):
             population's summed expression. Layers: `lfc`, the difference from the reference's
             own profile in the same units (natural log); `lower`, `upper`, its interval; `std`,
             its standard error. `obs`: the condition, `novelty` in [0, 1] and `support`, its
-            complement. Intervals are at effect level: they hold the noise of a mean over
-            `n_samples` drawn cells and as many reference cells, and not what the model does not
-            know; see `novelty`.
+            complement. Intervals are at effect level: they hold the noise of a mean over the
+            reference cells used and the cells drawn from them, and not what the model does not
+            know (see `novelty`); from a single reference cell they are NaN.
 
         Raises
         ------

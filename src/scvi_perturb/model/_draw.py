@@ -210,25 +210,33 @@ def write_cells(
     path: str | Path | None,
 ) -> AnnData:
     """Collect drawn cells into AnnData, or stream them to a file and open it backed."""
+    if path is None:
+        blocks = list(_draw_blocks(drawn, likelihood, seed))
+        if sparse.issparse(blocks[0]):
+            result = cells_adata(sparse.vstack(blocks, format="csr"), obs, screen)
+        else:
+            result = cells_adata(np.vstack(blocks), obs, screen)
+        result.uns = uns
+        return result
+    writer = CsrFileWriter(Path(path), n_columns=len(screen.genes))
+    try:
+        for block in _draw_blocks(drawn, likelihood, seed):
+            writer.append(sparse.csr_matrix(block))
+        return writer.finish(obs=obs, genes=screen.genes, uns=uns)
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _draw_blocks(
+    drawn: Iterator[Drawn], likelihood: str, seed: int | None
+) -> Iterator[sparse.csr_matrix | np.ndarray]:
+    """Yield the expression of each chunk."""
     random: torch.Generator | None = None
-    writer = None if path is None else CsrFileWriter(Path(path), n_columns=len(screen.genes))
-    blocks = []
     for chunk in drawn:
         if random is None:
             random = generator(None if seed is None else seed + 1, chunk.library.device)
-        block = draw_matrix(chunk, likelihood, random)
-        if writer is None:
-            blocks.append(block)
-        else:
-            writer.append(sparse.csr_matrix(block))
-    if writer is not None:
-        return writer.finish(obs=obs, genes=screen.genes, uns=uns)
-    stacked = (
-        sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.vstack(blocks)
-    )
-    result = cells_adata(stacked, obs, screen)
-    result.uns = uns
-    return result
+        yield draw_matrix(chunk, likelihood, random)
 
 
 def _row_means(mean: torch.Tensor, plan: Plan, place: np.ndarray) -> torch.Tensor:

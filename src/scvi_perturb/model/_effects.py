@@ -17,8 +17,6 @@ from scvi_perturb.model._result import condition_frame
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scipy import sparse
-
     from scvi_perturb.model._draw import Drawn
     from scvi_perturb.model._reference import Reference
     from scvi_perturb.model._request import Request
@@ -43,8 +41,9 @@ def effects_adata(
 ) -> AnnData:
     """Return one row a condition: profile, effect, and a bootstrap interval over cells.
 
-    Drawn cells and reference cells are resampled apart, `N_BOOTSTRAP` times: the interval is
-    that of a difference of two means over independent cells.
+    Reference cells are resampled `N_BOOTSTRAP` times, each together with the cells drawn from
+    it: a drawn cell keeps much of its reference, and their difference is what is uncertain.
+    From a single reference cell no interval can be had, and it is NaN.
     """
     random = np.random.default_rng(seed)
     rows = []
@@ -82,12 +81,18 @@ def _effect(
     `expected` holds the expected counts of the drawn cells, `used` the reference cell of each.
     Both profiles are those of summed counts.
     """
-    pool = np.unique(used)
-    predicted = _resampled_profiles(expected, cells.library[used], random)
-    observed = _resampled_profiles(read_rows(cells.counts, pool), cells.library[pool], random)
+    pool, place = np.unique(used, return_inverse=True)
+    control, library = read_rows(cells.counts, pool), cells.library[pool].astype(float)
     profile = _log(expected.sum(axis=0, dtype=np.float64) / cells.library[used].sum())
     effect = profile - _log(cells.profile(pool))
+    n = len(pool)
+    weights = random.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP).astype(np.float64)
+    drawn = weights[:, place]
+    predicted = (drawn @ expected) / (drawn @ cells.library[used])[:, None]
+    observed = np.asarray(weights @ control) / (weights @ library)[:, None]
     spread = _log(predicted) - _log(observed)
+    if n == 1:
+        spread = np.full_like(spread, np.nan)
     low, high = np.quantile(spread, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
     results = {
         "profile": profile,
@@ -97,15 +102,6 @@ def _effect(
         "std": spread.std(axis=0, ddof=1),
     }
     return {key: value.astype(np.float32) for key, value in results.items()}
-
-
-def _resampled_profiles(
-    counts: np.ndarray | sparse.csr_matrix, library: np.ndarray, random: np.random.Generator
-) -> np.ndarray:
-    """Return profiles of cells drawn with replacement, `(N_BOOTSTRAP, n_genes)`."""
-    n = len(library)
-    weights = random.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP).astype(np.float64)
-    return np.asarray(weights @ counts) / (weights @ library)[:, None]
 
 
 def _log(share: np.ndarray) -> np.ndarray:

@@ -209,6 +209,8 @@ class Fit:
             )
             rows = module.table.rows(torch.from_numpy(codes[learn]).to(device))
             target = target - module.additive(rows.component, rows.dose, rows.mask).cpu()
+        contexts = torch.from_numpy(np.unique(self.reader.codes[CONTEXT_KEY][learn])).to(device)
+        module.seen_context.zero_().index_fill_(0, contexts, value=True)
         module.prepare(latent[train].to(device), target.to(device), seen=seen, reference_dose=doses)
 
     def _learnt(self, cells: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ __all__ = ["Place", "novelty"]
 
 SHARED, ADDITIVE, EXACT = 0.1, 0.6, 0.3
 NOISE = 1e-3
-#: Doses that differ by this factor are half as informative.
+#: Doses, and times plus an hour, that differ by this factor are half as informative.
 DOSE_SCALE = np.log(3.0)
 
 
@@ -72,6 +72,7 @@ def _kernel(places: list[Place], features: PerturbationFeatures | None) -> np.nd
             holds[i, number[part]] = 1.0
     size = np.sqrt(np.maximum(holds.sum(axis=1), 1.0))
     additive = (holds @ _part_similarity(parts, features) @ holds.T) / np.outer(size, size)
+    additive = additive * _time_similarity(places)
     codes = {place.condition: i for i, place in enumerate(places)}
     code = np.array([codes[place.condition] for place in places])
     effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == code[None])
@@ -85,7 +86,11 @@ def _part_similarity(parts: list[Component], features: PerturbationFeatures | No
     names, kinds = [p.name for p in parts], [p.kind for p in parts]
     labels = np.array([f"{name}\0{kind}" for name, kind in zip(names, kinds, strict=True)])
     same = (labels[:, None] == labels[None]).astype(float)
-    alike = same if features is None else np.maximum(same, _feature_similarity(names, features))
+    alike = same
+    if features is not None:
+        kind = np.array(kinds)
+        related = _feature_similarity(names, features) * (kind[:, None] == kind[None])
+        alike = np.maximum(same, related)
     dose = np.log([p.dose for p in parts])
     return alike * np.exp2(-(((dose[:, None] - dose[None]) / DOSE_SCALE) ** 2))
 
@@ -101,6 +106,14 @@ def _feature_similarity(names: list[str], features: PerturbationFeatures) -> np.
         total += np.where(both, unit @ unit.T, 0.0)
         shared += both
     return np.clip(total / np.maximum(shared, 1), 0.0, 1.0)
+
+
+def _time_similarity(places: list[Place]) -> np.ndarray:
+    """Return how alike times are; a time that is not recorded is like any."""
+    given = [place.condition.time for place in places]
+    hours = np.log1p(np.array([np.nan if time is None else time for time in given]))
+    apart = np.nan_to_num(hours[:, None] - hours[None])
+    return np.exp2(-((apart / DOSE_SCALE) ** 2))
 
 
 def _context_agreement(places: list[Place]) -> np.ndarray:

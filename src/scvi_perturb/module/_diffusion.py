@@ -113,6 +113,7 @@ class LatentDiffusion(BaseModuleClass):
         self.register_buffer("latent_scale", torch.ones(n_latent))
         self.register_buffer("target_shift", torch.zeros(n_latent))
         self.register_buffer("target_scale", torch.ones(n_latent))
+        self.register_buffer("seen_context", torch.ones(n_contexts, dtype=torch.bool))
         for name, values in conditions._asdict().items():
             # Not persistent: the registry, saved with the model, holds the table.
             self.register_buffer(f"table_{name}", values, persistent=False)
@@ -325,6 +326,8 @@ class LatentDiffusion(BaseModuleClass):
     def _known(self, context: Tensor) -> Tensor:
         """Map contexts never trained on to the last row; a share of the others too, in training."""
         unknown = (context < 0) | (context >= self.n_contexts)
+        if self.n_contexts:
+            unknown = unknown | ~self.seen_context[context.clamp(0, self.n_contexts - 1)]
         if self.training and self.n_contexts:
             unknown = unknown | (torch.rand(len(context), device=context.device) < 0.1)
         return torch.where(unknown, torch.full_like(context, self.n_contexts), context)

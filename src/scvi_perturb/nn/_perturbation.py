@@ -139,16 +139,17 @@ class PerturbationEncoder(nn.Module):
         identity = self.identity(component.clamp_max(self.n_identities - 1))
         present = self._has_identity(component).to(identity.dtype)
         others = [self._modality(name, component) for name in self.modalities]
-        if others and self.training:
-            covered = torch.stack([there for _, there in others]).sum(0) > 0
+        kept = [there for _, there in others]
+        if self.training and len(others) > 1:
+            kept = [t * (torch.rand_like(t) >= self.modality_dropout) for t in kept]
+        if self.training and others:
+            # Only where a modality is left: a component without any would pass for the control.
+            covered = torch.stack(kept).sum(0) > 0
             drop = torch.rand_like(present) < self.identity_dropout
             present = present * (~(drop & covered)).to(present.dtype)
         gates = functional.softplus(self.gates)
         total = gates[0] * identity * present[..., None]
-        for gate, (vector, there) in zip(gates[1:], others, strict=True):
-            keep = there
-            if self.training and len(others) > 1:
-                keep = there * (torch.rand_like(there) >= self.modality_dropout)
+        for gate, (vector, _), keep in zip(gates[1:], others, kept, strict=True):
             total = total + gate * vector * keep[..., None]
         return total
 
