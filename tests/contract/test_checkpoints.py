@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from scvi_perturb import NotTrainedError
 from scvi_perturb.train import PlanConfig, TrainConfig
 from tests.contract._screens import SINGLE, dense, fit, make_model, make_searchable
 from tests.contract.registry import MODELS
@@ -84,6 +85,20 @@ def test_killed_run_goes_on(case, simulated, whole, when):
     with pytest.raises(KilledError):
         train(case, simulated, checkpoint_dir="run", callbacks=[kill])
     assert_same(train(case, simulated, checkpoint_dir=Path("run")), whole)
+
+
+@pytest.mark.parametrize("when", ["in the first stage", "in the second stage"])
+def test_model_in_memory_goes_on_too(case, simulated, whole, when):
+    kill = copy(KILLS[when])
+    if kill.stage >= len(case.stages):
+        pytest.skip("no such stage")
+    model = make_model(case, simulated.copy())
+    with pytest.raises(KilledError):
+        fit(case, model, max_epochs=EPOCHS, checkpoint_dir="run", callbacks=[kill])
+    with pytest.raises(NotTrainedError):
+        model.sample([SINGLE])
+    fit(case, model, max_epochs=EPOCHS, checkpoint_dir="run")
+    assert_same(model, whole)
 
 
 def test_checkpoints_do_not_change_the_result(case, simulated, whole):

@@ -28,6 +28,7 @@ __all__ = ["METHOD", "MODEL", "REPLICATE", "agreement", "baselines", "compare", 
 METHOD, MODEL, REPLICATE, NO_CHANGE = "method", "PerturbDiffusion", "replicate", "no change"
 #: Agreement of two halves of the held-out cells from which an effect counts as clear.
 CLEAR: Final = 0.5
+_MOST_CELLS: Final = 2000
 
 
 class Baseline(NamedTuple):
@@ -139,8 +140,11 @@ def agreement(scores: pd.DataFrame) -> NDArray[np.float64]:
 
 def _cells(predictor: ShiftedControl, case: Case) -> Matrix | None:
     """Return predicted log-normalised cells; None where the predictor knows too little."""
+    few = len(case.control) <= _MOST_CELLS  # then one for each control cell
     try:
-        cells: Matrix = predictor.sample(case.request).X  # one for each control cell
+        cells: Matrix = predictor.sample(
+            case.request, n_samples=None if few else _MOST_CELLS, seed=0
+        ).X
     except UnknownPerturbationError:
         return None
     return cells

@@ -62,7 +62,7 @@ def demo(options: DemoOptions, console: Console) -> None:
 
 
 def _run(options: DemoOptions, folder: Path, console: Console) -> None:
-    clock = _Clock(console)
+    clock = _Clock()
     source, screen, held = _prepare(options, console)
     asked, note = cases(screen, held.split)
     clock.lap("prepare")
@@ -145,7 +145,8 @@ def _train(
         library_key=screen.library,
     )
     model = PerturbDiffusion(screen.adata, seed=options.seed)
-    console.print("[bold]Training[/]: stage one learns cells, stage two responses")
+    search = "" if options.n_steps else "; it first runs on a part, to see how long is best"
+    console.print(f"[bold]Training[/]: stage one learns cells, stage two responses{search}")
     model.train(
         options.max_epochs,
         split=split,
@@ -217,15 +218,16 @@ def _write(path: Path, text: str) -> None:
 class _Clock:
     """Seconds of each part."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
+        """Close a part that began when the last one ended."""
         now = time.perf_counter()
         self.seconds[part], self.last = now - self.last, now
 
     def text(self) -> str:
+        """Say how long each part took."""
         total = sum(self.seconds.values())
         return f"{total:.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in self.seconds.items())

@@ -135,7 +135,9 @@ def make_pairs(
     move = mean - start
     if config.n_neighbours > 1:
         where = np.stack([apart, context], axis=1)
-        mean_move = _smooth(move, start / start.std(0).clamp_min(1e-3), where, config.n_neighbours)
+        # Not of `start`: which controls are matched depends on all cells, held-out ones included.
+        scale = mean[torch.from_numpy(train)].std(0).clamp_min(1e-3)
+        mean_move = _smooth(move, start / scale, where, config.n_neighbours)
         move = torch.lerp(mean_move, move, config.residual)
         return LatentPairs(move, sure, start, log_variance[matched], *given)
     return LatentPairs(move, log_variance, start, log_variance[matched], *given)

@@ -72,8 +72,11 @@ class StageRunner(TrainRunner):
         # Random numbers of the stage's own: the same whether the stage before it was trained or
         # read from a file, and not the same noise in every process.
         own = None if seed is None else seed + RANK_STRIDE * self.trainer.global_rank
+        trained = self.model.is_trained_
         with forked_seed(own):
             super()._run_training_core()
+        # One stage is not the model: `train` says when all are done.
+        self.model.is_trained_ = trained
 
     def _update_history(self) -> None:
         history = dict(self.model.history_ or {})

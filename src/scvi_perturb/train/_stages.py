@@ -87,29 +87,7 @@ def fit_stage(
         stage.module.load_state_dict(state["weights"])
         model.history_ = {**(model.history_ or {}), **state["history"]}
         return
-    # Batches are already sharded over processes by the data module.
-    kwargs = {**trainer_kwargs, "use_distributed_sampler": False}
-    callbacks: list[Callback] = list(kwargs.pop("callbacks", None) or [])
-    has_validation = getattr(stage.data, "n_val", 0) > 0
-    if stage.keep_best and has_validation:
-        callbacks.append(BestWeights("validation_loss"))
-    if checkpoint_dir is not None:
-        checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = checkpoint_dir / f"{stage.name}.ckpt"
-        callbacks.append(Checkpoint(unfinished, every_n_epochs=every_n_epochs))
-        if unfinished.exists():
-            kwargs["ckpt_path"] = str(unfinished)
-    if stage.patience is not None and has_validation:
-        kwargs |= {
-            "early_stopping": True,
-            "early_stopping_monitor": "validation_loss",
-            "early_stopping_patience": stage.patience,
-        }
-    if not has_validation:
-        kwargs["limit_val_batches"] = 0  # Lightning warns of a loader without batches
-    kwargs.setdefault("log_every_n_steps", 1)  # of any small screen an epoch is shorter than 10
-    if stage.gradient_clip is not None:
-        kwargs.setdefault("gradient_clip_val", stage.gradient_clip)
+    kwargs = _trainer_kwargs(stage, trainer_kwargs, checkpoint_dir, every_n_epochs)
     plan = StagePlan(stage.module, stage.plan)
     runner = StageRunner(
         model,
@@ -117,10 +95,37 @@ def fit_stage(
         stage.data,
         max_epochs=stage.max_epochs,
         stage=stage.name,
-        trainer_kwargs={**kwargs, "callbacks": callbacks},
+        trainer_kwargs=kwargs,
     )
     runner()
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
         history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
-        torch.save({"weights": stage.module.state_dict(), "history": history}, finished)
+        written = finished.with_suffix(".part")
+        torch.save({"weights": stage.module.state_dict(), "history": history}, written)
+        written.replace(finished)
         (checkpoint_dir / f"{stage.name}.ckpt").unlink(missing_ok=True)
+
+
+def _trainer_kwargs(
+    stage: Stage, given: dict[str, Any], checkpoint_dir: Path | None, every_n_epochs: int
+) -> dict[str, Any]:
+    """Return the arguments of the Trainer, with the callbacks that the stage asks for."""
+    # Batches are already sharded over processes by the data module.
+    kwargs = {**given, "use_distributed_sampler": False}
+    callbacks: list[Callback] = list(kwargs.pop("callbacks", None) or [])
+    has_validation = getattr(stage.data, "n_val", 0) > 0
+    if has_validation and (stage.keep_best or stage.patience is not None):
+        best = BestWeights("validation_loss", patience=stage.patience, restore=stage.keep_best)
+        callbacks.append(best)
+    if checkpoint_dir is not None:
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        unfinished = checkpoint_dir / f"{stage.name}.ckpt"
+        callbacks.append(Checkpoint(unfinished, every_n_epochs=every_n_epochs))
+        if unfinished.exists():
+            kwargs["ckpt_path"] = str(unfinished)
+    if not has_validation:
+        kwargs["limit_val_batches"] = 0  # Lightning warns of a loader without batches
+    kwargs.setdefault("log_every_n_steps", 1)  # of any small screen an epoch is shorter than 10
+    if stage.gradient_clip is not None:
+        kwargs.setdefault("gradient_clip_val", stage.gradient_clip)
+    return {**kwargs, "callbacks": callbacks}
