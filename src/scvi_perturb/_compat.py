@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scvi.train import TrainingPlan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scvi.module.base import LossOutput
 
-__all__ = ["log_loss_components"]
+__all__ = ["log_loss_components", "without_tips"]
 
 
 def log_loss_components(
@@ -23,3 +27,18 @@ def log_loss_components(
     """
     method = TrainingPlan.compute_and_log_metrics
     getattr(method, "__wrapped__", method)(plan, output, metrics, mode)
+
+
+@contextmanager
+def without_tips() -> Iterator[None]:
+    """Keep Lightning's advertisements, and nothing else, out of the log inside the block."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def is_no_tip(record: logging.LogRecord) -> bool:
+        return "Tip:" not in record.getMessage()
+
+    logger.addFilter(is_no_tip)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_tip)

@@ -145,7 +145,7 @@ def _train(
         library_key=screen.library,
     )
     model = PerturbDiffusion(screen.adata, seed=options.seed)
-    search = "" if options.n_steps else "; it first runs on a part, to see how long is best"
+    search = "" if options.n_steps else ", at first from a part to see how long is best"
     console.print(f"[bold]Training[/]: stage one learns cells, stage two responses{search}")
     model.train(
         options.max_epochs,

@@ -95,7 +95,8 @@ def default_keys(adata: AnnData) -> ConditionKeys:
     """
     recorded = adata.uns.get(UNS_KEY, {}).get("keys")
     if recorded:
-        return ConditionKeys(**{str(role): str(column) for role, column in recorded.items()})
+        roles = {*ConditionKeys.__dataclass_fields__} & {*recorded}
+        return ConditionKeys(**{role: str(recorded[role]) for role in roles})
     if PERTURBATION_COLUMN not in adata.obs:
         msg = (
             f"obs has no column {PERTURBATION_COLUMN!r}; it has {sorted(map(str, adata.obs))}. "

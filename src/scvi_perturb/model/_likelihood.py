@@ -16,6 +16,7 @@ from scvi_perturb.model._base import PerturbationModel, _rows
 from scvi_perturb.model._draw import Drawn, draw_matrix
 from scvi_perturb.model._latents import CHUNK, chunks, encode_cells
 from scvi_perturb.model._screen import Screen
+from scvi_perturb.module import CountParameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sparse import GCXS
 
     from scvi_perturb.data import Condition
+    from scvi_perturb.model._reference import Reference
 
 __all__ = ["LikelihoodMixin"]
 
@@ -84,9 +86,11 @@ class LikelihoodMixin(PerturbationModel):
         keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
         codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
         table = Screen.from_registry(self._manager(adata).registry).table
+        controls = self._encoded_controls()
         for code in np.unique(codes, axis=0):
             members = np.flatnonzero((codes == code).all(axis=1))
-            latents = self._condition_latents(table.conditions[code[0]], code, n_samples, random)
+            reference = self._references(controls, code, n_samples, random)
+            latents = self._latents_under(table.conditions[code[0]], code, reference, random)
             for chunk in np.array_split(members, -(-len(members) // 128)):
                 values[chunk] = self._average_likelihood(reader[rows[chunk]], latents, code[2])
         if key_added is not None:
@@ -146,32 +150,47 @@ class LikelihoodMixin(PerturbationModel):
             draws.append(vstack(blocks, format="coo"))
         return _stacked(draws)
 
-    def _condition_latents(
-        self, condition: Condition, code: np.ndarray, n_samples: int, random: torch.Generator
-    ) -> torch.Tensor:
-        """Draw latents under one condition, starting from training controls nearby."""
+    def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
+        """Return the training controls, and mean and log variance of their latents."""
         controls = self._training_controls()
-        context = np.append(controls.context, code[1])
-        batch = np.append(controls.batch, code[2])
-        is_control = np.append(np.ones(len(controls), dtype=bool), False)
+        stage = self._representation()
+        return controls, *encode_cells(stage, controls.read, len(controls), self._device())
+
+    def _references(
+        self,
+        controls: tuple[Reference, torch.Tensor, torch.Tensor],
+        code: np.ndarray,
+        n_samples: int,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """Draw latents of training controls of the context and batch of a code."""
+        cells, mean, log_variance = controls
+        is_control = np.append(np.ones(len(cells), dtype=bool), False)
+        context, batch = np.append(cells.context, code[1]), np.append(cells.batch, code[2])
         groups = group_controls(context, batch, is_control)
-        pool = groups.pool(int(groups.group[-1]))
-        device, stage = self._device(), self._representation()
-        pick = torch.randint(len(pool), (n_samples,), generator=random, device=device).cpu().numpy()
-        mean, log_variance = encode_cells(
-            stage, lambda i: controls.read(pool[i]), len(pool), device
-        )
+        pool = torch.from_numpy(groups.pool(int(groups.group[-1])))
         if self._population_reference:
-            reference = mean.mean(0, keepdim=True).expand(n_samples, -1).to(device)
-        else:
-            noise = torch.randn((n_samples, mean.shape[1]), generator=random, device=device)
-            reference = mean[pick].to(device) + (0.5 * log_variance[pick].to(device)).exp() * noise
+            return mean[pool].mean(0, keepdim=True).expand(n_samples, -1).to(self._device())
+        device = self._device()
+        pick = pool[torch.randint(len(pool), (n_samples,), generator=random, device=device).cpu()]
+        noise = torch.randn((n_samples, mean.shape[1]), generator=random, device=device)
+        return mean[pick].to(device) + (0.5 * log_variance[pick]).exp().to(device) * noise
+
+    def _latents_under(
+        self,
+        condition: Condition,
+        code: np.ndarray,
+        reference: torch.Tensor,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """Draw a latent under one condition from each reference."""
         tensors = self._vocabulary.tensors([condition], self._seen())
+        n, device = len(reference), reference.device
         return self._draw_latents(
             type(tensors)(*(t.to(device) for t in tensors)),
-            torch.zeros(n_samples, dtype=torch.long, device=device),
+            torch.zeros(n, dtype=torch.long, device=device),
             reference,
-            torch.full((n_samples,), int(code[1]), device=device),
+            torch.full((n,), int(code[1]), device=device),
             sampler=SamplerConfig(),
             random=random,
         )
@@ -181,14 +200,19 @@ class LikelihoodMixin(PerturbationModel):
         self, batch: dict[str, torch.Tensor], latents: torch.Tensor, batch_code: int
     ) -> np.ndarray:
         """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
-        device, stage = self._device(), self._representation()
+        device, stage = latents.device, self._representation()
         batch = {key: value.to(device) for key, value in batch.items()}
-        n = len(batch[LIBRARY_KEY])
-        code = torch.full((n,), int(batch_code), device=device)
-        scores = []
-        for latent in latents:
-            parameters = stage.decode(latent.expand(n, -1), batch[LIBRARY_KEY], code)
-            scores.append(stage.log_prob(batch, parameters))
+        library = batch[LIBRARY_KEY][:, None]
+        code = torch.full((len(latents),), int(batch_code), device=device)
+        # A latent's proportions are decoded once; each cell has its own library.
+        unit = stage.decode(latents, torch.ones(len(latents), device=device), code)
+        shape, scores = (len(library), unit.mean.shape[1]), []
+        for k in range(len(latents)):
+            own = unit.mean[k].expand(shape)
+            mean = own if stage.likelihood == "normal" else own * library
+            spread = unit.dispersion[k] if unit.dispersion.ndim > 1 else unit.dispersion
+            zeros = None if unit.zero_logits is None else unit.zero_logits[k].expand(shape)
+            scores.append(stage.log_prob(batch, CountParameters(mean, spread, zeros)))
         stacked = torch.stack(scores).double()
         return (torch.logsumexp(stacked, dim=0) - np.log(len(latents))).cpu().numpy()
 

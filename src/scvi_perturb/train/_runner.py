@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 from scvi.train import TrainRunner
 
+from scvi_perturb._compat import without_tips
 from scvi_perturb._random import forked_seed
 from scvi_perturb.train._callbacks import Checkpoint, StopAfter
 
@@ -73,7 +74,7 @@ class StageRunner(TrainRunner):
         # read from a file, and not the same noise in every process.
         own = None if seed is None else seed + RANK_STRIDE * self.trainer.global_rank
         trained = self.model.is_trained_
-        with forked_seed(own):
+        with forked_seed(own), without_tips():
             super()._run_training_core()
         # One stage is not the model: `train` says when all are done.
         self.model.is_trained_ = trained
