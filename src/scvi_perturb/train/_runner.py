@@ -57,14 +57,15 @@ class StageRunner(TrainRunner):
             # By Lightning's own limit of steps, a resumed run would end an epoch twice.
             callbacks = cast("list[Callback]", kwargs.pop("callbacks", None) or [])
             kwargs["callbacks"] = [*callbacks, StopAfter(max_steps)]
-        super().__init__(
-            model,
-            training_plan=training_plan,
-            data_splitter=data_splitter,
-            max_epochs=max_epochs,
-            check_val_every_n_epoch=kwargs.pop("check_val_every_n_epoch", 1),
-            **kwargs,
-        )
+        with without_tips():
+            super().__init__(
+                model,
+                training_plan=training_plan,
+                data_splitter=data_splitter,
+                max_epochs=max_epochs,
+                check_val_every_n_epoch=kwargs.pop("check_val_every_n_epoch", 1),
+                **kwargs,
+            )
         self.stage = stage
 
     def _run_training_core(self) -> None:
