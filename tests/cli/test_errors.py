@@ -25,7 +25,7 @@ def test_a_file_that_is_not_there(capsys):
 
 def test_a_file_of_another_kind(capsys):
     Path("text.h5ad").write_text("words", encoding="utf-8")
-    assert "cannot be read as h5ad" in _fails(["check", "text.h5ad"], capsys)
+    assert "could not be read as .h5ad" in _fails(["check", "text.h5ad"], capsys)
 
 
 def test_perturbations_that_are_not_recognised(foreign_file, capsys):

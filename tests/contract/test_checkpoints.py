@@ -103,7 +103,8 @@ def test_model_in_memory_goes_on_too(case, simulated, whole, when):
 
 def test_checkpoints_do_not_change_the_result(case, simulated, whole):
     assert_same(train(case, simulated, checkpoint_dir="run"), whole)
-    assert sorted(p.name for p in Path("run").iterdir()) == [f"{s}.pt" for s in sorted(case.stages)]
+    stages = [f"{s}.pt" for s in sorted(case.stages)]
+    assert sorted(p.name for p in Path("run").iterdir()) == sorted([*stages, "run.json"])
 
 
 def test_finished_run_is_only_read(case, simulated, whole):

@@ -83,7 +83,7 @@ def test_killed_process_is_gone_on_with(case, folder, simulated):
     left = folder / "killed" / case.name
     if not left.exists():
         pytest.skip("processes cannot be forked here")
-    assert [path.name for path in left.iterdir()] == [f"{case.stages[0]}.ckpt"]
+    assert {path.name for path in left.iterdir()} == {f"{case.stages[0]}.ckpt", "run.json"}
     models = [make_model(case, simulated.copy()) for _ in range(2)]
     for model, options in zip(models, ({"checkpoint_dir": left}, {}), strict=True):
         fit(case, model, max_epochs=KILLED_OF_EPOCHS, **options)

@@ -47,6 +47,19 @@ def test_column_left_out_means_the_reference(trained, simulated):
     assert set(cells.obs["cell_type"]) == {"type_02"}
 
 
+def test_row_without_a_context_takes_that_of_its_reference(trained, simulated):
+    table = pd.DataFrame({"perturbation": SINGLE, "cell_type": ["type_01", None], "batch": np.nan})
+    cells = trained.sample(table, n_samples=30)
+    assert set(cells.obs["cell_type"][:30]) == {"type_01"}
+    assert set(cells.obs["cell_type"][30:]) == {"type_01", "type_02"}
+    start = simulated.obs.loc[cells.obs["reference_cell"]]
+    for column in ("cell_type", "batch"):
+        np.testing.assert_array_equal(start[column].astype(str), cells.obs[column].astype(str))
+    effects = trained.predict(table, n_samples=30)
+    assert effects.obs["cell_type"].isna().tolist() == [False, True]
+    assert np.isfinite(effects.obs["novelty"]).all()
+
+
 def test_names_and_a_table_of_names_ask_alike(trained):
     names = [SINGLE, "control"]
     frame = pd.DataFrame({"perturbation": pd.Categorical(names)})

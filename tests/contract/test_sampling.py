@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pytest
 from scipy import sparse
@@ -247,6 +248,38 @@ def test_reference_must_fit(trained, simulated):
     normal.X = reference.X.log1p()
     with pytest.raises(SchemaError, match=r"the reference .*log-normalised"):
         trained.sample([SINGLE], reference=normal)
+
+
+def test_one_reference_cell_without_counts_is_counted(trained, simulated):
+    reference = controls(simulated)
+    reference.X.data[reference.X.indptr[3] : reference.X.indptr[4]] = 0
+    with pytest.raises(SchemaError, match="1 reference cells have no counts; drop them"):
+        trained.sample([SINGLE], reference=reference)
+
+
+def test_reference_on_disk_or_a_view_gives_the_same_cells(trained, simulated, tmp_path):
+    reference = controls(simulated)
+    wanted = trained.sample([SINGLE], reference=reference, n_samples=20)
+    del reference.uns["truth"]
+    reference.write_h5ad(tmp_path / "controls.h5ad")
+    with_file = anndata.read_h5ad(tmp_path / "controls.h5ad", backed="r")
+    view = simulated[(simulated.obs["perturbation"] == "control").to_numpy()]
+    for given in (with_file, view):
+        cells = trained.sample([SINGLE], reference=given, n_samples=20)
+        np.testing.assert_array_equal(dense(cells.X), dense(wanted.X))
+        assert cells.obs.equals(wanted.obs)
+
+
+def test_controls_of_a_reference_are_read_as_those_of_a_screen(trained, simulated):
+    reference = controls(simulated)[:6].copy()
+    reference.obs["perturbation"] = ["control", "control+control", " control "] * 2
+    assert trained.sample([SINGLE], reference=reference, n_samples=None).n_obs == 6
+    reference.obs["perturbation"] = ["control"] * 5 + [SINGLE]
+    with pytest.raises(SchemaError, match=f"1 of 6 have .* other than 'control', e.g. '{SINGLE}'"):
+        trained.sample([SINGLE], reference=reference)
+    reference.obs["perturbation"] = ["control"] * 5 + [None]
+    with pytest.raises(SchemaError, match="missing for 1 of 6 cells"):
+        trained.sample([SINGLE], reference=reference)
 
 
 def test_reference_is_not_changed(trained, simulated):

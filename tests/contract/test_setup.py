@@ -195,3 +195,24 @@ def test_boolean_and_number_labels_work(case, screen, column):
     model = fit(case, make_model(case, screen), max_epochs=1)
     asked = pd.DataFrame({"perturbation": [SINGLE], column: [True]})
     assert set(model.sample(asked, n_samples=3).obs[column]) == {"True"}
+
+
+def test_numbers_may_be_read_as_floats_later(case, screen):
+    numbers = pd.factorize(screen.obs["cell_type"])[0] + 1
+    screen.obs["cell_type"] = numbers
+    names = screen.obs["perturbation"].astype(str)
+    screen.obs["perturbation"] = pd.factorize(names.where(names != "control", ""), sort=True)[0]
+    model = make_model(case, screen, setup={**SETUP, "context_keys": "cell_type", "control": 0.0})
+    assert model._screen.context_columns == ("cell_type",)
+    fit(case, model, max_epochs=1)
+    wanted = model.sample(pd.DataFrame({"perturbation": [1], "cell_type": [2]}), n_samples=9)
+    asked = pd.DataFrame({"perturbation": [1.0], "cell_type": [2.0]})
+    again = model.sample(asked, n_samples=9)
+    assert again.obs.equals(wanted.obs)
+    reference = screen[screen.obs["perturbation"] == 0].copy()
+    reference.obs[["cell_type", "perturbation"]] = reference.obs[
+        ["cell_type", "perturbation"]
+    ].astype(float)
+    cells = model.sample(asked, reference=reference, n_samples=9)
+    assert set(cells.obs["cell_type"]) == {"2"}
+    np.testing.assert_array_equal(dense(again.X), dense(wanted.X))

@@ -7,6 +7,7 @@ import pickle
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,6 +161,12 @@ def test_messages(arguments, message):
 def test_missing_time_is_none():
     assert Condition.parse("A", time=math.nan).time is None
     assert Condition.parse("A", time=" ").time is None
+    assert Condition.parse("A", time=pd.NA).time is None
+
+
+def test_missing_dose_in_a_nullable_column_is_named():
+    with pytest.raises(SchemaError, match="dose of 'A' is nan"):
+        Condition.parse("A", dose=pd.NA)
 
 
 def test_a_kind_with_the_separator_is_not_written():

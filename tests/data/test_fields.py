@@ -110,8 +110,11 @@ def test_labels_of_several_columns_are_told_apart():
         pd.Categorical(["7", "3", "7"], categories=["7", "3", "unused"]),
         [7, 3, 7],
         ["7", "3", "7"],
+        [7.0, 3.0, 7.0],
+        pd.array([7, 3, 7], dtype="Int64"),
+        pd.Categorical([7.0, 3.0, 7.0]),
     ],
-    ids=["categorical", "int", "str"],
+    ids=["categorical", "int", "str", "float", "nullable", "categorical of float"],
 )
 def test_kind_of_labels_does_not_matter(labels):
     codes, state = register(LabelField("batch", ("batch",)), screen(["c"] * 3, batch=labels))

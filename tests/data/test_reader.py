@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data import AnnDataManager
 
-from scvi_perturb.data import ConditionKeys, ScreenReader, read_rows
+from scvi_perturb.data import ConditionKeys, ScreenReader, _reader, read_rows
 from scvi_perturb.data._fields import CountsField, LabelField, LibraryField, PerturbationField
 
 N_CELLS, N_GENES = 12, 5
@@ -45,6 +45,14 @@ def dense(matrix):
 def test_rows_come_in_the_order_asked_for(storage, asked, tmp_path):
     found = read_rows(MATRICES[storage](tmp_path), asked)
     np.testing.assert_array_equal(dense(found), COUNTS[asked])
+
+
+@pytest.mark.parametrize("storage", MATRICES)
+def test_rows_are_summed_in_parts(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(_reader, "CHUNK", 5)
+    found = _reader.row_sums(MATRICES[storage](tmp_path), N_CELLS)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, COUNTS.sum(axis=1))
 
 
 def test_stored_zeros_are_no_non_zeros_and_the_storage_is_left_alone():

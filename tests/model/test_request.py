@@ -140,6 +140,29 @@ def test_contexts_and_batches_are_text(screen):
     assert asked.columns.tolist() == ["guide", "cell_type", "batch"]
 
 
+@pytest.mark.parametrize("donor", [[1, 2], [1.0, 2.0], ["1", " 2 "]], ids=["int", "float", "text"])
+def test_numbers_are_the_labels_they_were_registered_as(screen, donor):
+    request = parse_request(pd.DataFrame({"guide": "NT", "batch": donor}), screen)
+    assert request.batch == ("1", "2")
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, ""])
+def test_missing_context_or_batch_is_the_references(screen, missing):
+    labels = pd.Series(["T", missing], dtype=object)
+    asked = pd.DataFrame({"guide": "NT", "cell_type": labels, "batch": labels[::-1].to_numpy()})
+    request = parse_request(asked, screen)
+    assert (request.where(0), request.where(1)) == ({"cell_type": "T"}, {})
+    assert request.batch == ("", "T")
+    nothing = parse_request(asked.assign(cell_type=missing, batch=missing), screen)
+    assert (nothing.context, nothing.batch) == ({}, None)
+
+
+def test_missing_doses_and_times_of_nullable_columns_are_as_left_out(screen):
+    asked = pd.DataFrame({"guide": ["A", "NT"], "mg": pd.array([2, None], dtype="Int64")})
+    asked["hours"] = pd.array([None, None], dtype="Float64")
+    assert parse_request(asked, screen).conditions == (CONDITIONS[0], Condition())
+
+
 @pytest.mark.parametrize(
     ("asked", "match"),
     [
@@ -148,7 +171,9 @@ def test_contexts_and_batches_are_text(screen):
         (frame(cell_type="T"), r"needs a column 'guide'; it has \['cell_type'\]"),
         (frame(guide=None), "has no 'guide'"),
         (frame(guide=" "), "has no 'guide'"),
+        (frame(guide=pd.NA), "has no 'guide'"),
         (frame(guide="A", mg="2+3"), "dose"),
+        (frame(guide="A", mg="high"), "dose of 'A' is 'high'; expected a number"),
         (frame(guide="A", mg=-1), "dose of 'A'"),
         (frame(guide="A+A"), "comes twice"),
     ],

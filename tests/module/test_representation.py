@@ -37,13 +37,22 @@ def test_log_likelihood_agrees_with_scvi(likelihood, per_cell):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
+SEEN = torch.ones(4, dtype=torch.bool)
+
+
+def test_registered_batch_without_training_cells_is_unknown():
+    seen = torch.tensor([True, False, True])
+    found = batch_weights(torch.tensor([0, 1, 2]), seen)
+    assert torch.equal(found, torch.tensor([[1.0, 0, 0], [0.5, 0, 0.5], [0, 0, 1]]))
+
+
 def test_batches_are_one_hot():
-    found = batch_weights(torch.tensor([2, 0, 1]), 3)
+    found = batch_weights(torch.tensor([2, 0, 1]), SEEN[:3])
     assert torch.equal(found, torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]))
 
 
 def test_batch_never_trained_on_is_the_mean_of_all():
-    found = batch_weights(torch.tensor([4, 5, -1, 3]), 4)
+    found = batch_weights(torch.tensor([4, 5, -1, 3]), SEEN)
     torch.testing.assert_close(found[:3], torch.full((3, 4), 0.25))
     assert found[3].tolist() == [0, 0, 0, 1]
     torch.testing.assert_close(found.sum(1), torch.ones(4))
@@ -51,4 +60,4 @@ def test_batch_never_trained_on_is_the_mean_of_all():
 
 @pytest.mark.parametrize("n_batch", [0, 1])
 def test_a_single_batch_has_no_column(n_batch):
-    assert batch_weights(torch.tensor([0, 7]), n_batch).shape == (2, 0)
+    assert batch_weights(torch.tensor([0, 7]), SEEN[:n_batch]).shape == (2, 0)

@@ -11,7 +11,7 @@ import pandas as pd
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.cli._options import UsageError
 from scvi_perturb.data import Condition, ConditionTable, Split, encode_obs, split
-from scvi_perturb.data._keys import default_keys
+from scvi_perturb.data._keys import as_labels, default_keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -106,7 +106,8 @@ def _contexts(adata: AnnData, contexts: Sequence[str], named: Sequence[str], see
         )
         raise UsageError(msg)
     label = table.frame(table.conditions)["perturbation"].to_numpy(object)[codes[test]]
-    frame = adata.obs.loc[test, list(contexts)].astype(str).assign(perturbation=label)
+    frame = pd.DataFrame({key: as_labels(adata.obs[key][test]) for key in contexts})
+    frame["perturbation"] = label
     counted = frame.groupby([*contexts, "perturbation"]).size().reset_index(name="n_cells")
     about = [
         {
@@ -171,7 +172,7 @@ def _large_contexts(
     """Return labels of contexts with enough cells of both kinds, if there are several."""
     if not contexts:
         return []
-    label = adata.obs[contexts[0]].astype(str)
+    label = pd.Series(as_labels(adata.obs[contexts[0]]), index=adata.obs_names)
     counted = pd.crosstab(label, treated).reindex(columns=[False, True], fill_value=0)
     enough = (counted[False] >= MIN_CELLS) & (counted[True] >= 2 * MIN_CELLS)
     labels = [str(name) for name in counted.index[enough]]
@@ -179,7 +180,7 @@ def _large_contexts(
 
 
 def _in_context(adata: AnnData, contexts: Collection[str], name: str) -> NDArray[np.bool_]:
-    hits = [(adata.obs[key].astype(str) == name).to_numpy() for key in contexts]
+    hits = [as_labels(adata.obs[key]) == name for key in contexts]
     found: NDArray[np.bool_] = np.any([np.zeros(adata.n_obs, bool), *hits], axis=0)
     return found
 

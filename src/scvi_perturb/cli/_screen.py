@@ -19,7 +19,7 @@ from scvi_perturb.cli._columns import (
     library_column,
 )
 from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data import SimulatorConfig, check_raw_counts, simulate_screen
+from scvi_perturb.data import SimulatorConfig, check_raw_counts, read_screen, simulate_screen
 from scvi_perturb.metrics import gene_moments, log_normalize
 
 if TYPE_CHECKING:
@@ -86,17 +86,10 @@ def open_screen(adata: AnnData, options: ScreenOptions) -> Screen:
 
 def read(path: Path) -> AnnData:
     """Return the content of a file."""
-    import anndata
-
     if not path.is_file():
         msg = f"There is no file {path}."
         raise UsageError(msg)
-    try:
-        return anndata.read_h5ad(path)
-    except Exception as error:  # anndata raises what HDF5, NumPy and pandas raise
-        reason = str(error).partition("\n")[0]
-        msg = f"{path} cannot be read as h5ad: {reason}"
-        raise UsageError(msg) from error
+    return read_screen(path)
 
 
 def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData:

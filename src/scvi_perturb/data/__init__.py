@@ -7,6 +7,7 @@ from scvi_perturb.data._counts import check_raw_counts
 from scvi_perturb.data._datamodule import BatchSampler, ScreenDataModule
 from scvi_perturb.data._datasets import list_datasets, load_dataset
 from scvi_perturb.data._fields import encode_labels
+from scvi_perturb.data._files import read_screen
 from scvi_perturb.data._keys import ConditionKeys
 from scvi_perturb.data._matching import match_controls
 from scvi_perturb.data._reader import ScreenReader, read_rows
@@ -50,6 +51,7 @@ __all__ = [
     "match_controls",
     "perturbation_features",
     "read_rows",
+    "read_screen",
     "sample_truth",
     "simulate_screen",
     "split",

@@ -6,7 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
 
 from scvi_perturb._constants import CONTROL, SEPARATOR
 from scvi_perturb._errors import SchemaError
@@ -239,7 +241,7 @@ def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -
 
 def _dose(value: object, name: str) -> float:
     """Return the dose of a component; a missing one is an error, never 1."""
-    missing = value is None or (isinstance(value, str) and not value)
+    missing = _absent(value) or (isinstance(value, str) and not value)
     try:
         return float("nan") if missing else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -263,7 +265,7 @@ def _kind(value: object, name: str) -> str:
 
 def _time(value: object) -> float | None:
     """Return a time as a number, or None where it is missing."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _absent(value) or (isinstance(value, str) and not value.strip()):
         return None
     try:
         time = float(value)  # type: ignore[arg-type]
@@ -279,6 +281,11 @@ def _time(value: object) -> float | None:
         msg = f"Time {time:g} is not a time since perturbation; expected a finite number >= 0."
         raise SchemaError(msg)
     return _rounded(time)
+
+
+def _absent(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value is None, NaN or pandas' NA, which has no truth value."""
+    return bool(pd.isna(value))
 
 
 def _rounded(value: float) -> float:

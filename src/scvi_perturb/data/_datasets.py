@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anndata as ad
 import pandas as pd
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb.data._counts import check_raw_counts
 from scvi_perturb.data._dataset_columns import harmonise
 from scvi_perturb.data._dataset_registry import DATASETS, DatasetEntry
+from scvi_perturb.data._files import read_screen
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -73,7 +73,7 @@ def load_dataset(
     ConnectionError
         If the file cannot be downloaded; the message lists what was tried.
     SchemaError
-        If an expected column is missing, or `X` does not hold counts.
+        If the file cannot be read, an expected column is missing, or `X` does not hold counts.
 
     References
     ----------
@@ -85,7 +85,7 @@ def load_dataset(
         file = _download(entry, cache=cache, allow_unverified=allow_unverified)
     else:
         file = _on_disk(entry, Path(path))
-    adata = ad.read_h5ad(file)
+    adata = read_screen(file)
     check_raw_counts(adata.X, where=f"X of {file.name}", layers=adata.layers)
     return harmonise(adata, entry)
 

@@ -16,7 +16,8 @@ from scvi.data.fields import BaseAnnDataField, LayerField, MuDataWrapper
 from scvi_perturb._constants import CONDITION_KEY, X_KEY
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._counts import check_raw_counts
-from scvi_perturb.data._table import ConditionKeys, ConditionTable, encode_obs
+from scvi_perturb.data._keys import ConditionKeys, as_labels
+from scvi_perturb.data._table import ConditionTable, encode_obs
 
 if TYPE_CHECKING:
     import rich.table
@@ -198,10 +199,13 @@ class LabelField(_CodesField):
 def encode_labels(
     obs: pd.DataFrame, columns: tuple[str, ...], levels: list[tuple[str, ...]]
 ) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Return a code per row and the labels the codes stand for; `levels` keep their codes."""
+    """Return a code per row and the labels the codes stand for; `levels` keep their codes.
+
+    Labels are text: 1, 1.0 and "1" are the same.
+    """
     if not columns:
         return np.zeros(len(obs), dtype=np.int64), [()]
-    frame = pd.DataFrame({c: obs[c].astype(str).to_numpy() for c in columns})
+    frame = pd.DataFrame({c: as_labels(obs[c], missing="nan") for c in columns})
     group = frame.groupby(list(columns), sort=True, observed=True).ngroup().to_numpy()
     _, first = np.unique(group, return_index=True)
     rows = [tuple(frame.iloc[i]) for i in first]

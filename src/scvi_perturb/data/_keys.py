@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["ConditionKeys", "default_keys", "distinct_rows", "row_codes"]
+__all__ = ["ConditionKeys", "as_labels", "default_keys", "distinct_rows", "row_codes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,15 @@ def distinct_rows(
     picked = {role: obs[column].iloc[first].tolist() for role, column in columns.items()}
     rows = [{role: values[i] for role, values in picked.items()} for i in range(len(first))]
     return rows, inverse
+
+
+def as_labels(values: pd.Series[Any], missing: str | None = None) -> NDArray[np.object_]:
+    """Return `as_label` of each value; only the distinct ones are turned into text."""
+    codes, distinct = pd.factorize(values)
+    labels = np.empty(len(distinct) + 1, dtype=object)
+    labels[:] = [*map(as_label, distinct), missing]  # missing values have code -1, the last place
+    found: NDArray[np.object_] = labels[codes]
+    return found
 
 
 def row_codes(

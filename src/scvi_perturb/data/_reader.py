@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from scvi_perturb._typing import Batch
 
-__all__ = ["ScreenReader", "read_rows"]
+__all__ = ["ScreenReader", "read_rows", "row_sums"]
+
+#: Rows that are summed at a time.
+CHUNK = 8192
 
 
 class ScreenReader:
@@ -52,12 +55,7 @@ class ScreenReader:
         """Return the library size of every cell, `(n_cells,)`."""
         if self.library is not None:
             return self.library
-        rows = np.arange(self.n_cells)
-        sums = [
-            np.asarray(read_rows(self.counts, part).sum(axis=1)).ravel()
-            for part in np.array_split(rows, max(1, self.n_cells // 8192))
-        ]
-        return np.concatenate(sums).astype(np.float32)
+        return row_sums(self.counts, self.n_cells).astype(np.float32)
 
     def __getitem__(self, indices: np.ndarray | list[int] | int) -> Batch:
         """Return the cells at `indices` as a dict of tensors, in this order.
@@ -107,6 +105,13 @@ def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any ar
         rows.sum_duplicates()
         rows.eliminate_zeros()
     return rows
+
+
+def row_sums(matrix: Any, n_rows: int) -> np.ndarray:  # noqa: ANN401 - as `read_rows`
+    """Return the sum of each row, `(n_rows,)` float64, of any storage that `read_rows` reads."""
+    parts = np.array_split(np.arange(n_rows), max(1, n_rows // CHUNK))
+    sums = [np.asarray(read_rows(matrix, rows).sum(axis=1)).ravel() for rows in parts]
+    return np.concatenate(sums).astype(np.float64)
 
 
 class _Rows:

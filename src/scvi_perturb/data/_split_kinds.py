@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data._condition import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -175,7 +176,7 @@ def _chosen_contexts(screen: Annotation, wanted: str | Mapping[str, str] | None)
     matching = {
         i
         for i, labels in enumerate(screen.contexts)
-        if all(labels.get(key) == str(value) for key, value in wanted.items())
+        if all(labels.get(key) == as_label(value) for key, value in wanted.items())
     }
     if not matching:
         known = sorted({str(labels) for labels in screen.contexts})[:10]

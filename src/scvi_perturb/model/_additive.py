@@ -25,6 +25,8 @@ EC50S = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SLOPES = (0.5, 1.0, 2.0)
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FEATURE_SHARES = (0.0, 0.5, 0.9)
+#: Conditions on which noise, features and dose curve are chosen: each trial is cubic in them.
+MAX_SEARCHED = 400
 
 
 class AdditiveFit(NamedTuple):
@@ -67,36 +69,40 @@ def fit_additive(
     noise = float(move.double().var(0).mean()) / size
     rows = conditions.rows(torch.from_numpy(codes))
     alike = _similarity(features, len(reference_dose))
+    some = np.sort(np.random.default_rng(0).permutation(len(codes))[:MAX_SEARCHED])
     shares = FEATURE_SHARES if alike is not None and len(codes) > 3 else (0.0,)
     curves = [(k, h) for k in EC50S for h in SLOPES] if _has_doses(rows) else [(0.0, 1.0)]
-    fits: list[tuple[float, AdditiveFit]] = []
+    tried = []
     for log_ec50, slope in curves:
         design = _design(rows, reference_dose, log_ec50, float(np.log(slope)))
         for share in shares:
-            kernel = np.eye(len(reference_dose)) * (1 - share)
-            kernel = kernel if alike is None else kernel + share * alike
-            error, vectors = _solve(design, kernel, mean, noise)
-            slope_log = float(np.log(slope))
-            found = AdditiveFit(torch.from_numpy(vectors).float(), log_ec50, slope_log)
-            fits.append((error, found))
-    return min(fits, key=lambda fit: fit[0])[1]
+            kernel = _kernel(share, alike, len(reference_dose))
+            for level in NOISES if len(codes) > 3 else NOISES[:1]:
+                error, _ = _solve(design[some], kernel, mean[some], noise[some], level)
+                tried.append((error, log_ec50, float(np.log(slope)), share, level))
+    _, log_ec50, log_slope, share, level = min(tried)
+    design = _design(rows, reference_dose, log_ec50, log_slope)
+    _, vectors = _solve(design, _kernel(share, alike, len(reference_dose)), mean, noise, level)
+    return AdditiveFit(torch.from_numpy(vectors).float(), log_ec50, log_slope)
+
+
+def _kernel(share: float, alike: np.ndarray | None, n_ids: int) -> np.ndarray:
+    """Return the prior covariance of components: their identities, and their features."""
+    own = (1 - share) * np.eye(n_ids)
+    return own if alike is None else own + share * alike
 
 
 def _solve(
-    design: np.ndarray, kernel: np.ndarray, mean: np.ndarray, noise: np.ndarray
+    design: np.ndarray, kernel: np.ndarray, mean: np.ndarray, noise: np.ndarray, level: float
 ) -> tuple[float, np.ndarray]:
-    """Return the least leave-one-condition-out error over noise levels, and the vectors there."""
+    """Return the leave-one-condition-out error at a level of misfit, and the vectors."""
     prior = design @ kernel @ design.T
     signal = max(float((mean**2).mean() - noise.mean()), 1e-6) / max(np.diag(prior).mean(), 1e-9)
     prior, cross = signal * prior, signal * (kernel @ design.T)
-    levels = NOISES if len(mean) > 3 else NOISES[:1]
-    results = []
-    for level in levels:
-        inverse = np.linalg.inv(prior + np.diag(noise + level * np.diag(prior).mean()))
-        weights = inverse @ mean
-        left_out = weights / np.diag(inverse)[:, None]
-        results.append((float((left_out**2).mean()), cross @ weights))
-    return min(results, key=lambda result: result[0])
+    inverse = np.linalg.inv(prior + np.diag(noise + level * np.diag(prior).mean()))
+    weights = inverse @ mean
+    left_out = weights / np.diag(inverse)[:, None]
+    return float((left_out**2).mean()), cross @ weights
 
 
 def _design(

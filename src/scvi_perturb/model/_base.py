@@ -13,9 +13,10 @@ from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.data import ScreenReader, align_genes
 from scvi_perturb.generative import SamplerConfig
+from scvi_perturb.model._checks import digest
 from scvi_perturb.model._draw import Drawn, DrawOptions, draw_cells, write_cells
 from scvi_perturb.model._effects import effects_adata
-from scvi_perturb.model._latents import encode_cells
+from scvi_perturb.model._latents import chosen_rows, encode_cells
 from scvi_perturb.model._reference import (
     Reference,
     reference_from_adata,
@@ -79,7 +80,7 @@ class PerturbationModel(SetupMixin):
         """Return whether each component id was trained on."""
 
     @abstractmethod
-    def _novelty(self, request: Request) -> np.ndarray:
+    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
         """Return how far each row is from what was trained on, in [0, 1]."""
 
     @abstractmethod
@@ -217,7 +218,7 @@ class PerturbationModel(SetupMixin):
             interval=interval,
             seed=seed,
         )
-        result.obs["novelty"] = self._novelty(request)
+        result.obs["novelty"] = self._novelty(request, cells, plan)
         result.obs["support"] = 1.0 - result.obs["novelty"]
         units = "log1p(counts per 10,000)"
         result.uns = self._provenance(config, seed, units)
@@ -248,7 +249,7 @@ class PerturbationModel(SetupMixin):
         """
         self._check_trained()
         reader = self._reader(adata)
-        rows = _rows(indices, len(reader), key_added)
+        rows = chosen_rows(indices, len(reader), key_added)
         self.module.eval()
         mean, _ = encode_cells(
             self._representation(), lambda i: reader[rows[i]], len(rows), self._device()
@@ -267,8 +268,19 @@ class PerturbationModel(SetupMixin):
         modality = self._screen.rna_modality
         return self.adata if modality is None else self.adata.mod[modality]
 
+    def _cells_digest(self) -> str:
+        """Return a hash of the names of the cells, in their order."""
+        return digest(self._plain_adata().obs_names)
+
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+    def _seen_batch(self) -> np.ndarray:
+        """Return whether each registered batch was trained on."""
+        seen = getattr(self._representation(), "seen_batch", None)
+        return (
+            np.ones(len(self._screen.batches), dtype=bool) if seen is None else seen.cpu().numpy()
+        )
 
     def _check_trained(self) -> None:
         if not self.is_trained_:
@@ -296,6 +308,12 @@ class PerturbationModel(SetupMixin):
             msg = (
                 "The model was loaded without data, so there are no training controls to start "
                 "from. Pass control cells as `reference=`, or load with `adata`."
+            )
+            raise SchemaError(msg)
+        if self.trained_on_.get("cells_hash") != self._cells_digest():
+            msg = (
+                "The data of this model are not those that it was trained on, so which of their "
+                "cells are training controls is not known. Pass control cells as `reference=`."
             )
             raise SchemaError(msg)
         reader = self._reader(None)
@@ -329,6 +347,7 @@ class PerturbationModel(SetupMixin):
                 self._screen,
                 library_size=library_size,
                 shifts=self.library_shifts_,
+                seen_batch=self._seen_batch(),
                 population=self._population_reference,
             ),
             random=random,
@@ -375,13 +394,3 @@ class PerturbationModel(SetupMixin):
 
 def _sampler(sampler: SamplerName | SamplerConfig) -> SamplerConfig:
     return sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(method=sampler)
-
-
-def _rows(indices: Sequence[int] | None, n_cells: int, key_added: str | None) -> np.ndarray:
-    if indices is None:
-        return np.arange(n_cells)
-    if key_added is not None:
-        msg = "key_added writes one value a cell of the data; leave `indices` out."
-        raise ValueError(msg)
-    chosen = np.asarray(indices)
-    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -11,7 +12,7 @@ from scvi_perturb._errors import check_choice
 from scvi_perturb._random import forked_seed
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._likelihood import LikelihoodMixin
-from scvi_perturb.model._novelty import Place, novelty
+from scvi_perturb.model._novelty import UNKNOWN, Place, novelty
 from scvi_perturb.model._scvi import scvi_settings
 from scvi_perturb.model._training import TwoStageTraining
 from scvi_perturb.model._vocabulary import to_tensors
@@ -26,14 +27,15 @@ from scvi_perturb.module import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
     from scvi.model import SCVI
 
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.generative import SamplerConfig
+    from scvi_perturb.model._reference import Reference
     from scvi_perturb.model._request import Request
+    from scvi_perturb.model._result import Plan
 
 __all__ = ["PerturbDiffusion"]
 
@@ -273,15 +275,21 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
             conditions, which, reference, context, sampler=sampler, generator=random
         )
 
-    def _novelty(self, request: Request) -> np.ndarray:
+    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
         columns = self._screen.context_columns
-        asked = [
-            Place(c, tuple(request.where(i).get(column, "") for column in columns))
-            for i, c in enumerate(request.conditions)
-        ]
+        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=str)
+        asked, row = [], []
+        for i, condition in enumerate(request.conditions):
+            used = labels[np.unique(plan.reference[plan.row == i])]
+            for column, label in request.where(i).items():
+                used[:, columns.index(column)] = label
+            contexts = np.unique(used, axis=0) if columns else [()]
+            asked += [Place(condition, tuple(map(str, context))) for context in contexts]
+            row += [i] * len(contexts)
         trained = [
             Place(self._screen.table.conditions[code], self._screen.contexts[context])
             for code, context in self.trained_pairs_
             if code != 0
         ]
-        return novelty(asked, trained, self._vocabulary.features)
+        each = novelty(asked, trained, self._vocabulary.features)
+        return np.bincount(row, weights=each) / np.bincount(row)

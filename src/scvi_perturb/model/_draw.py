@@ -82,6 +82,7 @@ class DrawOptions:
         *,
         library_size: LibrarySize,
         shifts: dict[int, float],
+        seen_batch: np.ndarray,
         population: bool,
     ) -> DrawOptions:
         """Make options precise.
@@ -105,14 +106,14 @@ class DrawOptions:
                 )
                 raise ValueError(msg)
             number = float(library_size)
-        return cls(_batch_codes(request, screen), number, factor, population)
+        return cls(_batch_codes(request, screen, seen_batch), number, factor, population)
 
 
-def _batch_codes(request: Request, screen: Screen) -> np.ndarray | None:
+def _batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarray | None:
     """Return the code of the batch that each row asks for."""
     if request.batch is None:
         return None
-    codes = {labels[0]: code for code, labels in enumerate(screen.batches)}
+    codes = {labels[0]: code for code, labels in enumerate(screen.batches) if seen[code]}
     unknown = sorted(set(request.batch) - set(codes))
     if unknown:
         msg = f"Batches {unknown} were not trained on; the model knows {sorted(codes)}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.data import ScreenDataModule, read_rows
 from scvi_perturb.model._additive import fit_additive
@@ -69,7 +69,9 @@ class Fit:
         module = cast("CountAutoencoder", self.model.module.representation)
         if not self.model.is_trained_:
             module.initialise(self._mean_proportions())
-        n_batches = -(-len(self.parts.train) // batch_size)
+        batches = torch.from_numpy(np.unique(self.reader.codes[BATCH_KEY][self.parts.train]))
+        module.seen_batch.zero_().index_fill_(0, batches.to(module.device), value=True)
+        n_batches = self._n_batches(len(self.parts.train), batch_size)
         wanted = round(self.config.representation_steps / n_batches)
         epochs = max_epochs or int(np.clip(wanted, 10, 100))
         data = ScreenDataModule(
@@ -171,7 +173,7 @@ class Fit:
         data = ScreenDataModule(
             pairs, train_idx=learn, val_idx=check, batch_size=batch_size, seed=seed + 1
         )
-        epochs = -(-n_steps // max(1, -(-len(learn) // batch_size)))
+        epochs = -(-n_steps // self._n_batches(len(learn), batch_size))
         stage = Stage(
             name,
             self.model.module.generator,
@@ -212,6 +214,12 @@ class Fit:
         contexts = torch.from_numpy(np.unique(self.reader.codes[CONTEXT_KEY][learn])).to(device)
         module.seen_context.zero_().index_fill_(0, contexts, value=True)
         module.prepare(latent[train].to(device), target.to(device), seen=seen, reference_dose=doses)
+
+    def _n_batches(self, n_cells: int, batch_size: int) -> int:
+        """Return the number of batches of an epoch in each process."""
+        devices = self.trainer_kwargs.get("devices")
+        share = -(-n_cells // (devices if isinstance(devices, int) and devices > 1 else 1))
+        return max(1, -(-share // batch_size))
 
     def _learnt(self, cells: np.ndarray) -> np.ndarray:
         """Return the cells whose targets are learnt: controls start and end at themselves."""

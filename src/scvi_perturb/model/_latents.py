@@ -13,12 +13,12 @@ from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.data import group_controls, match_controls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.module import DiffusionConfig, Representation
 
-__all__ = ["LatentPairs", "chunks", "encode_cells", "make_pairs"]
+__all__ = ["LatentPairs", "chosen_rows", "chunks", "encode_cells", "make_pairs"]
 
 CHUNK = 2048
 #: Log variance of what is known exactly.
@@ -29,6 +29,17 @@ def chunks(n: int, size: int = CHUNK) -> Iterator[np.ndarray]:
     """Yield `0..n-1` in consecutive arrays of at most `size`."""
     for start in range(0, n, size):
         yield np.arange(start, min(start + size, n))
+
+
+def chosen_rows(indices: Sequence[int] | None, n_cells: int, key_added: str | None) -> np.ndarray:
+    """Return cell numbers from numbers, a mask, or None for all."""
+    if indices is None:
+        return np.arange(n_cells)
+    if key_added is not None:
+        msg = "key_added writes one value a cell of the data; leave `indices` out."
+        raise ValueError(msg)
+    chosen = np.asarray(indices)
+    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
 
 
 @torch.inference_mode()

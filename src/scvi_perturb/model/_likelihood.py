@@ -12,9 +12,9 @@ from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRA
 from scvi_perturb._random import generator
 from scvi_perturb.data import group_controls
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model._base import PerturbationModel, _rows
+from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._draw import Drawn, draw_matrix
-from scvi_perturb.model._latents import CHUNK, chunks, encode_cells
+from scvi_perturb.model._latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model._screen import Screen
 from scvi_perturb.module import CountParameters
 
@@ -80,7 +80,7 @@ class LikelihoodMixin(PerturbationModel):
         self._check_trained()
         self.module.eval()
         reader = self._reader(adata)
-        rows = _rows(indices, len(reader), key_added)
+        rows = chosen_rows(indices, len(reader), key_added)
         values = np.full(len(rows), np.nan)
         random = generator(seed, self._device())
         keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
@@ -129,7 +129,7 @@ class LikelihoodMixin(PerturbationModel):
         self._check_trained()
         self.module.eval()
         reader = self._reader(adata)
-        rows = _rows(indices, len(reader), None)
+        rows = chosen_rows(indices, len(reader), None)
         device, stage = self._device(), self._representation()
         random = generator(seed, device)
         mean, log_variance = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from scvi_perturb.data import Component, Condition
     from scvi_perturb.features import PerturbationFeatures
 
-__all__ = ["Place", "novelty"]
+__all__ = ["UNKNOWN", "Place", "novelty"]
 
 SHARED, ADDITIVE, EXACT = 0.1, 0.6, 0.3
+#: Label of a context that is not known; it is like no other.
+UNKNOWN = "(unknown)"
+#: Trained places that are looked at, those that share a component with a request first.
+MAX_TRAINED = 1500
 NOISE = 1e-3
 #: Doses, and times plus an hour, that differ by this factor are half as informative.
 DOSE_SCALE = np.log(3.0)
@@ -52,6 +56,7 @@ def novelty(
     controls = np.array([place.condition.is_control for place in asked])
     if not trained:
         return np.where(controls, 0.0, 1.0)
+    trained = _nearest(asked, trained)
     joint = _kernel([*asked, *trained], features)
     n = len(asked)
     known = joint[n:, n:] + NOISE * np.eye(len(trained))
@@ -60,6 +65,14 @@ def novelty(
     prior = np.diag(joint)[:n]
     left = np.clip(1.0 - gain / np.maximum(prior, 1e-12), 0.0, 1.0)
     return np.where(controls, 0.0, left)
+
+
+def _nearest(asked: Sequence[Place], trained: Sequence[Place]) -> list[Place]:
+    """Return at most `MAX_TRAINED` trained places: the cost is cubic in their number."""
+    names = {part.name for place in asked for part in place.condition.components}
+    shares = [any(p.name in names for p in place.condition.components) for place in trained]
+    order = np.argsort(~np.array(shares), kind="stable")[:MAX_TRAINED]
+    return [trained[i] for i in order]
 
 
 def _kernel(places: list[Place], features: PerturbationFeatures | None) -> np.ndarray:
@@ -124,7 +137,8 @@ def _context_agreement(places: list[Place]) -> np.ndarray:
     agree = np.zeros((len(places),) * 2)
     for labels in np.array([place.context for place in places], dtype=str).T:
         empty = labels == ""
-        agree += (labels[:, None] == labels[None]) | empty[:, None] | empty[None]
+        same = (labels[:, None] == labels[None]) & (labels != UNKNOWN)
+        agree += same | empty[:, None] | empty[None]
     return agree / n_columns
 
 

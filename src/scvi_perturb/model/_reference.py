@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,8 @@ from scipy import sparse
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import ScreenReader, align_genes, check_raw_counts, encode_labels, read_rows
+from scvi_perturb.data._keys import as_labels, distinct_rows
+from scvi_perturb.data._reader import row_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -102,11 +104,7 @@ def reference_from_screen(
     if screen.batch_column is not None:
         labels[screen.batch_column] = [screen.batches[code][0] for code in batch]
     counts = read_rows(reader.counts, rows)
-    library = (
-        np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        if reader.library is None
-        else reader.library[rows]
-    )
+    library = row_sums(counts, len(rows)) if reader.library is None else reader.library[rows]
     return Reference(counts, library, context, batch, labels)
 
 
@@ -132,7 +130,9 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
     check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
     _check_controls(adata.obs, screen)
     columns = [c for c in (*screen.context_columns, screen.batch_column) if c in adata.obs]
-    labels = adata.obs[columns].astype(str)
+    labels = pd.DataFrame(
+        {c: as_labels(adata.obs[c], missing="nan") for c in columns}, index=adata.obs_names
+    )
     return Reference(
         counts,
         _library(adata, counts, screen),
@@ -148,19 +148,21 @@ def _check_controls(obs: pd.DataFrame, screen: Screen) -> None:
     column = screen.keys.perturbation
     if column not in obs:
         return
-    treated = obs[column].astype(str) != screen.keys.control
+    keys = replace(screen.keys, dose=None, time=None, kind=None)
+    rows, inverse = distinct_rows(obs, keys)
+    treated = np.array([not keys.parse(**row).is_control for row in rows])[inverse]
     if treated.any():
         msg = (
             f"The reference must be control cells, but {int(treated.sum())} of {len(obs)} have a "
             f"{column!r} other than {screen.keys.control!r}, e.g. "
-            f"{obs[column].astype(str)[treated].iloc[0]!r}. Pass the controls alone."
+            f"{str(obs[column].iloc[np.argmax(treated)])!r}. Pass the controls alone."
         )
         raise SchemaError(msg)
 
 
 def _library(adata: AnnData, counts: object, screen: Screen) -> np.ndarray:
     if screen.library_key is None:
-        library = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()  # type: ignore[attr-defined]
+        library = row_sums(counts, adata.n_obs)
     elif screen.library_key in adata.obs:
         library = adata.obs[screen.library_key].to_numpy(dtype=np.float64)
     else:

@@ -15,6 +15,7 @@ from scvi_perturb._constants import (
 )
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Component, Condition
+from scvi_perturb.data._keys import as_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,9 +36,10 @@ class Request:
     conditions
         Condition of each row.
     context
-        Labels asked for, column -> one label a row; columns not asked for are the reference's.
+        Labels asked for, column -> one label a row, "" for the reference's; columns that no row
+        asks for are absent.
     batch
-        Batch asked for, one label a row, or None for the reference's.
+        Batch asked for, one label a row, "" for the reference's; None where no row asks.
     """
 
     conditions: tuple[Condition, ...]
@@ -50,7 +52,7 @@ class Request:
 
     def where(self, row: int) -> dict[str, str]:
         """Return the context that a row asks for."""
-        return {column: labels[row] for column, labels in self.context.items()}
+        return {column: labels[row] for column, labels in self.context.items() if labels[row]}
 
 
 def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
@@ -61,7 +63,8 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
     conditions
         Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
         wanted doses, times, kinds, contexts and batch, under the names they were registered with
-        or under `perturbation`, `dose`, `time`, `perturbation_type`.
+        or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
+        is the reference's.
     screen
         What the model was set up with.
 
@@ -73,12 +76,18 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
     """
     frame = _as_frame(conditions, screen)
     parsed = tuple(_complete(row, screen) for row in frame.to_dict(orient="records"))
-    batch = screen.batch_column
+    asked = {c: _asked(frame, c) for c in screen.context_columns}
     return Request(
         conditions=parsed,
-        context={c: tuple(frame[c].astype(str)) for c in screen.context_columns if c in frame},
-        batch=tuple(frame[batch].astype(str)) if batch is not None and batch in frame else None,
+        context={column: labels for column, labels in asked.items() if labels is not None},
+        batch=None if screen.batch_column is None else _asked(frame, screen.batch_column),
     )
+
+
+def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
+    """Return the labels of a column, "" where there is none; None where no row has one."""
+    labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
+    return labels if any(labels) else None
 
 
 def _as_frame(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> pd.DataFrame:
@@ -139,8 +148,8 @@ def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:
     return Condition(tuple(parts), time=time)
 
 
-def _there(value: object) -> bool:
-    return value is not None and value == value and str(value).strip() != ""  # noqa: PLR0124 - NaN
+def _there(value: Any) -> bool:  # noqa: ANN401
+    return not pd.isna(value) and str(value).strip() != ""
 
 
 def _fill(part: Component, given: dict[str, object], screen: Screen) -> Component:

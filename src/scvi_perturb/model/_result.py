@@ -80,8 +80,8 @@ def cell_obs(plan: Plan, request: Request, reference: Reference, screen: Screen)
     frame = condition_frame(request, screen)
     obs = frame.iloc[plan.row].reset_index(drop=True)
     for column in reference.labels:
-        if column not in obs:
-            obs[column] = reference.labels[column].to_numpy()[plan.reference]
+        own = reference.labels[column].to_numpy()[plan.reference]
+        obs[column] = obs[column].where(obs[column].notna(), own) if column in obs else own
     for column in obs:
         if obs[column].dtype == object:
             obs[column] = obs[column].astype("category")
@@ -92,7 +92,10 @@ def cell_obs(plan: Plan, request: Request, reference: Reference, screen: Screen)
 
 
 def condition_frame(request: Request, screen: Screen) -> pd.DataFrame:
-    """Return the rows of a request under the names that the screen was registered with."""
+    """Return the rows of a request under the names that the screen was registered with.
+
+    A context or batch that a row leaves to the reference is None.
+    """
     text = screen.table.frame(request.conditions)
     keys = screen.keys
     frame = pd.DataFrame({keys.perturbation: text["perturbation"]})
@@ -104,9 +107,9 @@ def condition_frame(request: Request, screen: Screen) -> pd.DataFrame:
         if column is not None:
             frame[column] = text[name]
     for column, labels in request.context.items():
-        frame[column] = labels
+        frame[column] = [label or None for label in labels]
     if request.batch is not None and screen.batch_column is not None:
-        frame[screen.batch_column] = request.batch
+        frame[screen.batch_column] = [label or None for label in request.batch]
     return frame
 
 

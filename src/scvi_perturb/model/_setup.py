@@ -17,6 +17,7 @@ from scvi_perturb._constants import (
     UNS_KEY,
 )
 from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data._condition import as_label
 from scvi_perturb.data._fields import (
     CountsField,
     LabelField,
@@ -51,7 +52,7 @@ class SetupMixin(BaseModelClass):
         dose_key: str | None = None,
         time_key: str | None = None,
         perturbation_type_key: str | None = None,
-        context_keys: Sequence[str] | None = None,
+        context_keys: str | Sequence[str] | None = None,
         batch_key: str | None = None,
         library_key: str | None = None,
         separator: str | None = None,
@@ -81,7 +82,8 @@ class SetupMixin(BaseModelClass):
         perturbation_type_key
             Column of the kind of perturbation, e.g. `"CRISPRi"`, `"drug"`.
         context_keys
-            Columns that say in what the perturbation acts, e.g. cell type and donor.
+            Columns that say in what the perturbation acts, e.g. cell type and donor; one or
+            several.
         batch_key
             Column of technical batches.
         library_key
@@ -99,12 +101,12 @@ class SetupMixin(BaseModelClass):
         arguments: dict[str, Any] = {
             "layer": layer,
             "perturbation_key": perturbation_key or found.get("perturbation", PERTURBATION_COLUMN),
-            "control": str(control) if control is not None else found.get("control", CONTROL),
+            "control": as_label(control) if control is not None else found.get("control", CONTROL),
             "dose_key": dose_key or found.get("dose"),
             "time_key": time_key or found.get("time"),
             "perturbation_type_key": perturbation_type_key or found.get("kind"),
-            "context_keys": tuple(
-                context_keys if context_keys is not None else found.get("context", ())
+            "context_keys": _columns(
+                context_keys if context_keys is not None else found.get("context")
             ),
             "batch_key": batch_key or found.get("batch"),
             "library_key": library_key or found.get("library"),
@@ -134,13 +136,16 @@ class SetupMixin(BaseModelClass):
         dose_key: str | None = None,
         time_key: str | None = None,
         perturbation_type_key: str | None = None,
-        context_keys: Sequence[str] = (),
+        context_keys: str | Sequence[str] = (),
         batch_key: str | None = None,
         library_key: str | None = None,
         separator: str = SEPARATOR,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Register a screen kept as MuData; the named modality holds counts and columns.
+
+        What :func:`scvi_perturb.pp.harmonize` recorded is not looked at here: name every column
+        that has another name than the default.
 
         Parameters
         ----------
@@ -162,11 +167,11 @@ class SetupMixin(BaseModelClass):
             "rna_modality": rna_modality,
             "layer": layer,
             "perturbation_key": perturbation_key,
-            "control": str(control),
+            "control": as_label(control),
             "dose_key": dose_key,
             "time_key": time_key,
             "perturbation_type_key": perturbation_type_key,
-            "context_keys": tuple(context_keys),
+            "context_keys": _columns(context_keys),
             "batch_key": batch_key,
             "library_key": library_key,
             "separator": separator,
@@ -197,8 +202,11 @@ def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
     )
 
 
-def _columns(column: str | None) -> tuple[str, ...]:
-    return () if column is None else (column,)
+def _columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return columns as a tuple; one name is one column, not its letters."""
+    if columns is None:
+        return ()
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def _harmonised(adata: AnnData) -> dict[str, Any]:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_perturb._constants import CONDITION_KEY
-from scvi_perturb._errors import SchemaError
 from scvi_perturb.model._base import PerturbationModel
+from scvi_perturb.model._checks import check_folder, check_training_cells, digest
 from scvi_perturb.model._fit import Fit, Parts
 from scvi_perturb.model._library import library_shifts
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
-    from scvi_perturb.data import ScreenReader, Split
+    from scvi_perturb.data import Split
     from scvi_perturb.module import DiffusionConfig, TwoStageModule
 
 __all__ = ["TwoStageTraining"]
@@ -65,7 +64,8 @@ class TwoStageTraining(PerturbationModel):
             Seed of order, noise and dropout.
         checkpoint_dir
             Where the state of the run is written; calling `train` again with the same folder
-            after a kill goes on where it stopped. Empty it to start anew.
+            after a kill goes on where it stopped, and after the end only reads the result. A
+            folder of another run is refused.
         config
             Optimisation and stopping.
         **trainer_kwargs
@@ -75,13 +75,21 @@ class TwoStageTraining(PerturbationModel):
         Raises
         ------
         SchemaError
-            When the model has no data, or the training cells hold no control or no treated cell.
+            When the model has no data; when the training cells hold no control, in all or in one
+            context, too few treated cells, cells without counts, or library sizes below the
+            counts; when `checkpoint_dir` holds another run.
         """
         reader = self._reader(None)
         parts = self._parts(split, len(reader), seed)
-        self._check_parts(reader, parts.train)
+        check_training_cells(reader, parts.train, self._screen)
+        config = config or TrainConfig()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        fit = Fit(self, reader, parts, config or TrainConfig(), trainer_kwargs, folder)
+        if folder is not None:
+            asked = {"max_epochs": max_epochs, "n_steps": n_steps, "batch_size": batch_size}
+            check_folder(
+                folder, self._describe_run(parts, asked | {"seed": seed, "config": config})
+            )
+        fit = Fit(self, reader, parts, config, trainer_kwargs, folder)
         if self.scvi_settings_ is None:
             fit.representation(max_epochs, batch_size=batch_size, seed=seed)
         fit.generator(n_steps, seed=seed)
@@ -96,6 +104,7 @@ class TwoStageTraining(PerturbationModel):
             "split": "random" if split is None else split.kind,
             "split_seed": seed if split is None else split.seed,
             "data_hash": "" if split is None else split.data_hash,
+            "cells_hash": self._cells_digest(),
         }
 
     def _parts(self, split: Split | None, n_cells: int, seed: int) -> Parts:
@@ -106,12 +115,13 @@ class TwoStageTraining(PerturbationModel):
         n_validation = n_cells // 10
         return Parts(np.sort(order[n_validation:]), np.sort(order[:n_validation]), order[:0])
 
-    def _check_parts(self, reader: ScreenReader, train: np.ndarray) -> None:
-        is_control = reader.codes[CONDITION_KEY][train] == 0
-        if is_control.all() or not is_control.any():
-            found = "no treated cell" if is_control.all() else "no control cell"
-            msg = f"The {len(train)} training cells hold {found}; both are needed to learn effects."
-            raise SchemaError(msg)
-        if reader.codes[CONDITION_KEY].max() >= len(self._screen.table):
-            msg = "The data hold conditions that the model was not made with; make a new model."
-            raise SchemaError(msg)
+    def _describe_run(self, parts: Parts, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what makes a run the same as another, for its folder."""
+        arguments = {k: v for k, v in self.init_params_["non_kwargs"].items() if k != "registry"}
+        return {
+            "cells": self._cells_digest(),
+            "training cells": digest(parts.train),
+            "validation cells": digest(parts.validation),
+            "model": {key: str(value) for key, value in arguments.items()},
+            "settings": {key: str(value) for key, value in settings.items()},
+        }

@@ -74,6 +74,8 @@ class CountAutoencoder(BaseModuleClass):
         more proportion, for all of those.
     """
 
+    seen_batch: Tensor
+
     def __init__(
         self, n_genes: int, n_batch: int, config: AutoencoderConfig, *, partial_panel: bool = False
     ) -> None:
@@ -81,6 +83,7 @@ class CountAutoencoder(BaseModuleClass):
         self.config = config
         self.n_genes, self.n_batch = n_genes, n_batch
         self.n_latent, self.likelihood = config.n_latent, config.likelihood
+        self.register_buffer("seen_batch", torch.ones(n_batch, dtype=torch.bool))
         n_columns = n_batch if n_batch > 1 else 0
         size = {"n_hidden": config.n_hidden, "n_layers": config.n_layers}
         self.encoder = ExpressionEncoder(
@@ -101,12 +104,12 @@ class CountAutoencoder(BaseModuleClass):
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
         inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[X_KEY].log1p()
-        return self.encoder(inputs, batch_weights(tensors[BATCH_KEY], self.n_batch))
+        return self.encoder(inputs, batch_weights(tensors[BATCH_KEY], self.seen_batch))
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
         return self._count_parameters(
-            self.decoder(latent, batch_weights(batch, self.n_batch)), library
+            self.decoder(latent, batch_weights(batch, self.seen_batch)), library
         )
 
     def transform(self, tensors: Batch) -> Tensor:

@@ -87,13 +87,22 @@ def counts_log_prob(
     return nb_log_prob(x, mean, dispersion, nonzero=nonzero)
 
 
-def batch_weights(batch: Tensor, n_batch: int) -> Tensor:
-    """Return one-hot rows `(B, n_batch)`; a batch that was never trained on is a mean of all.
+def batch_weights(batch: Tensor, seen: Tensor) -> Tensor:
+    """Return one-hot rows `(B, n_batch)`; one never trained on is a mean of the others.
 
     With a single batch nothing is to be known, and the result has no column.
+
+    Parameters
+    ----------
+    batch
+        Codes, `(B,)`; those beyond the registered ones are unknown.
+    seen
+        Whether each registered batch was trained on, `(n_batch,)`.
     """
+    n_batch = len(seen)
     if n_batch < 2:
         return torch.zeros(len(batch), 0, device=batch.device)
-    known = (batch >= 0) & (batch < n_batch)
-    one_hot = functional.one_hot(batch.clamp(0, n_batch - 1), n_batch).float()
-    return torch.where(known[:, None], one_hot, torch.full_like(one_hot, 1.0 / n_batch))
+    code = batch.clamp(0, n_batch - 1)
+    known = (batch == code) & seen[code]
+    mean = seen.float() / seen.sum().clamp_min(1)
+    return torch.where(known[:, None], functional.one_hot(code, n_batch).float(), mean)

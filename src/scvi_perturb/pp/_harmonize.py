@@ -20,7 +20,7 @@ from scvi_perturb._constants import (
 )
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._condition import as_label
-from scvi_perturb.data._keys import row_codes
+from scvi_perturb.data._keys import as_labels, row_codes
 from scvi_perturb.pp._components import conditions_of, parts_of
 from scvi_perturb.pp._controls import ControlLabels
 from scvi_perturb.pp._layouts import Schema, source_columns
@@ -167,11 +167,9 @@ def _spread(values: Sequence[str], inverse: NDArray[np.int64]) -> pd.Categorical
     return pd.Categorical(np.array(values, dtype=object)[inverse])
 
 
-def _categories(column: pd.Series[Any]) -> pd.Categorical[str]:
+def _categories(column: pd.Series[Any]) -> pd.Categorical[Any]:
     """Return labels as text categories; missing ones stay missing."""
-    codes, values = pd.factorize(column)
-    labels = np.array([*map(as_label, values), None], dtype=object)
-    return pd.Categorical(labels[codes])
+    return pd.Categorical(as_labels(column))
 
 
 def _report(adata: AnnData, name: str, columns: Mapping[str, str], control: ControlLabels) -> None:

@@ -15,6 +15,7 @@ from scvi_perturb._constants import (
 )
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._condition import as_label
+from scvi_perturb.data._keys import as_labels
 from scvi_perturb.data._table import ConditionTable
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Conte
     labels: list[Sequence[str | None]] = []
     for key in context_keys:
         if key in obs:
-            codes, values = pd.factorize(obs[key])
-            known = [*map(as_label, values), None]  # missing values have code -1, the last place
-            labels.append([known[code] for code in codes])
+            labels.append(as_labels(obs[key]).tolist())
         else:
             labels.append([None] * len(obs))
     return list(zip(*labels, strict=True)) if labels else [()] * len(obs)

@@ -35,7 +35,7 @@ class TrainConfig:
     keep_best
         Whether the weights of stage one's best epoch are restored at its end.
     patience
-        Validation epochs without improvement after which a stage stops.
+        Validation epochs without improvement after which stage one stops.
     gradient_clip
         Largest norm of a gradient, in stage one and stage two.
     checkpoint_every_n_epochs

@@ -1,0 +1,111 @@
+"""What is checked before a model trains, and before a run that was interrupted goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from scvi_perturb.data import ScreenReader
+    from scvi_perturb.model._screen import Screen
+
+__all__ = ["check_folder", "check_training_cells", "digest"]
+
+#: Cells whose counts are compared with a registered library size.
+N_COMPARED = 512
+
+
+def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen) -> None:
+    """Raise unless effects can be learned from the training cells.
+
+    Raises
+    ------
+    SchemaError
+        When there is no control, in all or in one context; fewer than two treated cells; cells
+        without counts; library sizes below the counts; or conditions the model was not made
+        with.
+    """
+    condition, context = reader.codes[CONDITION_KEY][train], reader.codes[CONTEXT_KEY][train]
+    is_control = condition == 0
+    n_treated = int((~is_control).sum())
+    if not is_control.any() or n_treated < 2:
+        found = "no control cell" if not is_control.any() else f"{n_treated or 'no'} treated cell"
+        msg = (
+            f"The {len(train)} training cells hold {found}; at least one control and two treated "
+            "cells are needed to learn effects."
+        )
+        raise SchemaError(msg)
+    if reader.codes[CONDITION_KEY].max() >= len(screen.table):
+        msg = "The data hold conditions that the model was not made with; make a new model."
+        raise SchemaError(msg)
+    alone = sorted(set(context[~is_control].tolist()) - set(context[is_control].tolist()))
+    if alone:
+        named = [" / ".join(screen.contexts[code]) for code in alone]
+        msg = (
+            f"No control cell among the training cells of {named}: what perturbations do there "
+            "cannot be told from what the context is. Drop these cells, hold them out, or add "
+            "controls."
+        )
+        raise SchemaError(msg)
+    _check_library(reader, train)
+
+
+def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
+    empty = int((reader.library_sizes() <= 0).sum())
+    if empty:
+        msg = f"{empty} cells have no counts; drop them (`scanpy.pp.filter_cells`) before setup."
+        raise SchemaError(msg)
+    if reader.library is None:
+        return
+    some = np.random.default_rng(0).permutation(train)[:N_COMPARED]
+    counted = np.asarray(read_rows(reader.counts, np.sort(some)).sum(axis=1)).ravel()
+    less = reader.library[np.sort(some)] < 0.99 * counted
+    if less.any():
+        msg = (
+            f"The library size is below the sum of counts in {int(less.sum())} of {len(some)} "
+            "cells. Register the total counts of each cell, not their logarithm or a size factor."
+        )
+        raise SchemaError(msg)
+
+
+def check_folder(folder: Path, run: dict[str, Any]) -> None:
+    """Write down what a run is in its folder; raise when the folder is another run's.
+
+    Raises
+    ------
+    SchemaError
+        When the folder holds a run with other data, split, seed or settings.
+    """
+    path = folder / "run.json"
+    now = json.loads(json.dumps(run, default=str))
+    if path.exists():
+        before = json.loads(path.read_text())
+        other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if other:
+            msg = (
+                f"{folder} holds the state of another run, with other {', '.join(other)}. Name "
+                "another `checkpoint_dir`, or empty this one to start anew."
+            )
+            raise SchemaError(msg)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"run.{os.getpid()}.part"
+    unfinished.write_text(json.dumps(now, indent=1))
+    unfinished.replace(path)
+
+
+def digest(items: Iterable[object]) -> str:
+    """Return a short hash of items, in their order."""
+    text = "\n".join(map(str, items))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""Cells that effects cannot be learned from are named before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from scvi_perturb import SchemaError
+from scvi_perturb.data import split
+from tests.contract._screens import SINGLE, controls, fit, make_model, make_split
+
+FIRST = "type_01"
+
+
+def test_cells_without_counts_are_refused(case, screen):
+    counts = screen.X.tolil()
+    counts[:3] = 0
+    screen.X = sparse.csr_matrix(counts)
+    with pytest.raises(SchemaError, match=r"3 cells have no counts; drop them"):
+        fit(case, make_model(case, screen))
+
+
+def test_context_without_controls_is_named(case, screen):
+    is_control = screen.obs["perturbation"] == "control"
+    kept = screen[~(is_control & (screen.obs["cell_type"] == FIRST))].copy()
+    with pytest.raises(SchemaError, match=rf"No control cell .*\['{FIRST}'\].*Drop these cells"):
+        fit(case, make_model(case, kept))
+
+
+def test_context_without_controls_cannot_be_asked_for(case, trained):
+    other = controls(trained.adata)
+    other = other[other.obs["cell_type"] != FIRST].copy()
+    asked = {"perturbation": [SINGLE], "cell_type": [FIRST]}
+    with pytest.raises(SchemaError, match=r"No control cell is in the context"):
+        trained.sample(pd.DataFrame(asked), reference=other)
+
+
+def test_library_below_the_counts_is_refused(case, screen):
+    screen.obs["size"] = np.log(np.asarray(screen.X.sum(axis=1)).ravel())
+    with pytest.raises(SchemaError, match=r"below the sum of counts .* not their logarithm"):
+        fit(case, make_model(case, screen, setup={"library_key": "size"}))
+
+
+def test_a_single_treated_cell_is_too_few(case, screen):
+    treated = np.flatnonzero(screen.obs["perturbation"] != "control")[:1]
+    kept = np.append(np.flatnonzero(screen.obs["perturbation"] == "control"), treated)
+    few = screen[kept].copy()
+    with pytest.raises(SchemaError, match=r"hold (no|1) treated cell"):
+        fit(case, make_model(case, few))
+
+
+def test_folder_of_another_run_is_refused(case, screen):
+    fit(case, make_model(case, screen.copy()), checkpoint_dir="run")
+    other = make_model(case, screen)
+    with pytest.raises(SchemaError, match=r"another run, with other .*training cells"):
+        fit(case, other, split=make_split(screen), checkpoint_dir="run")
+
+
+def test_training_controls_of_other_data_are_not_guessed(case, trained, screen, tmp_path):
+    trained.save(str(tmp_path / "saved"))
+    other = screen[:200].copy()
+    loaded = case.model.load(str(tmp_path / "saved"), other)
+    with pytest.raises(SchemaError, match=r"not those that it was trained on.*`reference=`"):
+        loaded.sample([SINGLE], n_samples=5)
+    cells = loaded.sample([SINGLE], reference=controls(other), n_samples=5)
+    assert cells.n_obs == 5
+
+
+def test_novelty_knows_the_context_of_the_reference(case, trained):
+    own = controls(trained.adata)
+    new = own.copy()
+    new.obs["cell_type"] = "never seen"
+    novelty = [
+        float(trained.predict([SINGLE], reference=cells, n_samples=20).obs["novelty"].iloc[0])
+        for cells in (own, new)
+    ]
+    assert novelty[0] < 0.05
+    assert novelty[1] > novelty[0] + 0.1
+
+
+def test_batch_held_out_of_training_is_unknown(case, screen):
+    held = np.flatnonzero(screen.obs["batch"] == "batch_02")
+    seen = np.flatnonzero(screen.obs["batch"] != "batch_02")
+    parts = split(screen, "cells", seed=0)
+    parts = replace(parts, train=seen[10:], validation=seen[:10], test=held)
+    model = fit(case, make_model(case, screen), split=parts)
+    asked = pd.DataFrame({"perturbation": [SINGLE], "batch": ["batch_02"]})
+    with pytest.raises(SchemaError, match=r"were not trained on; the model knows \['batch_01'\]"):
+        model.sample(asked, n_samples=5)
