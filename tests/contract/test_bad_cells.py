@@ -91,3 +91,11 @@ def test_batch_held_out_of_training_is_unknown(case, screen):
     asked = pd.DataFrame({"perturbation": [SINGLE], "batch": ["batch_02"]})
     with pytest.raises(SchemaError, match=r"were not trained on; the model knows \['batch_01'\]"):
         model.sample(asked, n_samples=5)
+
+
+def test_rows_that_name_no_batch_take_the_references(case, trained):
+    asked = pd.DataFrame({"perturbation": [SINGLE, SINGLE], "batch": ["batch_02", None]})
+    cells = trained.sample(asked, n_samples=20)
+    first, second = cells.obs["batch"].iloc[:20], cells.obs["batch"].iloc[20:]
+    assert set(first) == {"batch_02"}
+    assert set(second) == {"batch_01", "batch_02"}

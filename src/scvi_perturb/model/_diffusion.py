@@ -277,14 +277,14 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
 
     def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
         columns = self._screen.context_columns
-        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=str)
+        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
         asked, row = [], []
         for i, condition in enumerate(request.conditions):
             used = labels[np.unique(plan.reference[plan.row == i])]
             for column, label in request.where(i).items():
                 used[:, columns.index(column)] = label
-            contexts = np.unique(used, axis=0) if columns else [()]
-            asked += [Place(condition, tuple(map(str, context))) for context in contexts]
+            contexts = sorted({tuple(map(str, context)) for context in used})
+            asked += [Place(condition, context) for context in contexts]
             row += [i] * len(contexts)
         trained = [
             Place(self._screen.table.conditions[code], self._screen.contexts[context])

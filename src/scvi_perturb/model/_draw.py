@@ -60,7 +60,7 @@ class DrawOptions:
     Attributes
     ----------
     batch
-        Batch code of each row of the request; None takes the reference cell's.
+        Batch code of each row of the request; None, and -1, take the reference cell's.
     library_size
         Total counts of every cell; None takes the reference cell's.
     library_factor
@@ -114,11 +114,11 @@ def _batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarr
     if request.batch is None:
         return None
     codes = {labels[0]: code for code, labels in enumerate(screen.batches) if seen[code]}
-    unknown = sorted(set(request.batch) - set(codes))
+    unknown = sorted(set(request.batch) - {*codes, ""})
     if unknown:
         msg = f"Batches {unknown} were not trained on; the model knows {sorted(codes)}."
         raise SchemaError(msg)
-    return np.array([codes[label] for label in request.batch], dtype=np.int64)
+    return np.array([codes.get(label, -1) for label in request.batch], dtype=np.int64)
 
 
 def draw_cells(
@@ -171,7 +171,9 @@ def draw_cells(
             library = library * options.library_factor[row].astype(np.float32)
         if options.library_size is not None:
             library = np.full(len(chunk), options.library_size, dtype=np.float32)
-        batch = cells.batch[plan.reference[chunk]] if options.batch is None else options.batch[row]
+        batch = cells.batch[plan.reference[chunk]]
+        if options.batch is not None:
+            batch = np.where(options.batch[row] < 0, batch, options.batch[row])
         size = torch.from_numpy(library).to(device)
         with torch.inference_mode():
             parameters = representation.decode(latent, size, torch.from_numpy(batch).to(device))
