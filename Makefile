@@ -50,7 +50,7 @@ tutorials: $(DOCS)
 	$(if $(wildcard tutorials/*.ipynb),$(BIN)/jupyter execute tutorials/*.ipynb,@echo 'no tutorials yet')
 
 bench-quick: $(CORE)
-	$(BIN)/python -m benchmarks.speed --n-cells 4000 --n-genes 1000 --n-epochs 2 --n-to-file 5000 \
+	$(BIN)/python -m benchmarks.speed --n-cells 4000 --n-genes 1000 --n-epochs 2 --n-repeats 1 --n-to-file 5000 \
 		--out benchmarks/results/quick
 
 env: $(DEV) $(DOCS)
