@@ -221,8 +221,8 @@ def report(frame: pd.DataFrame, setting: Setting) -> str:
         f"non-zero; {setting.n_layers} hidden layer of {setting.n_hidden}, latent "
         f"{setting.n_latent}, batches of {setting.batch_size:,}; mean of {setting.n_epochs} epochs "
         f"after one to warm up, median of {setting.n_repeats} trainings of either in turn; SCVI "
-        f"with the same likelihood (nb). {device}, {os.cpu_count()} cores, {torch.get_num_threads()} "
-        f"threads; {packages}."
+        f"with the same likelihood (nb). {device}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads; {packages}."
     )
     return f"# Speed\n\n{markdown(['', 'value', 'unit'], rows)}\n\n{note}\n"
 
