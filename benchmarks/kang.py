@@ -48,16 +48,6 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 }
 KEYS: Final = ("method", "cell_type", "seed")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
-#: Columns of the table: metric and heading.
-COLUMNS: Final = {
-    "pearson_delta": "Pearson",
-    "pearson_delta_top": "Pearson top 100",
-    "nmse": "nmse",
-    "nmse_vs_no_change": "nmse / no change",
-    "energy": "energy",
-    "variance_ratio": "variance ratio",
-    "zero_fraction_error": "zero error",
-}
 NOTES: Final = """\
 Each of the seven cell types is held out in turn (its stimulated cells); mean over types, and the
 standard deviation over seeds of that mean. Cells are log1p(counts per 10,000), profiles means over
@@ -174,7 +164,7 @@ def report(frame: pd.DataFrame) -> str:
     metrics = [name for name in METRICS if name in frame]
     seeds = frame.groupby(["method", "seed"])[metrics].mean()
     means, spread = (getattr(seeds.groupby("method"), f)() for f in ("mean", "std"))
-    header = ["method", *(COLUMNS[name] for name in metrics)]
+    header = ["method", *(METRICS[name].title for name in metrics)]
     overall = [[m, *(_number(means.loc[m, c], spread.loc[m, c]) for c in metrics)] for m in methods]
     parts = ["# Kang 2018, unseen cell type", "", markdown(header, overall), ""]
     by_type = frame.groupby(["method", "cell_type"])[metrics].mean()

@@ -8,7 +8,6 @@ from scvi import distributions as scvi
 
 from scvi_perturb.generative import (
     nb_log_prob,
-    nb_log_prob_from_logits,
     normal_log_prob,
     poisson_log_prob,
     zinb_log_prob,
@@ -36,8 +35,6 @@ class Batch:
         self.mu = mu.to(dtype).requires_grad_()
         self.theta = theta.to(dtype).requires_grad_()
         self.zi = draw(N_CELLS, N_GENES).to(dtype).requires_grad_()
-        self.logits = draw(N_CELLS, N_GENES).to(dtype).requires_grad_()
-        self.library = torch.exp(3 + draw(N_CELLS)).to(dtype).requires_grad_()
         self.weights = torch.exp(draw(N_CELLS)).to(dtype)
 
     def ours(self, name: str, **options) -> torch.Tensor:
@@ -99,33 +96,6 @@ def test_gradients_are_those_of_finite_differences(name, shared):
         return functions[name](x, *parameters)
 
     assert torch.autograd.gradcheck(function, batch.parameters(name))
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_gradients_from_logits_are_those_of_finite_differences(shared):
-    batch = Batch(torch.float64, shared=shared, seed=2)
-
-    def function(*parameters: torch.Tensor) -> torch.Tensor:
-        return nb_log_prob_from_logits(batch.x, *parameters)
-
-    assert torch.autograd.gradcheck(function, [batch.logits, batch.library, batch.theta])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shared", [True, False])
-def test_logits_and_means_agree(dtype, shared):
-    batch = Batch(dtype, shared=shared)
-    mu = torch.softmax(batch.logits, -1) * batch.library[:, None]
-    expected = nb_log_prob(batch.x, mu, batch.theta)
-    value = nb_log_prob_from_logits(batch.x, batch.logits, batch.library, batch.theta)
-    torch.testing.assert_close(value, expected, rtol=CLOSE[dtype], atol=0)
-    parameters = [batch.logits, batch.library, batch.theta]
-    for mine, other in zip(
-        torch.autograd.grad((value * batch.weights).sum(), parameters),
-        torch.autograd.grad((expected * batch.weights).sum(), parameters),
-        strict=True,
-    ):
-        assert (mine - other).norm() < CLOSE[dtype] * other.norm()
 
 
 def test_agrees_with_scipy():
@@ -192,26 +162,16 @@ def test_extreme_parameters_stay_finite(name):
         assert torch.isfinite(gradient).all()
 
 
-def test_proportions_that_underflow_stay_finite():
-    logits = torch.tensor([[0.0, -300.0, 1.0]], requires_grad=True)
-    x, library, theta = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([10.0]), torch.ones(3)
-    value = nb_log_prob_from_logits(x, logits, library, theta)
-    (gradient,) = torch.autograd.grad(value.sum(), logits)
-    assert torch.isfinite(value).all()
-    assert torch.isfinite(gradient).all()
-    assert float(gradient[0, 1]) > 1  # pulls the missing gene up
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_half_precision_is_computed_in_float32(shared):
     batch = Batch(torch.float32, shared=shared)
-    logits = batch.logits.detach().bfloat16().requires_grad_()
+    mu = batch.mu.detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = nb_log_prob_from_logits(batch.x, logits, batch.library, batch.theta)
+        value = nb_log_prob(batch.x, mu, batch.theta)
         value.sum().backward()
-    expected = nb_log_prob_from_logits(batch.x, logits.float(), batch.library, batch.theta)
+    expected = nb_log_prob(batch.x, mu.float(), batch.theta)
     assert value.dtype == torch.float32
-    assert logits.grad.dtype == torch.bfloat16
+    assert mu.grad.dtype == torch.bfloat16
     torch.testing.assert_close(value, expected)
 
 
@@ -237,8 +197,6 @@ def test_gradients_only_where_they_are_asked_for():
         (zinb_log_prob, [(2, 3), (3,), (3,)], "zi_logits"),
         (poisson_log_prob, [(3,)], "mu"),
         (normal_log_prob, [(2, 3), (1,)], "scale"),
-        (nb_log_prob_from_logits, [(2, 4), (2,), (3,)], "logits"),
-        (nb_log_prob_from_logits, [(2, 3), (3,), (3,)], "library"),
     ],
 )
 def test_wrong_shapes_are_named(function, shapes, named):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 from torch import nn
 
 from scvi_perturb.module import (
@@ -14,28 +13,13 @@ from scvi_perturb.module import (
     ScviRepresentation,
     TwoStageModule,
 )
-from tests.module._small import N_BATCH, N_GENES, N_LATENT, make_batch
+from tests.module._small import N_BATCH, N_GENES, N_LATENT
 
 
 @pytest.fixture
 def module():
     config = AutoencoderConfig(n_latent=N_LATENT, n_hidden=7)
     return TwoStageModule(CountAutoencoder(N_GENES, N_BATCH, config), nn.Linear(2, 2))
-
-
-def test_latent_is_that_of_the_representation(module):
-    module.eval()
-    batch = make_batch()
-    mean, log_variance = module.representation.encode(batch)
-    found = module.inference(**module._get_inference_input(batch))
-    assert torch.equal(found["z"], mean)
-    assert torch.equal(found["qz_logv"], log_variance)
-
-
-def test_stages_are_not_trained_jointly(module):
-    for verb in (module.loss, module.sample):
-        with pytest.raises(NotImplementedError):
-            verb()
 
 
 def test_trained_scvi_is_put_back_before_weights_are_loaded(module):

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["metrics_text", "report_text", "rich_table"]
 
-_HEADINGS: Final = {
-    "pearson_delta": "Pearson",
-    "pearson_delta_top": "Pearson top 100",
-    "nmse": "nmse",
-    "nmse_vs_no_change": "nmse / no change",
-    "energy": "energy",
-    "variance_ratio": "variance ratio",
-    "zero_fraction_error": "zero error",
-}
 #: What is printed; files hold all.
 _PRINTED: Final = ("pearson_delta", "nmse", "energy", "variance_ratio", "zero_fraction_error")
 _ARROWS: Final = {"higher": "high", "lower": "low", "nearer": "near 1"}
@@ -55,7 +46,7 @@ def rich_table(scores: pd.DataFrame) -> Table:
     table = Table(title=_title(scores, n), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for name in _PRINTED:
-        heading = f"{_HEADINGS[name]}\n({_ARROWS[METRICS[name].direction]})"
+        heading = f"{METRICS[name].title}\n({_ARROWS[METRICS[name].direction]})"
         table.add_column(heading, justify="right", no_wrap=True)
     for method, row in means.iterrows():
         style = "bold" if method == MODEL else "dim" if method == REPLICATE else None
@@ -66,7 +57,7 @@ def rich_table(scores: pd.DataFrame) -> Table:
 def metrics_text(scores: pd.DataFrame, kind: str) -> str:
     """Return all tables in Markdown, with what the numbers mean."""
     means, n = summary(scores)
-    header = [METHOD, *(_HEADINGS[name] for name in METRICS)]
+    header = [METHOD, *(metric.title for metric in METRICS.values())]
     rows = [[str(m), *(_number(row[name]) for name in METRICS)] for m, row in means.iterrows()]
     parts = ["# Metrics", "", f"{_title(scores, n)}.", "", _markdown(header, rows), "", READING]
     parts += [f"- {name}: {baseline.says}." for name, baseline in baselines(kind).items()]
@@ -93,7 +84,7 @@ def report_text(
     """Return what was done, to what, and what to make of it."""
     split, adata = held.split, screen.adata
     means, n = summary(scores)
-    best = [f"- {_HEADINGS[name]}: {_best(means, name)}" for name in METRICS]
+    best = [f"- {m.title}: {_best(means, name)}" for name, m in METRICS.items()]
     parts = [
         "# Demo of scvi-perturb",
         "",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from scvi_perturb.generative._bound import vdm_bound
 from scvi_perturb.generative._cosine import CosineSchedule
 from scvi_perturb.generative._counts import sample_counts
 from scvi_perturb.generative._coupling import CouplingMethod, couple
 from scvi_perturb.generative._diffusion import add_noise, denoising_loss, guide, min_snr_weight
 from scvi_perturb.generative._likelihoods import (
     nb_log_prob,
-    nb_log_prob_from_logits,
     normal_log_prob,
     poisson_log_prob,
     zinb_log_prob,
@@ -54,7 +52,6 @@ __all__ = [
     "heun",
     "min_snr_weight",
     "nb_log_prob",
-    "nb_log_prob_from_logits",
     "normal_log_prob",
     "poisson_log_prob",
     "sample_counts",
@@ -62,6 +59,5 @@ __all__ = [
     "to_score",
     "to_velocity",
     "to_x0",
-    "vdm_bound",
     "zinb_log_prob",
 ]

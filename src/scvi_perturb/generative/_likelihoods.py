@@ -15,7 +15,6 @@ from scvi_perturb.generative._negative_binomial import (
     EPSILON,
     Counts,
     NegativeBinomial,
-    SoftmaxNegativeBinomial,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "nb_log_prob",
-    "nb_log_prob_from_logits",
     "normal_log_prob",
     "poisson_log_prob",
     "zinb_log_prob",
@@ -84,52 +82,6 @@ def nb_log_prob(
     dtype = _real(mu, theta)
     counts = Counts.gather(x, nonzero, dtype)
     return cast("Tensor", NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), None))
-
-
-def nb_log_prob_from_logits(
-    x: Tensor,
-    logits: Tensor,
-    library: Tensor,
-    theta: Tensor,
-    *,
-    nonzero: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Return `nb_log_prob` at means `library * softmax(logits)`, in fewer passes.
-
-    Parameters
-    ----------
-    x
-        Counts `(n_cells, n_genes)`, integers of any dtype.
-    logits
-        Log proportions up to a constant a cell `(n_cells, n_genes)`.
-    library
-        Total counts that each cell is expected to have, > 0, `(n_cells,)` or `(n_cells, 1)`.
-    theta
-        Inverse dispersions, > 0, `(n_genes,)` or `(n_cells, n_genes)`.
-    nonzero
-        Rows and columns of the non-zero counts, as for `nb_log_prob`.
-
-    Returns
-    -------
-    Log-likelihood `(n_cells,)` in nats.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match.
-    """
-    _check_shapes(x, {"logits": logits, "theta": theta})
-    if library.numel() != len(x):
-        msg = (
-            f"library has shape {tuple(library.shape)}; expected one total for each of the "
-            f"{len(x)} cells, ({len(x)},) or ({len(x)}, 1)."
-        )
-        raise ValueError(msg)
-    dtype = _real(logits, theta)
-    counts = Counts.gather(x, nonzero, dtype)
-    totals = library.to(dtype).reshape(-1, 1)
-    log_prob = SoftmaxNegativeBinomial.apply(counts, logits.to(dtype), totals, theta.to(dtype))
-    return cast("Tensor", log_prob)
 
 
 def zinb_log_prob(

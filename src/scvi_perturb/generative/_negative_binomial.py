@@ -20,12 +20,10 @@ from scvi_perturb.generative import _gamma
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EPSILON", "Counts", "NegativeBinomial", "SoftmaxNegativeBinomial"]
+__all__ = ["EPSILON", "Counts", "NegativeBinomial"]
 
 #: Added to means before their logarithm, as scvi.distributions does.
 EPSILON: Final = 1e-8
-#: Keeps the logarithm of a proportion finite where softmax gives 0.
-_TINY: Final = 1e-30
 
 
 class Counts(NamedTuple):
@@ -147,47 +145,3 @@ class NegativeBinomial(torch.autograd.Function):
                 d_mean.view(-1).scatter_add_(0, counts.flat, terms)
                 d_mean.mul_(grad[:, None])
         return None, d_mean, d_theta, d_zi
-
-
-class SoftmaxNegativeBinomial(torch.autograd.Function):
-    """Log-likelihood `(n_cells,)` at means `library * softmax(logits)`, library `(n_cells, 1)`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
-        counts: Counts,
-        logits: Tensor,
-        library: Tensor,
-        theta: Tensor,
-    ) -> Tensor:
-        """Return the log-likelihood of each cell."""
-        with torch.autocast(logits.device.type, enabled=False):
-            mean = torch.softmax(logits, -1).mul_(library)
-            log_mean = torch.log(counts.take(mean).add_(_TINY))
-            ratio = mean.div_(theta) if theta.ndim > 1 else mean.mul_(theta.reciprocal())
-            result, log_ratio, *at = _log_prob(counts, ratio, theta, log_mean)
-        ctx.save_for_backward(*counts, library, theta, ratio, log_ratio, *at)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """Return the gradients in logits, library and inverse dispersions."""
-        saved: tuple[Tensor, ...] = ctx.saved_tensors
-        counts, (library, theta, ratio, log_ratio, *at) = Counts(*saved[:3]), saved[3:]
-        d_logits = d_library = d_theta = None
-        with torch.autocast(ratio.device.type, enabled=False):
-            share = (ratio + 1).reciprocal_().mul_(ratio)
-            # Derivative in log mu: x - (x + theta) mu / (theta + mu).
-            pull = (share * theta).neg_()
-            pull.view(-1).scatter_add_(0, counts.flat, counts.values / (1 + at[1]))
-            per_count = pull.sum(-1, keepdim=True).div_(library)
-            if ctx.needs_input_grad[3]:
-                dense = share.sub_(log_ratio)
-                d_theta = _theta_gradient(counts, theta, (at[0], at[1]), dense, grad)
-            if ctx.needs_input_grad[2]:
-                d_library = per_count * grad[:, None]
-            if ctx.needs_input_grad[1]:
-                mean = ratio * theta
-                d_logits = pull.addcmul_(mean, per_count, value=-1).mul_(grad[:, None])
-        return None, d_logits, d_library, d_theta

@@ -26,7 +26,9 @@ class Metric:
     Parameters
     ----------
     name
-        Name in tables.
+        Name in code and files.
+    title
+        Heading in tables for readers.
     compute
         From one condition's `Comparison` to a number.
     direction
@@ -42,6 +44,7 @@ class Metric:
     """
 
     name: str
+    title: str
     compute: Callable[[Comparison], float]
     direction: Literal["higher", "lower", "nearer"]
     best: float
@@ -108,11 +111,21 @@ _ENERGY = "Szekely and Rizzo, Journal of Statistical Planning and Inference 2013
 _SHAKY = "Crowell et al., Genome Biology 2023"
 
 _ALL = (
-    Metric("pearson_delta", _pearson, "higher", 1.0, "correlation", "means", _GEARS),
-    Metric("pearson_delta_top", _pearson_top, "higher", 1.0, "correlation", "means", _GEARS),
-    Metric("nmse", _nmse, "lower", 0.0, "share of the effect", "means", _LINEAR),
+    Metric("pearson_delta", "Pearson", _pearson, "higher", 1.0, "correlation", "means", _GEARS),
+    Metric(
+        "pearson_delta_top",
+        "Pearson top 100",
+        _pearson_top,
+        "higher",
+        1.0,
+        "correlation",
+        "means",
+        _GEARS,
+    ),
+    Metric("nmse", "nmse", _nmse, "lower", 0.0, "share of the effect", "means", _LINEAR),
     Metric(
         "nmse_vs_no_change",
+        "nmse / no change",
         _nmse_vs_no_change,
         "lower",
         0.0,
@@ -120,9 +133,22 @@ _ALL = (
         "means",
         _LINEAR,
     ),
-    Metric("energy", _energy, "lower", 0.0, "log1p CP10k, in components", "cells", _ENERGY),
-    Metric("variance_ratio", _variance, "nearer", 1.0, "ratio, median of genes", "cells", _SHAKY),
-    Metric("zero_fraction_error", _zeros, "lower", 0.0, "share of cells", "cells", _SHAKY),
+    Metric(
+        "energy", "energy", _energy, "lower", 0.0, "log1p CP10k, in components", "cells", _ENERGY
+    ),
+    Metric(
+        "variance_ratio",
+        "variance ratio",
+        _variance,
+        "nearer",
+        1.0,
+        "ratio, median of genes",
+        "cells",
+        _SHAKY,
+    ),
+    Metric(
+        "zero_fraction_error", "zero error", _zeros, "lower", 0.0, "share of cells", "cells", _SHAKY
+    ),
 )
 
 #: Every metric by name. A new one is a function and a line above.

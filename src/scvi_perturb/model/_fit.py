@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._random import forked_seed
 from scvi_perturb.data import ScreenDataModule, read_rows
 from scvi_perturb.model._additive import fit_additive
 from scvi_perturb.model._held_out import (
@@ -91,7 +90,7 @@ class Fit:
             keep_best=self.config.keep_best,
             gradient_clip=self.config.gradient_clip[0],
         )
-        self._fit(stage, self.folder, {}, seed=seed)
+        self._fit(stage, self.folder, {})
 
     def generator(self, n_steps: int | None, *, seed: int) -> None:
         """Train stage two on cached latents, for `n_steps` or as long as held-out error says."""
@@ -186,10 +185,7 @@ class Fit:
         extra: dict[str, Any] = {"max_steps": n_steps}
         if callback is not None:
             extra["callbacks"] = [callback]
-        # Each stage has random numbers of its own: a resumed run, which skips what is finished,
-        # draws the same as one that was never interrupted.
-        folder = self.folder if name == "generator" else None
-        self._fit(stage, folder, extra, seed=seed + 1)
+        self._fit(stage, self.folder if name == "generator" else None, extra)
 
     def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
         """Tell the generator the scales and the components of the training cells."""
@@ -227,19 +223,16 @@ class Fit:
             return cells
         return cells[self.reader.codes[CONDITION_KEY][cells] != 0]
 
-    def _fit(
-        self, stage: Stage, folder: Path | None, extra: Mapping[str, Any], *, seed: int
-    ) -> None:
+    def _fit(self, stage: Stage, folder: Path | None, extra: Mapping[str, Any]) -> None:
         given = self.trainer_kwargs.get("callbacks") or []
         callbacks = [*given, *extra.get("callbacks", [])]
-        with forked_seed(seed):
-            fit_stage(
-                self.model,
-                stage,
-                trainer_kwargs={**self.trainer_kwargs, **extra, "callbacks": callbacks},
-                checkpoint_dir=folder,
-                every_n_epochs=self.config.checkpoint_every_n_epochs,
-            )
+        fit_stage(
+            self.model,
+            stage,
+            trainer_kwargs={**self.trainer_kwargs, **extra, "callbacks": callbacks},
+            checkpoint_dir=folder,
+            every_n_epochs=self.config.checkpoint_every_n_epochs,
+        )
         self.model.module.eval()
 
     def _mean_proportions(self) -> torch.Tensor:

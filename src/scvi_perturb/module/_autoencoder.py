@@ -81,7 +81,7 @@ class CountAutoencoder(BaseModuleClass):
     ) -> None:
         super().__init__()
         self.config = config
-        self.n_genes, self.n_batch = n_genes, n_batch
+        self.n_genes = n_genes
         self.n_latent, self.likelihood = config.n_latent, config.likelihood
         self.register_buffer("seen_batch", torch.ones(n_batch, dtype=torch.bool))
         n_columns = n_batch if n_batch > 1 else 0
@@ -189,7 +189,3 @@ class CountAutoencoder(BaseModuleClass):
             reconstruction_loss=reconstruction,
             kl_local=divergence,
         )
-
-    def sample(self, *args: object, **kwargs: object) -> Tensor:
-        """Not used: models sample through their own verbs."""
-        raise NotImplementedError

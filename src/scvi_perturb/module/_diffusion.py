@@ -206,10 +206,6 @@ class LatentDiffusion(BaseModuleClass):
         )
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
-    def embed(self, conditions: ConditionTensors) -> Tensor:
-        """Return the embedding of conditions, `(n, n_condition)`, under the averaged weights."""
-        return self.average.encoder(*conditions)
-
     @torch.inference_mode()
     def sample_latent(
         self,
@@ -335,28 +331,6 @@ class LatentDiffusion(BaseModuleClass):
     @staticmethod
     def _with_context(nets: _Networks, condition: Tensor, context: Tensor) -> Tensor:
         return condition if nets.context is None else condition + nets.context(context)
-
-    # scvi-tools' contract: a generator of latents has no inference and no decoder of its own.
-
-    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
-        return {"tensors": tensors}
-
-    def _get_generative_input(self, tensors: Batch, *_: object, **__: object) -> dict[str, Batch]:
-        return {"tensors": tensors}
-
-    def inference(self, tensors: Batch) -> dict[str, Tensor]:
-        """Return nothing: latents are given."""
-        del tensors
-        return {}
-
-    def generative(self, tensors: Batch) -> dict[str, Tensor]:
-        """Return nothing: see :meth:`sample_latent`."""
-        del tensors
-        return {}
-
-    def sample(self, *args: object, **kwargs: object) -> Tensor:
-        """Not used: see :meth:`sample_latent`."""
-        raise NotImplementedError
 
 
 def _draw(mean: Tensor, log_variance: Tensor) -> Tensor:
