@@ -63,7 +63,7 @@ def test_nothing_is_ignored_in_silence(column):
 def test_empty_requests_and_tables_without_names():
     with pytest.raises(SchemaError, match="at least one"):
         parse_requests([], keys=PLAIN)
-    with pytest.raises(SchemaError, match="expected 'perturbation'"):
+    with pytest.raises(SchemaError, match="needs a column 'gene' or 'perturbation'"):
         parse_requests(pd.DataFrame({"cell_type": ["T"]}), keys=PLAIN, context_keys=["cell_type"])
 
 

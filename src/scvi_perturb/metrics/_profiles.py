@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._normalize import log_normalize_cells
 
 __all__ = [
     "Floats",
@@ -59,13 +60,7 @@ def log_normalize(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Matrix:
     ValueError
         If a cell has a negative total.
     """
-    sizes = _library_sizes(counts)
-    factor = target_sum / np.where(sizes > 0, sizes, 1.0)
-    if sparse.issparse(counts):
-        made = _csr(counts)
-        made.data = np.log1p(made.data * np.repeat(factor, np.diff(made.indptr)))
-        return made.astype(np.float32)
-    return np.log1p(np.asarray(counts, dtype=np.float64) * factor[:, None]).astype(np.float32)
+    return log_normalize_cells(counts, target_sum=target_sum).astype(np.float32)
 
 
 def gene_moments(cells: Matrix) -> tuple[Floats, Floats]:

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from scvi_perturb._constants import (
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    TIME_COLUMN,
-)
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Component, Condition
 from scvi_perturb.data._keys import as_labels
+from scvi_perturb.data._request_table import request_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +69,8 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
         When the table has columns that mean nothing to the model, or none of perturbations; when
         a dose, time or kind is needed and not given.
     """
-    frame = _as_frame(conditions, screen)
+    others = [c for c in (*screen.context_columns, screen.batch_column) if c is not None]
+    frame = request_table(conditions, screen.keys, others)
     parsed = tuple(_complete(row, screen) for row in frame.to_dict(orient="records"))
     asked = {c: _asked(frame, c) for c in screen.context_columns}
     return Request(
@@ -88,43 +84,6 @@ def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
     """Return the labels of a column, "" where there is none; None where no row has one."""
     labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
     return labels if any(labels) else None
-
-
-def _as_frame(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> pd.DataFrame:
-    """Return the request as a table with the columns of the keys, contexts and batch."""
-    if isinstance(conditions, str):
-        conditions = [conditions]
-    if not isinstance(conditions, pd.DataFrame):
-        conditions = pd.DataFrame({screen.keys.perturbation: list(conditions)})
-    if len(conditions) == 0:
-        msg = "The request is empty; name at least one condition."
-        raise SchemaError(msg)
-    keys = screen.keys
-    roles = {
-        PERTURBATION_COLUMN: keys.perturbation,
-        DOSE_COLUMN: keys.dose,
-        TIME_COLUMN: keys.time,
-        KIND_COLUMN: keys.kind,
-    }
-    known = {c for c in (*roles.values(), *screen.context_columns, screen.batch_column) if c}
-    frame = conditions.rename(
-        columns={
-            name: column
-            for name, column in roles.items()
-            if column and name in conditions and column not in conditions
-        }
-    )
-    unknown = sorted(str(c) for c in frame.columns if c not in known)
-    if unknown:
-        msg = (
-            f"The request has columns {unknown}, which were not registered; the model knows "
-            f"{sorted(known)}. Drop them, or name them in `setup_anndata`."
-        )
-        raise SchemaError(msg)
-    if keys.perturbation not in frame:
-        msg = f"The request needs a column {keys.perturbation!r}; it has {sorted(frame.columns)}."
-        raise SchemaError(msg)
-    return frame
 
 
 def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:

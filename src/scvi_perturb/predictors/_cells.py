@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._align import align_genes
 from scvi_perturb.data._counts import check_raw_counts
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data._splits import Split
 
-__all__ = ["aligned_counts", "counts_of", "log_normalized", "seen_cells"]
+__all__ = ["aligned_counts", "counts_of", "seen_cells"]
 
 
 def seen_cells(adata: AnnData, split: Split | None) -> NDArray[np.int64]:
@@ -70,14 +69,3 @@ def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  
         If a gene of training is absent, a name comes twice, or counts are not raw.
     """
     return counts_of(align_genes(adata, list(genes)), layer, what="reference")[:]
-
-
-def log_normalized(counts: Any) -> Any:  # noqa: ANN401
-    """Return `log1p` of counts per ten thousand, `(n_cells, n_genes)`, sparse if `counts` is."""
-    sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    factor = TARGET_SUM / np.where(sizes > 0, sizes, 1.0)
-    if not sparse.issparse(counts):
-        return np.log1p(np.asarray(counts, dtype=np.float64) * factor[:, None])
-    made = sparse.csr_matrix(counts, dtype=np.float64)
-    made.data = np.log1p(made.data * np.repeat(factor, np.diff(made.indptr)))
-    return made

@@ -12,8 +12,9 @@ from scipy import sparse
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._errors import SchemaError
+from scvi_perturb._normalize import log_normalize_cells
 from scvi_perturb.data._table import encode_obs
-from scvi_perturb.predictors._cells import counts_of, log_normalized, seen_cells
+from scvi_perturb.predictors._cells import counts_of, seen_cells
 from scvi_perturb.predictors._requests import context_labels
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _group_sums(
     n_groups: int,
     kind: Profile,
 ) -> NDArray[np.float64]:
-    values = log_normalized(counts) if kind == "cell_mean" else counts
+    values = log_normalize_cells(counts) if kind == "cell_mean" else counts
     n_cells = len(group)
     member = sparse.csr_matrix((np.ones(n_cells), (group, np.arange(n_cells))), (n_groups, n_cells))
     sums = member @ values

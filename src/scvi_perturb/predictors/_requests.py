@@ -16,6 +16,7 @@ from scvi_perturb._constants import (
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._condition import as_label
 from scvi_perturb.data._keys import as_labels
+from scvi_perturb.data._request_table import request_table
 from scvi_perturb.data._table import ConditionTable
 
 if TYPE_CHECKING:
@@ -73,24 +74,14 @@ def parse_requests(
         If nothing is asked, a column that the screen has is missing, or the table has one that
         would be ignored in silence.
     """
-    table = _as_table(conditions, keys)
-    columns = {role: _column(table, role, keys) for role in _CANONICAL}
-    read = {columns[role] for role in keys.columns} | set(context_keys)
-    ignored = sorted(str(column) for column in table.columns if column not in read)
-    if ignored:
-        msg = (
-            f"The request has columns {ignored}, which nothing was fitted with and which would "
-            "change nothing. Drop them, or name them in `keys` or `context_keys` of `fit`."
-        )
-        raise SchemaError(msg)
-    roles = {role: columns[role] for role in keys.columns}
+    table = request_table(conditions, keys, context_keys)
     contexts = context_labels(table, context_keys)
     rows = table.to_dict("records")
     requests = []
     for row, context in zip(rows, contexts, strict=True):
-        label = row[roles["perturbation"]]
-        said = {role: row[column] for role, column in roles.items() if column is not None}
-        absent = sorted(set(roles) - set(said))
+        label = row[keys.perturbation]
+        said = {role: row[column] for role, column in keys.columns.items() if column in table}
+        absent = sorted(set(keys.columns) - set(said))
         if absent and as_label(label) != keys.control:
             msg = (
                 f"{label!r} was asked for without its {absent[0]}, which these data distinguish. "
@@ -124,25 +115,3 @@ def request_frame(
     for i, key in enumerate(context_keys):
         columns[key] = pd.Categorical([request.context[i] for request in requests])
     return pd.DataFrame(columns).set_index(text.index.astype(str))
-
-
-def _as_table(conditions: Conditions, keys: ConditionKeys) -> pd.DataFrame:
-    if isinstance(conditions, str):
-        conditions = [conditions]
-    if not isinstance(conditions, pd.DataFrame):
-        conditions = pd.DataFrame({keys.perturbation: list(conditions)}, dtype=object)
-    if not len(conditions):
-        msg = "No condition was asked for; give at least one name or row."
-        raise SchemaError(msg)
-    if _column(conditions, "perturbation", keys) is None:
-        msg = (
-            f"The request has columns {sorted(map(str, conditions.columns))}; expected "
-            f"{PERTURBATION_COLUMN!r} among them, with names such as 'A' or 'A+B'."
-        )
-        raise SchemaError(msg)
-    return conditions
-
-
-def _column(table: pd.DataFrame, role: str, keys: ConditionKeys) -> str | None:
-    names = (keys.columns.get(role), _CANONICAL[role])
-    return next((name for name in names if name is not None and name in table), None)

@@ -11,9 +11,10 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError
+from scvi_perturb._normalize import log_normalize_cells
 from scvi_perturb._version import __version__
 from scvi_perturb.data._table import encode_obs
-from scvi_perturb.predictors._cells import counts_of, log_normalized, seen_cells
+from scvi_perturb.predictors._cells import counts_of, seen_cells
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._mean import UNITS, MeanPredictor
 from scvi_perturb.predictors._reference import Reference
@@ -150,7 +151,7 @@ class ShiftedControl:
         asked = context_labels(answer.obs, profiles.context_keys)
         rows = (held.rows(context) for context in asked)
         return answer, (
-            (log_normalized(held.counts[row]), change, held.names[row])
+            (log_normalize_cells(held.counts[row]), change, held.names[row])
             for row, change in zip(rows, answer.layers["lfc"], strict=True)
         )
 
