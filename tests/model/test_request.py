@@ -168,7 +168,7 @@ def test_missing_doses_and_times_of_nullable_columns_are_as_left_out(screen):
     [
         ([], "request is empty"),
         (frame(guide="A", donor="d"), r"columns \['donor'\].*\['batch', 'cell_type', 'guide'"),
-        (frame(cell_type="T"), r"needs a column 'guide'; it has \['cell_type'\]"),
+        (frame(cell_type="T"), r"needs a column 'guide' or 'perturbation'; it has \['cell_type'\]"),
         (frame(guide=None), "has no 'guide'"),
         (frame(guide=" "), "has no 'guide'"),
         (frame(guide=pd.NA), "has no 'guide'"),
