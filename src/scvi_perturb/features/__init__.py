@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from scvi_perturb.features._clusters import cluster_perturbations
+from scvi_perturb.features._genes import gene_set_membership
+from scvi_perturb.features._gmt import read_gmt
+from scvi_perturb.features._molecules import morgan_fingerprints, murcko_scaffolds
 from scvi_perturb.features._store import PerturbationFeatures
 
-__all__ = ["PerturbationFeatures"]
+__all__ = [
+    "PerturbationFeatures",
+    "cluster_perturbations",
+    "gene_set_membership",
+    "morgan_fingerprints",
+    "murcko_scaffolds",
+    "read_gmt",
+]
