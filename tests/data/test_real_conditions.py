@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._keys import ConditionKeys
 from scvi_perturb.data._splits import SplitOptions, split
 from scvi_perturb.data._table import encode_obs
@@ -65,3 +66,53 @@ def test_papalexi_by_target(papalexi):
     targets = [row["perturbation"] for one in folds for row in one.held_out]
     assert sorted(targets) == sorted(set(papalexi.obs["perturbation"]) - {"control"})
     assert sum(len(one.test) for one in folds) == (papalexi.obs["perturbation"] != "control").sum()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_norman_with_as_many_singles_as_asked(norman, n):
+    options = SplitOptions(singles_seen=n)
+    made = split(norman, "unseen_combination", fraction=0.4, options=options)
+    pairs = [row for row in made.held_out if row["stratum"] == "combination"]
+    assert {row["singles_seen"] for row in pairs} == {n}
+    seen = set(norman.obs["perturbation"].iloc[made.train])
+    for row in pairs:
+        assert len(seen & set(row["perturbation"].split("+"))) == n
+
+
+def test_norman_by_name(norman):
+    label = next(x for x in sorted(set(norman.obs["perturbation"])) if "+" in x)
+    turned = "+".join(reversed(label.split("+")))
+    made = split(norman, "unseen_combination", options=SplitOptions(held_out=[turned]))
+    assert [row["perturbation"] for row in made.held_out] == [label]
+
+
+def test_drug_signatures_by_molecule(data_dir):
+    adata = read(data_dir, "lincs_l1000_drugbank_consensus_z.h5ad")
+    keys = ConditionKeys("perturbation")
+    names = adata.obs["perturbation"].astype(str).to_numpy()
+    smiles = adata.obs["smiles"].astype(str).to_numpy()
+    with pytest.raises(SchemaError, match="no cluster for"):
+        SplitOptions(groups=dict(zip(names, smiles, strict=True)))
+    # A drug of unknown structure is a class of its own.
+    molecule = np.where(smiles == "", names, smiles)
+    assert len(set(molecule)) < len(names)
+    options = SplitOptions(groups=dict(zip(names, molecule, strict=True)))
+    held = []
+    for fold in range(5):
+        made = split(adata, "unseen_perturbation", keys=keys, fold=fold, options=options)
+        assert len(made.validation) == 0  # one row a drug
+        assert not set(molecule[made.test]) & set(molecule[made.train])
+        made.check(adata)
+        held += made.test.tolist()
+    assert sorted(held) == list(range(adata.n_obs))
+
+
+def test_bulk_knock_outs_by_gene(data_dir):
+    adata = read(data_dir, "morphic_bulk_ko_log2fc.h5ad")
+    keys = ConditionKeys("perturbation")
+    genes = adata.obs["perturbation"].astype(str).to_numpy()
+    folds = [split(adata, "unseen_perturbation", keys=keys, fold=fold) for fold in range(5)]
+    for made in folds:
+        assert not set(genes[made.test]) & set(genes[made.train])
+        assert 0 < len(made.validation) < len(made.train)
+    assert sum(len(made.test) for made in folds) == adata.n_obs

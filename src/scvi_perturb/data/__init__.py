@@ -20,7 +20,7 @@ from scvi_perturb.data._simulate_oracle import (
     state_shift,
     true_effect,
 )
-from scvi_perturb.data._split_plan import SplitOptions
+from scvi_perturb.data._split_options import SplitOptions
 from scvi_perturb.data._split_record import Split
 from scvi_perturb.data._splits import split
 from scvi_perturb.data._table import ConditionArrays, ConditionTable, encode_obs

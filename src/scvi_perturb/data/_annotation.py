@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scvi_perturb._constants import SEPARATOR
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._fields import encode_labels
 from scvi_perturb.data._table import encode_obs
@@ -41,12 +42,15 @@ class Annotation:
         Condition of each group.
     contexts
         Labels of each context, by context key.
+    separator
+        What stands between the components of a label.
     """
 
     group: NDArray[np.int64]
     groups: pd.DataFrame
     conditions: tuple[Condition, ...]
     contexts: tuple[dict[str, str], ...]
+    separator: str = SEPARATOR
 
     @property
     def names(self) -> list[frozenset[str]]:
@@ -73,7 +77,7 @@ def read_annotation(
     groups = table.frame(conditions)
     groups["control"] = code == 0
     groups["context"] = distinct % len(contexts)
-    return Annotation(group.astype(np.int64), groups, conditions, contexts)
+    return Annotation(group.astype(np.int64), groups, conditions, contexts, keys.separator)
 
 
 def data_hash(adata: AnnData, annotation: Annotation) -> str:

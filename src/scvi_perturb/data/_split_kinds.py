@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._condition import as_label
+from scvi_perturb.data._split_combinations import unseen_combination
+from scvi_perturb.data._split_held import Held, containing, find_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from numpy.typing import NDArray
-
     from scvi_perturb.data._annotation import Annotation
     from scvi_perturb.data._split_plan import SplitPlan
 
-__all__ = ["HOLD_OUT", "Held"]
-
-
-class Held(NamedTuple):
-    """What is held out."""
-
-    groups: NDArray[np.bool_]
-    """True for groups whose cells are held out."""
-    about: pd.DataFrame
-    """Columns of a held-out condition's description, one row a group."""
-
-
-def _unseen_combination(screen: Annotation, plan: SplitPlan) -> Held:
-    """Hold out combinations, and larger ones that contain them; all singles stay."""
-    combinations = sorted({tuple(sorted(names)) for names in screen.names if len(names) > 1})
-    if not combinations:
-        msg = "No cell has a combination of perturbations; expected labels such as 'A+B'."
-        raise SchemaError(msg)
-    held = _containing(frozenset(names) for names in plan.take(combinations))
-    singles = {name for names in screen.names if len(names) == 1 for name in names}
-    about = screen.groups[["perturbation"]].assign(
-        singles_seen=[len(names & singles) for names in screen.names]
-    )
-    return Held(np.array([held(names) for names in screen.names]), about)
+__all__ = ["HOLD_OUT"]
 
 
 def _unseen_perturbation(screen: Annotation, plan: SplitPlan) -> Held:
@@ -56,8 +33,15 @@ def _unseen_perturbation(screen: Annotation, plan: SplitPlan) -> Held:
     if not targets:
         msg = "All cells are controls; expected perturbed ones to hold out."
         raise SchemaError(msg)
-    chosen = plan.take(sorted({clusters[target] for target in targets}))
-    held = {target for target in targets if clusters[target] in chosen}
+    if plan.options.held_out is None:
+        chosen = plan.take(sorted({clusters[target] for target in targets}))
+        held = {target for target in targets if clusters[target] in chosen}
+    else:
+        singles = [(target,) for target in targets]
+        named = find_named(
+            plan.options.held_out, singles, separator=screen.separator, what="perturbation"
+        )
+        held = {target for names in named for target in names}
     hit = [tuple(sorted(names & held)) for names in screen.names]
     about = screen.groups[["perturbation"]].assign(targets=pd.Series(hit, dtype=object))
     return Held(np.array([bool(names) for names in hit]), about)
@@ -81,7 +65,7 @@ def _context_transfer(screen: Annotation, plan: SplitPlan) -> Held:
         )
         raise SchemaError(msg)
     held = _seen_elsewhere(plan.take(pairs), n_contexts)
-    within = {c: _containing(names for names, where in held if where == c) for _, c in held}
+    within = {c: containing(names for names, where in held if where == c) for _, c in held}
     mask = [where in within and within[where](names) for names, where in cells]
     hidden = {pair for pair, out in zip(cells, mask, strict=True) if out}
     elsewhere = Counter(names for names, _ in present - hidden)
@@ -136,14 +120,6 @@ def _dose(screen: Annotation, plan: SplitPlan) -> Held:
     return Held(np.array(mask), about)
 
 
-def _containing(held: Iterable[frozenset[str]]) -> Callable[[frozenset[str]], bool]:
-    """Return a function that says whether a set of names contains one of the `held` sets."""
-    by_member: dict[str, list[frozenset[str]]] = {}
-    for names in held:
-        by_member.setdefault(min(names), []).append(names)
-    return lambda names: any(h <= names for name in names for h in by_member.get(name, ()))
-
-
 def _seen_elsewhere(
     pairs: Iterable[tuple[tuple[str, ...], int]], n_contexts: Mapping[frozenset[str], int]
 ) -> list[tuple[frozenset[str], int]]:
@@ -187,7 +163,7 @@ def _chosen_contexts(screen: Annotation, wanted: str | Mapping[str, str] | None)
 
 #: For each kind that holds out conditions, what it holds out.
 HOLD_OUT: Mapping[str, Callable[[Annotation, SplitPlan], Held]] = {
-    "unseen_combination": _unseen_combination,
+    "unseen_combination": unseen_combination,
     "unseen_perturbation": _unseen_perturbation,
     "context_transfer": _context_transfer,
     "unseen_context": _unseen_context,

@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-
-from scvi_perturb._errors import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SplitOptions", "SplitPlan"]
+    from scvi_perturb.data._split_options import SplitOptions
+
+__all__ = ["SplitPlan"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class SplitOptions:
-    """What only some kinds of split ask for.
-
-    Parameters
-    ----------
-    context
-        "unseen_context", "context_transfer": the context held out, as its label, or as
-        `{context key: label}`; None takes a share of all contexts.
-    shown
-        "context_transfer": share of the held-out cells that is shown in training, in [0, 1).
-    dose
-        "dose": "inner" holds out a dose between others, "top" the largest one.
-    groups
-        "unseen_perturbation": the cluster of each perturbation (a gene set, a scaffold); clusters
-        are then held out whole.
-
-    Raises
-    ------
-    ValueError
-        If `dose` or `shown` is not as said.
-    """
-
-    context: str | Mapping[str, str] | None = None
-    shown: float = 0.0
-    dose: Literal["inner", "top"] = "inner"
-    groups: Mapping[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("dose", self.dose, ("inner", "top"))
-        for name in ("context", "groups"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, dict(value) if isinstance(value, Mapping) else value)
-        if not 0 <= self.shown < 1:
-            msg = f"shown={self.shown} is not a share; expected 0 <= shown < 1."
-            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import LeakError, SchemaError
-from scvi_perturb.data._annotation import data_hash, describe, identity, read_annotation
+from scvi_perturb.data._annotation import data_hash, read_annotation
 from scvi_perturb.data._keys import ConditionKeys
+from scvi_perturb.data._split_leaks import find_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Split"]
 
 _PARTS = ("train", "validation", "test")
-#: Fields of a held-out condition that say which cells it means; the others are remarks.
-_IDENTITY = ("perturbation", "dose", "context")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +43,8 @@ class Split:
     held_out
         One dict a held-out condition: `perturbation`, `n_cells`, and where the kind asks for it
         `dose`, `context`, `targets`, `singles_seen` (components also measured alone),
-        `contexts_seen`, `stratum`, `n_shown`. Empty for "cells".
+        `contexts_seen`, `stratum` ("inner", "top"; with `singles_seen`,
+        "single", "combination"), `n_shown`. Empty for "cells".
     parameters
         How the split was made: `keys`, `context_keys`, `fraction`, `fold`, `options`.
     data_hash
@@ -121,7 +121,9 @@ class Split:
     def leaks(self, adata: AnnData) -> None:
         """Raise if training or validation cells have a held-out condition.
 
-        Conditions are read anew from `adata`, so a relabelled cell or an edited split is found.
+        Conditions are read anew from `adata`, so a relabelled cell or an edited split is found,
+        also where what is held out hides in a condition that is new. The kind "cells" holds out no
+        condition, so that nothing of it can leak but a cell that is in two parts.
 
         Raises
         ------
@@ -133,17 +135,7 @@ class Split:
         annotation = self._annotation(adata)
         seen = np.concatenate([self.train, self.validation])
         n_seen = np.bincount(annotation.group[seen], minlength=len(annotation.groups))
-        targets = {name for row in self.held_out for name in row.get("targets", ())}
-        found: dict[str, int] = {}
-        for names, n in zip(annotation.names, n_seen.tolist(), strict=True):
-            for name in sorted(targets & names) if n else ():
-                found[name] = found.get(name, 0) + n
-        fields = [field for field in _IDENTITY if field in self.held_out[0]]
-        allowed = {identity(row, fields): row.get("n_shown", 0) for row in self.held_out}
-        for row in describe(annotation, annotation.groups[fields], n_seen):
-            if row["n_cells"] > allowed.get(identity(row, fields), np.inf):
-                name = ", ".join(str(row[field]) for field in fields)
-                found.setdefault(name, row["n_cells"])
+        found = find_leaks(annotation, n_seen, kind=self.kind, held_out=self.held_out)
         if found:
             some = ", ".join(f"{name} ({n} cells)" for name, n in list(found.items())[:5])
             msg = (

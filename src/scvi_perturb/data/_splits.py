@@ -11,7 +11,8 @@ from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.data._annotation import data_hash, describe, identity, read_annotation
 from scvi_perturb.data._keys import default_keys
 from scvi_perturb.data._split_kinds import HOLD_OUT
-from scvi_perturb.data._split_plan import SplitOptions, SplitPlan
+from scvi_perturb.data._split_options import SplitOptions
+from scvi_perturb.data._split_plan import SplitPlan
 from scvi_perturb.data._split_record import Split
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def split(
 
     Kinds
         - "cells": a share of the cells of each condition and context. A sanity check.
-        - "unseen_combination": a share of the combinations; every single stays.
+        - "unseen_combination": a share of the combinations; every single stays, unless
+          `SplitOptions(singles_seen=...)` asks for fewer of them.
         - "unseen_perturbation": a share of the targets, or of clusters of them, with every
           combination that contains one.
         - "context_transfer": a share of the pairs of perturbation and context, where the
@@ -61,7 +63,11 @@ def split(
         - "unseen_context": all perturbed cells of a share of the contexts, or of a named one.
         - "dose": the inner or the top dose of a share of the perturbations.
 
-    A tenth of the training cells, over all conditions, is set apart as validation cells.
+    Instead of a share, `SplitOptions(held_out=[...])` names combinations or perturbations.
+
+    A tenth of the training cells, over all conditions, is set apart as validation cells, but never
+    all cells of a condition in a context: where each has one row, as in a table of signatures,
+    there are none. Data without control cells can be split too, except by "unseen_context".
 
     Parameters
     ----------
@@ -90,26 +96,34 @@ def split(
     Raises
     ------
     ValueError
-        If the kind, fraction or fold is not possible.
+        If the kind, fraction or fold is not possible, or an option is not for this kind.
     SchemaError
-        If a column is absent, nothing can be held out, or nothing perturbed is left to train on.
+        If a column is absent, nothing can be held out, a name to hold out is not in the screen, or
+        nothing perturbed is left to train on.
     """
     check_choice("kind", kind, _KINDS)
     keys = default_keys(adata) if keys is None else keys
     contexts = [context_keys] if isinstance(context_keys, str) else list(context_keys)
-    plan = SplitPlan(fraction, fold, seed, options or SplitOptions())
+    plan = SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
+    plan.options.check_kind(kind)
     annotation = read_annotation(adata, keys, contexts)
     test, about = _tested(annotation, kind, plan)
+    if not test.any():
+        msg = (
+            f"Kind {kind!r} with fraction={fraction:g} holds out no cell; each condition keeps one."
+        )
+        raise SchemaError(msg + " Raise the fraction, or hold out conditions by another kind.")
     trained = annotation.groups.loc[np.unique(annotation.group[~test]), "control"]
     if trained.all():
         msg = f"Kind {kind!r} with fraction={fraction:g} leaves no perturbed cell to train on."
         raise SchemaError(msg + " Lower the fraction, or choose another kind.")
     validation = np.zeros_like(test)
     rest = np.flatnonzero(~test)
-    validation[rest[_share(annotation.group[rest], _VALIDATION_FRACTION, seed=(seed, 1))]] = True
+    validating = _share(annotation.group[rest], _VALIDATION_FRACTION, seed=(plan.seed, 1))
+    validation[rest[validating]] = True
     made = Split(
         kind=kind,
-        seed=seed,
+        seed=plan.seed,
         train=np.flatnonzero(~test & ~validation),
         validation=np.flatnonzero(validation),
         test=np.flatnonzero(test),
@@ -117,9 +131,9 @@ def split(
         parameters={
             "keys": asdict(keys),
             "context_keys": contexts,
-            "fraction": fraction,
-            "fold": fold,
-            "options": asdict(plan.options),
+            "fraction": plan.fraction,
+            "fold": plan.fold,
+            "options": plan.options.to_dict(),
         },
         data_hash=data_hash(adata, annotation),
     )
