@@ -11,6 +11,7 @@ from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ConditionKeys, split
 from scvi_perturb.predictors import PREDICTORS, Additive, ContextMean, NoChange, Predictor
+from tests.predictors._effects import build
 from tests.predictors._screen import CONTROL, GENES, expected_counts, log_profile, make_screen
 
 CONTEXT = ["cell_type"]
@@ -89,7 +90,7 @@ def test_context_mean_says_what_it_cannot_know(screen):
     alone = ContextMean().fit(make_screen([("control", "T"), ("A", "T")]), context_keys=CONTEXT)
     with pytest.raises(SchemaError, match=r"'A' was measured in context .*alone"):
         alone.predict(ask("A", "T"))
-    with pytest.raises(ValueError, match="'rows' is not known; choose one of 'contexts'"):
+    with pytest.raises(ValueError, match=r"'rows' is not known; choose one of .*'contexts'"):
         ContextMean("rows")
     unseen = make_screen([("control", "T"), ("control", "B"), ("A", "B")])
     with pytest.raises(SchemaError, match="No perturbation was measured"):
@@ -283,8 +284,8 @@ def test_the_input_is_left_alone(screen):
 
 def test_all_predictors_are_registered_under_their_names(screen):
     for name, cls in PREDICTORS.items():
-        made = cls()
-        assert made.name == name
+        made = build(cls)
+        assert cls().name == name
         assert isinstance(made, Predictor)
         assert made.fit(screen, context_keys=CONTEXT).predict(ask("A", "T")).shape == (1, 6)
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from scvi_perturb._errors import UnknownPerturbationError
 from scvi_perturb.data._condition import Condition
+from scvi_perturb.predictors._lookup import here_or_mean, measured_alone, names_of_singles
 from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._profiles import agrees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scvi_perturb.data._condition import Component
     from scvi_perturb.predictors._requests import Request
 
 __all__ = ["Additive"]
@@ -30,7 +29,7 @@ class Additive(MeanPredictor):
     Parameters
     ----------
     profile
-        What the mean of a population is: "pseudobulk" or "cell_mean".
+        What the mean of a population is; see `MeanPredictor`.
 
     References
     ----------
@@ -43,16 +42,9 @@ class Additive(MeanPredictor):
     def _delta(self, request: Request) -> NDArray[np.float64]:
         total = np.zeros(len(self.profiles.var_names))
         for component in request.condition.components:
-            total += self._single(component, request)
+            seen = measured_alone(self.deltas, component, request.condition.time)
+            if not seen:
+                alone = Condition((component,), time=request.condition.time)
+                raise UnknownPerturbationError(str(alone), names_of_singles(self.deltas))
+            total += here_or_mean(seen, request.context)
         return total
-
-    def _single(self, component: Component, request: Request) -> NDArray[np.float64]:
-        alone = Condition((component,), time=request.condition.time)
-        seen = self.deltas.get(alone, {})
-        if not seen:
-            raise UnknownPerturbationError(str(alone), self._singles())
-        here = [delta for own, delta in seen.items() if agrees(request.context, own)]
-        return np.mean(here or list(seen.values()), axis=0)
-
-    def _singles(self) -> list[str]:
-        return [str(condition) for condition in self.deltas if len(condition.components) == 1]

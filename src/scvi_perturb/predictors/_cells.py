@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import sparse
@@ -12,13 +12,18 @@ from scvi_perturb.data._align import align_genes
 from scvi_perturb.data._counts import check_raw_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scvi_perturb.data._splits import Split
 
-__all__ = ["aligned_counts", "counts_of", "seen_cells"]
+__all__ = ["aligned_counts", "check_effects", "read_chunks", "read_counts", "seen_cells"]
+
+#: Cells that are read at a time.
+CHUNK: Final = 16_384
 
 
 def seen_cells(adata: AnnData, split: Split | None) -> NDArray[np.int64]:
@@ -32,32 +37,107 @@ def seen_cells(adata: AnnData, split: Split | None) -> NDArray[np.int64]:
     return np.sort(np.concatenate([split.train, split.validation])).astype(np.int64)
 
 
-def counts_of(adata: AnnData, layer: str | None, *, what: str = "adata") -> Any:  # noqa: ANN401
-    """Return the raw counts of a screen, `(n_cells, n_genes)`; a backed file is not read yet.
+def read_chunks(
+    adata: AnnData,
+    layer: str | None,
+    cells: NDArray[np.int64],
+    *,
+    effects: bool = False,
+    what: str = "adata",
+) -> Iterator[tuple[slice, Any]]:
+    """Read some cells in turn, and check them; the values of no other cell are looked at.
 
     Parameters
     ----------
     adata
-        Cells.
+        A screen; in memory or backed.
     layer
-        Where the counts are; None is `X`.
+        Where the values are; None is `X`.
+    cells
+        Rows to read, sorted.
+    effects
+        Whether the rows are changes from control, which need only be finite, and not raw counts.
     what
         What `adata` is, for messages.
+
+    Yields
+    ------
+    A slice of `cells` and its rows, `(n, n_genes)`, an array or CSR.
 
     Raises
     ------
     SchemaError
-        If there is no such layer, or it does not hold raw counts.
+        If there is no such layer, or the rows are not what they should be.
     """
     if layer is not None and layer not in adata.layers:
         msg = f"{what} has no layer {layer!r}; found {sorted(adata.layers)}."
         raise SchemaError(msg)
     held = {"X": adata.X} | {name: adata.layers[name] for name in adata.layers}
-    counts = held.pop(layer or "X")
+    values = held.pop(layer or "X")
     where = f"{what}.X" if layer is None else f"{what}.layers[{layer!r}]"
-    check_raw_counts(counts, where=where, layers=held)
+    if values is None:
+        msg = f"{where} is empty (None); put the values there, or pass `layer`."
+        raise SchemaError(msg)
     # Rows of column-compressed counts can only be read by scanning all of them.
-    return counts.tocsr() if sparse.issparse(counts) and counts.format != "csr" else counts
+    if sparse.issparse(values) and values.format != "csr":
+        values = values.tocsr()
+    for start in range(0, len(cells), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows = values[cells[part]]
+        if effects:
+            check_effects(rows, where=where, names=adata.obs_names[cells[part]])
+        else:
+            check_raw_counts(rows, where=where, layers=held)
+        yield part, rows
+
+
+def read_counts(
+    adata: AnnData, layer: str | None, cells: NDArray[np.int64], *, what: str = "adata"
+) -> Any:  # noqa: ANN401
+    """Return the raw counts of some cells, `(n_cells, n_genes)`; see `read_chunks`."""
+    parts = [rows for _, rows in read_chunks(adata, layer, cells, what=what)]
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return sparse.csr_matrix((0, adata.n_vars))
+    stack = sparse.vstack if sparse.issparse(parts[0]) else np.concatenate
+    return sparse.csr_matrix(stack(parts)) if sparse.issparse(parts[0]) else stack(parts)
+
+
+def check_effects(rows: Any, *, where: str, names: pd.Index) -> None:  # noqa: ANN401
+    """Raise unless all values are finite numbers.
+
+    Parameters
+    ----------
+    rows
+        Changes from control, `(n, n_genes)`, an array or CSR.
+    where
+        What they are, for the message.
+    names
+        Of the rows.
+
+    Raises
+    ------
+    SchemaError
+        Naming the first row that has NaN or an infinite value.
+    """
+    data = rows.data if sparse.issparse(rows) else np.asarray(rows)
+    if data.dtype.kind not in "buif":
+        msg = f"{where} has values of type {data.dtype}, which are not numbers."
+        raise SchemaError(msg)
+    wrong = ~np.isfinite(data)
+    if not wrong.any():
+        return
+    if sparse.issparse(rows):
+        bad = np.unique(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))[wrong])
+    else:
+        bad = np.flatnonzero(wrong.any(axis=1))
+    msg = (
+        f"{where} has NaN or infinite values in {len(bad)} rows, the first {names[bad[0]]!r}; "
+        "expected finite changes from control. Drop these rows or the genes that were not "
+        "measured, or fill the gaps in."
+    )
+    raise SchemaError(msg)
 
 
 def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  # noqa: ANN401
@@ -68,4 +148,5 @@ def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  
     SchemaError
         If a gene of training is absent, a name comes twice, or counts are not raw.
     """
-    return counts_of(align_genes(adata, list(genes)), layer, what="reference")[:]
+    aligned = align_genes(adata, list(genes))
+    return read_counts(aligned, layer, np.arange(adata.n_obs), what="reference")

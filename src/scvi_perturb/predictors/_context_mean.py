@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb.predictors._lookup import mean_of_context
 from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._profiles import agrees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,9 +28,10 @@ class ContextMean(MeanPredictor):
         "contexts": the mean change of the same condition in the *other* contexts, each context
         counted once; the trivial answer for an unseen context. "perturbations": the mean change
         of all training conditions in the *same* context, each condition counted once; the trivial
-        answer for an unseen perturbation.
+        answer for an unseen perturbation. "all": the mean of all training changes, each condition
+        in each context counted once.
     profile
-        What the mean of a population is: "pseudobulk" or "cell_mean".
+        What the mean of a population is; see `MeanPredictor`.
 
     References
     ----------
@@ -42,20 +43,20 @@ class ContextMean(MeanPredictor):
 
     def __init__(
         self,
-        over: Literal["contexts", "perturbations"] = "contexts",
+        over: Literal["contexts", "perturbations", "all"] = "contexts",
         *,
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        check_choice("over", over, ("contexts", "perturbations"))
+        check_choice("over", over, ("contexts", "perturbations", "all"))
         self.over = over
 
     def _delta(self, request: Request) -> NDArray[np.float64]:
-        if request.condition.is_control:
-            return np.zeros(len(self.profiles.var_names))
         if self.over == "contexts":
             return self._over_contexts(request)
-        return self._over_perturbations(request)
+        if self.over == "all":
+            return np.mean([d for seen in self.deltas.values() for d in seen.values()], axis=0)
+        return mean_of_context(self.deltas, request.context)
 
     def _over_contexts(self, request: Request) -> NDArray[np.float64]:
         seen = self.deltas.get(request.condition, {})
@@ -71,18 +72,3 @@ class ContextMean(MeanPredictor):
             )
             raise SchemaError(msg)
         return np.mean(others, axis=0)
-
-    def _over_perturbations(self, request: Request) -> NDArray[np.float64]:
-        here = [
-            delta
-            for by_context in self.deltas.values()
-            for context, delta in by_context.items()
-            if agrees(request.context, context)
-        ]
-        if not here:
-            msg = (
-                f"No perturbation was measured in context {request.context}; use "
-                "`ContextMean('contexts')` for contexts of which only controls were seen."
-            )
-            raise SchemaError(msg)
-        return np.mean(here, axis=0)

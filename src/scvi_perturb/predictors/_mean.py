@@ -10,10 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, check_choice
+from scvi_perturb._errors import NotTrainedError, SchemaError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.data._keys import ConditionKeys, default_keys
-from scvi_perturb.predictors._profiles import Profile, TrainingProfiles
+from scvi_perturb.predictors._profiles import PROFILES, Profile, TrainingProfiles
 from scvi_perturb.predictors._reference import Reference
 from scvi_perturb.predictors._requests import Request, parse_requests, request_frame
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors._protocol import Conditions
     from scvi_perturb.predictors._requests import Context
 
-__all__ = ["UNITS", "MeanPredictor"]
+__all__ = ["EFFECT_UNITS", "UNITS", "MeanPredictor"]
 
 #: Units of what predictors return.
 UNITS: Final = "log1p(counts per 10,000)"
+#: Units of what they return from `profile="effects"`.
+EFFECT_UNITS: Final = "effects as given"
 
 
 class MeanPredictor(ABC):
@@ -40,13 +42,16 @@ class MeanPredictor(ABC):
     ----------
     profile
         What the mean of a population is: "pseudobulk", `log1p` of its summed counts per ten
-        thousand, or "cell_mean", the mean over cells of their `log1p` of counts per ten thousand.
+        thousand; "cell_mean", the mean over cells of their `log1p` of counts per ten thousand; or
+        "effects", for data whose rows are changes from control already (log fold changes,
+        signatures, z-scores): they are averaged as they are, control is zero and need not be
+        there, and `X` and `layers["lfc"]` are both the predicted change, in the units given.
     """
 
     name: ClassVar[str]
 
     def __init__(self, *, profile: Profile = "pseudobulk") -> None:
-        check_choice("profile", profile, ("pseudobulk", "cell_mean"))
+        check_choice("profile", profile, PROFILES)
         self.profile: Profile = profile
         self._profiles: TrainingProfiles | None = None
         #: Change from control that was seen in training, by condition, then context.
@@ -80,20 +85,23 @@ class MeanPredictor(ABC):
         Parameters
         ----------
         adata
-            A screen with raw counts; in memory or backed.
+            A screen with raw counts, or with changes if `profile` is "effects"; in memory or
+            backed.
         split
-            Its training and validation cells are seen (there is nothing to tune); None takes all.
+            Its training and validation cells are seen, and nothing else of it is read; None takes
+            all.
         keys
             Columns that hold the condition; None takes those of `pp.harmonize`.
         context_keys
             Columns that hold the context of a cell.
         layer
-            Where the counts are; None is `X`.
+            Where the counts or changes are; None is `X`.
 
         Raises
         ------
         SchemaError
-            If a column or layer is absent, counts are not raw, or there is no control.
+            If a column or layer is absent, counts are not raw or changes not finite, there is no
+            control, or features are needed and were not given.
         """
         self._profiles = TrainingProfiles.from_screen(
             adata,
@@ -103,7 +111,7 @@ class MeanPredictor(ABC):
             layer=layer,
             kind=self.profile,
         )
-        self.deltas = self._profiles.deltas()
+        self._learn()
         return self
 
     def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
@@ -136,13 +144,19 @@ class MeanPredictor(ABC):
         requests = parse_requests(
             conditions, keys=profiles.keys, context_keys=profiles.context_keys
         )
+        if reference is not None and self.profile == "effects":
+            msg = (
+                'With profile="effects" predictions are changes, to which control cells add '
+                "nothing. Leave `reference` out and name the context in the request."
+            )
+            raise SchemaError(msg)
         given = None if reference is None else Reference.read(reference, profiles)
         base = np.stack([self._control(request.context, given) for request in requests])
         if given is not None:
             requests = [
                 Request(request.condition, given.completed(request.context)) for request in requests
             ]
-        delta = np.stack([self._delta(request) for request in requests])
+        delta = np.stack([self._change(request) for request in requests])
         made = AnnData(
             X=(base + delta).astype(np.float32),
             obs=request_frame(requests, profiles.keys, profiles.context_keys),
@@ -152,7 +166,7 @@ class MeanPredictor(ABC):
         made.uns[UNS_KEY] = {
             "model": self.name,
             "version": __version__,
-            "units": UNITS,
+            "units": EFFECT_UNITS if self.profile == "effects" else UNITS,
             "profile": self.profile,
         }
         return made
@@ -162,6 +176,15 @@ class MeanPredictor(ABC):
             return self.profiles.control_profile(context)
         return self.profiles.profile_of(given.counts[given.rows(context)])
 
+    def _change(self, request: Request) -> NDArray[np.float64]:
+        if request.condition.is_control:
+            return np.zeros(len(self.profiles.var_names))
+        return self._delta(request)
+
+    def _learn(self) -> None:
+        """Learn from `profiles`, as the last step of `fit`; subclasses add to it."""
+        self.deltas = self.profiles.deltas()
+
     @abstractmethod
     def _delta(self, request: Request) -> NDArray[np.float64]:
-        """Return the predicted change from control, `(n_genes,)`."""
+        """Return the predicted change from control of what is no control, `(n_genes,)`."""

@@ -24,7 +24,7 @@ class NoChange(MeanPredictor):
     Parameters
     ----------
     profile
-        What the mean of a population is: "pseudobulk" or "cell_mean".
+        What the mean of a population is; see `MeanPredictor`.
     """
 
     name: ClassVar[str] = "no_change"

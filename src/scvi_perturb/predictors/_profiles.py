@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._errors import SchemaError
 from scvi_perturb._normalize import log_normalize_cells
 from scvi_perturb.data._table import encode_obs
-from scvi_perturb.predictors._cells import counts_of, seen_cells
+from scvi_perturb.predictors._cells import read_chunks, seen_cells
 from scvi_perturb.predictors._requests import context_labels
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from scvi_perturb.data._splits import Split
     from scvi_perturb.predictors._requests import Context
 
-__all__ = ["Profile", "TrainingProfiles"]
+__all__ = ["PROFILES", "Profile", "TrainingProfiles", "agrees"]
 
-#: "pseudobulk": `log1p` of the summed counts; "cell_mean": mean over cells of their `log1p`.
-Profile = Literal["pseudobulk", "cell_mean"]
+#: "pseudobulk": `log1p` of the summed counts; "cell_mean": mean over cells of their `log1p`;
+#: "effects": rows are changes from control already, and are averaged as they are.
+Profile = Literal["pseudobulk", "cell_mean", "effects"]
 
-_CHUNK = 16_384
+PROFILES: Final = ("pseudobulk", "cell_mean", "effects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class TrainingProfiles:
     n_cells
         Number of cells of each group, `(n_groups,)`.
     sums
-        Sum over the cells of each group of counts ("pseudobulk") or of log-normalised values
-        ("cell_mean"), `(n_groups, n_genes)`.
+        Sum over the cells of each group of counts ("pseudobulk"), of log-normalised values
+        ("cell_mean") or of changes ("effects"), `(n_groups, n_genes)`.
     """
 
     keys: ConditionKeys
@@ -83,22 +84,20 @@ class TrainingProfiles:
         Raises
         ------
         SchemaError
-            If a column is absent, a context is missing, counts are not raw, or there is no
-            control.
+            If a column is absent, a context is missing, counts are not raw or changes not finite,
+            or there is no control (of counts; changes need none).
         """
         cells = seen_cells(adata, split)
-        counts = counts_of(adata, layer)
         obs = adata.obs.iloc[cells]
-        codes, table = encode_obs(obs, keys, require_control=True)
+        codes, table = encode_obs(obs, keys, require_control=kind != "effects")
         contexts = _cell_contexts(obs, context_keys)
         context_names = sorted(set(contexts), key=str)
         place = {context: i for i, context in enumerate(context_names)}
         context_codes = np.array([place[context] for context in contexts])
         pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
         sums = np.zeros((len(pairs), adata.n_vars))
-        for start in range(0, len(cells), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            sums += _group_sums(counts[cells[chunk]], group[chunk], len(pairs), kind)
+        for part, rows in read_chunks(adata, layer, cells, effects=kind == "effects"):
+            sums += _group_sums(rows, group[part], len(pairs), kind)
         return cls(
             keys=keys,
             context_keys=tuple(context_keys),
@@ -132,11 +131,15 @@ class TrainingProfiles:
     def control_profile(self, context: Context) -> NDArray[np.float64]:
         """Return the profile of the training controls of a context, `(n_genes,)`.
 
+        That of "effects" is zero: the change of a control from itself.
+
         Raises
         ------
         SchemaError
             If there are none.
         """
+        if self.kind == "effects":
+            return np.zeros(len(self.var_names))
         groups = self.controls(context)
         if not groups:
             known = sorted(
@@ -155,10 +158,13 @@ class TrainingProfiles:
         Returns
         -------
         Arrays `(n_genes,)` by condition, then context. Contexts without controls are left out, of
-        which a warning tells.
+        which a warning tells. "effects" are changes already: rows of controls change nothing.
         """
         groups = list(enumerate(zip(self.conditions, self.contexts, strict=True)))
-        controls = {own: self.profile([i]) for i, (what, own) in groups if what.is_control}
+        if self.kind == "effects":
+            controls = {own: self.control_profile(own) for own in self.contexts}
+        else:
+            controls = {own: self.profile([i]) for i, (what, own) in groups if what.is_control}
         found: dict[Condition, dict[Context, NDArray[np.float64]]] = {}
         for i, (what, own) in groups:
             if own in controls and not what.is_control:
@@ -169,7 +175,7 @@ class TrainingProfiles:
                 f"Contexts {lonely} have perturbed cells but no control cell in training; their "
                 "cells are not used, since their change from control is unknown.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return found
 
@@ -200,7 +206,7 @@ def _group_sums(
 
 
 def _profile(sums: NDArray[np.float64], n_cells: int, kind: Profile) -> NDArray[np.float64]:
-    if kind == "cell_mean":
+    if kind != "pseudobulk":
         return sums / n_cells
     return np.log1p(TARGET_SUM * sums / max(sums.sum(), 1.0))
 

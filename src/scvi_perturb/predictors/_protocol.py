@@ -34,10 +34,13 @@ class Predictor(Protocol):
     ) -> Self:
         """Learn from the cells of `split` that may be seen, or from all cells.
 
+        No expression value, cell number or library size of a held-out condition is received:
+        with the test cells spoilt or taken away, the predictor that is learned is the same.
+
         Parameters
         ----------
         adata
-            A screen with raw counts.
+            A screen with raw counts, or what the predictor says it learns from.
         split
             Its training cells are seen, and its validation cells by what has nothing to tune.
         keys

@@ -1,0 +1,180 @@
+"""How alike perturbations are by their features: a kernel between names, and between conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial.distance import cdist, pdist
+
+from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data._condition import Condition
+    from scvi_perturb.features import PerturbationFeatures
+
+__all__ = ["Similarity", "covered", "names_in", "needed", "require_features", "tanimoto"]
+
+
+class Similarity:
+    """Similarity of any names to those of training, 0 to 1.
+
+    Each modality has a kernel: Tanimoto, `sum(min) / sum(max)`, if its features are nowhere
+    negative (0 where both rows are all zero), and else `exp(-d**2 / (2 m**2))` of the Euclidean
+    distance `d`, with `m` the median distance between different rows of training. The similarity
+    is the mean over the modalities that both names have, and 0 if they share none.
+
+    Parameters
+    ----------
+    features
+        What is known about perturbations.
+    known
+        Names of training, all in `features`. Bandwidths are learned from these alone.
+    """
+
+    def __init__(self, features: PerturbationFeatures, known: Iterable[str]) -> None:
+        self.features = features
+        self.known = tuple(sorted(set(known)))
+        self._table = features.table(self.known)
+        self._kernels = {
+            modality: _Kernel.learn(features.frame(modality).to_numpy(), values[mask])
+            for modality, (values, mask) in self._table.items()
+        }
+
+    def between(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the similarity of `names` to `known`, and whether they share a modality.
+
+        Returns
+        -------
+        Two arrays `(n_names, n_known)`.
+        """
+        total = np.zeros((len(names), len(self.known)))
+        shared = np.zeros(total.shape, np.int64)
+        for modality, (values, mask) in self.features.table(names).items():
+            own, own_mask = self._table[modality]
+            both = mask[:, None] & own_mask[None, :]
+            total += np.where(both, self._kernels[modality](values, own), 0.0)
+            shared += both
+        return total / np.maximum(shared, 1), shared > 0
+
+    def of(self, asked: Sequence[Condition]) -> NDArray[np.float64]:
+        """Return the mean similarity of the components of conditions to `known`.
+
+        Components are told apart by name alone: doses, kinds and times make no difference.
+
+        Returns
+        -------
+        `(n_asked, n_known)`. Times the transpose of `shares`, it is the similarity of conditions:
+        the mean over pairs of a component of one and a component of the other.
+        """
+        names = names_in(asked)
+        return _averaging(asked, names) @ self.between(names)[0]
+
+    def shares(self, conditions: Sequence[Condition]) -> NDArray[np.float64]:
+        """Return the share of each known name in conditions of training, `(n, n_known)`."""
+        return _averaging(conditions, self.known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """The kernel of a modality: Gaussian of a width, or Tanimoto's where the width is None."""
+
+    width: float | None
+    sets: bool
+
+    @classmethod
+    def learn(cls, every: NDArray[np.float32], known: NDArray[np.float32]) -> _Kernel:
+        """Choose by the signs of all rows; the width is learned from `known` rows alone."""
+        if every.size and every.min() >= 0:
+            return cls(None, sets=bool(np.isin(every, (0.0, 1.0)).all()))
+        distances = pdist(known.astype(np.float64)) if len(known) > 1 else np.empty(0)
+        apart = distances[distances > 0]
+        return cls(float(np.median(apart)) if apart.size else 1.0, sets=False)
+
+    def __call__(
+        self, left: NDArray[np.float32], right: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the similarity of rows, `(n_left, n_right)`."""
+        if self.width is None:
+            return tanimoto(left, right, sets=self.sets)
+        squared = cdist(left.astype(np.float64), right.astype(np.float64), "sqeuclidean")
+        return np.exp(-squared / (2 * self.width**2))
+
+
+def tanimoto(
+    left: NDArray[np.float32], right: NDArray[np.float32], *, sets: bool = False
+) -> NDArray[np.float64]:
+    """Return `sum(min) / sum(max)` of rows that are not negative, `(n_left, n_right)`.
+
+    On rows of zeros and ones this is the Jaccard index; two rows of zeros have 0.
+
+    Parameters
+    ----------
+    left, right
+        `(n_left, d)` and `(n_right, d)`.
+    sets
+        Whether all values are 0 or 1, which is faster. Then float32 is exact below 2**24.
+    """
+    sums = left.sum(axis=1, dtype=float)[:, None] + right.sum(axis=1, dtype=float)[None, :]
+    if sets:
+        least = (left @ right.T).astype(np.float64)
+    else:
+        apart = cdist(left.astype(np.float64), right.astype(np.float64), "cityblock")
+        least = (sums - apart) / 2
+    most = sums - least
+    return np.divide(least, most, out=np.zeros_like(most), where=most > 0)
+
+
+def require_features(features: PerturbationFeatures | None, who: str) -> PerturbationFeatures:
+    """Return the features.
+
+    Raises
+    ------
+    SchemaError
+        If there are none.
+    """
+    if features is None:
+        msg = (
+            f"{who} compares perturbations by their features, and was given none. Make it with "
+            f"`{who}(PerturbationFeatures(...))`, with a row for each perturbation."
+        )
+        raise SchemaError(msg)
+    return features
+
+
+def needed(conditions: Iterable[Condition], features: PerturbationFeatures) -> None:
+    """Raise unless all components have features.
+
+    Raises
+    ------
+    UnknownPerturbationError
+        Naming the first that has none, and the nearest names that have.
+    """
+    for name in names_in(conditions):
+        if name not in features:
+            raise UnknownPerturbationError(name, features.names)
+
+
+def covered(condition: Condition, features: PerturbationFeatures) -> bool:
+    """Whether all components of a condition have features."""
+    return all(part.name in features for part in condition.components)
+
+
+def names_in(conditions: Iterable[Condition]) -> list[str]:
+    """Return the names of all components, sorted, each once."""
+    return sorted({part.name for condition in conditions for part in condition.components})
+
+
+def _averaging(conditions: Sequence[Condition], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the share of each name in each condition, `(n_conditions, n_names)`."""
+    place = {name: i for i, name in enumerate(names)}
+    shares = np.zeros((len(conditions), len(names)))
+    for i, condition in enumerate(conditions):
+        for part in condition.components:
+            shares[i, place[part.name]] += 1 / len(condition.components)
+    return shares
