@@ -8,6 +8,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from scvi_perturb.metrics import _energy, energy_distance, fit_pca
+from scvi_perturb.metrics._energy import energy_ratio
 
 
 @pytest.fixture
@@ -95,3 +96,25 @@ def test_pca_takes_what_there_is():
     assert fit_pca(np.eye(4)).n_components_ == 3
     with pytest.raises(ValueError, match="at least 2 cells"):
         fit_pca(np.ones((1, 5)))
+
+
+def test_ratio_is_zero_at_the_floor_and_one_at_shifted_control():
+    assert np.divide(*energy_ratio(0.2, floor=0.2, shifted=1.0)) == 0
+    assert np.divide(*energy_ratio(1.0, floor=0.2, shifted=1.0)) == 1
+    assert energy_ratio(0.6, floor=0.2, shifted=1.0) == pytest.approx((0.4, 0.8))
+
+
+@pytest.mark.parametrize("shifted", [0.2, 0.1])
+def test_ratio_keeps_its_sign_where_shifted_control_is_no_worse_than_a_replicate(shifted):
+    above, below = energy_ratio(0.5, floor=0.2, shifted=shifted)
+    assert above == pytest.approx(0.3)
+    assert below == pytest.approx(shifted - 0.2)
+
+
+def test_right_mean_and_no_spread_is_worse_than_shifted_control(rng):
+    real, half, control = rng.normal(0, 1, (3, 400, 10))
+    shifted = energy_distance(1.3 * control, real)
+    floor = energy_distance(half, real)
+    same = np.repeat(real.mean(axis=0, keepdims=True), 400, axis=0)
+    above, below = energy_ratio(energy_distance(same, real), floor=floor, shifted=shifted)
+    assert above / below > 2

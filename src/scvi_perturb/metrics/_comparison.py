@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-from scvi_perturb.metrics._profiles import gene_moments
+import numpy as np
+from scipy import sparse
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.metrics._calibration import randomized_pit
+from scvi_perturb.metrics._differential import (
+    DifferentialExpression,
+    SortedControl,
+    differential_expression,
+)
+from scvi_perturb.metrics._energy import energy_distance
+from scvi_perturb.metrics._profiles import (
+    gene_moments,
+    log_normalize,
+    pseudobulk,
+    pseudobulk_variance,
+)
+from scvi_perturb.metrics._structure import chosen_genes
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from sklearn.decomposition import PCA
+    from numpy.typing import NDArray
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
+    from scvi_perturb.metrics._space import Space
 
-__all__ = ["Comparison", "Population"]
+__all__ = ["Comparison", "Population", "Truth"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Population:
     """A population of cells by its profile, and by the cells where there are any.
 
@@ -29,41 +48,196 @@ class Population:
         Sampling variance of each gene of `mean`, `(n_genes,)`; 0 for a profile without cells.
     cells
         Log-normalised cells, `(n_cells, n_genes)`; None if only the profile was predicted.
+    effect_std
+        Standard error that a prediction states for its mean change from control, `(n_genes,)`,
+        without the noise of the measurement it is compared with; None if it states none.
+    nll
+        Negative log-likelihood of the real cells under the prediction, nats a cell, if it has one.
     """
 
     mean: Floats
     mean_variance: Floats | float = 0.0
     cells: Matrix | None = None
+    effect_std: Floats | None = None
+    nll: float | None = None
 
     @classmethod
-    def from_cells(cls, cells: Matrix) -> Self:
-        """Describe log-normalised cells `(n_cells, n_genes)` by the mean over them."""
-        mean, variance = gene_moments(cells)
-        return cls(mean, variance / cells.shape[0], cells)
+    def from_cells(
+        cls, cells: Matrix, *, profile: Literal["cell_mean", "pseudobulk"] = "cell_mean"
+    ) -> Self:
+        """Describe log-normalised cells `(n_cells, n_genes)`, at least two, by a profile.
+
+        Parameters
+        ----------
+        cells
+            `log1p` of counts per ten thousand.
+        profile
+            "cell_mean": the mean over cells. "pseudobulk": `log1p` of the mean over cells of counts
+            per ten thousand, for comparison with profiles of counts; each cell counts alike
+            here, as its depth is not known.
+        """
+        if profile == "cell_mean":
+            mean, variance = gene_moments(cells)
+            return cls(mean, variance / cells.shape[0], cells)
+        linear, variance = gene_moments(_expm1(cells))
+        return cls(np.log1p(linear), variance / cells.shape[0] / (1.0 + linear) ** 2, cells)
+
+    @classmethod
+    def from_counts(cls, counts: Matrix) -> Self:
+        """Describe raw counts `(n_cells, n_genes)` by their pseudobulk.
+
+        One cell has a profile but no sampling variance, which is then NaN.
+        """
+        if counts.shape[0] < 2:
+            return cls(pseudobulk(counts), np.nan, log_normalize(counts))
+        return cls(pseudobulk(counts), pseudobulk_variance(counts), log_normalize(counts))
+
+    @cached_property
+    def sorted(self) -> SortedControl:
+        """The cells, sorted once for many tests against them."""
+        return SortedControl.of(cells_of(self))
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One condition: predicted, observed, and the control measured beside it.
+@dataclass(frozen=True)
+class Truth:
+    """One held-out condition as it was measured.
 
     Parameters
     ----------
-    predicted, observed, control
-        Populations over the same genes. `control` is the *real* one for both sides.
-    pca
-        Space of the energy distance, from `fit_pca` on training cells.
+    observed, control
+        The real cells, and the *real* control cells of the same context. What is computed from
+        these alone is kept, so that many predictions can be compared with one `Truth`.
+    space
+        What was fitted on training cells for the metrics of cells.
+    name
+        Name of the condition, in its context.
+    panel
+        Conditions of one panel are ranked among each other, such as those of one context: to tell
+        contexts apart is no skill.
+    own_genes
+        Indices of the genes that the perturbation targets: their own change is the premise of the
+        experiment and is left out of its score.
+    centre
+        Mean change of the training conditions of the same context, `(n_genes,)`.
+    energy_scale
+        Energy distance of a replicate, and of shifted control cells, of this condition.
     n_top
         Number of genes with the largest true change to which some metrics look.
     max_cells
-        At most this many cells a side in the energy distance.
+        At most this many cells a side in metrics that compare pairs of cells.
     seed
-        Seed of the draw of those cells.
+        Seed of the draw of those cells and of the randomised ranks.
     """
 
-    predicted: Population
     observed: Population
     control: Population
-    pca: PCA | None = None
+    space: Space | None = None
+    name: str = ""
+    panel: str = ""
+    own_genes: tuple[int, ...] = ()
+    centre: Floats | None = None
+    energy_scale: tuple[float, float] | None = None
     n_top: int = 100
     max_cells: int | None = 500
     seed: int = 0
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Genes that count: all but the perturbation's own, `(n_genes,)`."""
+        kept = np.ones(len(self.observed.mean), bool)
+        kept[list(self.own_genes)] = False
+        return kept
+
+    @cached_property
+    def points(self) -> Floats:
+        """The real cells in the components of `space`."""
+        return self.project(cells_of(self.observed))
+
+    @cached_property
+    def differential(self) -> DifferentialExpression:
+        """The test of real cells against real control cells."""
+        return differential_expression(cells_of(self.observed), self.control.sorted)
+
+    @cached_property
+    def variable_genes(self) -> NDArray[np.intp]:
+        """Genes on which the structure of cells is compared, the perturbation's own left out."""
+        genes = None if self.space is None else self.space.genes
+        if genes is None:
+            variance = gene_moments(cells_of(self.control))[1]
+            genes = np.argsort(-variance, kind="stable")[:200]
+        return genes[self.kept[genes]]
+
+    def project(self, cells: Matrix) -> Floats:
+        """Return cells in the components of `space`.
+
+        Raises
+        ------
+        SchemaError
+            If there is no space.
+        """
+        if self.space is None:
+            msg = "Cells are compared in a space: give `Truth(space=Space.fit(training cells))`."
+            raise SchemaError(msg)
+        points: Floats = self.space.pca.transform(cells)
+        return points
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction of one condition, and the condition as it was measured."""
+
+    predicted: Population
+    truth: Truth
+
+    @cached_property
+    def points(self) -> Floats:
+        """The predicted cells in the components of the space."""
+        return self.truth.project(cells_of(self.predicted))
+
+    @cached_property
+    def differential(self) -> DifferentialExpression:
+        """The test of predicted cells against the real control cells."""
+        return differential_expression(cells_of(self.predicted), self.truth.control.sorted)
+
+    @cached_property
+    def energy(self) -> float:
+        """The energy distance of predicted and real cells."""
+        truth = self.truth
+        most, seed = truth.max_cells, truth.seed
+        return energy_distance(self.points, truth.points, max_cells=most, seed=seed)
+
+    @cached_property
+    def variable(self) -> tuple[Floats, Floats]:
+        """Predicted and real cells over the most variable genes, dense."""
+        genes = self.truth.variable_genes
+        sides = cells_of(self.predicted), cells_of(self.truth.observed)
+        made, real = (chosen_genes(cells, genes) for cells in sides)
+        return made, real
+
+    @cached_property
+    def ranks(self) -> Floats:
+        """Ranks of the real values among the predicted ones, `(n_cells, n_variable_genes)`."""
+        return randomized_pit(*self.variable, seed=self.truth.seed)
+
+
+def cells_of(population: Population) -> Matrix:
+    """Return the cells of a population.
+
+    Raises
+    ------
+    SchemaError
+        If it is a profile alone.
+    """
+    if population.cells is None:
+        msg = (
+            "Found a profile without cells; this metric compares cells: give "
+            "`Population.from_counts(...)` or `Population.from_cells(...)` on both sides."
+        )
+        raise SchemaError(msg)
+    return population.cells
+
+
+def _expm1(cells: Matrix) -> Matrix:
+    if sparse.issparse(cells):
+        return sparse.csr_matrix(cells).expm1()
+    return np.expm1(np.asarray(cells))

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
-__all__ = ["energy_distance", "fit_pca"]
+__all__ = ["draw_cells", "energy_distance", "energy_ratio", "fit_pca", "sum_of_distances"]
 
 _CHUNK = 2048
 
@@ -60,13 +60,44 @@ def energy_distance(
         )
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    x, y = (_draw(cells, max_cells, rng) for cells in (predicted, observed))
+    x, y = (draw_cells(cells, max_cells, rng) for cells in (predicted, observed))
     n, m = len(x), len(y)
     if min(n, m) < 2:
         msg = f"Found {n} and {m} cells; an unbiased energy distance needs at least 2 on each side."
         raise ValueError(msg)
-    between = 2.0 * _sum_of_distances(x, y) / (n * m)
-    return between - sum(_sum_of_distances(z, z) / (len(z) * (len(z) - 1)) for z in (x, y))
+    between = 2.0 * sum_of_distances(x, y) / (n * m)
+    return between - sum(sum_of_distances(z, z) / (len(z) * (len(z) - 1)) for z in (x, y))
+
+
+def energy_ratio(energy: float, *, floor: float, shifted: float) -> tuple[float, float]:
+    """Return an energy distance as a share of what lies beyond the mean: the terms of a ratio.
+
+    Over several conditions the ratio is the sum of the numerators over the sum of the
+    denominators, so that conditions count by what there is to predict and none is divided by a
+    difference close to 0.
+
+    Parameters
+    ----------
+    energy
+        `energy_distance` of predicted and real cells.
+    floor
+        `energy_distance` of a replicate: of one half of the real cells and the other.
+    shifted
+        `energy_distance` of shifted control cells (the control cells, moved by the best
+        prediction of the mean change) and the real cells: the right mean with the wrong spread.
+
+    Returns
+    -------
+    `energy - floor` and `shifted - floor`, in the units of the coordinates. Their ratio is 0 for a
+    prediction as good as a replicate, 1 for one no better than shifted control cells; noise may
+    push it below 0. The denominator is negative by noise where shifted control cells cannot be
+    told from a replicate; in a sum over conditions it belongs there all the same.
+
+    References
+    ----------
+    Szekely and Rizzo, Energy statistics, Journal of Statistical Planning and Inference 2013.
+    """
+    return float(energy) - float(floor), float(shifted) - float(floor)
 
 
 def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
@@ -99,13 +130,15 @@ def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
     return pca.fit(made.astype(np.float64))
 
 
-def _draw(cells: Floats, max_cells: int | None, rng: np.random.Generator) -> Floats:
+def draw_cells(cells: Floats, max_cells: int | None, rng: np.random.Generator) -> Floats:
+    """Return at most `max_cells` of the cells `(n, d)`, drawn without replacement, as float64."""
     cells = np.asarray(cells, dtype=np.float64)
     if max_cells is None or len(cells) <= max_cells:
         return cells
     return cells[rng.choice(len(cells), max_cells, replace=False)]
 
 
-def _sum_of_distances(x: Floats, y: Floats) -> float:
+def sum_of_distances(x: Floats, y: Floats) -> float:
+    """Return the sum of the Euclidean distances of all pairs of `(n, d)` and `(m, d)`."""
     starts = range(0, len(x), _CHUNK)
     return float(sum(cdist(x[i : i + _CHUNK], y).sum() for i in starts))

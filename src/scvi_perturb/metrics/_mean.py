@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = ["nmse", "pearson_delta", "top_genes"]
+__all__ = ["ROUNDING", "nmse", "nmse_terms", "pearson_delta", "same_length", "top_genes"]
 
 
 #: Changes below this share of the profile are rounding of 32-bit numbers.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 
 def top_genes(observed: Floats, control: Floats, k: int) -> NDArray[np.intp]:
@@ -56,12 +56,12 @@ def pearson_delta(
     Correlation in [-1, 1]; NaN if the predicted or the real change is the same in all genes, up
     to the rounding of 32-bit profiles (as for "no change"): a constant correlates with nothing.
     """
-    _same_length(predicted, observed, control)
+    same_length(predicted, observed, control)
     genes = slice(None) if k is None else top_genes(observed, control, k)
     shift, truth = (predicted - control)[genes], (observed - control)[genes]
     shift, truth = shift - shift.mean(), truth - truth.mean()
     sizes = np.linalg.norm(shift), np.linalg.norm(truth)
-    if min(sizes) <= _ROUNDING * max(np.linalg.norm(control[genes]), np.finfo(float).tiny):
+    if min(sizes) <= ROUNDING * max(np.linalg.norm(control[genes]), np.finfo(float).tiny):
         return float("nan")
     return float(np.clip(shift @ truth / (sizes[0] * sizes[1]), -1.0, 1.0))
 
@@ -104,13 +104,68 @@ def nmse(
     ValueError
         If profiles differ in length.
     """
-    _same_length(predicted, observed, control)
-    error = np.sum((predicted - observed) ** 2 - observed_variance)
-    effect = np.sum((control - observed) ** 2 - observed_variance - control_variance)
-    return float(error / effect) if effect > 0 else float("nan")
+    error, effect = nmse_terms(
+        predicted,
+        observed,
+        control,
+        observed_variance=observed_variance,
+        control_variance=control_variance,
+    )
+    return error / effect if effect > 0 else float("nan")
 
 
-def _same_length(*profiles: Floats) -> None:
+def nmse_terms(
+    predicted: Floats,
+    observed: Floats,
+    control: Floats,
+    *,
+    predicted_variance: Floats | float = 0.0,
+    observed_variance: Floats | float = 0.0,
+    control_variance: Floats | float = 0.0,
+    kept: NDArray[np.bool_] | None = None,
+) -> tuple[float, float]:
+    """Return what `nmse` divides: the squared error and the squared effect, freed of noise.
+
+    Of several conditions, divide the sum of the first by the sum of the second: single conditions
+    with little effect have ratios of any size.
+
+    Parameters
+    ----------
+    predicted, observed, control, observed_variance, control_variance
+        As in `nmse`.
+    predicted_variance
+        Sampling variance of each gene of `predicted`, for a prediction of finitely many cells,
+        `(n_genes,)` or one number for every gene. Summed over genes it is subtracted from the
+        error, but never more of it than of `observed_variance`: a prediction could otherwise buy
+        its score with scatter. NaN (a single cell) counts as 0.
+    kept
+        Genes that count, for error, effect and noise alike, `(n_genes,)`; None takes all.
+
+    Returns
+    -------
+    `|predicted - observed|^2` and `|observed - control|^2`, sums over genes minus their noise:
+    either may be below 0. Control cells that are pasted as prediction, with the variance of
+    control, have the same error as effect, unless their variance exceeds that of the condition.
+
+    Raises
+    ------
+    ValueError
+        If profiles differ in length.
+    """
+    same_length(predicted, observed, control)
+    genes = slice(None) if kept is None else kept
+    above, real, below = (
+        np.broadcast_to(variance, np.shape(observed))[genes]
+        for variance in (predicted_variance, observed_variance, control_variance)
+    )
+    forgiven = min(np.nan_to_num(np.sum(above), nan=0.0), np.sum(real))
+    error = np.sum((predicted - observed)[genes] ** 2 - real) - forgiven
+    effect = np.sum((control - observed)[genes] ** 2 - real) - np.sum(below)
+    return float(error), float(effect)
+
+
+def same_length(*profiles: Floats) -> None:
+    """Raise `ValueError` unless all are vectors of one length."""
     shapes = {np.shape(profile) for profile in profiles}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         msg = f"Found shapes {sorted(shapes)}; profiles must be vectors over the same genes."

@@ -1,158 +1,39 @@
-"""The metrics by name, with what their numbers mean."""
+"""The metrics by name, and the scores of predictions by all of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from scvi_perturb.metrics._energy import energy_distance
-from scvi_perturb.metrics._mean import nmse, pearson_delta, top_genes
-from scvi_perturb.metrics._structure import variance_ratio, zero_fraction_error
+import pandas as pd
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.metrics._of_cells import OF_CELLS
+from scvi_perturb.metrics._of_means import OF_MEANS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from scvi_perturb.metrics._comparison import Comparison
-    from scvi_perturb.metrics._profiles import Floats, Matrix
+    from scvi_perturb.metrics._comparison import Comparison, Population
+    from scvi_perturb.metrics._metric import Metric
 
-__all__ = ["METRICS", "Metric", "score"]
+__all__ = ["BASIC", "METRICS", "score", "score_all"]
 
+_ALL = (*OF_MEANS, *OF_CELLS)
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric and how to read it.
-
-    Parameters
-    ----------
-    name
-        Name in code and files.
-    title
-        Heading in tables for readers.
-    compute
-        From one condition's `Comparison` to a number.
-    direction
-        "higher" or "lower" is better, or "nearer" to `best`.
-    best
-        Value of a perfect prediction in expectation.
-    units
-        Units of the number.
-    needs
-        "means": a predicted profile is enough; "cells": predicted cells are needed.
-    paper
-        Where the metric comes from.
-    """
-
-    name: str
-    title: str
-    compute: Callable[[Comparison], float]
-    direction: Literal["higher", "lower", "nearer"]
-    best: float
-    units: str
-    needs: Literal["means", "cells"]
-    paper: str
-
-
-def _pearson(case: Comparison) -> float:
-    return pearson_delta(*_profiles(case))
-
-
-def _pearson_top(case: Comparison) -> float:
-    return pearson_delta(*_profiles(case), k=case.n_top)
-
-
-def _nmse(case: Comparison) -> float:
-    return nmse(
-        *_profiles(case),
-        observed_variance=case.observed.mean_variance,
-        control_variance=case.control.mean_variance,
-    )
-
-
-def _nmse_vs_no_change(case: Comparison) -> float:
-    return nmse(*_profiles(case), observed_variance=case.observed.mean_variance)
-
-
-def _profiles(case: Comparison) -> tuple[Floats, Floats, Floats]:
-    return case.predicted.mean, case.observed.mean, case.control.mean
-
-
-def _energy(case: Comparison) -> float:
-    if case.pca is None:
-        msg = "The energy distance needs a space: give `Comparison(pca=fit_pca(training cells))`."
-        raise ValueError(msg)
-    predicted, observed = (case.pca.transform(cells) for cells in _cells(case))
-    return energy_distance(predicted, observed, max_cells=case.max_cells, seed=case.seed)
-
-
-def _variance(case: Comparison) -> float:
-    genes = top_genes(case.observed.mean, case.control.mean, case.n_top)
-    return variance_ratio(*_cells(case), genes=genes)
-
-
-def _zeros(case: Comparison) -> float:
-    return zero_fraction_error(*_cells(case))
-
-
-def _cells(case: Comparison) -> tuple[Matrix, Matrix]:
-    predicted, observed = case.predicted.cells, case.observed.cells
-    if predicted is None or observed is None:
-        msg = (
-            "Found a profile without cells; this metric compares cells: "
-            "give `Population.from_cells(...)` on both sides."
-        )
-        raise ValueError(msg)
-    return predicted, observed
-
-
-_GEARS = "Roohani, Huang and Leskovec, Nature Biotechnology 2024"
-_LINEAR = "Ahlmann-Eltze, Huber and Anders, Nature Methods 2025"
-_ENERGY = "Szekely and Rizzo, Journal of Statistical Planning and Inference 2013"
-_SHAKY = "Crowell et al., Genome Biology 2023"
-
-_ALL = (
-    Metric("pearson_delta", "Pearson", _pearson, "higher", 1.0, "correlation", "means", _GEARS),
-    Metric(
-        "pearson_delta_top",
-        "Pearson top 100",
-        _pearson_top,
-        "higher",
-        1.0,
-        "correlation",
-        "means",
-        _GEARS,
-    ),
-    Metric("nmse", "nmse", _nmse, "lower", 0.0, "share of the effect", "means", _LINEAR),
-    Metric(
-        "nmse_vs_no_change",
-        "nmse / no change",
-        _nmse_vs_no_change,
-        "lower",
-        0.0,
-        "share of no change",
-        "means",
-        _LINEAR,
-    ),
-    Metric(
-        "energy", "energy", _energy, "lower", 0.0, "log1p CP10k, in components", "cells", _ENERGY
-    ),
-    Metric(
-        "variance_ratio",
-        "variance ratio",
-        _variance,
-        "nearer",
-        1.0,
-        "ratio, median of genes",
-        "cells",
-        _SHAKY,
-    ),
-    Metric(
-        "zero_fraction_error", "zero error", _zeros, "lower", 0.0, "share of cells", "cells", _SHAKY
-    ),
-)
-
-#: Every metric by name. A new one is a function and a line above.
+#: Every metric by name. A new one is a function, and a line in `OF_MEANS` or `OF_CELLS`.
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in _ALL})
+
+#: The few that a short table shows.
+BASIC: Final = (
+    "pearson_delta",
+    "pearson_delta_top",
+    "nmse",
+    "nmse_vs_no_change",
+    "energy",
+    "variance_ratio",
+    "zero_fraction_error",
+)
 
 
 def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[str, float]:
@@ -163,8 +44,7 @@ def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[st
     comparison
         The prediction and what answers it.
     names
-        Names in `METRICS`; None takes all that can be computed: those that need cells are left
-        out if only a profile was predicted.
+        Names in `METRICS`; None takes all that the prediction has what it takes for.
 
     Returns
     -------
@@ -173,15 +53,79 @@ def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[st
     Raises
     ------
     ValueError
-        If a name is not known, or a metric that was named needs cells and there are none.
+        If a name is not known.
+    SchemaError
+        If a metric that was named needs what the prediction does not have.
     """
+    frame = score_all([comparison], names)
+    return dict(zip(frame["metric"], frame["value"], strict=True))
+
+
+def score_all(cases: Sequence[Comparison], names: Iterable[str] | None = None) -> pd.DataFrame:
+    """Return metrics of several conditions that were predicted by one method.
+
+    Parameters
+    ----------
+    cases
+        One comparison a condition; some metrics rank a condition among the others.
+    names
+        As in `score`.
+
+    Returns
+    -------
+    One row a metric and condition: `metric`, `condition`, `numerator`, `denominator`, `value`.
+    The metric of several conditions together is the sum of their numerators over that of their
+    denominators; `value` is that of one, NaN where the metric is not defined.
+
+    Raises
+    ------
+    ValueError, SchemaError
+        As `score`; also if there are no cases.
+    """
+    if not cases:
+        msg = "Found no comparisons; give at least one condition."
+        raise ValueError(msg)
+    parts = []
+    for name in _chosen(cases, names):
+        terms = METRICS[name].compute(cases)
+        rows = {
+            "metric": name,
+            "condition": [case.truth.name for case in cases],
+            "numerator": terms.numerator,
+            "denominator": terms.denominator,
+            "value": terms.values,
+        }
+        parts.append(pd.DataFrame(rows))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _chosen(cases: Sequence[Comparison], names: Iterable[str] | None) -> list[str]:
+    held = {"means"}.union(*({*_held(case.predicted)} for case in cases))
+    if any(case.truth.observed.cells is None for case in cases):
+        held -= {"cells", "likelihood"}
     if names is None:
-        has_cells = comparison.predicted.cells is not None
-        chosen = [name for name, metric in METRICS.items() if has_cells or metric.needs == "means"]
-    else:
-        chosen = list(names)
+        return [name for name, metric in METRICS.items() if metric.needs in held]
+    chosen = list(names)
     unknown = sorted(set(chosen) - set(METRICS))
     if unknown:
         msg = f"Metrics {unknown} are not known; choose from {sorted(METRICS)}."
         raise ValueError(msg)
-    return {name: METRICS[name].compute(comparison) for name in chosen}
+    lacking = [name for name in chosen if METRICS[name].needs not in held]
+    if lacking:
+        msg = (
+            f"Metrics {lacking} need {sorted({METRICS[name].needs for name in lacking})}, which "
+            "the prediction or the real condition does not have. Predict cells with "
+            "`Population.from_counts(...)`, or ask for metrics of means."
+        )
+        raise SchemaError(msg)
+    return chosen
+
+
+def _held(population: Population) -> Iterable[str]:
+    """Yield what a prediction has."""
+    if population.cells is not None:
+        yield "cells"
+    if population.effect_std is not None:
+        yield "spread"
+    if population.nll is not None:
+        yield "likelihood"

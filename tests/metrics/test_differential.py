@@ -1,0 +1,155 @@
+"""The rank-sum test: SciPy and scanpy as oracles, sparse as dense, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+from scipy.stats import false_discovery_control, mannwhitneyu
+
+from scvi_perturb.metrics import differential_expression, log_normalize
+from scvi_perturb.metrics._differential import SortedControl
+
+
+def make_counts(n_cells, *, n_genes=60, factor=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    profile = np.random.default_rng(99).gamma(0.4, 1.0, n_genes) + 1e-3
+    profile[:8] *= factor
+    sizes = rng.lognormal(np.log(300), 0.4, n_cells)
+    return rng.poisson(sizes[:, None] * profile / profile.sum()).astype(float)
+
+
+@pytest.fixture
+def cells():
+    """Perturbed and control cells: many ties, most values 0, one gene silent everywhere."""
+    sides = [make_counts(70, factor=2.0, seed=1), make_counts(110, seed=2)]
+    for side in sides:
+        side[:, 20] = 0
+        side[:, 21] *= side is sides[0]
+        side[:, 22] *= side is sides[1]
+    return [log_normalize(sparse.csr_matrix(side)) for side in sides]
+
+
+def test_p_values_are_scipys(cells):
+    made = differential_expression(*cells, min_control_cpm=-1.0)
+    ours, control = (side.toarray().astype(float) for side in cells)  # else ranks are 32-bit
+    varies = np.vstack([ours, control]).std(axis=0) > 0
+    expected = mannwhitneyu(
+        ours[:, varies], control[:, varies], use_continuity=False, method="asymptotic"
+    )
+    np.testing.assert_allclose(made.p_value[varies], expected.pvalue, rtol=1e-9)
+    wins = expected.statistic - 0.5 * len(ours) * len(control)
+    assert (np.sign(made.z[varies]) == np.sign(wins)).all()
+    assert made.p_value[~varies].tolist() == [1.0] * (~varies).sum()
+    np.testing.assert_allclose(made.p_adjusted, false_discovery_control(made.p_value))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scores_and_p_values_are_scanpys(cells):
+    names = [f"g{i}" for i in range(cells[0].shape[1])]
+    labels = ["treated"] * cells[0].shape[0] + ["control"] * cells[1].shape[0]
+    adata = AnnData(
+        sparse.vstack(cells).tocsr(),
+        obs=pd.DataFrame({"group": pd.Categorical(labels)}, index=[*map(str, range(len(labels)))]),
+        var=pd.DataFrame(index=names),
+    )
+    sc.tl.rank_genes_groups(
+        adata, "group", reference="control", method="wilcoxon", tie_correct=True
+    )
+    table = sc.get.rank_genes_groups_df(adata, "treated").set_index("names").loc[names]
+    made = differential_expression(*cells, min_control_cpm=-1.0)
+    np.testing.assert_allclose(made.z, table["scores"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.p_value, table["pvals"], rtol=1e-5)
+
+
+def test_fold_change_is_of_mean_counts_per_million(cells):
+    made = differential_expression(*cells)
+    ours, control = (np.expm1(side.toarray().astype(float)) * 100 for side in cells)
+    expected = np.log2((ours.mean(0) + 1e-9) / (control.mean(0) + 1e-9))
+    np.testing.assert_allclose(made.log_fold_change, expected, rtol=1e-9)
+    assert made.log_fold_change[20] == 0
+    assert made.log_fold_change[22] < -30
+
+
+def test_control_alone_decides_which_genes_are_tested(cells):
+    ours, control = cells
+    cpm = np.expm1(control.toarray().astype(float)).mean(axis=0) * 100
+    threshold = float(np.median(cpm))
+    made = differential_expression(ours, control, min_control_cpm=threshold)
+    assert (made.tested == (cpm > threshold)).all()
+    assert np.isnan(made.p_value[~made.tested]).all()
+    assert not made.significant[~made.tested].any()
+    expected = false_discovery_control(made.p_value[made.tested])
+    np.testing.assert_allclose(made.p_adjusted[made.tested], expected)
+    assert not differential_expression(ours, control).tested[21], "silent in control"
+    raised = ours.copy().tolil()
+    raised[:, 21] = 5.0
+    assert not differential_expression(raised.tocsr(), control).tested[21]
+
+
+def test_what_differs_is_significant_and_little_else(cells):
+    found = np.flatnonzero(differential_expression(*cells).significant)
+    assert len(found) >= 4
+    null = log_normalize(sparse.csr_matrix(make_counts(70, seed=5)))
+    control = log_normalize(sparse.csr_matrix(make_counts(110, seed=6)))
+    assert differential_expression(null, control).significant.sum() <= 1
+
+
+def test_z_turns_with_the_sides(cells):
+    ours, control = cells
+    forth, back = differential_expression(ours, control), differential_expression(control, ours)
+    np.testing.assert_allclose(forth.z, -back.z, atol=1e-9)
+    assert np.abs(differential_expression(ours, ours).z).max() < 1e-9
+
+
+def test_dense_sparse_and_sorted_control_agree(cells):
+    ours, control = cells
+    first = differential_expression(ours, control)
+    prepared = SortedControl.of(control)
+    place = ours.tocoo()
+    place = (np.append(place.data, 0), (np.append(place.row, 0), np.append(place.col, 20)))
+    stored = sparse.csr_matrix(place, ours.shape)  # of a zero
+    others = [
+        differential_expression(ours.toarray(), control.toarray()),
+        differential_expression(ours.tocsc(), prepared),
+        differential_expression(stored, prepared),
+        differential_expression(ours[::-1], control[::-1]),
+    ]
+    for other in others:
+        np.testing.assert_allclose(other.z, first.z, rtol=1e-12)
+        np.testing.assert_array_equal(other.significant, first.significant)
+    assert stored.nnz == ours.nnz + 1, "input is left as it was"
+
+
+def test_equal_shares_of_counts_tie():
+    counts = np.array([[1.0, 2.0], [3.0, 6.0], [7.0, 14.0]])
+    made = differential_expression(log_normalize(counts), log_normalize(counts[:2] * 11))
+    assert made.z.tolist() == [0.0, 0.0]
+
+
+def test_one_cell_and_silent_sides_have_a_test():
+    empty, one = sparse.csr_matrix((3, 4), dtype=np.float32), np.array([[0.0, 1.0, 2.0, 3.0]])
+    made = differential_expression(one, empty)
+    assert not made.tested.any()
+    assert not made.significant.any()
+    assert differential_expression(empty, one).z[0] == 0
+    assert (differential_expression(empty, one).z[1:] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("cells", "control", "message"),
+    [
+        (np.ones((2, 3)), np.ones((2, 4)), "3 genes in cells and 4"),
+        (np.zeros((0, 3)), np.ones((2, 3)), "no cells"),
+        (np.ones((2, 3)), np.zeros((0, 3)), "no cells"),
+        (-np.ones((2, 3)), np.ones((2, 3)), "values from -1 to -1"),
+        (np.full((2, 3), 700.0), np.ones((2, 3)), "log_normalize"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "values from nan"),
+    ],
+)
+def test_refuses_what_is_not_log_normalised_cells(cells, control, message):
+    with pytest.raises(ValueError, match=message):
+        differential_expression(cells, control)
