@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import UnknownPerturbationError
-from scvi_perturb.metrics import METRICS, Comparison, Population, fit_pca, log_normalize, score
+from scvi_perturb.metrics import (
+    BASIC,
+    Comparison,
+    Population,
+    Space,
+    Truth,
+    fit_pca,
+    log_normalize,
+    score,
+)
 from scvi_perturb.predictors import Additive, ContextMean, NoChange, ShiftedControl
 
 if TYPE_CHECKING:
@@ -94,7 +103,7 @@ def compare(
         One row a method and case: `method`, `condition`, `n_cells`, `clear_effect`, metrics.
     """
     normalized = log_normalize(screen.adata.X)
-    pca = fit_pca(normalized[split.train], seed=seed)
+    space = Space(fit_pca(normalized[split.train], seed=seed))
     fitted = {
         name: ShiftedControl(baseline.make()).fit(screen.adata, split, context_keys=screen.contexts)
         for name, baseline in baselines(split.kind).items()
@@ -114,15 +123,8 @@ def compare(
             advance()
             if cells is None:
                 continue
-            scores = score(
-                Comparison(
-                    Population.from_cells(cells),
-                    Population.from_cells(truth),
-                    control,
-                    pca,
-                    seed=seed,
-                )
-            )
+            real = Truth(Population.from_cells(truth), control, space, seed=seed)
+            scores = score(Comparison(Population.from_cells(cells), real), BASIC)
             rows.append(
                 {METHOD: method, "condition": case.title, "n_cells": len(case.observed)} | scores
             )
@@ -164,6 +166,6 @@ def summary(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """
     clear = scores[scores["clear_effect"]]
     used = clear if len(clear) else scores
-    means = used.groupby(METHOD, sort=False)[list(METRICS)].mean()
+    means = used.groupby(METHOD, sort=False)[list(BASIC)].mean()
     order = [m for m in means.index if m not in (MODEL, REPLICATE)] + [MODEL, REPLICATE]
     return means.loc[order], used["condition"].nunique()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from scvi_perturb._version import __version__
 from scvi_perturb.cli._compare import CLEAR, METHOD, MODEL, REPLICATE, baselines, summary
-from scvi_perturb.metrics import METRICS
+from scvi_perturb.metrics import BASIC, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,14 +57,14 @@ def rich_table(scores: pd.DataFrame) -> Table:
 def metrics_text(scores: pd.DataFrame, kind: str) -> str:
     """Return all tables in Markdown, with what the numbers mean."""
     means, n = summary(scores)
-    header = [METHOD, *(metric.title for metric in METRICS.values())]
-    rows = [[str(m), *(_number(row[name]) for name in METRICS)] for m, row in means.iterrows()]
+    header = [METHOD, *(METRICS[name].title for name in BASIC)]
+    rows = [[str(m), *(_number(row[name]) for name in BASIC)] for m, row in means.iterrows()]
     parts = ["# Metrics", "", f"{_title(scores, n)}.", "", _markdown(header, rows), "", READING]
     parts += [f"- {name}: {baseline.says}." for name, baseline in baselines(kind).items()]
     for condition, group in scores.groupby("condition", sort=False):
         clear = "" if group["clear_effect"].iloc[0] else ", no clear effect"
         by_method = group.set_index(METHOD).reindex(means.index).dropna(how="all")
-        rows = [[str(m), *(_number(r[name]) for name in METRICS)] for m, r in by_method.iterrows()]
+        rows = [[str(m), *(_number(r[name]) for name in BASIC)] for m, r in by_method.iterrows()]
         head = f"## {condition} ({group['n_cells'].iloc[0]} cells{clear})"
         parts += ["", head, "", _markdown(header, rows)]
     return "\n".join([*parts, ""])
@@ -84,7 +84,7 @@ def report_text(
     """Return what was done, to what, and what to make of it."""
     split, adata = held.split, screen.adata
     means, n = summary(scores)
-    best = [f"- {m.title}: {_best(means, name)}" for name, m in METRICS.items()]
+    best = [f"- {METRICS[name].title}: {_best(means, name)}" for name in BASIC]
     parts = [
         "# Demo of scvi-perturb",
         "",

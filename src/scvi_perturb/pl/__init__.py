@@ -1,9 +1,28 @@
-"""Draw real and predicted cells, effects, and training. Functions return Axes and show nothing."""
+"""Draw real and predicted cells, effects, training and benchmarks.
+
+Functions return Axes and show nothing.
+"""
 
 from __future__ import annotations
 
+from scvi_perturb.benchmark._figures import (
+    calibration_curve,
+    change_scatter,
+    cost_dots,
+    metric_values,
+    score_bars,
+)
 from scvi_perturb.pl._effects import effect_scatter
 from scvi_perturb.pl._training import training_history
 from scvi_perturb.pl._umap import umap_real_and_predicted
 
-__all__ = ["effect_scatter", "training_history", "umap_real_and_predicted"]
+__all__ = [
+    "calibration_curve",
+    "change_scatter",
+    "cost_dots",
+    "effect_scatter",
+    "metric_values",
+    "score_bars",
+    "training_history",
+    "umap_real_and_predicted",
+]

@@ -1,0 +1,76 @@
+"""The models of this package as methods."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from scvi_perturb.benchmark._method import Method
+from scvi_perturb.benchmark._model import ModelPredictor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scvi_perturb.benchmark._method import Setting
+
+__all__ = ["model_method", "model_names"]
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of the models that can be judged."""
+    from scvi_perturb import model
+
+    return tuple(model.__all__)
+
+
+def model_method(
+    model: str,
+    *,
+    name: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+) -> Method:
+    """Return a model of `scvi_perturb.model` as a method.
+
+    It is set up with the columns of the task, given its features where it has any, and trained
+    with its defaults but for the options given.
+
+    Parameters
+    ----------
+    model
+        Name of the class.
+    name
+        Name in results; that of the class if None.
+    model_options, train_options
+        Passed on to the class and to its `train`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model.
+    """
+    if model not in model_names():
+        msg = f"Model {model!r} is not known; choose one of {', '.join(model_names())}."
+        raise ValueError(msg)
+    make = partial(
+        _make, model=model, model_options=model_options or {}, train_options=train_options or {}
+    )
+    return Method(name=name or model, title=name or model, make=make, role="model")
+
+
+def _make(
+    setting: Setting,
+    *,
+    model: str,
+    model_options: Mapping[str, Any],
+    train_options: Mapping[str, Any],
+) -> ModelPredictor:
+    from scvi_perturb import model as models
+
+    return ModelPredictor(
+        getattr(models, model),
+        features=setting.features,
+        seed=setting.seed,
+        model_options=model_options,
+        train_options=train_options,
+    )

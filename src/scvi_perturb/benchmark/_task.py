@@ -1,0 +1,110 @@
+"""A task: which data, which question, and how what is held out is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.data import ConditionKeys, SplitOptions, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    from scvi_perturb.data import Split
+    from scvi_perturb.data._splits import SplitKind
+    from scvi_perturb.features import PerturbationFeatures
+
+__all__ = ["Task", "matrix_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A question about a screen, asked of every method in the same way.
+
+    Parameters
+    ----------
+    name
+        Name in code and files: letters, digits, "_" and "-".
+    load
+        Returns the screen. For several processes it must be a function of a module (or a
+        `functools.partial` of one), so that another process can call it.
+    kind
+        What is held out, see `scvi_perturb.data.split`.
+    title, note
+        For readers; the note says what the task can and cannot show.
+    keys, context_keys, layer
+        Where the screen says what was done to which cells, and holds its counts.
+    values
+        "counts": cells with raw counts and controls. "effects": each row is the change of a
+        condition from its control (fold changes, signatures); means alone are judged.
+    n_folds
+        Number of folds; each holds out `1 / n_folds` of what can be held out.
+    options
+        What the kind of split asks for besides.
+    fold_options
+        Options of each fold, where folds differ in more than their number, such as the context
+        that each holds out; overrules `n_folds` and `options`.
+    features
+        From the screen to what is known of its perturbations beforehand. It must not use
+        expression: no method is given the screen itself.
+    max_cells
+        At most this many cells of a held-out condition are predicted and compared.
+
+    Raises
+    ------
+    ValueError
+        If the name cannot be that of a file, or `values` is neither of both.
+    """
+
+    name: str
+    load: Callable[[], AnnData]
+    kind: SplitKind
+    title: str = ""
+    note: str = ""
+    keys: ConditionKeys = field(default_factory=lambda: ConditionKeys("perturbation"))
+    context_keys: tuple[str, ...] = ()
+    layer: str | None = None
+    values: Literal["counts", "effects"] = "counts"
+    n_folds: int = 5
+    options: SplitOptions = field(default_factory=SplitOptions)
+    fold_options: tuple[SplitOptions, ...] = ()
+    features: Callable[[AnnData], PerturbationFeatures] | None = None
+    max_cells: int = 1000
+
+    def __post_init__(self) -> None:
+        check_choice("values", self.values, ("counts", "effects"))
+        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+            msg = (
+                f"Task name {self.name!r} must be of letters, digits, '_' and '-': it names files."
+            )
+            raise ValueError(msg)
+
+    @property
+    def folds(self) -> range:
+        """Numbers of the folds."""
+        return range(len(self.fold_options) or self.n_folds)
+
+    def split(self, adata: AnnData, *, seed: int, fold: int) -> Split:
+        """Return what is held out in a fold."""
+        if self.fold_options:
+            options, part, fraction = self.fold_options[fold], 0, 1.0 / max(self.n_folds, 1)
+        else:
+            options, part, fraction = self.options, fold, 1.0 / self.n_folds
+        return split(
+            adata,
+            self.kind,
+            seed=seed,
+            keys=self.keys,
+            context_keys=self.context_keys,
+            fraction=fraction,
+            fold=part,
+            options=options,
+        )
+
+
+def matrix_of(adata: AnnData, layer: str | None) -> Any:  # noqa: ANN401
+    """Return the values of a screen, of `X` or of a layer, `(n_cells, n_genes)`."""
+    return adata.X if layer is None else adata.layers[layer]

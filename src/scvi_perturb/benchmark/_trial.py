@@ -1,0 +1,111 @@
+"""A trial: one fold of a task with one seed. What methods may see, and what answers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from scvi_perturb.benchmark._cases import Case, held_out_cases
+from scvi_perturb.benchmark._task import matrix_of
+from scvi_perturb.benchmark._visible import visible_part
+from scvi_perturb.data._annotation import data_hash, read_annotation
+from scvi_perturb.metrics import Space, log_normalize
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from scvi_perturb.benchmark._task import Task
+    from scvi_perturb.data import Split
+    from scvi_perturb.features import PerturbationFeatures
+
+__all__ = ["Trial"]
+
+_MOST_FOR_SPACE = 10_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fold of a task with one seed.
+
+    Parameters
+    ----------
+    task, seed, fold
+        What it is a trial of.
+    split
+        Split of the whole screen.
+    visible, visible_split
+        The cells that may be seen: not one held-out cell is in them. Methods are fitted on these.
+    requests
+        What methods are asked for: one row a held-out condition in a context.
+    cases
+        What answers each row: a truth, and a replicate of the experiment.
+    answers
+        The held-out cells, for the judge alone.
+    features
+        What is known of perturbations beforehand.
+    screen_hash
+        Fingerprint of the screen: names, shape, conditions and contexts.
+    """
+
+    task: Task
+    seed: int
+    fold: int
+    split: Split
+    visible: AnnData
+    visible_split: Split
+    requests: pd.DataFrame
+    cases: tuple[Case, ...]
+    answers: AnnData
+    features: PerturbationFeatures | None
+    screen_hash: str
+
+    @classmethod
+    def make(cls, task: Task, *, seed: int, fold: int) -> Self:
+        """Load the screen, split it, and set apart what answers.
+
+        Raises
+        ------
+        LeakError
+            If a held-out condition is among what may be seen.
+        SchemaError
+            If the screen does not have what the task says.
+        """
+        adata = task.load()
+        made = task.split(adata, seed=seed, fold=fold)
+        made.leaks(adata)
+        visible, visible_split = visible_part(adata, made)
+        space = None
+        if task.values == "counts":
+            space = _space(visible, task, seed)
+        features = None if task.features is None else task.features(_without_values(adata))
+        requests, cases = held_out_cases(
+            task, adata, made, visible, features=features, space=space, seed=seed
+        )
+        return cls(
+            task=task,
+            seed=seed,
+            fold=fold,
+            split=made,
+            visible=visible,
+            visible_split=visible_split,
+            requests=requests,
+            cases=cases,
+            answers=adata[made.test].copy(),
+            features=features,
+            screen_hash=data_hash(adata, read_annotation(adata, task.keys, task.context_keys)),
+        )
+
+
+def _space(visible: AnnData, task: Task, seed: int) -> Space:
+    rows = np.arange(visible.n_obs)
+    if len(rows) > _MOST_FOR_SPACE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_FOR_SPACE, replace=False))
+    return Space.fit(log_normalize(matrix_of(visible, task.layer)[rows]), seed=seed)
+
+
+def _without_values(adata: AnnData) -> AnnData:
+    """Return the annotation alone, so that no feature can be made from expression."""
+    return type(adata)(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns))

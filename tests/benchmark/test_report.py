@@ -1,0 +1,142 @@
+"""The report: one file, all of it, and nothing that could do harm."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pytest
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.benchmark import Results
+from scvi_perturb.benchmark._choosing import one_metric
+from scvi_perturb.benchmark._reading import number
+from scvi_perturb.benchmark._report import write_report
+from tests.benchmark._small_study import TASK, small_results
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page, which must be well nested."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in {"style", "script"}:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return small_results(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("page") / "sub" / "report.html"
+    assert write_report(results, path) == path
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(written) -> Page:
+    return Page(written)
+
+
+def test_the_page_needs_no_other_file(written, page):
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    loaded = [value for name, value in page.attributes if name in {"src", "srcset", "href"}]
+    assert loaded
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in loaded)
+    assert not re.search(r"https?://", written)
+    assert "url(" not in written
+    assert "@import" not in written
+
+
+def test_links_lead_somewhere(page):
+    places = {value for name, value in page.attributes if name == "id"}
+    assert {v[1:] for n, v in page.attributes if n == "href"} <= places
+
+
+def test_text_is_no_markup(written, page):
+    assert "Simulated <screen>" in page.text
+    assert "<script>alert(1)</script> & more" in page.text
+    assert (
+        "shy <i>model</i> refused in 2 of 2 trials: <b>seed 0</b> is unknown | to me" in page.text
+    )
+    assert "<script>" not in written
+
+
+def test_undefined_numbers_are_hyphens(page):
+    words = set(re.findall(r"[\w.]+", page.text))
+    assert not words & {"nan", "NaN", "inf", "None"}
+    assert "-" in page.words
+
+
+def test_values_scores_and_who_is_best(results, written):
+    rows = one_metric(results.summary(), TASK, "nmse_unbiased").set_index("method")
+    best = rows.loc["latent_additive"]
+    assert f'<td class="best opponent"><span class="value">{number(best.u)}</span>' in written
+    score = number(rows.loc["no_change", "s"])
+    assert re.search(rf'<span class="minor">s {re.escape(score)} \(', written)
+    assert '<tr class="replicate"><td>replicate</td>' in written
+
+
+def test_the_page_says_what_was_held_out_and_with_what(page):
+    assert "seen alone or in others" in page.text
+    assert "scvi-perturb" in page.text
+    assert "2 seeds (0, 1)" in page.text
+    assert "6 methods" in page.text
+    assert "conditions with a clear effect" in page.text
+
+
+def test_figures_are_in_the_page_and_nothing_stays_open(results, page, tmp_path):
+    shown = {value for name, value in page.attributes if name == "alt"}
+    assert "Scores of methods: nmse, unbiased" in shown
+    assert "Changes of genes by latent additive" in shown
+    assert {"Calibration of cells", "Cost of methods"} <= shown
+    assert not plt.get_fignums()
+
+
+def test_the_glossary_names_all_metrics_shown(results, page):
+    for name in set(results.summary()["metric"]):
+        assert name in page.words
+
+
+def test_results_alone_suffice(results, tmp_path):
+    """Without a study; with a task whose methods all refused."""
+    folder = tmp_path / "results"
+    shutil.copytree(results.folder / "records" / TASK / "shy", folder / "records" / TASK / "shy")
+    path = write_report(Results(folder), tmp_path / "report.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "shy refused in 2 of 2 trials" in page.text
+    assert "img" not in page.tags
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(SchemaError, match="no results"):
+        write_report(Results(tmp_path), tmp_path / "report.html")

@@ -1,0 +1,192 @@
+"""Running a study: everything once, on where it stopped, the same in several processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.benchmark import TRIVIAL, Method, Record, Results, Study, run
+from scvi_perturb.predictors import Additive, NoChange
+from tests._source import ROOT
+from tests.benchmark._world import TASK
+
+NAMES = ("no_change", "context_mean", "control_cells", "shifted_control")
+METHODS = tuple(method for method in TRIVIAL if method.name in NAMES)
+
+
+def study(**changes):
+    return Study(**{"tasks": (TASK,), "methods": METHODS, "seeds": (0,)} | changes)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return run(study(), tmp_path_factory.mktemp("results"))
+
+
+def told():
+    seen = []
+    return seen, lambda record: seen.append((record.method, record.fold))
+
+
+def test_every_method_is_judged_in_every_fold(results):
+    status = results.status()
+    assert (status["status"] == "ok").all()
+    found = set(zip(status["method"], status["fold"], strict=True))
+    assert found == {(name, fold) for name in (*NAMES, "replicate") for fold in (0, 1)}
+    frame = results.frame()
+    held = frame.groupby("fold")["perturbation"].unique()
+    assert not set(held[0]) & set(held[1])
+    assert len({*held[0], *held[1]}) == 12
+
+
+def test_records_say_where_they_come_from(results):
+    record = results.records()[0]
+    made = record.provenance
+    assert made["versions"]["scvi-perturb"]
+    assert made["split"]["kind"] == "unseen_perturbation"
+    assert made["split"]["parameters"]["fold"] == record.fold
+    assert len(made["screen"]) == 64
+    assert made["units"]["nmse"] == "share of the effect"
+    assert record.cost == {} or record.cost["train_seconds"] > 0
+
+
+def test_what_is_there_is_not_made_again(results):
+    seen, tell = told()
+    run(study(), results.folder, progress=tell)
+    assert seen == []
+    path = next(results.folder.rglob("shifted_control/seed0_fold1.json"))
+    before = Record.read(path)
+    path.unlink()
+    run(study(), results.folder, progress=tell)
+    assert seen == [("shifted_control", 1)]
+    assert Record.read(path).scores == before.scores
+
+
+def test_another_definition_is_made_anew(results):
+    changed = study(tasks=(replace(TASK, max_cells=100),), methods=METHODS[:1])
+    seen, tell = told()
+    run(changed, results.folder, progress=tell)
+    assert ("no_change", 0) in seen
+    run(study(), results.folder)  # and back, for the other tests
+
+
+def test_several_processes_give_the_same(results, tmp_path):
+    again = run(study(), tmp_path, n_workers=2)
+    keys = ["method", "fold", "condition", "metric"]
+    one, two = (found.frame().sort_values(keys, ignore_index=True) for found in (results, again))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-6)
+
+
+def test_what_cannot_be_sent_is_named(tmp_path):
+    local = Method(name="local", make=lambda setting: NoChange(profile=setting.profile))
+    with pytest.raises(SchemaError, match=r"cannot be sent.*not lambdas"):
+        run(study(methods=(local,)), tmp_path, n_workers=2)
+
+
+class Faulty(NoChange):
+    def predict(self, conditions, *, reference=None):
+        msg = "by zero"
+        raise ZeroDivisionError(msg)
+
+
+class Choosy(Additive):
+    """Know one condition only."""
+
+    def _delta(self, request):
+        if str(request.condition) not in ("pert_03", "pert_04"):
+            return super()._delta(request)
+        return np.zeros(len(self.profiles.var_names))
+
+
+def _faulty(setting):
+    return Faulty(profile=setting.profile)
+
+
+def _refusing(setting):
+    return Additive(profile=setting.profile)
+
+
+def _choosy(setting):
+    return Choosy(profile=setting.profile)
+
+
+def test_refusals_and_faults_are_recorded(tmp_path):
+    methods = (
+        Method(name="faulty", make=_faulty),
+        Method(name="refusing", make=_refusing),
+        Method(name="choosy", make=_choosy),
+        METHODS[0],
+    )
+    found = run(study(methods=methods), tmp_path)
+    status = found.status().set_index(["method", "fold"])
+    assert status.loc[("faulty", 0), "status"] == "failed"
+    assert "ZeroDivisionError: by zero" in status.loc[("faulty", 0), "message"]
+    assert status.loc[("refusing", 0), "status"] == "refused"
+    assert "was not trained on" in status.loc[("refusing", 0), "message"]
+    partial = [fold for fold in (0, 1) if status.loc[("choosy", fold), "status"] == "partial"]
+    assert partial
+    assert "refused" in status.loc[("choosy", partial[0]), "message"]
+    frame = found.frame()
+    assert set(frame.loc[frame["method"] == "choosy", "perturbation"]) <= {"pert_03", "pert_04"}
+    summary = found.summary(n_boot=20)
+    own = summary[(summary["method"] == "choosy") & (summary["metric"] == "nmse")].iloc[0]
+    assert own["n_conditions"] == 2
+    assert own["b"] != summary[summary["metric"] == "nmse"].set_index("method")["u"]["no_change"]
+
+
+def test_a_folder_without_results():
+    with pytest.raises(SchemaError, match="no results"):
+        Results("nowhere").records()
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "records" / "a" / "b" / "seed0_fold0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(SchemaError, match="is not a record"):
+        Results(tmp_path).records()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"tasks": ()}, "no tasks"),
+        ({"methods": ()}, "no methods"),
+        ({"seeds": ()}, "no seeds"),
+        ({"tasks": (TASK, TASK)}, "come twice"),
+    ],
+)
+def test_studies_that_cannot_be_run(changes, what):
+    with pytest.raises(ValueError, match=what):
+        study(**changes)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "replicate"])
+def test_names_of_methods_are_names_of_files(name):
+    with pytest.raises(ValueError, match="name"):
+        Method(name=name, make=_refusing)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_a_cluster(results, tmp_path):
+    ray = pytest.importorskip("ray", reason="ray is not installed (extra scale)")
+    try:
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},  # to find this module
+        )
+        found = run(study(max_folds=1), tmp_path, backend="ray")
+    finally:
+        ray.shutdown()
+    keys = ["method", "condition", "metric"]
+    frame = results.frame()
+    one = frame[frame["fold"] == 0].sort_values(keys, ignore_index=True)
+    two = found.frame().sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(one, two, rtol=1e-6)

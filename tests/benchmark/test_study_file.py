@@ -1,0 +1,274 @@
+"""Studies in files: what they say, and what is said where they are wrong."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scvi_perturb import DiffusionConfig, SchemaError
+from scvi_perturb.benchmark import TRIVIAL
+from scvi_perturb.benchmark._record import fingerprint
+from scvi_perturb.benchmark._study_file import read_study
+from scvi_perturb.data import SimulatorConfig, simulate_screen
+from scvi_perturb.pp import harmonize
+
+TASK = """
+[[task]]
+name = "sim"
+file = "screen.h5ad"
+split = "unseen_perturbation"
+"""
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    config = SimulatorConfig(n_perturbations=4, n_combinations=2, n_contexts=2, n_unseen=0)
+    return simulate_screen(n_cells=300, n_genes=30, config=config)
+
+
+@pytest.fixture(autouse=True)
+def screen(simulated):
+    """Files beside the study, in the folder that tests run in."""
+    simulated.write_h5ad("screen.h5ad")
+    Path("sets.gmt").write_text("a\t\tpert_01\tpert_02\tx\ty\tz\n", encoding="utf-8")
+    table = pd.DataFrame({"f": [1.0, 2.0, 3.0]}, index=["pert_01", "pert_03", "elsewhere"])
+    table.to_csv("table.csv")
+    return simulated
+
+
+def write(text: str, path: str = "study.toml") -> Path:
+    Path(path).write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def read(text: str):
+    return read_study(write(text))
+
+
+def test_little_needs_to_be_said():
+    file = read(TASK)
+    assert file.study.seeds == (0, 1, 2, 3, 4)
+    assert file.study.methods == TRIVIAL
+    assert file.study.max_folds is None
+    assert (file.out, file.workers) == (Path("results"), 1)
+    (task,) = file.study.tasks
+    assert (task.name, task.kind, task.values, task.n_folds) == (
+        "sim",
+        "unseen_perturbation",
+        "counts",
+        5,
+    )
+    assert task.keys.perturbation == "perturbation"
+    assert task.features is None
+    assert task.load().shape == (300, 30)
+
+
+def test_everything_that_is_said_is_read():
+    top = """
+    out = "there"
+    seeds = [7, 3]
+    workers = 2
+    max_folds = 2
+    methods = ["no_change", "small", "trivial", "PerturbDiffusion"]
+    """
+    task = """
+    title = "A simulated screen"
+    note = "no real data"
+    perturbation_key = "perturbation"
+    control = "control"
+    context_keys = ["cell_type"]
+    values = "counts"
+    n_folds = 3
+    max_cells = 100
+    features = { gene_sets = ["sets.gmt"], table = "table.csv" }
+    """
+    model = """
+    [[model]]
+    name = "small"
+    title = "small diffusion"
+    class = "PerturbDiffusion"
+    options = { n_latent = 8, diffusion = { width = 16 } }
+    train = { max_epochs = 2, accelerator = "cpu" }
+    """
+    file = read(top + TASK + task + model)
+    assert (file.out, file.workers) == (Path("there"), 2)
+    assert (file.study.seeds, file.study.max_folds) == ((7, 3), 2)
+    names = [method.name for method in file.study.methods]
+    assert names == [m.name for m in TRIVIAL] + ["PerturbDiffusion", "small"]
+    made = file.study.methods[-1]
+    assert made.title == "small diffusion"
+    assert made.make.keywords["model_options"] == {
+        "n_latent": 8,
+        "diffusion": DiffusionConfig(width=16),
+    }
+    assert made.make.keywords["train_options"]["max_epochs"] == 2
+    (task,) = file.study.tasks
+    assert (task.title, task.n_folds, task.max_cells) == ("A simulated screen", 3, 100)
+    assert task.context_keys == ("cell_type",)
+    assert len(list(file.study.jobs())) == 4
+
+
+def test_features_are_those_of_the_screen():
+    sources = 'features = { gene_sets = ["sets.gmt"], table = "table.csv" }'
+    (task,) = read(TASK + sources).study.tasks
+    with pytest.warns(UserWarning, match="2 of 4 genes are in no set"):
+        features = task.features(task.load())
+    assert features.modalities == ("gene_sets", "table")
+    assert set(features.names) == {"pert_01", "pert_02", "pert_03"}
+    assert not features.has("pert_02", "table")
+
+
+def test_smiles_are_a_column_of_single_perturbations(screen):
+    pytest.importorskip("rdkit")
+    label = screen.obs["perturbation"].astype(str)
+    molecules = {"pert_01": "CCO", "pert_02": "c1ccccc1", "pert_01+pert_02": "not one"}
+    adata = screen.copy()
+    adata.obs["smiles"] = label.map(molecules).fillna("")
+    adata.write_h5ad("screen.h5ad")
+    (task,) = read(TASK + 'features = { smiles = "smiles" }').study.tasks
+    assert task.features(adata).names == ("pert_01", "pert_02")
+    first = adata.obs.index[label == "pert_01"][0]
+    adata.obs["smiles"] = adata.obs["smiles"].astype(object)
+    adata.obs.loc[first, "smiles"] = "CCC"
+    with pytest.raises(SchemaError, match=r"different things of .'pert_01'.*one SMILES"):
+        task.features(adata)
+
+
+@pytest.mark.parametrize(
+    ("split", "named", "options"),
+    [
+        ("unseen_context", '["type_01", "type_02"]', [{"cell_type": "type_01"}, "type_02"]),
+        ("unseen_context", '[{ cell_type = "type_02" }]', [{"cell_type": "type_02"}]),
+        ("unseen_perturbation", '["pert_01", "pert_02"]', [("pert_01", "pert_02")]),
+        ("unseen_combination", '["pert_01+pert_02"]', [("pert_01+pert_02",)]),
+    ],
+)
+def test_what_is_held_out_can_be_named(split, named, options):
+    text = TASK.replace("unseen_perturbation", split)
+    (task,) = read(f'{text}context_keys = ["cell_type"]\nhold_out = {named}').study.tasks
+    assert len(task.folds) == len(options)
+    for fold, expected in zip(task.folds, options, strict=True):
+        made = task.fold_options[fold]
+        if split == "unseen_context":
+            label = expected if isinstance(expected, str) else expected["cell_type"]
+            assert made.context == {"cell_type": label}
+        else:
+            assert made.held_out == expected
+
+
+def test_columns_recorded_by_harmonize_are_found(screen):
+    adata = screen.copy()
+    adata.obs = adata.obs.rename(columns={"perturbation": "guide"})
+    harmonize(adata, {"perturbation": "guide"}, control=["control"]).write_h5ad("screen.h5ad")
+    (task,) = read(TASK).study.tasks
+    assert task.keys.perturbation == "perturbation"
+
+
+def test_a_task_can_be_sent_to_another_process():
+    (task,) = read(TASK + 'features = { table = "table.csv" }').study.tasks
+    sent = pickle.loads(pickle.dumps(task))
+    assert sent == task
+    assert sent.load().n_obs == 300
+
+
+def test_results_belong_to_the_content_of_files_not_to_their_place(screen):
+    text = TASK + 'features = { table = "table.csv" }'
+    method = TRIVIAL[0]
+    (here,) = read(text).study.tasks
+    folder = Path("elsewhere")
+    folder.mkdir()
+    for name in ("screen.h5ad", "table.csv"):
+        shutil.copy(name, folder / name)
+    (moved,) = read_study(write(text, "elsewhere/study.toml")).study.tasks
+    assert moved.load.path != here.load.path
+    first = fingerprint(here, method, 0, 0)
+    assert fingerprint(moved, method, 0, 0) == first
+    Path("table.csv").write_text(",f\npert_01,5\n", encoding="utf-8")
+    (other,) = read(text).study.tasks
+    assert fingerprint(other, method, 0, 0) != first
+    screen[:200].copy().write_h5ad("elsewhere/screen.h5ad")
+    (changed,) = read_study(folder / "study.toml").study.tasks
+    assert fingerprint(changed, method, 0, 0) != first
+
+
+WRONG = {
+    "unknown key": ("seed = [1]\n" + TASK, "key 'seed' is not known; did you mean 'seeds'"),
+    "unknown key of a task": (TASK + "holdout = []", "'sim'|1: key 'holdout'.*'hold_out'"),
+    "wrong type": ('workers = "two"\n' + TASK, r"workers = 'two' \(text\); expected a whole"),
+    "no number": ("workers = true\n" + TASK, r"workers = True \(true or false\)"),
+    "twice": ("seeds = [1, 1]\n" + TASK, "different whole numbers"),
+    "nothing": ("seeds = [1]", "at least one table"),
+    "no TOML": ("seeds = ", "study.toml is not a TOML file"),
+    "no file": (TASK.replace("screen", "scren"), "file = 'scren.h5ad'.*a file that is there"),
+    "no name": (TASK.replace('name = "sim"', ""), "'name' is missing; expected text"),
+    "odd name": (TASK.replace('"sim"', '"my screen"'), "such as 'my_screen'"),
+    "wrong kind": (TASK.replace("unseen_perturbation", "unseen"), "split = 'unseen'.*one of cells"),
+    "no column": (TASK + 'perturbation_key = "perturbaton"', "did you mean 'perturbation'"),
+    "no control": (TASK + 'control = "wt"', "no cell is 'wt'.*Most frequent are control"),
+    "no layer": (TASK + 'layer = "umis"', "layer 'umis' is not known"),
+    "no context": (TASK.replace("perturbation", "context"), "'context_keys' is missing"),
+    "no dose": (TASK.replace("unseen_perturbation", "dose"), "'dose_key' is missing"),
+    "unknown method": ('methods = ["trivia"]\n' + TASK, "did you mean 'trivial'"),
+    "unknown model": (TASK + '[[model]]\nclass = "Diffusion"', "one of PerturbDiffusion"),
+    "unknown option": (
+        TASK + '[[model]]\nclass = "PerturbDiffusion"\noptions = { n_latents = 3 }',
+        "option of PerturbDiffusion 'n_latents'.*did you mean 'n_latent'",
+    ),
+    "given by the study": (
+        TASK + '[[model]]\nclass = "PerturbDiffusion"\ntrain = { seed = 3 }',
+        "option of PerturbDiffusion 'seed' is not known",
+    ),
+    "unknown field": (
+        TASK + '[[model]]\nclass = "PerturbDiffusion"\noptions = { diffusion = { with = 3 } }',
+        "field 'with' is not known; did you mean 'width'",
+    ),
+    "models of one name": (
+        TASK + '[[model]]\nclass = "PerturbDiffusion"\n' * 2,
+        "Names of methods come twice",
+    ),
+    "no gene sets": (TASK + 'features = { gene_sets = ["a.gmt"] }', "features: gene_sets = "),
+    "unknown context": (
+        TASK.replace("perturbation", "context")
+        + 'context_keys = ["cell_type"]\nhold_out = ["type_1"]',
+        "hold_out in 'cell_type' 'type_1' is not known; did you mean 'type_0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=list(WRONG))
+def test_messages(text, expected):
+    with pytest.raises(SchemaError, match=expected) as error:
+        read(text)
+    assert "\n" not in str(error.value)
+    assert "study.toml" in str(error.value)
+
+
+def test_what_is_no_screen_is_said():
+    Path("screen.h5ad").write_text("words", encoding="utf-8")
+    with pytest.raises(SchemaError, match=r"screen\.h5ad could not be read"):
+        read(TASK)
+    with pytest.raises(SchemaError, match=r"There is no file absent\.toml"):
+        read_study("absent.toml")
+
+
+def test_values_must_be_counts_where_they_are_said_to_be(screen):
+    adata = screen.copy()
+    adata.X = np.log1p(adata.X.toarray())
+    adata.write_h5ad("screen.h5ad")
+    (task,) = read(TASK).study.tasks
+    with pytest.raises(SchemaError, match=r"screen\.h5ad, X"):
+        task.load()
+    (task,) = read(TASK + 'values = "effects"').study.tasks
+    assert task.load().n_obs == 300
+
+
+def test_a_table_of_other_names_is_refused():
+    Path("table.csv").write_text(",f\nTP53,5\n", encoding="utf-8")
+    (task,) = read(TASK + 'features = { table = "table.csv" }').study.tasks
+    with pytest.raises(SchemaError, match=r"no row of a perturbation.*'TP53'"):
+        task.features(task.load())
