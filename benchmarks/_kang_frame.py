@@ -17,11 +17,19 @@ import anndata
 import numpy as np
 
 from scvi_perturb.data import ConditionKeys, Split, SplitOptions, split
-from scvi_perturb.metrics import Comparison, Population, fit_pca, log_normalize, score
+from scvi_perturb.metrics import (
+    BASIC,
+    Comparison,
+    Population,
+    Space,
+    Truth,
+    fit_pca,
+    log_normalize,
+    score,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from sklearn.decomposition import PCA
 
     from scvi_perturb.metrics import Matrix
 
@@ -44,7 +52,7 @@ class Case:
     reference: AnnData
     control: Population
     observed: Population
-    pca: PCA
+    space: Space
 
 
 def load_kang(directory: Path | None = None) -> AnnData:
@@ -93,14 +101,15 @@ def hold_out(adata: AnnData, cell_type: str, seed: int = 0) -> Case:
         reference=adata[control].copy(),
         control=Population.from_cells(normalized[np.flatnonzero(control)]),
         observed=Population.from_cells(normalized[made.test]),
-        pca=fit_pca(normalized[seen]),
+        space=Space(fit_pca(normalized[seen])),
     )
 
 
 def score_cells(case: Case, cells: Matrix, seed: int) -> dict[str, float]:
     """Score predicted log-normalised cells, `(n, n_genes)`, against the held-out ones."""
     predicted = Population.from_cells(cells)
-    return score(Comparison(predicted, case.observed, case.control, case.pca, seed=seed))
+    truth = Truth(case.observed, case.control, case.space, seed=seed)
+    return score(Comparison(predicted, truth), BASIC)
 
 
 def score_replicate(case: Case, seed: int) -> dict[str, float]:
@@ -115,4 +124,5 @@ def score_replicate(case: Case, seed: int) -> dict[str, float]:
     order = np.random.default_rng(seed).permutation(cells.shape[0])
     first, second = np.array_split(order, 2)
     halves = [Population.from_cells(cells[half]) for half in (first, second)]
-    return score(Comparison(halves[0], halves[1], case.control, case.pca, seed=seed))
+    truth = Truth(halves[1], case.control, case.space, seed=seed)
+    return score(Comparison(halves[0], truth), BASIC)

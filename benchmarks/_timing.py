@@ -1,11 +1,8 @@
-"""Measure cells per second of a training run, and the peak memory of a process."""
+"""Measure cells per second of a training run."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +13,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
-__all__ = ["EpochTimer", "peak_memory", "reset_peak_memory"]
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+__all__ = ["EpochTimer"]
 
 
 class EpochTimer(Callback):
@@ -74,29 +68,3 @@ def n_cells(batch: Mapping[str, torch.Tensor]) -> int:
     if "X" in batch:
         return len(batch["X"])
     return next(len(tensor) for tensor in batch.values() if tensor.ndim)
-
-
-def reset_peak_memory() -> float:
-    """Forget the peak so far, where the system can, and return the memory now held, in MiB."""
-    if _CLEAR.exists():
-        _CLEAR.write_text("5", encoding="ascii")
-    return _status("VmRSS") if _STATUS.exists() else peak_memory()
-
-
-def peak_memory() -> float:
-    """Return the largest resident memory of this process, in MiB.
-
-    Linux hands the peak that `getrusage` reports on to child processes; /proc does not.
-    """
-    if _STATUS.exists():
-        return _status("VmHWM")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _status(field: str) -> float:
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return float(line.split()[1]) / 2**10
-    msg = f"There is no {field} in {_STATUS}."
-    raise OSError(msg)

@@ -26,7 +26,8 @@ import torch
 
 from benchmarks._results import markdown
 from benchmarks._simulated import simulate
-from benchmarks._timing import EpochTimer, peak_memory, reset_peak_memory
+from benchmarks._timing import EpochTimer
+from scvi_perturb.benchmark import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import speed
 from benchmarks._simulated import simulate
-from benchmarks._timing import EpochTimer, n_cells, peak_memory, reset_peak_memory
+from benchmarks._timing import EpochTimer, n_cells
+from scvi_perturb.benchmark import peak_memory, reset_peak_memory
 
 
 def test_simulated_counts_have_the_density_asked_for():
