@@ -28,9 +28,10 @@ def page(results) -> str:
     return markdown_tables(results)
 
 
-def rows(page: str) -> dict[str, list[str]]:
-    """Cells of the first table, by method."""
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
+def rows(page: str, table: int = 0) -> dict[str, list[str]]:
+    """Cells of a table, the first unless said, by method."""
+    blocks = [part for part in page.split("\n\n") if part.startswith("| ")]
+    lines = blocks[table].splitlines()
     split = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return {cells[0]: cells[1:] for cells in split}
 
@@ -82,8 +83,13 @@ def test_each_method_has_its_values_and_scores(results, page):
 
 def test_what_is_not_defined_is_a_hyphen(page):
     header = rows(page)["method"]
-    place = next(i for i, name in enumerate(header) if name.startswith("energy ratio"))
-    assert rows(page)["additive"][place] == "-"
+    place = next(i for i, name in enumerate(header) if name.startswith("cosine from control"))
+    assert rows(page)["no change"][place] == "-"  # no change has no direction
+    assert not any(name.startswith("energy ratio") for name in header)
+    cells = rows(page, 1)
+    assert any(name.startswith("energy ratio") for name in cells["method"])
+    assert "no change" not in cells  # it predicts no cells
+    assert "control cells" in cells or "shifted control" in cells
     assert "nan" not in page.lower().split()
     assert "| nan" not in page
 

@@ -190,3 +190,22 @@ def test_on_a_cluster(results, tmp_path):
     one = frame[frame["fold"] == 0].sort_values(keys, ignore_index=True)
     two = found.frame().sort_values(keys, ignore_index=True)
     pd.testing.assert_frame_equal(one, two, rtol=1e-6)
+
+
+def test_strata_divide_the_conditions(results):
+    whole = results.summary(n_boot=5).set_index(["method", "metric"])["n_conditions"]
+    parts = results.strata("effect", n=3, n_boot=5)
+    assert parts["stratum"].nunique() == 3
+    sums = parts.groupby(["method", "metric"])["n_conditions"].sum()
+    pd.testing.assert_series_equal(sums.sort_index(), whole.sort_index(), check_dtype=False)
+    seen = results.strata("n_seen", n_boot=5)
+    assert set(seen["stratum"]) == {"n_seen 0"}
+    unknown = results.strata("feature_distance", n_boot=5)
+    assert set(unknown["stratum"]) == {"unknown"}
+    effects = results.frame().groupby("condition")["effect"].first().sort_values()
+    strongest = parts[parts["stratum"].str.endswith(f"to {effects.iloc[-1]:.3g}")]
+    assert (strongest["n_conditions"] == 4).all()
+    with pytest.raises(ValueError, match="by='size' is not known"):
+        results.strata("size")
+    with pytest.raises(ValueError, match="at least one stratum"):
+        results.strata("effect", n=0)

@@ -87,7 +87,10 @@ class _Answer:
         if self.means is None:
             return found
         stated = read_means(self.means, trial)
-        return [replace(p, effect_std=m.effect_std) for p, m in zip(found, stated, strict=True)]
+        return [
+            replace(cells, effect_mean=mean.mean, effect_std=mean.effect_std)
+            for cells, mean in zip(found, stated, strict=True)
+        ]
 
 
 def _answer_or_none(predictor: Predictor, trial: Trial) -> _Answer | None:

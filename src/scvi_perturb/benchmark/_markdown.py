@@ -59,9 +59,10 @@ def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
 
     Returns
     -------
-    A page: for each task a heading, the note and a table. Each cell has the metric and its 95 %
-    interval, and below it the score between the best trivial prediction and the replicate. Then
-    the metrics.
+    A page: for each task a heading, the note, a table of means and one of cells; the same again
+    for conditions with a clear effect, where not all have one. Each cell has the metric and its
+    95 % interval, and below it the score between the best trivial prediction and the replicate.
+    Then the metrics.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
         If there are no results.
     """
     records, titles = results.records(), titles_of(results)
-    summary = summary_of(results, records)
+    summary, clear = (summary_of(results, records, clear=clear) for clear in (False, True))
     notes = {} if results.study is None else {t.name: t.note for t in results.study.tasks}
     parts = [f"# {_plain(title)}", "", SCORE, "", _LEGEND, "", f"{versions_of(records)}."]
     shown: dict[str, None] = {}
@@ -79,7 +80,11 @@ def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
         if task in set(summary["task"]):
             keys = key_metrics(summary, task)
             shown |= dict.fromkeys(keys)
-            parts += ["", _task_table(summary, task, keys, titles)]
+            parts += _task_tables(summary, task, keys, titles)
+            n_clear = _n_conditions(clear, task)
+            if 0 < n_clear < _n_conditions(summary, task):
+                parts += ["", f"### Clear effects: {n_clear} conditions"]
+                parts += _task_tables(clear, task, keys, titles)
         told = troubles(mine, titles)
         parts += [""] * bool(told) + [f"- {_plain(one)}" for one in told]
     rows = [
@@ -116,6 +121,24 @@ def _said(records: Sequence[Record], note: str) -> list[str]:
     ]
 
 
+def _task_tables(
+    summary: pd.DataFrame, task: str, metrics: Sequence[str], titles: Mapping[str, str]
+) -> list[str]:
+    """Return the table of means and that of cells, as paragraphs."""
+    there = set(summary.loc[summary["task"] == task, "metric"])
+    parts: list[str] = []
+    for of_means in (True, False):
+        keys = [m for m in metrics if (METRICS[m].needs == "means") == of_means and m in there]
+        if keys:
+            parts += ["", _task_table(summary, task, keys, titles)]
+    return parts
+
+
+def _n_conditions(summary: pd.DataFrame, task: str) -> int:
+    counts = summary.loc[summary["task"] == task, "n_conditions"]
+    return int(counts.max()) if len(counts) else 0
+
+
 def _task_table(
     summary: pd.DataFrame, task: str, metrics: Sequence[str], titles: Mapping[str, str]
 ) -> str:
@@ -123,6 +146,7 @@ def _task_table(
     rows = [
         [_plain(line.title), *(_cell(cell) for cell in line.cells)]
         for line in sheet(summary, task, metrics, titles)
+        if any(line.cells)
     ]
     return markdown_table(header, rows)
 

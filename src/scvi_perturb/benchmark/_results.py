@@ -10,9 +10,11 @@ import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark._record import Record
+from scvi_perturb.benchmark._strata import CLEAR, strata_of
 from scvi_perturb.benchmark._summary import summarize
 
 if TYPE_CHECKING:
+    from scvi_perturb.benchmark._strata import Stratum
     from scvi_perturb.benchmark._study import Study
 
 __all__ = ["Results"]
@@ -126,5 +128,33 @@ class Results:
         """
         frame = self.frame()
         if clear:
-            frame = frame[frame["agreement"].isna() | (frame["agreement"] >= 0.5)]
+            frame = frame[frame["agreement"].isna() | (frame["agreement"] >= CLEAR)]
         return summarize(frame, n_boot=n_boot, seed=seed)
+
+    def strata(
+        self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int = 0
+    ) -> pd.DataFrame:
+        """Return the summary of conditions that differ in size of effect or in distance.
+
+        Parameters
+        ----------
+        by
+            "effect", "agreement", "n_cells"; or how far from training: "n_seen",
+            "feature_distance", "context_distance"; see `Case.about`.
+        n
+            Number of strata of about equal size, cut at quantiles; a stratum for each value
+            where there are not more.
+        n_boot, seed
+            As in `summary`.
+
+        Returns
+        -------
+        As `summary`, with the column `stratum`: the range of values, or the value. Conditions of
+        which the value is not known are a stratum of their own, "unknown".
+        """
+        frame = self.frame()
+        parts = []
+        for _, part in frame.groupby("task", sort=False):
+            for name, rows in part.groupby(strata_of(part, by, n), sort=False):
+                parts.append(summarize(rows, n_boot=n_boot, seed=seed).assign(stratum=name))
+        return pd.concat(parts, ignore_index=True)

@@ -51,6 +51,8 @@ class Population:
     effect_std
         Standard error that a prediction states for its mean change from control, `(n_genes,)`,
         without the noise of the measurement it is compared with; None if it states none.
+    effect_mean
+        The profile of which it states the error, where that is not `mean`, `(n_genes,)`.
     nll
         Negative log-likelihood of the real cells under the prediction, nats a cell, if it has one.
     """
@@ -59,6 +61,7 @@ class Population:
     mean_variance: Floats | float = 0.0
     cells: Matrix | None = None
     effect_std: Floats | None = None
+    effect_mean: Floats | None = None
     nll: float | None = None
 
     @classmethod

@@ -139,7 +139,10 @@ def effects(case: Comparison) -> tuple[Floats, Floats, Floats, Floats]:
     if stated is None:
         msg = f"The prediction of {truth.name!r} states no standard error of its mean change."
         raise SchemaError(msg)
+    whole = case.predicted.effect_mean
     predicted, observed, control = profiles(case)
+    if whole is not None:
+        predicted = whole[truth.kept]
     variance = np.broadcast_to(_kept(truth.observed.mean_variance, truth.kept), predicted.shape)
     return predicted - control, stated[truth.kept], observed - control, variance
 
