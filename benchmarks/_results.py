@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Results", "markdown"]
+__all__ = ["Results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,3 @@ class Results:
     def clear(self) -> None:
         """Start anew."""
         self.path.unlink(missing_ok=True)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; columns after the first are aligned right."""
-
-    def lines() -> Iterator[str]:
-        yield "| " + " | ".join(header) + " |"
-        yield "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"
-        for row in rows:
-            yield "| " + " | ".join(row) + " |"
-
-    return "\n".join(lines())

@@ -26,7 +26,8 @@ from benchmarks._kang_frame import (
     score_cells,
     score_replicate,
 )
-from benchmarks._results import Results, markdown
+from benchmarks._results import Results
+from scvi_perturb.benchmark import markdown_table
 from scvi_perturb.metrics import METRICS, log_normalize
 from scvi_perturb.predictors import NoChange, ShiftedControl
 
@@ -166,12 +167,12 @@ def report(frame: pd.DataFrame) -> str:
     means, spread = (getattr(seeds.groupby("method"), f)() for f in ("mean", "std"))
     header = ["method", *(METRICS[name].title for name in metrics)]
     overall = [[m, *(_number(means.loc[m, c], spread.loc[m, c]) for c in metrics)] for m in methods]
-    parts = ["# Kang 2018, unseen cell type", "", markdown(header, overall), ""]
+    parts = ["# Kang 2018, unseen cell type", "", markdown_table(header, overall), ""]
     by_type = frame.groupby(["method", "cell_type"])[metrics].mean()
     for method in methods:
         rows = by_type.loc[method]
         cells = [[str(t), *(_number(rows.loc[t, c]) for c in metrics)] for t in rows.index]
-        parts += [f"## {method}", "", markdown(["held out", *header[1:]], cells), ""]
+        parts += [f"## {method}", "", markdown_table(["held out", *header[1:]], cells), ""]
     n_types, n_seeds = frame["cell_type"].nunique(), frame["seed"].nunique()
     return "\n".join([*parts, f"Cell types: {n_types}; seeds: {n_seeds}. {NOTES}", ""])
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from benchmarks._results import markdown
 from benchmarks._simulated import simulate
-from scvi_perturb.benchmark import peak_memory, reset_peak_memory
+from scvi_perturb.benchmark import markdown_table, peak_memory, reset_peak_memory
 from scvi_perturb.metrics import (
     METRICS,
     Comparison,
@@ -92,7 +91,8 @@ def report(seconds: dict[str, float], n_conditions: int, n_cells: int, n_genes: 
     rows += [["the others together", f"{rest:.1f}"], ["**all**", f"**{sum(steps.values()):.0f}**"]]
     head = f"{n_conditions} conditions, {n_cells} cells a side, {n_genes:,} genes."
     memory = f"Peak memory above the counts: {seconds['peak memory, MiB']:.0f} MiB."
-    return f"# Speed of the metrics\n\n{head} {memory}\n\n{markdown(['step', 'seconds'], rows)}\n"
+    table = markdown_table(["step", "seconds"], rows)
+    return f"# Speed of the metrics\n\n{head} {memory}\n\n{table}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,10 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks._results import markdown
 from benchmarks._simulated import simulate
 from benchmarks._timing import EpochTimer
-from scvi_perturb.benchmark import peak_memory, reset_peak_memory
+from scvi_perturb.benchmark import markdown_table, peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,7 +224,7 @@ def report(frame: pd.DataFrame, setting: Setting) -> str:
         f"with the same likelihood (nb). {device}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads; {packages}."
     )
-    return f"# Speed\n\n{markdown(['', 'value', 'unit'], rows)}\n\n{note}\n"
+    return f"# Speed\n\n{markdown_table(['', 'value', 'unit'], rows)}\n\n{note}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,6 +51,8 @@ autodoc_class_signature = "mixed"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
+# Else types of fields would be read as text with marks, in which "bool_" is a link.
+napoleon_attr_annotations = False
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

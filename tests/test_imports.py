@@ -45,6 +45,7 @@ OPTIONAL = {
     "decoupler",
     "ot",
     "pertpy",
+    "ray",
     "rdkit",
     "sentence_transformers",
     "zarr",

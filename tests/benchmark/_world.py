@@ -1,4 +1,4 @@
-"""A simulated screen with a known answer, and predictions of it that are good, or bad on purpose."""
+"""A simulated screen with a known answer, and predictions of it: good ones, and bad on purpose."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_nothing_but_the_score_depends_on_the_held_out_cells(case):
     counts[case.split.test] = np.random.default_rng(0).poisson(3, (40, 80))
     spoilt.X = sparse.csr_matrix(counts)
     other = _kang_frame.hold_out(spoilt, "NK cells", seed=0)
-    np.testing.assert_array_equal(other.pca.components_, case.pca.components_)
+    np.testing.assert_array_equal(other.space.pca.components_, case.space.pca.components_)
     np.testing.assert_array_equal(other.split.train, case.split.train)
     for method in ("no change", "shifted control"):
         first, second = (kang.predicted_cells(method, c) for c in (case, other))

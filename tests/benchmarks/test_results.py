@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks._results import Results, markdown
+from benchmarks._results import Results
 
 
 def test_rows_are_kept_and_found(tmp_path):
@@ -18,8 +18,3 @@ def test_rows_are_kept_and_found(tmp_path):
     assert [path.name for path in results.path.parent.iterdir()] == ["table.csv"]
     again.clear()
     assert not again.has("a", 0)
-
-
-def test_markdown():
-    lines = markdown(["", "x"], [["a", "1"], ["b", "2"]]).splitlines()
-    assert lines == ["|  | x |", "|---|---:|", "| a | 1 |", "| b | 2 |"]

@@ -272,3 +272,22 @@ def test_duplicates_of_a_molecule_stay_together():
 def test_a_share_of_single_rows_is_nothing():
     with pytest.raises(SchemaError, match="holds out no cell"):
         split(signatures(list("ABCDEF")), "cells")
+
+
+@pytest.mark.parametrize("named", [["T", "NK"], [{"cell_type": "T"}, "NK"]])
+def test_several_contexts_by_name(named, tmp_path):
+    adata = screen(["control", "A", "B"], n_cells=4)
+    options = SplitOptions(context=named)
+    made = split(adata, "unseen_context", context_keys=["cell_type"], options=options)
+    held = adata.obs.iloc[made.test]
+    assert set(held["cell_type"]) == {"T", "NK"}
+    assert not (held["perturbation"] == "control").any()
+    assert len(held) == 2 * 2 * 4
+    made.to_json(tmp_path / "split.json")
+    assert Split.from_json(tmp_path / "split.json") == made
+    assert SplitOptions(**options.to_dict()) == options
+    with pytest.raises(SchemaError, match="No cell has context"):
+        split(adata, "unseen_context", context_keys=["cell_type"],
+              options=SplitOptions(context=["T", "X"]))  # fmt: skip
+    with pytest.raises(ValueError, match="context is empty"):
+        SplitOptions(context=[])

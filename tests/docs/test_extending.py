@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from scipy import sparse
 
 from scvi_perturb import UnknownPerturbationError
+from scvi_perturb.benchmark import Study, run
 from scvi_perturb.data import split
 from scvi_perturb.generative import SAMPLERS
-from scvi_perturb.metrics import METRICS, Comparison, Population, _registry, score
+from scvi_perturb.metrics import METRICS, Comparison, Population, Truth, _registry, score
 from scvi_perturb.predictors import Predictor, ShiftedControl
 from tests.contract._screens import NEW_PAIR, controls, fit, make_features, make_model, make_screen
 from tests.docs._blocks import python_blocks
@@ -66,12 +68,13 @@ def test_schedule_is_one(page):
 def test_metric_is_computed_beside_the_others(page, monkeypatch):
     metric = page["metric"]
     monkeypatch.setattr(_registry, "METRICS", {**METRICS, metric.name: metric})
-    control = np.zeros(4)
     real = np.array([3.0, -2.0, 1.0, 0.1])
-    case = Comparison(Population(-real), Population(real), Population(control), n_top=3)
-    assert score(case)[metric.name] == 0
-    right = Comparison(Population(real / 2), Population(real), Population(control), n_top=3)
+    truth = Truth(Population(real), Population(np.zeros(4)), n_top=3)
+    assert score(Comparison(Population(-real), truth))[metric.name] == 0
+    right = Comparison(Population(real / 2), truth)
     assert score(right, [metric.name]) == {metric.name: metric.best}
+    own = replace(truth, own_genes=(0,))
+    assert score(Comparison(Population(real * [-1, 1, 1, 1]), own))[metric.name] == 1
 
 
 def test_predictor_sees_training_cells_only(page):
@@ -89,6 +92,16 @@ def test_predictor_sees_training_cells_only(page):
     np.testing.assert_array_equal(again.layers["lfc"][0], one)
     cells = ShiftedControl(page["GrandMean"](profile="cell_mean")).fit(adata, parts)
     assert cells.sample(["pert_01"], n_samples=5, seed=0).n_obs == 5
+
+
+def test_method_is_judged_on_the_task(page, tmp_path):
+    study = Study(tasks=(page["task"],), methods=(page["method"],), seeds=(0,), max_folds=1)
+    results = run(study, tmp_path)
+    assert results.status().set_index("method")["status"].to_dict() == {
+        "grand_mean": "ok",
+        "replicate": "ok",
+    }
+    assert np.isfinite(results.summary().set_index("method").loc["grand_mean", "u"]).any()
 
 
 def test_features_mark_what_is_missing(page):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scvi_perturb.benchmark._cell_eval import to_cell_eval
 from scvi_perturb.benchmark._judge import evaluate
-from scvi_perturb.benchmark._markdown import markdown_tables
+from scvi_perturb.benchmark._markdown import markdown_table, markdown_tables
 from scvi_perturb.benchmark._memory import peak_memory, reset_peak_memory
 from scvi_perturb.benchmark._method import REPLICATE, Method, Setting
 from scvi_perturb.benchmark._model import ModelPredictor
@@ -31,6 +31,7 @@ __all__ = [
     "Task",
     "Trial",
     "evaluate",
+    "markdown_table",
     "markdown_tables",
     "model_method",
     "peak_memory",

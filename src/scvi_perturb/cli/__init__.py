@@ -1,4 +1,4 @@
-"""The command line: `scvi-perturb demo` and `scvi-perturb check`."""
+"""The command line: `scvi-perturb demo`, `scvi-perturb check` and `scvi-perturb benchmark`."""
 
 from __future__ import annotations
 

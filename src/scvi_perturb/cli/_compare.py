@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb.benchmark._strata import CLEAR
 from scvi_perturb.metrics import (
     BASIC,
     Comparison,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["METHOD", "MODEL", "REPLICATE", "agreement", "baselines", "compare", "summary"]
 
 METHOD, MODEL, REPLICATE, NO_CHANGE = "method", "PerturbDiffusion", "replicate", "no change"
-#: Agreement of two halves of the held-out cells from which an effect counts as clear.
-CLEAR: Final = 0.5
 _MOST_CELLS: Final = 2000
 
 

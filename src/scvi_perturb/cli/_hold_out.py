@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data import Condition, ConditionTable, Split, encode_obs, split
+from scvi_perturb.data import Condition, ConditionTable, Split, SplitOptions, encode_obs, split
 from scvi_perturb.data._keys import as_labels, default_keys
 
 if TYPE_CHECKING:
@@ -80,14 +80,11 @@ def hold_out(
 def _combinations(
     adata: AnnData, contexts: Sequence[str], held: Sequence[frozenset[str]], seed: int
 ) -> HeldOut:
-    codes, table = encode_obs(adata.obs, default_keys(adata))
-    hit = np.array([any(h <= set(c.names) for h in held) for c in table.conditions])
-    label = table.frame(table.conditions)["perturbation"].to_numpy(object)
-    test = hit[codes]
-    n_cells = pd.Series(label[codes[test]]).value_counts(sort=False)
-    about = [{"perturbation": str(name), "n_cells": int(n)} for name, n in n_cells.items()]
-    made = _split(adata, "unseen_combination", contexts, test, held_out=about, seed=seed)
-    names = ", ".join(f"{row['perturbation']} ({row['n_cells']} cells)" for row in about)
+    separator = default_keys(adata).separator
+    named = [separator.join(sorted(names)) for names in held]
+    options = SplitOptions(held_out=named)
+    made = split(adata, "unseen_combination", context_keys=contexts, seed=seed, options=options)
+    names = ", ".join(f"{row['perturbation']} ({row['n_cells']} cells)" for row in made.held_out)
     return HeldOut(
         made,
         f"Held out are combinations: {names}. Not one cell of them was trained on; their parts "
@@ -96,59 +93,24 @@ def _combinations(
 
 
 def _contexts(adata: AnnData, contexts: Sequence[str], named: Sequence[str], seed: int) -> HeldOut:
-    codes, table = encode_obs(adata.obs, default_keys(adata))
-    inside = np.any([_in_context(adata, contexts, name) for name in named], axis=0)
-    test = inside & (codes != 0)
-    if not test.any() or not (inside & (codes == 0)).any() or not (~inside & (codes != 0)).any():
+    keys = {key: set(as_labels(adata.obs[key])) for key in contexts}
+    options = SplitOptions(
+        context=[{key: name} for name in named for key, labels in keys.items() if name in labels]
+    )
+    try:
+        made = split(adata, "unseen_context", context_keys=contexts, seed=seed, options=options)
+    except SchemaError as error:
         msg = (
             f"--held-out {' '.join(named)}: expected contexts with perturbed and control cells, "
             "and perturbed cells in another one to learn from."
         )
-        raise UsageError(msg)
-    label = table.frame(table.conditions)["perturbation"].to_numpy(object)[codes[test]]
-    frame = pd.DataFrame({key: as_labels(adata.obs[key][test]) for key in contexts})
-    frame["perturbation"] = label
-    counted = frame.groupby([*contexts, "perturbation"]).size().reset_index(name="n_cells")
-    about = [
-        {
-            "perturbation": row["perturbation"],
-            "context": {key: row[key] for key in contexts},
-            "n_cells": int(row["n_cells"]),
-        }
-        for row in counted.to_dict("records")
-    ]
-    made = _split(adata, "unseen_context", contexts, test, held_out=about, seed=seed)
+        raise UsageError(msg) from error
     return HeldOut(
         made,
-        f"Held out is a context: all {int(test.sum())} perturbed cells of {', '.join(named)}. Its "
+        f"Held out is a context: all {len(made.test)} perturbed cells of {', '.join(named)}. Its "
         "control cells were seen, and the same perturbations in other contexts. The question is "
         "how an effect carries over.",
     )
-
-
-def _split(
-    adata: AnnData,
-    kind: str,
-    contexts: Sequence[str],
-    test: NDArray[np.bool_],
-    *,
-    held_out: list[dict[str, Any]],
-    seed: int,
-) -> Split:
-    """Return a split that holds out the given cells; a tenth of the others validates."""
-    tenth = split(adata, "cells", context_keys=contexts, fraction=0.1, seed=seed)
-    validation = np.zeros_like(test)
-    validation[tenth.test] = True
-    made = replace(
-        tenth,
-        kind=kind,
-        train=np.flatnonzero(~test & ~validation),
-        validation=np.flatnonzero(~test & validation),
-        test=np.flatnonzero(test),
-        held_out=tuple(held_out),
-    )
-    made.leaks(adata)
-    return made
 
 
 def _known_parts(table: ConditionTable, n_cells: NDArray[np.int64]) -> list[frozenset[str]]:

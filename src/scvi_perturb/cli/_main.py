@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb.cli._benchmark import benchmark
 from scvi_perturb.cli._check import check
 from scvi_perturb.cli._demo import demo
-from scvi_perturb.cli._options import DemoOptions, UsageError, parse
+from scvi_perturb.cli._options import BenchmarkOptions, DemoOptions, UsageError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         with _quiet():
+            if isinstance(options, BenchmarkOptions):
+                return benchmark(options, console)
             if isinstance(options, DemoOptions):
                 demo(options, console)
                 return 0
@@ -39,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scvi-perturb: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("scvi-perturb: interrupted; nothing was written.", file=sys.stderr)
+        kept = "nothing was written."
+        if isinstance(options, BenchmarkOptions):
+            kept = "what was finished is kept; the same command goes on."
+        print(f"scvi-perturb: interrupted; {kept}", file=sys.stderr)
         return 130
 
 

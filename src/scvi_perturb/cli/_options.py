@@ -5,14 +5,22 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from scvi_perturb._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["OFF", "DemoOptions", "ScreenOptions", "UsageError", "parse"]
+__all__ = [
+    "OFF",
+    "BenchmarkOptions",
+    "DemoOptions",
+    "Options",
+    "ScreenOptions",
+    "UsageError",
+    "parse",
+]
 
 #: Instead of a column: do not use what would be found.
 OFF: Final = "none"
@@ -82,17 +90,53 @@ class DemoOptions:
     max_genes: int = 5_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkOptions:
+    """Which study is to be run, and what of its file is overruled; None is what the file says.
+
+    Attributes
+    ----------
+    study
+        File of the study.
+    out
+        Folder of results.
+    workers
+        Number of processes.
+    seeds
+        Seeds of splits and methods.
+    max_folds
+        At most this many folds of each task.
+    fresh
+        Make everything anew.
+    backend
+        Where trials run.
+    """
+
+    study: Path
+    out: Path | None = None
+    workers: int | None = None
+    seeds: tuple[int, ...] | None = None
+    max_folds: int | None = None
+    fresh: bool = False
+    backend: Literal["processes", "ray"] = "processes"
+
+
+Options: TypeAlias = ScreenOptions | DemoOptions | BenchmarkOptions
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[str, ScreenOptions | DemoOptions]:
+def parse(arguments: Sequence[str] | None) -> tuple[str, Options]:
     """Return the command and its options; a wrong argument exits with code 2 and one line."""
     given = _parser().parse_args(arguments)
     values: dict[str, Any] = vars(given)
     command = values.pop("command")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if command == "benchmark":
+        return command, BenchmarkOptions(**values)
     names = ScreenOptions.__dataclass_fields__
     screen = ScreenOptions(**{k: v for k, v in values.items() if k in names})
     if command == "check":
@@ -116,7 +160,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("data", type=Path, metavar="FILE", help="screen, .h5ad")
     _add_screen(check)
+    _add_benchmark(commands)
     return parser
+
+
+def _add_benchmark(commands: argparse._SubParsersAction[_Parser]) -> None:
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="compare models with trivial predictions and with a replicate, as a file says",
+        description=(
+            "Compare methods on tasks as a study file says; see the page on benchmarking. What is "
+            "done already is not done again. Exit code 0: done; 1: some method failed; 2: cannot "
+            "be done; 130: interrupted."
+        ),
+        allow_abbrev=False,
+    )
+    benchmark.add_argument("study", type=Path, metavar="FILE", help="study, .toml")
+    benchmark.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where results are written, else as in FILE"
+    )
+    benchmark.add_argument("--workers", type=_positive, help="processes, else as in FILE")
+    benchmark.add_argument(
+        "--seeds", type=_count, nargs="+", metavar="SEED", help="seeds, else as in FILE"
+    )
+    benchmark.add_argument(
+        "--max-folds", type=_positive, help="at most so many folds a task, for a quick look"
+    )
+    benchmark.add_argument("--fresh", action="store_true", help="do everything anew")
+    benchmark.add_argument(
+        "--backend",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this machine, or a cluster by ray (default: %(default)s)",
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:

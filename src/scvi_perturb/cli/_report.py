@@ -9,7 +9,9 @@ from rich import box
 from rich.table import Table
 
 from scvi_perturb._version import __version__
-from scvi_perturb.cli._compare import CLEAR, METHOD, MODEL, REPLICATE, baselines, summary
+from scvi_perturb.benchmark._markdown import markdown_table
+from scvi_perturb.benchmark._strata import CLEAR
+from scvi_perturb.cli._compare import METHOD, MODEL, REPLICATE, baselines, summary
 from scvi_perturb.metrics import BASIC, METRICS
 
 if TYPE_CHECKING:
@@ -59,14 +61,22 @@ def metrics_text(scores: pd.DataFrame, kind: str) -> str:
     means, n = summary(scores)
     header = [METHOD, *(METRICS[name].title for name in BASIC)]
     rows = [[str(m), *(_number(row[name]) for name in BASIC)] for m, row in means.iterrows()]
-    parts = ["# Metrics", "", f"{_title(scores, n)}.", "", _markdown(header, rows), "", READING]
+    parts = [
+        "# Metrics",
+        "",
+        f"{_title(scores, n)}.",
+        "",
+        markdown_table(header, rows),
+        "",
+        READING,
+    ]
     parts += [f"- {name}: {baseline.says}." for name, baseline in baselines(kind).items()]
     for condition, group in scores.groupby("condition", sort=False):
         clear = "" if group["clear_effect"].iloc[0] else ", no clear effect"
         by_method = group.set_index(METHOD).reindex(means.index).dropna(how="all")
         rows = [[str(m), *(_number(r[name]) for name in BASIC)] for m, r in by_method.iterrows()]
         head = f"## {condition} ({group['n_cells'].iloc[0]} cells{clear})"
-        parts += ["", head, "", _markdown(header, rows)]
+        parts += ["", head, "", markdown_table(header, rows)]
     return "\n".join([*parts, ""])
 
 
@@ -151,8 +161,3 @@ def _number(value: float) -> str:
     if np.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    line = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, line, *rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -139,10 +139,12 @@ def _held_dose(doses: set[float], *, inner: bool) -> float:
     return sorted(doses)[len(doses) // 2] if inner else max(doses)
 
 
-def _chosen_contexts(screen: Annotation, wanted: str | Mapping[str, str] | None) -> set[int]:
-    """Return the contexts that match a label or `{key: label}`; all of them for None."""
+def _chosen_contexts(screen: Annotation, wanted: Any) -> set[int]:  # noqa: ANN401
+    """Return the contexts that match a label, `{key: label}`, or one of several; all for None."""
     if wanted is None:
         return set(range(len(screen.contexts)))
+    if isinstance(wanted, tuple):
+        return set[int]().union(*(_chosen_contexts(screen, one) for one in wanted))
     keys = list(screen.contexts[0])
     if isinstance(wanted, str):
         if len(keys) != 1:

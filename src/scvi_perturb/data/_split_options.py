@@ -14,6 +14,10 @@ from scvi_perturb.data._condition import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
+
+    #: A label, or a label for each context key.
+    ContextName: TypeAlias = str | Mapping[str, str]
 
 __all__ = ["SplitOptions"]
 
@@ -32,7 +36,7 @@ class SplitOptions:
     ----------
     context
         "unseen_context", "context_transfer": the context held out, as its label, or as
-        `{context key: label}`; None takes a share of all contexts.
+        `{context key: label}`, or a list of several; None takes a share of all contexts.
     shown
         "context_transfer": share of the held-out cells that is shown in training, in [0, 1).
     dose
@@ -58,7 +62,7 @@ class SplitOptions:
         If a cluster of `groups` is missing or empty, or a perturbation has two.
     """
 
-    context: str | Mapping[str, str] | None = None
+    context: ContextName | Sequence[ContextName] | None = None
     shown: float = 0.0
     dose: Literal["inner", "top"] = "inner"
     groups: Mapping[str, str] | pd.Series[Any] | None = None
@@ -67,11 +71,9 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         check_choice("dose", self.dose, ("inner", "top"))
-        context, groups, held = self.context, self.groups, self.held_out
-        if isinstance(context, Mapping):
-            context = {str(key): as_label(label) for key, label in context.items()}
+        groups, held = self.groups, self.held_out
         plain = {
-            "context": as_label(context) if isinstance(context, Real) else context,
+            "context": _context(self.context),
             "shown": float(self.shown),
             "groups": None if groups is None else _clusters(groups),
             "singles_seen": None if self.singles_seen is None else int(self.singles_seen),
@@ -102,7 +104,22 @@ class SplitOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain types; `SplitOptions(**options)` reads them back."""
         listed = None if self.held_out is None else list(self.held_out)
-        return asdict(self) | {"held_out": listed}
+        context = list(self.context) if isinstance(self.context, tuple) else self.context
+        return asdict(self) | {"held_out": listed, "context": context}
+
+
+def _context(named: Any) -> Any:  # noqa: ANN401
+    """Return the name of a context as text or as a mapping of text; several as a tuple."""
+    if named is None:
+        return None
+    if isinstance(named, Mapping):
+        return {str(key): as_label(label) for key, label in named.items()}
+    if isinstance(named, str | Real):
+        return as_label(named)
+    if not len(named):
+        msg = "context is empty; expected labels such as ['T cells'], or None to draw at random."
+        raise ValueError(msg)
+    return tuple(map(_context, named))
 
 
 def _labels(named: Sequence[str]) -> tuple[str, ...]:
