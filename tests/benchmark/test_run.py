@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.benchmark import TRIVIAL, Method, Record, Results, Study, run
-from scvi_perturb.predictors import Additive, NoChange
+from scvi_perturb.benchmark import TRIVIAL, Method, Record, Results, Study, Task, run
+from scvi_perturb.data import SplitOptions
+from scvi_perturb.predictors import Additive, ContextMean, NoChange
 from tests._source import ROOT
 from tests.benchmark._world import TASK
 
@@ -209,3 +211,60 @@ def test_strata_divide_the_conditions(results):
         results.strata("size")
     with pytest.raises(ValueError, match="at least one stratum"):
         results.strata("effect", n=0)
+
+
+def _often_faulty(setting):
+    if not FAULTS:
+        return NoChange(profile=setting.profile)
+    FAULTS.pop()
+    return _faulty(setting)
+
+
+FAULTS: list[int] = []
+
+
+def test_what_failed_is_tried_again(tmp_path):
+    method = Method(name="shaky", make=_often_faulty)
+    FAULTS[:] = [1]
+    small = study(methods=(method,), max_folds=1)
+    assert run(small, tmp_path).status().set_index("method").loc["shaky", "status"] == "failed"
+    seen, tell = told()
+    assert run(small, tmp_path, progress=tell).status()["status"].eq("ok").all()
+    assert seen == [("shaky", 0)]
+
+
+def test_conditions_of_few_cells_are_scored_where_they_can_be(tmp_path):
+    found = run(study(tasks=(replace(TASK, max_cells=4),), max_folds=1), tmp_path)
+    frame = found.frame()
+    again = frame[frame["method"] == "replicate"]  # of two cells against two
+    assert "energy" in set(again["metric"])
+    assert "correlation_agreement" not in set(again["metric"])
+
+
+def _effects():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(12, 30))
+    values[7] = values[2]  # two conditions with equal effects
+    obs = pd.DataFrame({"perturbation": [f"p{i}" for i in range(12)]})
+    obs.index = [f"row{i}" for i in range(12)]
+    return AnnData(values, obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(30)]))
+
+
+class Nearest(ContextMean):
+    """Return the one visible effect that equals a held-out one."""
+
+    def _delta(self, request):
+        return self.deltas[next(c for c in self.deltas if str(c) in ("p2", "p7"))][()]
+
+
+def _nearest(setting):
+    return Nearest("all", profile=setting.profile)
+
+
+def test_equal_effects_of_two_conditions_are_no_leak(tmp_path):
+    task = Task(name="effects", load=_effects, kind="unseen_perturbation", values="effects",
+                fold_options=(SplitOptions(held_out=["p7"]),))  # fmt: skip
+    method = Method(name="nearest", make=_nearest, values=("effects",))
+    found = run(Study(tasks=(task,), methods=(method,), seeds=(0,)), tmp_path)
+    assert (found.status()["status"] == "ok").all()
+    assert found.frame().set_index("metric").loc["nmse", "value"] == pytest.approx(0, abs=1e-9)

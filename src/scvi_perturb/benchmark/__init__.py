@@ -12,8 +12,9 @@ from scvi_perturb.benchmark._models import model_method
 from scvi_perturb.benchmark._record import Record
 from scvi_perturb.benchmark._report import write_report
 from scvi_perturb.benchmark._results import Results
-from scvi_perturb.benchmark._run import run
+from scvi_perturb.benchmark._run import missing_jobs, run
 from scvi_perturb.benchmark._study import Study
+from scvi_perturb.benchmark._study_file import StudyFile, read_study
 from scvi_perturb.benchmark._summary import summarize
 from scvi_perturb.benchmark._task import Task
 from scvi_perturb.benchmark._trial import Trial
@@ -28,13 +29,16 @@ __all__ = [
     "Results",
     "Setting",
     "Study",
+    "StudyFile",
     "Task",
     "Trial",
     "evaluate",
     "markdown_table",
     "markdown_tables",
+    "missing_jobs",
     "model_method",
     "peak_memory",
+    "read_study",
     "reset_peak_memory",
     "run",
     "summarize",

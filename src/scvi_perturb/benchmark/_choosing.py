@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _KEY_COUNTS: Final = (
+    "nmse_vs_no_change",
     "nmse_unbiased",
     "cosine_delta_control",
     "cosine_delta",

@@ -92,8 +92,11 @@ def judge(trial: Trial, method: Method) -> Record:
         answered = time.perf_counter()
         peak = peak_memory() - before
         found = _with_likelihood(predictor, found, trial)
-    except LeakError:
-        raise
+    except LeakError as error:
+        msg = f"{method.title}, task {task.name!r}: {error}"
+        raise LeakError(msg) from None
+    except SystemExit as error:  # what Lightning makes of an interruption while it trains
+        raise KeyboardInterrupt from error
     except (UnknownPerturbationError, SchemaError) as error:
         return replace(blank, status="refused", message=str(error))
     except Exception as error:  # one method's fault must not end the runs of the others

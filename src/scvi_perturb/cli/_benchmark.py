@@ -11,9 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from scvi_perturb.benchmark import run, write_report
-from scvi_perturb.benchmark._run import _missing
-from scvi_perturb.benchmark._study_file import StudyFile, read_study
+from scvi_perturb.benchmark import StudyFile, missing_jobs, read_study, run, write_report
 from scvi_perturb.cli._benchmark_tables import score_tables, trouble_lines
 from scvi_perturb.cli._options import BenchmarkOptions, UsageError
 
@@ -78,7 +76,7 @@ def _overruled(file: StudyFile, options: BenchmarkOptions) -> StudyFile:
 
 def _n_waiting(study: Study, out: Path, *, fresh: bool) -> int:
     """Return how many records are still to be made."""
-    jobs = [job for job in (_missing(one, out, fresh) for one in study.jobs()) if job is not None]
+    jobs = missing_jobs(study, out, fresh=fresh)
     return sum(len(job.methods) + job.replicate for job in jobs)
 
 
@@ -138,9 +136,6 @@ def _foreseen() -> Iterator[None]:
             "is kept. Run the same command with fewer --workers."
         )
         raise UsageError(msg) from error
-    except SystemExit as error:
-        # What Lightning makes of an interruption while it trains.
-        raise KeyboardInterrupt from error
 
 
 def _finish(results: Results, file: StudyFile, console: Console) -> int:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb.benchmark._quiet import quiet
 from scvi_perturb.cli._benchmark import benchmark
 from scvi_perturb.cli._check import check
 from scvi_perturb.cli._demo import demo
 from scvi_perturb.cli._options import BenchmarkOptions, DemoOptions, UsageError, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _, options = parse(arguments)
     console = Console()
     try:
-        with _quiet():
+        with quiet():
             if isinstance(options, BenchmarkOptions):
                 return benchmark(options, console)
             if isinstance(options, DemoOptions):
@@ -47,19 +45,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept = "what was finished is kept; the same command goes on."
         print(f"scvi-perturb: interrupted; {kept}", file=sys.stderr)
         return 130
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what packages say to programmers; what users need is printed."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi", "scvi_perturb")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

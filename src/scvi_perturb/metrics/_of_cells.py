@@ -48,6 +48,8 @@ _LOG1P = "log1p CP10k"
 _COMPONENTS = "log1p CP10k, in components"
 #: The best value depends on the data.
 _NAN = float("nan")
+#: Cells of which correlations between genes can be told.
+_TO_CORRELATE = 3
 
 
 def _cells(case: Comparison) -> tuple[Matrix, Matrix]:
@@ -91,6 +93,8 @@ def _zeros(case: Comparison) -> float:
 
 
 def _correlations(case: Comparison) -> float:
+    if min(cells.shape[0] for cells in _cells(case)) < _TO_CORRELATE:
+        return float("nan")
     return correlation_agreement(*_cells(case), genes=case.truth.variable_genes)
 
 
