@@ -9,15 +9,15 @@ import pytest
 from matplotlib.colors import to_hex
 
 import scvi_perturb as svp
-from scvi_perturb.benchmark import _drawing
-from scvi_perturb.benchmark._choosing import one_metric
-from scvi_perturb.benchmark._figures import (
+from scvi_perturb.benchmark._view import (
+    _drawing,
     calibration_curve,
     change_scatter,
     cost_dots,
     metric_values,
     score_bars,
 )
+from scvi_perturb.benchmark._view._choosing import one_metric
 from scvi_perturb.pl import _style
 from tests.benchmark._small_study import TASK, small_results
 

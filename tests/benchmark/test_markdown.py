@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from scvi_perturb.benchmark import Results
-from scvi_perturb.benchmark._choosing import _KEY_COUNTS, _KEY_EFFECTS, key_metrics, one_metric
-from scvi_perturb.benchmark._glossary import HELD_OUT, anchors, meaning
-from scvi_perturb.benchmark._markdown import markdown_table, markdown_tables
-from scvi_perturb.benchmark._reading import bound, number
-from scvi_perturb.benchmark._sheet import sheet
+from scvi_perturb.benchmark._view._choosing import (
+    _KEY_COUNTS,
+    _KEY_EFFECTS,
+    key_metrics,
+    one_metric,
+)
+from scvi_perturb.benchmark._view._glossary import HELD_OUT, anchors, meaning
+from scvi_perturb.benchmark._view._markdown import markdown_table, markdown_tables
+from scvi_perturb.benchmark._view._reading import bound, number
+from scvi_perturb.benchmark._view._sheet import sheet
 from scvi_perturb.data._splits import _KINDS
 from scvi_perturb.metrics import METRICS
 from tests.benchmark._small_study import TASK, small_results

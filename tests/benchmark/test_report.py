@@ -11,9 +11,9 @@ import pytest
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark import Results
-from scvi_perturb.benchmark._choosing import one_metric
-from scvi_perturb.benchmark._reading import number
-from scvi_perturb.benchmark._report import write_report
+from scvi_perturb.benchmark._view._choosing import one_metric
+from scvi_perturb.benchmark._view._reading import number
+from scvi_perturb.benchmark._view._report import write_report
 from tests.benchmark._small_study import TASK, small_results
 
 VOID = {"meta", "img", "br"}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from scvi_perturb.benchmark._cell_eval import to_cell_eval
 from scvi_perturb.benchmark._judge import evaluate
-from scvi_perturb.benchmark._markdown import markdown_table, markdown_tables
 from scvi_perturb.benchmark._memory import peak_memory, reset_peak_memory
 from scvi_perturb.benchmark._method import REPLICATE, Method, Setting
 from scvi_perturb.benchmark._model import ModelPredictor
 from scvi_perturb.benchmark._models import model_method
 from scvi_perturb.benchmark._record import Record
-from scvi_perturb.benchmark._report import write_report
 from scvi_perturb.benchmark._results import Results
 from scvi_perturb.benchmark._run import missing_jobs, run
 from scvi_perturb.benchmark._study import Study
@@ -19,6 +17,7 @@ from scvi_perturb.benchmark._summary import summarize
 from scvi_perturb.benchmark._task import Task
 from scvi_perturb.benchmark._trial import Trial
 from scvi_perturb.benchmark._trivial import TRIVIAL
+from scvi_perturb.benchmark._view import markdown_table, markdown_tables, write_report
 
 __all__ = [
     "REPLICATE",

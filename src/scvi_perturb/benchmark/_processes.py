@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.benchmark._job import records_of
 from scvi_perturb.benchmark._record import Record
 
 if TYPE_CHECKING:
@@ -60,8 +61,6 @@ def check_sendable(jobs: Sequence[Job]) -> None:
 
 
 def _write_records(job: Job, folder: Path) -> list[Path]:
-    from scvi_perturb.benchmark._run import records_of
-
     return [record.write(folder) for record in records_of(job)]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from scvi_perturb.benchmark._job import records_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -40,6 +42,4 @@ def records_by_ray(jobs: Sequence[Job]) -> Iterator[Record]:
 
 
 def _records(job: Job) -> list[Record]:
-    from scvi_perturb.benchmark._run import records_of
-
     return list(records_of(job))

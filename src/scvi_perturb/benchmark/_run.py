@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.benchmark._judge import judge, judge_replicate
+from scvi_perturb.benchmark._job import records_of
 from scvi_perturb.benchmark._method import REPLICATE
 from scvi_perturb.benchmark._processes import check_sendable, records_by_processes
-from scvi_perturb.benchmark._quiet import quiet
 from scvi_perturb.benchmark._ray import records_by_ray
 from scvi_perturb.benchmark._record import Record, fingerprint, record_path
 from scvi_perturb.benchmark._results import Results
-from scvi_perturb.benchmark._trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scvi_perturb.benchmark._method import Method
     from scvi_perturb.benchmark._study import Job, Study
 
     Progress = Callable[[Record], None]
 
-__all__ = ["missing_jobs", "records_of", "run"]
+__all__ = ["missing_jobs", "run"]
 
 
 def run(
@@ -102,16 +100,6 @@ def missing_jobs(study: Study, out: str | Path, *, fresh: bool = False) -> list[
     """
     found = (_missing(job, Path(out)) for job in study.jobs())
     return list(study.jobs()) if fresh else [job for job in found if job is not None]
-
-
-def records_of(job: Job) -> Iterator[Record]:
-    """Make the trial of a job and yield the record of each of its methods."""
-    with quiet():
-        trial = Trial.make(job.task, seed=job.seed, fold=job.fold)
-        if job.replicate:
-            yield judge_replicate(trial)
-        for method in job.methods:
-            yield judge(trial, method)
 
 
 def _missing(job: Job, folder: Path) -> Job | None:

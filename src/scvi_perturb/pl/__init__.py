@@ -5,7 +5,7 @@ Functions return Axes and show nothing.
 
 from __future__ import annotations
 
-from scvi_perturb.benchmark._figures import (
+from scvi_perturb.benchmark._view import (
     calibration_curve,
     change_scatter,
     cost_dots,

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._reading import direction
+from scvi_perturb.benchmark._view._reading import direction
 from scvi_perturb.metrics import METRICS
 
 __all__ = ["HELD_OUT", "SCORE", "anchors", "meaning"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scvi_perturb.benchmark._drawing import DARK
-from scvi_perturb.benchmark._reading import title_of
+from scvi_perturb.benchmark._view._drawing import DARK
+from scvi_perturb.benchmark._view._reading import title_of
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scvi_perturb.benchmark._reading import title_of
+from scvi_perturb.benchmark._view._reading import title_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

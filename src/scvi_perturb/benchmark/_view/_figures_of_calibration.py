@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.benchmark._choosing import records_of_task
-from scvi_perturb.benchmark._drawing import COLOURS, DARK, axes_of, tidy
-from scvi_perturb.benchmark._reading import ROLES, title_of
+from scvi_perturb.benchmark._view._choosing import records_of_task
+from scvi_perturb.benchmark._view._drawing import COLOURS, DARK, axes_of, tidy
+from scvi_perturb.benchmark._view._reading import ROLES, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

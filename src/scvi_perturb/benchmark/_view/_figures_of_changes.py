@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._choosing import records_of_task
-from scvi_perturb.benchmark._drawing import axes_of, mark, tidy
-from scvi_perturb.benchmark._reading import title_of
+from scvi_perturb.benchmark._view._choosing import records_of_task
+from scvi_perturb.benchmark._view._drawing import axes_of, mark, tidy
+from scvi_perturb.benchmark._view._reading import title_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._glossary import anchors, meaning
-from scvi_perturb.benchmark._html import element, safe, table
-from scvi_perturb.benchmark._reading import ROLES, UNDEFINED, direction, title_of
-from scvi_perturb.benchmark._sheet import sheet
+from scvi_perturb.benchmark._view._glossary import anchors, meaning
+from scvi_perturb.benchmark._view._html import element, safe, table
+from scvi_perturb.benchmark._view._reading import ROLES, UNDEFINED, direction, title_of
+from scvi_perturb.benchmark._view._sheet import sheet
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from scvi_perturb.benchmark._sheet import Cell, Line
+    from scvi_perturb.benchmark._view._sheet import Cell, Line
 
 __all__ = ["cost_table", "glossary", "metric_table"]
 

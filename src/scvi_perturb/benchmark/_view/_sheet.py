@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_perturb.benchmark._choosing import best_methods, one_metric, opponent, ordered, rows_of
-from scvi_perturb.benchmark._reading import bound, number, title_of
+from scvi_perturb.benchmark._view._choosing import (
+    best_methods,
+    one_metric,
+    opponent,
+    ordered,
+    rows_of,
+)
+from scvi_perturb.benchmark._view._reading import bound, number, title_of
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:

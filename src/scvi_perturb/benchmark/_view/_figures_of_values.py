@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._choosing import one_metric, opponent, rows_of
-from scvi_perturb.benchmark._drawing import WIDTH, Row, axes_of, draw_rows, height
-from scvi_perturb.benchmark._figure_words import draw_line, label_of, name_axis, write_title
-from scvi_perturb.benchmark._reading import direction, number, title_of
+from scvi_perturb.benchmark._view._choosing import one_metric, opponent, rows_of
+from scvi_perturb.benchmark._view._drawing import WIDTH, Row, axes_of, draw_rows, height
+from scvi_perturb.benchmark._view._figure_words import draw_line, label_of, name_axis, write_title
+from scvi_perturb.benchmark._view._reading import direction, number, title_of
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.benchmark._reading import ROLES
+from scvi_perturb.benchmark._view._reading import ROLES
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._choosing import one_metric, opponent
-from scvi_perturb.benchmark._drawing import WIDTH, height
-from scvi_perturb.benchmark._figures import (
-    calibration_curve,
-    change_scatter,
-    cost_dots,
-    metric_values,
-    score_bars,
-)
-from scvi_perturb.benchmark._html import element, picture
-from scvi_perturb.benchmark._reading import title_of
+from scvi_perturb.benchmark._view._choosing import one_metric, opponent
+from scvi_perturb.benchmark._view._drawing import WIDTH, height
+from scvi_perturb.benchmark._view._figures_of_calibration import calibration_curve
+from scvi_perturb.benchmark._view._figures_of_changes import change_scatter
+from scvi_perturb.benchmark._view._figures_of_cost import cost_dots
+from scvi_perturb.benchmark._view._figures_of_scores import score_bars
+from scvi_perturb.benchmark._view._figures_of_values import metric_values
+from scvi_perturb.benchmark._view._html import element, picture
+from scvi_perturb.benchmark._view._reading import title_of
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from scvi_perturb.benchmark import _report_figures as figures
-from scvi_perturb.benchmark._choosing import key_metrics, records_of_task, summary_of
-from scvi_perturb.benchmark._glossary import HELD_OUT, SCORE
-from scvi_perturb.benchmark._html import bullets, element, folded, page, safe
-from scvi_perturb.benchmark._reading import title_of, titles_of
-from scvi_perturb.benchmark._report_tables import cost_table, glossary, metric_table
-from scvi_perturb.benchmark._status import troubles, versions_of
+from scvi_perturb.benchmark._view import _report_figures as figures
+from scvi_perturb.benchmark._view._choosing import key_metrics, records_of_task, summary_of
+from scvi_perturb.benchmark._view._glossary import HELD_OUT, SCORE
+from scvi_perturb.benchmark._view._html import bullets, element, folded, page, safe
+from scvi_perturb.benchmark._view._reading import title_of, titles_of
+from scvi_perturb.benchmark._view._report_tables import cost_table, glossary, metric_table
+from scvi_perturb.benchmark._view._status import troubles, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

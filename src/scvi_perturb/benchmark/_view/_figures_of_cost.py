@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._drawing import COLOURS, height, tidy
-from scvi_perturb.benchmark._reading import title_of
+from scvi_perturb.benchmark._view._drawing import COLOURS, height, tidy
+from scvi_perturb.benchmark._view._reading import title_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

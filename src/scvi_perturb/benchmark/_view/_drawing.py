@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._reading import ROLES, number
+from scvi_perturb.benchmark._view._reading import ROLES, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scvi_perturb.benchmark._choosing import key_metrics, records_of_task, summary_of
-from scvi_perturb.benchmark._glossary import HELD_OUT, SCORE, anchors
-from scvi_perturb.benchmark._reading import UNDEFINED, direction, title_of, titles_of
-from scvi_perturb.benchmark._sheet import sheet
-from scvi_perturb.benchmark._status import troubles, versions_of
+from scvi_perturb.benchmark._view._choosing import key_metrics, records_of_task, summary_of
+from scvi_perturb.benchmark._view._glossary import HELD_OUT, SCORE, anchors
+from scvi_perturb.benchmark._view._reading import UNDEFINED, direction, title_of, titles_of
+from scvi_perturb.benchmark._view._sheet import sheet
+from scvi_perturb.benchmark._view._status import troubles, versions_of
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.benchmark._record import Record
     from scvi_perturb.benchmark._results import Results
-    from scvi_perturb.benchmark._sheet import Cell
+    from scvi_perturb.benchmark._view._sheet import Cell
 
 __all__ = ["markdown_table", "markdown_tables"]
 
