@@ -9,6 +9,7 @@ never measured.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ EC50S = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SLOPES = (0.5, 1.0, 2.0)
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FEATURE_SHARES = (0.0, 0.5, 0.9)
+#: Shares of the variance of components' vectors that all have in common.
+COMMON_SHARES = (0.0, 0.3, 0.6, 0.9)
 #: Conditions on which noise, features and dose curve are chosen: each trial is cubic in them.
 MAX_SEARCHED = 400
 
@@ -46,8 +49,8 @@ def fit_additive(
 ) -> AdditiveFit:
     """Fit the vectors of components.
 
-    Noise, the share of features and the dose curve are those with the least error when each
-    condition is left out in turn (in closed form).
+    Noise, the shares of features and of what all have in common, and the dose curve are those with
+    the least error when each condition is left out in turn (in closed form).
 
     Parameters
     ----------
@@ -71,25 +74,27 @@ def fit_additive(
     alike = _similarity(features, len(reference_dose))
     some = np.sort(np.random.default_rng(0).permutation(len(codes))[:MAX_SEARCHED])
     shares = FEATURE_SHARES if alike is not None and len(codes) > 3 else (0.0,)
+    commons = COMMON_SHARES if len(codes) > 3 else (0.0,)
     curves = [(k, h) for k in EC50S for h in SLOPES] if _has_doses(rows) else [(0.0, 1.0)]
     tried = []
     for log_ec50, slope in curves:
         design = _design(rows, reference_dose, log_ec50, float(np.log(slope)))
-        for share in shares:
-            kernel = _kernel(share, alike, len(reference_dose))
+        for common, share in product(commons, shares):
+            kernel = _kernel(common, share, alike, len(reference_dose))
             for level in NOISES if len(codes) > 3 else NOISES[:1]:
                 error, _ = _solve(design[some], kernel, mean[some], noise[some], level)
-                tried.append((error, log_ec50, float(np.log(slope)), share, level))
-    _, log_ec50, log_slope, share, level = min(tried)
+                tried.append((error, log_ec50, float(np.log(slope)), common, share, level))
+    _, log_ec50, log_slope, common, share, level = min(tried)
     design = _design(rows, reference_dose, log_ec50, log_slope)
-    _, vectors = _solve(design, _kernel(share, alike, len(reference_dose)), mean, noise, level)
+    kernel = _kernel(common, share, alike, len(reference_dose))
+    _, vectors = _solve(design, kernel, mean, noise, level)
     return AdditiveFit(torch.from_numpy(vectors).float(), log_ec50, log_slope)
 
 
-def _kernel(share: float, alike: np.ndarray | None, n_ids: int) -> np.ndarray:
-    """Return the prior covariance of components: their identities, and their features."""
+def _kernel(common: float, share: float, alike: np.ndarray | None, n_ids: int) -> np.ndarray:
+    """Return the prior covariance of components: what all share, identities, and features."""
     own = (1 - share) * np.eye(n_ids)
-    return own if alike is None else own + share * alike
+    return common + (1 - common) * (own if alike is None else own + share * alike)
 
 
 def _solve(
