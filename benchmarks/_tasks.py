@@ -137,7 +137,7 @@ def load_morphic() -> AnnData:
     adata = adata[known].copy()
     values = np.clip(np.asarray(adata.layers["z"], np.float64), -_MOST_Z, _MOST_Z)
     obs = adata.obs.assign(experiment=adata.obs_names.to_numpy())
-    return anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=adata.var_names))
+    return anndata.AnnData(values, obs=obs, var=adata.var[["symbol"]].copy())
 
 
 def morphic() -> Task:
@@ -154,6 +154,7 @@ def morphic() -> Task:
         context_keys=("experiment",),
         values="effects",
         features=gene_sets,
+        gene_names="symbol",
     )
 
 

@@ -60,9 +60,9 @@ def test_logs_where_counts_are_needed(trial, good):
     found = totals(evaluate(trial, logged))
     exact = totals(evaluate(trial, good))
     assert found["energy"] == pytest.approx(exact["energy"], abs=1e-6)
-    assert found["nmse_unbiased"] == pytest.approx(exact["nmse_unbiased"], abs=0.02)
+    assert found["nmse_vs_no_change"] == pytest.approx(exact["nmse_vs_no_change"], abs=0.02)
     logged.X.data[:3] = -1
-    with pytest.raises(SchemaError, match="negative values"):
+    with pytest.raises(SchemaError, match="negative or not finite"):
         evaluate(trial, logged)
 
 
@@ -70,7 +70,7 @@ def test_one_predicted_cell(trial, good):
     name = trial.requests["perturbation"][0]
     one = np.flatnonzero(named(good, name))[:1]
     rest = np.flatnonzero(~named(good, name))
-    with pytest.raises(SchemaError, match="has 1 cell of"):
+    with pytest.raises(SchemaError, match=r"has 1 cells of .* 400 were measured"):
         evaluate(trial, good[np.concatenate([one, rest])])
 
 

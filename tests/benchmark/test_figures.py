@@ -69,8 +69,8 @@ def with_model(summary, metric: str, changes: dict[str, object]):
 
 def test_scores_stand_between_trivial_and_replicate(summary):
     given = {"u": 0.1, "s": 0.6, "s_low": 0.4, "s_high": 0.9, "u_low": 0.0, "u_high": 0.2}
-    table = with_model(summary, "nmse_unbiased", given)
-    ax = score_bars(table, task=TASK, metric="nmse_unbiased", titles={"mine": "My model"})
+    table = with_model(summary, "nmse_vs_no_change", given)
+    ax = score_bars(table, task=TASK, metric="nmse_vs_no_change", titles={"mine": "My model"})
     found = marks(ax)
     assert found["My model"] == (0.6, "o")
     assert found["latent additive"] == (0.0, "D")
@@ -85,8 +85,8 @@ def test_scores_stand_between_trivial_and_replicate(summary):
 
 
 def test_methods_come_by_role_with_the_best_first(summary):
-    table = with_model(summary, "nmse_unbiased", {"s": 0.6})
-    ax = score_bars(table, task=TASK, metric="nmse_unbiased")
+    table = with_model(summary, "nmse_vs_no_change", {"s": 0.6})
+    ax = score_bars(table, task=TASK, metric="nmse_vs_no_change")
     labels = [label.get_text() for label in ax.get_yticklabels()]
     roles = ["models", "trivial: cells", "trivial: means"]
     assert [label for label in labels if label in roles] == roles
@@ -97,8 +97,8 @@ def test_methods_come_by_role_with_the_best_first(summary):
 
 
 def test_a_score_far_away_is_an_arrow_with_its_number(summary):
-    table = with_model(summary, "nmse_unbiased", {"s": -40.0, "s_low": -1e14, "s_high": -30.0})
-    ax = score_bars(table, task=TASK, metric="nmse_unbiased")
+    table = with_model(summary, "nmse_vs_no_change", {"s": -40.0, "s_low": -1e14, "s_high": -30.0})
+    ax = score_bars(table, task=TASK, metric="nmse_vs_no_change")
     place, marker = marks(ax)["mine"]
     assert marker == "<"
     assert place == ax.get_xlim()[0] > -2
@@ -115,8 +115,8 @@ def test_a_metric_without_scores_is_drawn_in_its_own_units(summary):
 
 
 def test_a_method_without_a_score_says_so(summary):
-    table = with_model(summary, "nmse_unbiased", {"s": np.nan, "n_conditions": 1, "u": 0.25})
-    ax = score_bars(table, task=TASK, metric="nmse_unbiased")
+    table = with_model(summary, "nmse_vs_no_change", {"s": np.nan, "n_conditions": 1, "u": 0.25})
+    ax = score_bars(table, task=TASK, metric="nmse_vs_no_change")
     total = int(table["n_conditions"].max())
     label = f"mine (1 of {total})"
     assert label not in marks(ax)
@@ -135,14 +135,14 @@ def test_values_stand_beside_trivial_and_replicate(summary):
 
 
 def test_one_value_far_away_does_not_hide_the_others(summary):
-    table = with_model(summary, "nmse_unbiased", {"u": 1e6, "u_low": 1e5, "u_high": 1e7})
-    ax = metric_values(table, task=TASK, metric="nmse_unbiased")
+    table = with_model(summary, "nmse_vs_no_change", {"u": 1e6, "u_low": 1e5, "u_high": 1e7})
+    ax = metric_values(table, task=TASK, metric="nmse_vs_no_change")
     assert ax.get_xlim()[1] < 100
     assert marks(ax)["mine"][1] == ">"
 
 
 def test_labels_do_not_overlap(summary):
-    ax = score_bars(summary, task=TASK, metric="nmse_unbiased")
+    ax = score_bars(summary, task=TASK, metric="nmse_vs_no_change")
     ax.figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -234,5 +234,5 @@ def test_what_is_not_there_is_refused(summary, records, draw, message):
 
 def test_figures_are_public_and_in_the_colours_of_the_package(summary):
     _, ax = plt.subplots()
-    assert svp.pl.score_bars(summary, task=TASK, metric="nmse_unbiased", ax=ax) is ax
+    assert svp.pl.score_bars(summary, task=TASK, metric="nmse_vs_no_change", ax=ax) is ax
     assert set(_drawing.COLOURS) == set(_style._COLOURS)

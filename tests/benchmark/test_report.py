@@ -98,7 +98,7 @@ def test_undefined_numbers_are_hyphens(page):
 
 
 def test_values_scores_and_who_is_best(results, written):
-    rows = one_metric(results.summary(), TASK, "nmse_unbiased").set_index("method")
+    rows = one_metric(results.summary(), TASK, "nmse_vs_no_change").set_index("method")
     best = rows.loc["latent_additive"]
     assert f'<td class="best opponent"><span class="value">{number(best.u)}</span>' in written
     score = number(rows.loc["no_change", "s"])
@@ -116,7 +116,7 @@ def test_the_page_says_what_was_held_out_and_with_what(page):
 
 def test_figures_are_in_the_page_and_nothing_stays_open(results, page, tmp_path):
     shown = {value for name, value in page.attributes if name == "alt"}
-    assert "Scores of methods: nmse, unbiased" in shown
+    assert "Scores of methods: nmse / no change" in shown
     assert "Changes of genes by latent additive" in shown
     assert {"Calibration of cells", "Cost of methods"} <= shown
     assert not plt.get_fignums()

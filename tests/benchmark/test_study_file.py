@@ -272,3 +272,29 @@ def test_a_table_of_other_names_is_refused():
     (task,) = read(TASK + 'features = { table = "table.csv" }').study.tasks
     with pytest.raises(SchemaError, match=r"no row of a perturbation.*'TP53'"):
         task.features(task.load())
+
+
+def test_clusters_and_names_of_genes(screen):
+    adata = screen.copy()
+    label = adata.obs["perturbation"].astype(str)
+    adata.obs["family"] = ["none" if "control" in x else "+".join(x.split("+")[:1]) for x in label]
+    adata.obs["mixed"] = np.where(np.arange(adata.n_obs) % 2, "x", "y")
+    adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
+    adata.write_h5ad("screen.h5ad")
+    (task,) = read(TASK + 'groups = "family"\ngene_names = "symbol"\n').study.tasks
+    assert task.gene_names == "symbol"
+    assert task.options.groups["pert_02"] == "pert_02"
+    with pytest.raises(SchemaError, match=r"groups.*one label a perturbation"):
+        read(TASK + 'groups = "mixed"\n')
+    with pytest.raises(SchemaError, match=r"gene_names.*column of var 'symbols'"):
+        read(TASK + 'gene_names = "symbols"\n')
+    with pytest.raises(SchemaError, match=r"shown.*context_transfer"):
+        read(TASK + "shown = 0.1\n")
+
+
+def test_a_share_of_what_is_held_out_is_shown():
+    text = TASK.replace("unseen_perturbation", "context_transfer")
+    (task,) = read(text + 'context_keys = ["cell_type"]\nshown = 0.3\n').study.tasks
+    assert task.options.shown == 0.3
+    with pytest.raises(SchemaError, match="a share, from 0 to below 1"):
+        read(text + 'context_keys = ["cell_type"]\nshown = 2\n')

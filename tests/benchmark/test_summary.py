@@ -96,13 +96,26 @@ def test_only_where_all_are_defined():
     found = table(
         rows("ours", "model", [1.0, np.nan, 1.0]),
         rows("mean", "mean", [2.0, 9.0, 2.0]),
-        rows("choosy", "mean", [0.1, np.nan, np.nan]),
         rows("replicate", "replicate", [0.5, 0.5, np.nan]),
     ).loc["nmse"]
     assert found.loc["ours", "n_conditions"] == 2
-    assert found.loc["ours", "best_trivial"] == "mean"  # the choosy one has no answer to c2
-    assert (found.loc["ours", "b"], found.loc["ours", "r"]) == (2.0, 0.5)
+    assert (found.loc["ours", "b"], found.loc["ours", "r"]) == (2.0, 0.5)  # over c0 alone
     assert found.loc["ours", "s"] == pytest.approx(1 / 1.5)
+
+
+def test_an_opponent_that_refuses_some_is_still_one():
+    """What it leaves open is filled in from the best that answers all."""
+    found = table(
+        rows("ours", "model", [1.0, 1.0, 1.0]),
+        rows("mean", "mean", [2.0, 2.0, 2.0]),
+        rows("worse", "mean", [3.0, 3.0, 3.0]),
+        rows("choosy", "mean", [0.5, 0.5, np.nan]),
+        rows("replicate", "replicate", [0.2, 0.2, 0.2]),
+    ).loc["nmse"]
+    assert found.loc["ours", "best_trivial"] == "choosy"
+    assert found.loc["ours", "b"] == pytest.approx((0.5 + 0.5 + 2.0) / 3)
+    assert found.loc["choosy", "u"] == 0.5  # its own value is over what it answered
+    assert found.loc["choosy", "s"] == 0
 
 
 def test_no_score_without_room_or_replicate():

@@ -19,4 +19,4 @@ def test_table(tmp_path, capsys):
     total = sum(value for name, value in seconds.items() if not name.startswith("peak"))
     written = float(re.search(r"\*\*all\*\* \| \*\*(\d+)\*\*", text)[1])
     assert written == pytest.approx(total, abs=0.51)
-    assert {"nmse_unbiased", "de_jaccard", "energy", "crps"} <= set(seconds)
+    assert {"nmse_vs_no_change", "de_jaccard", "energy", "crps"} <= set(seconds)

@@ -37,12 +37,14 @@ def test_a_model_is_judged_as_a_method(case, tmp_path):
     status = results.status().set_index("method").loc["small"]
     assert status["status"] == "ok", status["message"]
     found = results.frame().query("method == 'small'").groupby("metric")["value"].mean()
-    assert {"nmse_unbiased", "energy", "pit_ece", "effect_coverage_90", "nll"} <= set(found.index)
-    assert np.isfinite(found[["nmse_unbiased", "energy", "pit_ece", "nll"]]).all()
+    assert {"nmse_vs_no_change", "energy", "pit_ece", "effect_coverage_90", "nll"} <= set(
+        found.index
+    )
+    assert np.isfinite(found[["nmse_vs_no_change", "energy", "pit_ece", "nll"]]).all()
     cost = results.cost().iloc[0]
     assert cost["n_parameters"] > 0
     assert cost["trained_per_second"] > 0
-    assert cost["n_predicted"] == results.frame().drop_duplicates("condition")["n_cells"].sum()
+    assert cost["n_predicted"] == TASK.max_cells * results.frame()["condition"].nunique()
 
 
 def test_a_model_is_fitted_on_visible_cells_alone(case):

@@ -94,9 +94,9 @@ def test_every_metric_is_described(metric):
     assert metric.title
     assert metric.units
     assert metric.paper
-    assert metric.direction in {"higher", "lower", "nearer"}
+    assert metric.direction in {"higher", "lower", "nearer", "none"}
     assert metric.needs in {"means", "cells", "spread", "likelihood"}
-    assert np.isfinite(metric.best) or metric.direction == "lower"
+    assert np.isfinite(metric.best) or metric.direction in {"lower", "none"}
 
 
 @pytest.mark.parametrize("name", sorted(set(METRICS) - set(UNORDERED)))
@@ -139,7 +139,15 @@ def test_spoilt_predictions_score_worse(world, truths, replicates):
 
     tripled = spoilt(np.maximum(control + 3 * (again.mean(0) - control.mean(0)), 0))
     for bad in (tripled, spoilt(np.log1p(again))):
-        for name in ("nmse", "nmse_unbiased", "wmse", "energy", "energy_score", "crps", "pit_ece"):
+        for name in (
+            "nmse",
+            "nmse_vs_no_change",
+            "wmse",
+            "energy",
+            "energy_score",
+            "crps",
+            "pit_ece",
+        ):
             assert METRICS[name].loss(bad[name]) > METRICS[name].loss(good[name]), name
     identical = spoilt(np.repeat(again.mean(0)[None], N, axis=0))
     assert identical["variance_ratio"] < 0.01

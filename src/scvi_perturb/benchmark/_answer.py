@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,10 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.benchmark._leaks import refuse_copies
+from scvi_perturb.benchmark._leaks import refuse_copied_cells, refuse_copied_profiles
 from scvi_perturb.data._counts import check_raw_counts
 from scvi_perturb.data._keys import row_codes
-from scvi_perturb.metrics import Population
+from scvi_perturb.metrics import Population, log_normalize
 from scvi_perturb.predictors import CellPredictor
 from scvi_perturb.predictors._requests import parse_requests
 
@@ -26,84 +26,96 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark._trial import Trial
     from scvi_perturb.predictors import Predictor
 
-__all__ = ["ask", "read_cells", "read_means"]
+__all__ = ["Answer", "ask", "read_cells", "read_means"]
 
 
-def ask(predictor: Predictor, trial: Trial) -> list[Population | None]:
-    """Return what a fitted method predicts for each case of a trial; None where it refuses.
+@dataclass(frozen=True)
+class Answer:
+    """What a method returned for a trial, or for one condition of it; nothing if it refused."""
 
-    Methods with `sample` are judged by as many cells as were measured, the others by their means.
-    The standard error of the mean change is taken from `predict` where the method states one.
-    A method that refuses the whole request is asked for one condition at a time.
+    trial: Trial
+    cells: AnnData | None = None
+    means: AnnData | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is no answer."""
+        return self.cells is None and self.means is None
+
+    def read(self) -> list[Population | None]:
+        """Return one population a case; None where the method refused.
+
+        The mean of a method that has both is what it predicts, not that of the cells it draws,
+        which has their sampling noise besides; unless what it predicts is no pseudobulk.
+
+        Raises
+        ------
+        SchemaError
+            If the answer is not to what was asked, or not in the units it says.
+        LeakError
+            If held-out cells or profiles are in it.
+        """
+        if self.refused:
+            return [None] * len(self.trial.cases)
+        found = [] if self.cells is None else read_cells(self.cells, self.trial)
+        means = [] if self.means is None else read_means(self.means, self.trial)
+        if found and means and _is_pseudobulk(self.means):
+            found = [
+                replace(cells, mean=mean.mean, mean_variance=0.0, effect_std=mean.effect_std)
+                for cells, mean in zip(found, means, strict=True)
+            ]
+        populations = found or means
+        refuse_copied_profiles(populations, self.trial)
+        return [*populations]
+
+
+def ask(predictor: Predictor, trial: Trial) -> list[Answer]:
+    """Return what a fitted method answers.
+
+    Methods with `sample` are judged by cells, and all by the means that they predict. A method
+    that refuses the whole request is asked for one condition at a time. All are asked for the same
+    number of cells, so that it tells nothing of what was measured.
 
     Raises
     ------
     UnknownPerturbationError, SchemaError
         If it refuses every condition.
-    SchemaError
-        If the answer is not to what was asked, or not in the units it says.
-    LeakError
-        If held-out cells or profiles are in it.
     """
     try:
-        answers: list[_Answer | None] = [_Answer.of(predictor, trial)]
-        parts = [trial]
+        return [_answer(predictor, trial)]
     except (UnknownPerturbationError, SchemaError) as refusal:
-        parts = [_single(trial, i) for i in range(len(trial.cases))]
-        answers = [_answer_or_none(predictor, part) for part in parts]
-        if all(answer is None for answer in answers):
+        answers = [_answer_or_none(predictor, _single(trial, i)) for i in range(len(trial.cases))]
+        if all(answer.refused for answer in answers):
             raise refusal from None
-    found: list[Population | None] = []
-    for answer, part in zip(answers, parts, strict=True):
-        if answer is None:
-            found.append(None)
-        else:
-            populations = answer.read(part)
-            refuse_copies(populations, part)
-            found += populations
-    return found
+        return answers
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What a method returned: cells and, where it states their error, means; or means alone."""
-
-    cells: AnnData | None
-    means: AnnData | None
-
-    @classmethod
-    def of(cls, predictor: Predictor, trial: Trial) -> Self:
-        if trial.task.values == "effects" or not isinstance(predictor, CellPredictor):
-            return cls(None, predictor.predict(trial.requests))
-        most = max((case.n_cells for case in trial.cases), default=1)
-        cells = predictor.sample(trial.requests, n_samples=max(most, 2), seed=trial.seed)
-        stated = getattr(predictor, "states_error", False)
-        return cls(cells, predictor.predict(trial.requests) if stated else None)
-
-    def read(self, trial: Trial) -> list[Population]:
-        if self.cells is None:
-            return read_means(self.means, trial) if self.means is not None else []
-        found = read_cells(self.cells, trial)
-        if self.means is None:
-            return found
-        stated = read_means(self.means, trial)
-        return [
-            replace(cells, effect_mean=mean.mean, effect_std=mean.effect_std)
-            for cells, mean in zip(found, stated, strict=True)
-        ]
+def _answer(predictor: Predictor, trial: Trial) -> Answer:
+    means = predictor.predict(trial.requests)
+    if trial.task.values == "effects" or not isinstance(predictor, CellPredictor):
+        return Answer(trial, None, means)
+    n_samples = trial.task.max_cells
+    return Answer(
+        trial, predictor.sample(trial.requests, n_samples=n_samples, seed=trial.seed), means
+    )
 
 
-def _answer_or_none(predictor: Predictor, trial: Trial) -> _Answer | None:
+def _answer_or_none(predictor: Predictor, trial: Trial) -> Answer:
     try:
-        return _Answer.of(predictor, trial)
+        return _answer(predictor, trial)
     except (UnknownPerturbationError, SchemaError):
-        return None
+        return Answer(trial)
 
 
 def _single(trial: Trial, i: int) -> Trial:
     """Return the trial with one of its conditions alone."""
     requests = trial.requests.iloc[[i]].reset_index(drop=True)
     return replace(trial, requests=requests, cases=(trial.cases[i],))
+
+
+def _is_pseudobulk(means: AnnData | None) -> bool:
+    made = {} if means is None else means.uns.get(UNS_KEY, {})
+    return made.get("profile", "pseudobulk") == "pseudobulk"
 
 
 def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
@@ -120,34 +132,35 @@ def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
 
     Returns
     -------
-    As many predicted cells of each case as were measured; all, where fewer were predicted.
+    As many predicted cells of each case as were measured, a random choice of them.
 
     Raises
     ------
     SchemaError
-        If conditions are missing or were not asked for, genes differ, or values are neither.
+        If conditions are missing or were not asked for, there are fewer cells than were measured,
+        genes differ, or values are neither.
+    LeakError
+        If held-out cells are among them.
     """
     answer = _with_genes(answer, trial)
     logged = str(answer.uns.get(UNS_KEY, {}).get("units", "counts")).startswith("log1p")
     values = answer.X
-    if not logged:
+    if logged:
+        _check_logged(values)
+    else:
         check_raw_counts(values, where="the prediction's X")
-    elif np.min(values.data if sparse.issparse(values) else values) < 0:
-        msg = (
-            "Predicted cells have negative values; expected log1p of counts per 10,000, which are "
-            "0 or more. Clip them, or predict counts."
-        )
-        raise SchemaError(msg)
     found = []
     for case, rows in zip(trial.cases, _rows_of_cases(answer.obs, trial), strict=True):
-        wanted = rows[: max(case.n_cells, 2)]
-        if len(wanted) < 2:
+        wanted = max(case.n_cells, 2)
+        if len(rows) < wanted:
             msg = (
-                f"The prediction has {len(wanted)} cell of {case.name!r}; a population needs at "
-                "least 2. Sample more cells."
+                f"The prediction has {len(rows)} cells of {case.name!r}, of which {wanted} were "
+                f"measured. Predict at least as many; {trial.task.max_cells} always suffice."
             )
             raise SchemaError(msg)
-        taken = values[wanted]
+        refuse_copied_cells(values[rows] if logged else log_normalize(values[rows]), case, trial)
+        chosen = np.random.default_rng(trial.seed).choice(rows, wanted, replace=False)
+        taken = values[np.sort(chosen)]
         found.append(
             Population.from_cells(taken, profile="pseudobulk")
             if logged
@@ -156,21 +169,33 @@ def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
     return found
 
 
+def _check_logged(values: Any) -> None:  # noqa: ANN401
+    stored = values.data if sparse.issparse(values) else np.asarray(values)
+    if not np.isfinite(stored).all() or stored.min(initial=0.0) < 0:
+        msg = (
+            "Predicted cells have values that are negative or not finite; expected log1p of counts "
+            "per 10,000, which are 0 or more. Clip them, or predict counts."
+        )
+        raise SchemaError(msg)
+
+
 def read_means(answer: AnnData, trial: Trial) -> list[Population]:
     """Return predicted means, one row a condition, as one population a case.
 
     Raises
     ------
     SchemaError
-        If conditions are missing, come twice or were not asked for, genes differ, or a value is
-        not finite.
+        If conditions are missing, come twice or were not asked for, genes differ, a value is not
+        finite, or a standard error is not finite or negative.
     """
     answer = _with_genes(answer, trial)
     values = np.asarray(_dense(answer.X), np.float64)
     if not np.isfinite(values).all():
         msg = "Predicted means have values that are not finite; expected a number for every gene."
         raise SchemaError(msg)
-    spread = answer.layers.get("std")
+    spread = answer.layers.get("std") if "std" in answer.layers else None
+    if spread is not None:
+        _check_spread(spread)
     found = []
     for case, rows in zip(trial.cases, _rows_of_cases(answer.obs, trial), strict=True):
         if len(rows) > 1:
@@ -179,6 +204,16 @@ def read_means(answer: AnnData, trial: Trial) -> list[Population]:
         std = None if spread is None else np.asarray(_dense(spread[rows[0]]), np.float64).ravel()
         found.append(Population(values[rows[0]], effect_std=std))
     return found
+
+
+def _check_spread(spread: Any) -> None:  # noqa: ANN401
+    stated = np.asarray(_dense(spread))
+    if not np.isfinite(stated).all() or stated.min(initial=0.0) < 0:
+        msg = (
+            "Stated standard errors (layer 'std') are negative or not finite; expected a number of "
+            "0 or more for every gene. State none rather than some."
+        )
+        raise SchemaError(msg)
 
 
 def _rows_of_cases(obs: pd.DataFrame, trial: Trial) -> list[NDArray[np.intp]]:

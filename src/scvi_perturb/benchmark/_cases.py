@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.benchmark._case import Case
+from scvi_perturb.benchmark._panels import with_panels
 from scvi_perturb.benchmark._task import matrix_of
 from scvi_perturb.benchmark._training import Training
 from scvi_perturb.benchmark._truths import CellTruths, Described, effect_truth
@@ -16,53 +17,15 @@ from scvi_perturb.data._annotation import read_annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from scvi_perturb.benchmark._task import Task
     from scvi_perturb.data import Split
     from scvi_perturb.data._annotation import Annotation
     from scvi_perturb.data._condition import Condition
     from scvi_perturb.features import PerturbationFeatures
-    from scvi_perturb.metrics import Comparison, Space, Truth
+    from scvi_perturb.metrics import Space
 
-__all__ = ["Case", "held_out_cases"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One held-out condition in one context.
-
-    Parameters
-    ----------
-    name
-        The condition and its context.
-    truth
-        The condition as it was measured; None if it has too few cells to be scored.
-    replicate
-        One half of its cells as the prediction of the other half; None without cells.
-    about
-        What readers group conditions by: `perturbation`, `context`, `n_cells`, `n_seen`
-        (components of the condition measured alone in training), `effect` (size of the true
-        change, freed of noise), `agreement` (Pearson correlation of the changes of two halves of
-        its cells, each against a half of the controls), `feature_distance` (mean over its
-        components of the distance to the nearest training perturbation, see
-        `PerturbationFeatures.nearest`; 0 for a trained one), `context_distance` (Euclidean, of
-        its control profile to the nearest of a context with training perturbations).
-    rows
-        Its cells among those of `Trial.answers`.
-    """
-
-    name: str
-    truth: Truth | None
-    replicate: Comparison | None
-    about: dict[str, Any]
-    rows: NDArray[np.intp]
-
-    @property
-    def n_cells(self) -> int:
-        """Number of real cells that are compared, and so of cells to predict."""
-        cells = None if self.truth is None else self.truth.observed.cells
-        return 0 if cells is None else int(cells.shape[0])
+__all__ = ["held_out_cases"]
 
 
 def held_out_cases(
@@ -93,7 +56,7 @@ def held_out_cases(
     columns = [*task.keys.columns.values(), *task.context_keys]
     requests = adata.obs.iloc[[row[0] for row in rows]][columns].reset_index(drop=True)
     training = Training(task, visible, features)
-    genes = pd.Index(adata.var_names.astype(str))
+    genes = _gene_names(task, adata)
     values = matrix_of(adata, task.layer)
     cells = CellTruths(task, visible, space, seed) if task.values == "counts" else None
     cases = []
@@ -103,7 +66,6 @@ def held_out_cases(
         about |= {"n_cells": len(row)} | training.distances(condition, tuple(context.values()))
         told = Described(
             name=name,
-            panel=about["context"] if cells is not None else "",
             own_genes=tuple(np.flatnonzero(genes.isin(condition.names)).tolist()),
             centre=training.centre(tuple(context.values())),
         )
@@ -113,7 +75,25 @@ def held_out_cases(
             else cells.make(values, row, context, told)
         )
         cases.append(Case(name, truth, replicate, about | more, place))
-    return requests, tuple(cases)
+    _check_names([case.name for case in cases])
+    return requests, with_panels(cases, by_context=cells is not None)
+
+
+def _gene_names(task: Task, adata: AnnData) -> pd.Index:
+    """Return the names by which perturbations call genes, in the order of the screen."""
+    if task.gene_names is None:
+        return pd.Index(adata.var_names.astype(str))
+    if task.gene_names not in adata.var:
+        msg = f"var has no column {task.gene_names!r}; it has {sorted(map(str, adata.var))}."
+        raise SchemaError(msg)
+    return pd.Index(adata.var[task.gene_names].astype(str))
+
+
+def _check_names(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"Held-out conditions have the same name: {twice[:3]}; tell them apart by a column."
+        raise SchemaError(msg)
 
 
 def _of_group(annotation: Annotation, group: int) -> tuple[Condition, dict[str, str]]:
@@ -130,5 +110,7 @@ def _described(
         parts.append("dose " + "+".join(f"{part.dose:g}" for part in condition.components))
     if task.keys.time and condition.time is not None:
         parts.append(f"time {condition.time:g}")
+    if task.keys.kind:
+        parts.append("+".join(part.kind for part in condition.components))
     name = " | ".join([*parts, *context.values()])
     return name, {"perturbation": label, "context": ", ".join(context.values())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark._answer import ask, read_cells, read_means
 from scvi_perturb.benchmark._curves import curves
-from scvi_perturb.benchmark._leaks import refuse_copies
+from scvi_perturb.benchmark._leaks import refuse_copied_profiles
 from scvi_perturb.benchmark._memory import peak_memory, reset_peak_memory
 from scvi_perturb.benchmark._method import REPLICATE, Setting
 from scvi_perturb.benchmark._record import Record, fingerprint, versions
@@ -58,7 +59,7 @@ def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.Data
         If held-out cells or profiles are in the prediction.
     """
     found = read_cells(predicted, trial) if cells else read_means(predicted, trial)
-    refuse_copies(found, trial)
+    refuse_copied_profiles(found, trial)
     return score_populations(found, trial)[0]
 
 
@@ -73,8 +74,15 @@ def judge(trial: Trial, method: Method) -> Record:
     LeakError
         If held-out cells are in the answer.
     """
-    task = trial.task
     blank = _blank(trial, method)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.filterwarnings("always", category=UserWarning, module=r"scvi_perturb\.")
+        record = _judged(trial, method, blank)
+    return replace(record, warnings=sorted({str(one.message) for one in seen}))
+
+
+def _judged(trial: Trial, method: Method, blank: Record) -> Record:
+    task = trial.task
     setting = Setting(task.kind, task.values, trial.features, trial.seed)
     before = reset_peak_memory()
     try:
@@ -88,10 +96,12 @@ def judge(trial: Trial, method: Method) -> Record:
             layer=task.layer,
         )
         fitted = time.perf_counter()
-        found = ask(predictor, trial)
+        answers = ask(predictor, trial)
         answered = time.perf_counter()
         peak = peak_memory() - before
+        found = [population for answer in answers for population in answer.read()]
         found = _with_likelihood(predictor, found, trial)
+        frame, cases = score_populations(found, trial)
     except LeakError as error:
         msg = f"{method.title}, task {task.name!r}: {error}"
         raise LeakError(msg) from None
@@ -106,10 +116,9 @@ def judge(trial: Trial, method: Method) -> Record:
         "predict_seconds": answered - fitted,
         "peak_mib": peak,
         "n_trained": float(trial.visible.n_obs),
-        "n_predicted": float(sum(p.cells.shape[0] for p in found if p and p.cells is not None)),
+        "n_predicted": float(sum(a.cells.n_obs for a in answers if a.cells is not None)),
         "n_parameters": float(getattr(predictor, "n_parameters", np.nan)),
     }
-    frame, cases = score_populations(found, trial)
     done = replace(blank, scores=_columns(frame), cost=cost, curves=curves(cases))
     refused = [case.name for p, case in zip(found, trial.cases, strict=True) if p is None]
     if not refused:

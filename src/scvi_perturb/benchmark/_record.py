@@ -38,6 +38,8 @@ class Record:
     status, message
         "ok"; "partial": the method refused some conditions, of which it knows too little;
         "refused": all of them; "failed": it raised something else. The message says why.
+    warnings
+        What this package warned of while the method was fitted and asked.
     scores
         Columns of the table of scores: `condition`, `metric`, `numerator`, `denominator`.
     conditions
@@ -60,6 +62,7 @@ class Record:
     fingerprint: str
     status: Literal["ok", "partial", "refused", "failed"] = "ok"
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
     scores: dict[str, list[Any]] = field(default_factory=dict)
     conditions: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
@@ -133,4 +136,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+    """Return the name of a function; with its code where the name does not tell it from others."""
+    name = f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+    code = getattr(function, "__code__", None)
+    if code is None or not ("<lambda>" in name or "<locals>" in name):
+        return name
+    return f"{name}:{code.co_code.hex()}:{code.co_consts}:{code.co_names}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.benchmark._record import Record
+from scvi_perturb.benchmark._record import Record, fingerprint
 from scvi_perturb.benchmark._strata import CLEAR, strata_of
 from scvi_perturb.benchmark._summary import summarize
 
@@ -29,7 +29,7 @@ class Results:
     folder
         Folder that `run` wrote to.
     study
-        What was run; with it, only what belongs to it is read, in its order. None reads all.
+        What was run; with it, only what was made by its definitions is read. None reads all.
     """
 
     folder: Path
@@ -46,10 +46,11 @@ class Results:
         found = [Record.read(p) for p in sorted((Path(self.folder) / "records").glob("*/*/*.json"))]
         if self.study is not None:
             wanted = {
-                (job.task.name, job.seed, job.fold): {"replicate", *(m.name for m in job.methods)}
+                fingerprint(job.task, method, job.seed, job.fold)
                 for job in self.study.jobs()
+                for method in (None, *job.methods)
             }
-            found = [r for r in found if r.method in wanted.get((r.task, r.seed, r.fold), ())]
+            found = [record for record in found if record.fingerprint in wanted]
         if not found:
             msg = f"There are no results in {self.folder}; run the study first."
             raise SchemaError(msg)
@@ -85,8 +86,8 @@ class Results:
         return table[[*first, *(name for name in table if name not in first)]]
 
     def status(self) -> pd.DataFrame:
-        """Return what became of each method in each trial: `status` and `message`."""
-        columns = ("task", "method", "role", "seed", "fold", "status", "message")
+        """Return what became of each method in each trial: `status`, `message`, `warnings`."""
+        columns = ("task", "method", "role", "seed", "fold", "status", "message", "warnings")
         return pd.DataFrame([{c: getattr(r, c) for c in columns} for r in self.records()])
 
     def cost(self) -> pd.DataFrame:

@@ -97,6 +97,11 @@ class Fields:
         fits = lambda value: _is_whole(value, least)  # noqa: E731
         return self._one(key, fits, f"a whole number of at least {least}", default)
 
+    def share(self, key: str, default: object = ...) -> Any:  # noqa: ANN401
+        """Return a number from 0 to below 1."""
+        fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < 1  # noqa: E731
+        return self._one(key, fits, "a share, from 0 to below 1", default)
+
     def wholes(self, key: str, default: object = ...) -> Any:  # noqa: ANN401
         """Return a tuple of whole numbers of at least 0, none twice."""
         found = self._one(key, _are_wholes, "a list of different whole numbers", default)

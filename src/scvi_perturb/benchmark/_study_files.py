@@ -31,7 +31,7 @@ def content_hash(path: Path) -> str:
 
 
 def read_annotations(path: Path) -> tuple[AnnData, tuple[str, ...]]:
-    """Return `obs` and `uns` of a screen, and the names of its layers, without its values.
+    """Return `obs`, `var` and `uns` of a screen, and the names of its layers, without its values.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_annotations(path: Path) -> tuple[AnnData, tuple[str, ...]]:
 
     try:
         with h5py.File(path) as file:
-            obs = read_elem(file["obs"])
+            obs, var = read_elem(file["obs"]), read_elem(file["var"])
             uns = read_elem(file["uns"]) if "uns" in file else {}
             layers = tuple(file["layers"]) if "layers" in file else ()
     except (OSError, KeyError, ValueError) as error:
@@ -53,7 +53,7 @@ def read_annotations(path: Path) -> tuple[AnnData, tuple[str, ...]]:
             f"copy or download it again. The reason given: {error}"
         )
         raise SchemaError(msg) from error
-    return AnnData(obs=obs, uns=uns), layers
+    return AnnData(obs=obs, var=var, uns=uns), layers
 
 
 @dataclass(frozen=True, repr=False)

@@ -35,6 +35,7 @@ _ROLES: Final = {
 _KEYS: Final = (
     *("name", "title", "note", "file", "split", "values", "layer", "n_folds", "hold_out"),
     *(*_ROLES, "control", "separator", "context_keys", "features", "max_cells"),
+    *("shown", "groups", "gene_names"),
 )
 _FEATURES: Final = ("gene_sets", "table", "smiles")
 _IN_CONTEXTS: Final = ("unseen_context", "context_transfer")
@@ -78,7 +79,9 @@ def read_task(table: dict[str, Any], *, where: str, folder: Path) -> Task:
         layer=layer,
         values=values,
         n_folds=fields.whole("n_folds", 5),
+        options=_options(fields, adata, kind, keys),
         fold_options=_folds(fields, adata, kind, contexts),
+        gene_names=_gene_names(fields, adata),
         features=_features(fields, adata, keys),
         max_cells=fields.whole("max_cells", 1000, least=4),
     )
@@ -106,6 +109,34 @@ def _keys(fields: Fields, adata: AnnData, values: str) -> ConditionKeys:
         msg = f"{column}: no cell is {keys.control!r}; name the control: control = LABEL. "
         raise SchemaError(msg + f"Most frequent are {some}.")
     return keys
+
+
+def _options(fields: Fields, adata: AnnData, kind: str, keys: ConditionKeys) -> SplitOptions:
+    """Return what all folds have in common."""
+    shown = fields.share("shown", 0.0)
+    if shown and kind != "context_transfer":
+        fields.refuse("shown", "no such key but for 'context_transfer'")
+    column = fields.text("groups", None)
+    if column is None:
+        return SplitOptions(shown=shown)
+    if kind != "unseen_perturbation" or "hold_out" in fields:
+        fields.refuse("groups", "no such key but for 'unseen_perturbation' without hold_out")
+    _check_column(fields, adata, "groups", column)
+    treated = adata.obs[adata.obs[keys.perturbation].astype(str) != keys.control]
+    pairs = treated[[keys.perturbation, column]].astype(str).drop_duplicates()
+    twice = pairs[keys.perturbation][pairs[keys.perturbation].duplicated()].unique().tolist()
+    if twice:
+        fields.refuse("groups", f"a column with one label a perturbation; {twice[:3]} have several")
+    return SplitOptions(groups=pairs.set_index(keys.perturbation)[column])
+
+
+def _gene_names(fields: Fields, adata: AnnData) -> str | None:
+    column: str | None = fields.text("gene_names", None)
+    if column is not None:
+        columns = [str(name) for name in adata.var]
+        where = f"{fields.where}, gene_names"
+        refuse_unknown([column], columns, where=where, what="column of var")
+    return column
 
 
 def _folds(

@@ -50,6 +50,9 @@ class Task:
     features
         From the screen to what is known of its perturbations beforehand. It must not use
         expression: no method is given the screen itself.
+    gene_names
+        Column of `var` with the names by which perturbations call genes, where these are not the
+        names of genes in the screen: a perturbation's own gene is left out of its score.
     max_cells
         At most this many cells of a held-out condition are predicted and compared.
 
@@ -72,6 +75,7 @@ class Task:
     options: SplitOptions = field(default_factory=SplitOptions)
     fold_options: tuple[SplitOptions, ...] = ()
     features: Callable[[AnnData], PerturbationFeatures] | None = None
+    gene_names: str | None = None
     max_cells: int = 1000
 
     def __post_init__(self) -> None:
@@ -88,21 +92,31 @@ class Task:
         return range(len(self.fold_options) or self.n_folds)
 
     def split(self, adata: AnnData, *, seed: int, fold: int) -> Split:
-        """Return what is held out in a fold."""
+        """Return what is held out in a fold.
+
+        Raises
+        ------
+        ValueError, SchemaError
+            Naming the task: there is no such fold, or nothing can be held out.
+        """
         if self.fold_options:
             options, part, fraction = self.fold_options[fold], 0, 1.0 / max(self.n_folds, 1)
         else:
             options, part, fraction = self.options, fold, 1.0 / self.n_folds
-        return split(
-            adata,
-            self.kind,
-            seed=seed,
-            keys=self.keys,
-            context_keys=self.context_keys,
-            fraction=fraction,
-            fold=part,
-            options=options,
-        )
+        try:
+            return split(
+                adata,
+                self.kind,
+                seed=seed,
+                keys=self.keys,
+                context_keys=self.context_keys,
+                fraction=fraction,
+                fold=part,
+                options=options,
+            )
+        except ValueError as error:
+            msg = f"Task {self.name!r}, fold {fold}: {error}"
+            raise type(error)(msg) from None
 
 
 def matrix_of(adata: AnnData, layer: str | None) -> Any:  # noqa: ANN401

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from scvi_perturb.benchmark._cases import Case, held_out_cases
+from scvi_perturb.benchmark._cases import held_out_cases
+from scvi_perturb.benchmark._prints import prints
 from scvi_perturb.benchmark._task import matrix_of
-from scvi_perturb.benchmark._visible import visible_part
+from scvi_perturb.benchmark._visible import annotation_of, bare, visible_part
 from scvi_perturb.data._annotation import data_hash, read_annotation
 from scvi_perturb.metrics import Space, log_normalize
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from scvi_perturb.benchmark._case import Case
     from scvi_perturb.benchmark._task import Task
     from scvi_perturb.data import Split
     from scvi_perturb.features import PerturbationFeatures
@@ -62,6 +65,11 @@ class Trial:
     features: PerturbationFeatures | None
     screen_hash: str
 
+    @cached_property
+    def visible_prints(self) -> set[bytes]:
+        """Fingerprints of the visible cells."""
+        return prints(log_normalize(matrix_of(self.visible, self.task.layer)))
+
     @classmethod
     def make(cls, task: Task, *, seed: int, fold: int) -> Self:
         """Load the screen, split it, and set apart what answers.
@@ -76,11 +84,15 @@ class Trial:
         adata = task.load()
         made = task.split(adata, seed=seed, fold=fold)
         made.leaks(adata)
-        visible, visible_split = visible_part(adata, made)
+        visible, visible_split = visible_part(adata, made, task.layer)
         space = None
         if task.values == "counts":
             space = _space(visible, task, seed)
-        features = None if task.features is None else task.features(_without_values(adata))
+        features = (
+            None
+            if task.features is None
+            else task.features(annotation_of(adata, task.keys.perturbation))
+        )
         requests, cases = held_out_cases(
             task, adata, made, visible, features=features, space=space, seed=seed
         )
@@ -93,7 +105,7 @@ class Trial:
             visible_split=visible_split,
             requests=requests,
             cases=cases,
-            answers=adata[made.test].copy(),
+            answers=bare(adata, made, made.test, task.layer),
             features=features,
             screen_hash=data_hash(adata, read_annotation(adata, task.keys, task.context_keys)),
         )
@@ -104,8 +116,3 @@ def _space(visible: AnnData, task: Task, seed: int) -> Space:
     if len(rows) > _MOST_FOR_SPACE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_FOR_SPACE, replace=False))
     return Space.fit(log_normalize(matrix_of(visible, task.layer)[rows]), seed=seed)
-
-
-def _without_values(adata: AnnData) -> AnnData:
-    """Return the annotation alone, so that no feature can be made from expression."""
-    return type(adata)(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns))

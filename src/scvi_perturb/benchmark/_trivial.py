@@ -21,20 +21,23 @@ _OVER_CONTEXTS: Final = ("unseen_context", "context_transfer")
 
 
 def best_mean(setting: Setting, profile: Profile) -> MeanPredictor:
-    """Return the trivial mean around which trivial cells are put; it refuses nothing."""
-    kind = setting.kind
+    """Return the trivial mean around which trivial cells are put: a good one of its kind."""
     everywhere = p.ContextMean("perturbations", profile=profile)
-    if kind in _OVER_CONTEXTS:
-        return p.ContextMean("contexts", profile=profile)
-    if kind == "unseen_combination":
-        return p.FirstKnown(p.Additive(profile=profile), p.MatchingMean(profile=profile))
-    if kind == "dose":
-        return p.FirstKnown(p.DoseLine(profile=profile), everywhere)
-    if kind == "cells":
-        return p.Additive(profile=profile)
+    first: dict[str, MeanPredictor] = {
+        "unseen_combination": p.FirstKnown(
+            p.Additive(profile=profile), p.MatchingMean(profile=profile)
+        ),
+        "dose": p.FirstKnown(p.DoseLine(profile=profile), everywhere),
+        # what is shown of it in its own context, else in the others
+        "context_transfer": p.FirstKnown(p.Additive(profile=profile), everywhere),
+        "unseen_context": p.ContextMean("contexts", profile=profile),
+        "cells": p.Additive(profile=profile),
+    }
+    if setting.kind in first:
+        return first[setting.kind]
     if setting.features is None:
         return everywhere
-    return p.FirstKnown(p.KernelRidge(setting.features, profile=profile), everywhere)
+    return p.FirstKnown(p.LatentAdditive(setting.features, profile=profile), everywhere)
 
 
 def _no_change(setting: Setting) -> Predictor:
@@ -46,6 +49,10 @@ def _context_mean(setting: Setting) -> Predictor:
         return p.ContextMean("all", profile="effects")
     over = "contexts" if setting.kind in _OVER_CONTEXTS else "perturbations"
     return p.ContextMean(over, profile=setting.profile)  # type: ignore[arg-type]
+
+
+def _mean_in_context(setting: Setting) -> Predictor:
+    return p.ContextMean("perturbations", profile=setting.profile)
 
 
 def _plain(setting: Setting, cls: type[Any]) -> Predictor:
@@ -100,6 +107,14 @@ TRIVIAL: Final = (
         ),
     ),
     Method(
+        name="mean_in_context",
+        title="mean of training in the context",
+        make=_mean_in_context,
+        role="mean",
+        values=_BOTH,
+        kinds=("context_transfer",),
+    ),
+    Method(
         name="matching_mean",
         make=partial(_plain, cls=p.MatchingMean),
         role="mean",
@@ -111,7 +126,7 @@ TRIVIAL: Final = (
         make=partial(_plain, cls=p.Additive),
         role="mean",
         values=_BOTH,
-        kinds=("unseen_combination", "cells"),
+        kinds=("unseen_combination", "context_transfer", "cells"),
     ),
     Method(
         name="latent_additive",

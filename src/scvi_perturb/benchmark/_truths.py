@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark._task import matrix_of
 from scvi_perturb.data._annotation import read_annotation
-from scvi_perturb.metrics import Comparison, Population, Truth, pearson_delta, pseudobulk
+from scvi_perturb.metrics import Comparison, Population, Truth, pearson_delta
 from scvi_perturb.metrics._structure import chosen_genes
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ class Described(TypedDict):
     """What is known of a condition besides its cells; as in `Truth`."""
 
     name: str
-    panel: str
     own_genes: tuple[int, ...]
     centre: NDArray[np.float64]
 
@@ -77,29 +77,26 @@ class CellTruths:
             return None, None, {"effect": float("nan"), "agreement": float("nan")}
         rng = np.random.default_rng([self._seed, int(rows[0])])
         order = rng.permutation(rows)[: self._task.max_cells]
-        control_counts, control = self._control(context)
-        shared: dict[str, Any] = {
-            "control": control,
-            "space": self._space,
-            "seed": self._seed,
-            **about,
-        }
-        observed = Population.from_counts(values[np.sort(order)])
+        counts, control = self._control(context)
+        shared: dict[str, Any] = {"space": self._space, "seed": self._seed, **about}
+        observed = _population(values[np.sort(order)])
+        if observed is None:
+            return None, None, {"effect": float("nan"), "agreement": float("nan")}
+        truth = Truth(observed, control, **shared)
+        kept = truth.kept
         squared = (observed.mean - control.mean) ** 2
-        free = np.sum(squared - observed.mean_variance - control.mean_variance)
-        effect = float(np.sqrt(max(free, 0.0)))
-        truth = Truth(observed, **shared)
+        free = (squared - observed.mean_variance - control.mean_variance)[kept].sum()
+        known = {"effect": float(np.sqrt(max(free, 0.0))), "agreement": float("nan")}
         if len(order) < _TO_HALVE:
-            return truth, None, {"effect": effect, "agreement": float("nan")}
-        first, second = (
-            Population.from_counts(values[np.sort(half)]) for half in np.array_split(order, 2)
-        )
-        replicate = Comparison(first, Truth(second, **shared))
-        halves = np.array_split(rng.permutation(control_counts.shape[0]), 2)
-        one, two = (pseudobulk(control_counts[np.sort(half)]) for half in halves)
-        changes = first.mean - one, second.mean - two
-        agreement = pearson_delta(*changes, np.zeros_like(changes[0]))
-        return truth, replicate, {"effect": effect, "agreement": agreement}
+            return truth, None, known
+        (one, two), (again, twice) = (_halves(values, counts, order, rng) for _ in range(2))
+        if one is None or two is None:
+            return truth, None, known
+        if again is not None and twice is not None:
+            changes = [(h.treated.mean - h.control.mean)[kept] for h in (again, twice)]
+            nothing = np.zeros_like(changes[0])
+            known["agreement"] = pearson_delta(changes[0], changes[1], nothing)
+        return truth, _replicate(one, two, shared), known
 
     def _control(self, context: dict[str, str]) -> tuple[Matrix, Population]:
         """Return the visible control cells of a context."""
@@ -119,3 +116,48 @@ class CellTruths:
             counts = matrix_of(self._visible, self._task.layer)[rows]
             self._controls[place] = counts, Population.from_counts(counts)
         return self._controls[place]
+
+
+class _Half(NamedTuple):
+    """Half of the cells of a condition, and half of the controls."""
+
+    treated: Population
+    control: Population
+
+
+def _halves(
+    values: Any,  # noqa: ANN401
+    controls: Any,  # noqa: ANN401
+    rows: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[_Half | None, _Half | None]:
+    """Return two halves of the experiment, each with its own controls."""
+    parts = []
+    treated = np.array_split(rng.permutation(rows), 2)
+    untreated = np.array_split(rng.permutation(controls.shape[0]), 2)
+    for own, other in zip(treated, untreated, strict=True):
+        made = _population(values[np.sort(own)]), _population(controls[np.sort(other)])
+        parts.append(None if made[0] is None or made[1] is None else _Half(made[0], made[1]))
+    return parts[0], parts[1]
+
+
+def _replicate(first: _Half, second: _Half, shared: dict[str, Any]) -> Comparison:
+    """Return the experiment repeated: the change of one half as the prediction of the other's.
+
+    Controls are halved too, so that their noise is not common to both changes.
+    """
+    moved = second.control.mean - first.control.mean
+    noise = first.treated.mean_variance + first.control.mean_variance
+    predicted = replace(
+        first.treated,
+        mean=first.treated.mean + moved,
+        mean_variance=noise + second.control.mean_variance,
+        is_real=True,
+    )
+    return Comparison(predicted, Truth(second.treated, second.control, **shared))
+
+
+def _population(counts: Any) -> Population | None:  # noqa: ANN401
+    """Return a population; None where its cells have no spread: one cell holds all counts."""
+    held = np.asarray(counts.sum(axis=1)).ravel() > 0
+    return Population.from_counts(counts) if held.sum() >= 2 else None

@@ -22,7 +22,7 @@ __all__ = ["score_tables", "trouble_lines"]
 
 #: What is printed, as far as it is defined; files hold all.
 _PRINTED: Final = (
-    "nmse_unbiased",
+    "nmse_vs_no_change",
     "cosine_delta",
     "discrimination",
     "de_jaccard",
@@ -72,7 +72,7 @@ def _table(part: pd.DataFrame, title: str, heads: dict[str, str], names: list[st
     made.add_column("method", no_wrap=True)
     for name in names:
         metric = METRICS[name]
-        says = {"higher": "high", "lower": "low", "nearer": f"near {metric.best:g}"}
+        says = {"higher": "high", "lower": "low", "nearer": f"near {metric.best:g}", "none": "-"}
         head = f"{metric.title}\n({says[metric.direction]})"
         made.add_column(head, justify="right", no_wrap=True)
     pairs = zip(part["method"], part["metric"], strict=True)

@@ -27,7 +27,7 @@ __all__ = ["metrics_text", "report_text", "rich_table"]
 
 #: What is printed; files hold all.
 _PRINTED: Final = ("pearson_delta", "nmse", "energy", "variance_ratio", "zero_fraction_error")
-_ARROWS: Final = {"higher": "high", "lower": "low", "nearer": "near 1"}
+_ARROWS: Final = {"higher": "high", "lower": "low", "nearer": "near 1", "none": "-"}
 READING: Final = """\
 - Pearson (higher is better): correlation over genes of predicted and measured change from control;
   also over the 100 genes with the largest measured change. Undefined for no change.

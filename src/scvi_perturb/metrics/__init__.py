@@ -14,7 +14,7 @@ from scvi_perturb.metrics._calibration import (
     interval_width,
     randomized_pit,
 )
-from scvi_perturb.metrics._comparison import Comparison, Population, Truth
+from scvi_perturb.metrics._comparison import Comparison, Panel, Population, Truth
 from scvi_perturb.metrics._composition import CellStates, composition_jsd
 from scvi_perturb.metrics._de_scores import de_direction_yield, de_jaccard, de_lfc_nmae
 from scvi_perturb.metrics._differential import (
@@ -56,6 +56,7 @@ __all__ = [
     "DifferentialExpression",
     "Matrix",
     "Metric",
+    "Panel",
     "Population",
     "SortedControl",
     "Space",

@@ -51,18 +51,19 @@ class Population:
     effect_std
         Standard error that a prediction states for its mean change from control, `(n_genes,)`,
         without the noise of the measurement it is compared with; None if it states none.
-    effect_mean
-        The profile of which it states the error, where that is not `mean`, `(n_genes,)`.
     nll
         Negative log-likelihood of the real cells under the prediction, nats a cell, if it has one.
+    is_real
+        Whether it is a repetition of the experiment. Then `mean_variance` is known to be honest,
+        and is taken out of its squared error. What a prediction says of itself is not.
     """
 
     mean: Floats
     mean_variance: Floats | float = 0.0
     cells: Matrix | None = None
     effect_std: Floats | None = None
-    effect_mean: Floats | None = None
     nll: float | None = None
+    is_real: bool = False
 
     @classmethod
     def from_cells(
@@ -101,6 +102,22 @@ class Population:
         return SortedControl.of(cells_of(self))
 
 
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Conditions that are ranked among each other: those of one context, held out together.
+
+    Parameters
+    ----------
+    observed
+        Profiles of the real conditions, `(n_conditions, n_genes)`.
+    targeted
+        Genes that any of them targets, `(n_genes,)`.
+    """
+
+    observed: Floats
+    targeted: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Truth:
     """One held-out condition as it was measured.
@@ -114,9 +131,10 @@ class Truth:
         What was fitted on training cells for the metrics of cells.
     name
         Name of the condition, in its context.
-    panel
-        Conditions of one panel are ranked among each other, such as those of one context: to tell
-        contexts apart is no skill.
+    panel, place
+        The conditions among which it is ranked, and its row there. All of them, whatever a method
+        answers; of one context, since to tell contexts apart is no skill. None ranks it among
+        the conditions that are scored together.
     own_genes
         Indices of the genes that the perturbation targets: their own change is the premise of the
         experiment and is left out of its score.
@@ -136,7 +154,8 @@ class Truth:
     control: Population
     space: Space | None = None
     name: str = ""
-    panel: str = ""
+    panel: Panel | None = None
+    place: int = 0
     own_genes: tuple[int, ...] = ()
     centre: Floats | None = None
     energy_scale: tuple[float, float] | None = None
@@ -171,7 +190,7 @@ class Truth:
         return genes[self.kept[genes]]
 
     def project(self, cells: Matrix) -> Floats:
-        """Return cells in the components of `space`.
+        """Return cells in the components of `space`, the perturbation's own genes left out.
 
         Raises
         ------
@@ -181,7 +200,12 @@ class Truth:
         if self.space is None:
             msg = "Cells are compared in a space: give `Truth(space=Space.fit(training cells))`."
             raise SchemaError(msg)
-        points: Floats = self.space.pca.transform(cells)
+        pca = self.space.pca
+        points: Floats = pca.transform(cells)
+        if self.own_genes:
+            own = list(self.own_genes)
+            away = chosen_genes(cells, np.array(own)) - pca.mean_[own]
+            points = points - away @ pca.components_[:, own].T
         return points
 
 

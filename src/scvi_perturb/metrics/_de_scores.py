@@ -37,7 +37,8 @@ def de_direction_yield(
 
     Returns
     -------
-    A share in [0, 1], 1 is best; NaN if neither side has significant genes.
+    A share in [0, 1], 1 is best; NaN if no gene is significant in the real cells, whatever was
+    predicted.
 
     References
     ----------
@@ -46,8 +47,10 @@ def de_direction_yield(
     ours, real = (test.log_fold_change for test in (predicted, observed))
     called = predicted.significant & kept & (np.nan_to_num(real) != 0)
     right = called & (np.sign(ours) == np.sign(real))
-    most = max(called.sum(), (observed.significant & kept).sum())
-    return float(right.sum() / most) if most else float("nan")
+    n_observed = (observed.significant & kept).sum()
+    if not n_observed:
+        return float("nan")
+    return float(right.sum() / max(called.sum(), n_observed))
 
 
 def de_jaccard(

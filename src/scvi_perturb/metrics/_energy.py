@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -10,11 +10,16 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
 __all__ = ["draw_cells", "energy_distance", "energy_ratio", "fit_pca", "sum_of_distances"]
 
 _CHUNK = 2048
+
+#: One value, or one a condition.
+Number = TypeVar("Number", float, "np.ndarray", "pd.Series[float]")
 
 
 def energy_distance(
@@ -69,7 +74,7 @@ def energy_distance(
     return between - sum(sum_of_distances(z, z) / (len(z) * (len(z) - 1)) for z in (x, y))
 
 
-def energy_ratio(energy: float, *, floor: float, shifted: float) -> tuple[float, float]:
+def energy_ratio(energy: Number, *, floor: Number, shifted: Number) -> tuple[Number, Number]:
     """Return an energy distance as a share of what lies beyond the mean: the terms of a ratio.
 
     Over several conditions the ratio is the sum of the numerators over the sum of the
@@ -97,7 +102,7 @@ def energy_ratio(energy: float, *, floor: float, shifted: float) -> tuple[float,
     ----------
     Szekely and Rizzo, Energy statistics, Journal of Statistical Planning and Inference 2013.
     """
-    return float(energy) - float(floor), float(shifted) - float(floor)
+    return energy - floor, shifted - floor
 
 
 def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:

@@ -60,7 +60,7 @@ class Metric:
         From the comparisons of several conditions to `Terms`, one entry a condition. Use `each`
         for a function of one condition.
     direction
-        "higher" or "lower" is better, or "nearer" to `best`.
+        "higher" or "lower" is better, or "nearer" to `best`; "none" is to be read beside others.
     best
         Value of a perfect prediction in expectation; NaN where that depends on the data, so that
         only a replicate tells.
@@ -77,7 +77,7 @@ class Metric:
     name: str
     title: str
     compute: Callable[[Sequence[Comparison]], Terms]
-    direction: Literal["higher", "lower", "nearer"]
+    direction: Literal["higher", "lower", "nearer", "none"]
     best: float
     units: str
     needs: Needs
@@ -87,6 +87,8 @@ class Metric:
     def loss(self, value: Floats | float) -> Floats:
         """Return values turned so that lower is better."""
         found = np.asarray(value, dtype=np.float64)
+        if self.direction == "none":
+            return np.full_like(found, np.nan)
         if self.is_ratio:
             limit = np.exp(MAX_LOG_RATIO)
             return np.abs(np.log(np.clip(found / self.best, 1.0 / limit, limit)))

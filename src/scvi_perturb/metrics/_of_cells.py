@@ -80,8 +80,9 @@ def _energy_ratio(cases: Sequence[Comparison]) -> Terms:
 
 def _variance(case: Comparison) -> float:
     truth = case.truth
-    genes = top_genes(truth.observed.mean, truth.control.mean, truth.n_top)
-    return variance_ratio(*_cells(case), genes=genes)
+    kept = np.flatnonzero(truth.kept)
+    genes = top_genes(truth.observed.mean[kept], truth.control.mean[kept], truth.n_top)
+    return variance_ratio(*_cells(case), genes=kept[genes])
 
 
 def _variance_spread(case: Comparison) -> float:
@@ -89,7 +90,9 @@ def _variance_spread(case: Comparison) -> float:
 
 
 def _zeros(case: Comparison) -> float:
-    return zero_fraction_error(*_cells(case))
+    kept = np.flatnonzero(case.truth.kept)
+    made, real = (cells[:, kept] for cells in _cells(case))
+    return zero_fraction_error(made, real)
 
 
 def _correlations(case: Comparison) -> float:
@@ -232,7 +235,7 @@ OF_CELLS: Final = (
         )
         for level in LEVELS
     ),
-    Metric("cell_width_90", "cell width 90 %", each(_width), "lower", _NAN, _LOG1P, "cells", _PIT),
+    Metric("cell_width_90", "cell width 90 %", each(_width), "none", _NAN, _LOG1P, "cells", _PIT),
     Metric("pit_ece", "PIT error", each(_pit_ece), "lower", 0.0, "share of cells", "cells", _PIT),
     Metric("crps", "CRPS", each(_crps), "lower", _NAN, _LOG1P, "cells", _RULES),
     Metric(

@@ -40,27 +40,37 @@ def profiles(case: Comparison) -> tuple[Floats, Floats, Floats]:
 
 
 def _pearson(case: Comparison) -> float:
-    return pearson_delta(*profiles(case))
+    return _or_zero(pearson_delta(*profiles(case)), case)
 
 
 def _pearson_top(case: Comparison) -> float:
-    return pearson_delta(*profiles(case), k=case.truth.n_top)
+    return _or_zero(pearson_delta(*profiles(case), k=case.truth.n_top), case)
 
 
-def _error(cases: Sequence[Comparison], *, predicted: bool, control: bool) -> Terms:
-    """Squared errors over squared effects; which sampling variances are taken out besides."""
+def _or_zero(value: float, case: Comparison) -> float:
+    """Return 0 for a prediction without direction: only the truth may leave a score undefined."""
+    _, observed, control = profiles(case)
+    if np.isnan(value) and np.isfinite(pearson_delta(observed, observed, control)):
+        return 0.0
+    return value
+
+
+def _error(cases: Sequence[Comparison], *, control: bool) -> Terms:
+    """Squared errors over squared effects, with or without the noise of controls in the latter.
+
+    A prediction answers for its own noise; that of a repetition of the experiment is taken out.
+    """
     terms = []
     for case in cases:
-        truth = case.truth
-        kept = truth.kept
-        terms.append(
-            nmse_terms(
-                *profiles(case),
-                predicted_variance=_kept(case.predicted.mean_variance if predicted else 0.0, kept),
-                observed_variance=_kept(truth.observed.mean_variance, kept),
-                control_variance=_kept(truth.control.mean_variance if control else 0.0, kept),
-            )
+        truth, kept = case.truth, case.truth.kept
+        above, below = nmse_terms(
+            *profiles(case),
+            observed_variance=_kept(truth.observed.mean_variance, kept),
+            control_variance=_kept(truth.control.mean_variance if control else 0.0, kept),
         )
+        if case.predicted.is_real:
+            above -= float(np.sum(_kept(case.predicted.mean_variance, kept)))
+        terms.append((above, below))
     return Terms(*np.array(terms, dtype=np.float64).T)
 
 
@@ -76,11 +86,16 @@ def _centred(case: Comparison) -> tuple[Floats, Floats, Floats]:
 
 
 def _cosine(case: Comparison) -> float:
-    return cosine_delta(*_centred(case)) if case.truth.centre is not None else float("nan")
+    if case.truth.centre is None:
+        return float("nan")
+    predicted, observed, reference = _centred(case)
+    found = cosine_delta(predicted, observed, reference)
+    known = np.isfinite(cosine_delta(observed, observed, reference))
+    return 0.0 if np.isnan(found) and known else found
 
 
 def _cosine_control(case: Comparison) -> float:
-    return cosine_delta(*profiles(case))
+    return _or_zero(cosine_delta(*profiles(case)), case)
 
 
 def _weights(case: Comparison) -> Floats:
@@ -106,14 +121,22 @@ def _discrimination(cases: Sequence[Comparison], *, centred: bool) -> Terms:
     scores = np.full(len(cases), np.nan)
     if centred and any(case.truth.centre is None for case in cases):
         return means(scores.tolist())
-    panels = np.array([case.truth.panel for case in cases])
-    for panel in np.unique(panels):
-        rows = np.flatnonzero(panels == panel).tolist()
+    panels = {id(case.truth.panel): case.truth.panel for case in cases}
+    for key, panel in panels.items():
+        rows = [i for i, case in enumerate(cases) if id(case.truth.panel) == key]
         members = [cases[i] for i in rows]
-        predicted = [_change(case, case.predicted.mean, centred=centred) for case in members]
-        observed = [_change(case, case.truth.observed.mean, centred=centred) for case in members]
-        targeted = ~np.logical_and.reduce([case.truth.kept for case in members])
-        scores[rows] = discrimination(np.stack(predicted), np.stack(observed), targeted=targeted)
+        predicted = np.stack([_change(c, c.predicted.mean, centred=centred) for c in members])
+        if panel is None:
+            observed = [_change(c, c.truth.observed.mean, centred=centred) for c in members]
+            targeted = ~np.logical_and.reduce([case.truth.kept for case in members])
+            scores[rows] = discrimination(predicted, np.stack(observed), targeted=targeted)
+            continue
+        places = [case.truth.place for case in members]
+        answers = np.zeros_like(panel.observed)
+        answers[places] = predicted
+        changes = [_change(members[0], profile, centred=centred) for profile in panel.observed]
+        ranked = discrimination(answers, np.stack(changes), targeted=panel.targeted)
+        scores[rows] = ranked[places]
     return means(scores.tolist())
 
 
@@ -139,10 +162,7 @@ def effects(case: Comparison) -> tuple[Floats, Floats, Floats, Floats]:
     if stated is None:
         msg = f"The prediction of {truth.name!r} states no standard error of its mean change."
         raise SchemaError(msg)
-    whole = case.predicted.effect_mean
     predicted, observed, control = profiles(case)
-    if whole is not None:
-        predicted = whole[truth.kept]
     variance = np.broadcast_to(_kept(truth.observed.mean_variance, truth.kept), predicted.shape)
     return predicted - control, stated[truth.kept], observed - control, variance
 
@@ -170,7 +190,7 @@ OF_MEANS: Final = (
     Metric(
         "nmse",
         "nmse",
-        partial(_error, predicted=False, control=True),
+        partial(_error, control=True),
         "lower",
         0.0,
         "share of the effect",
@@ -180,20 +200,10 @@ OF_MEANS: Final = (
     Metric(
         "nmse_vs_no_change",
         "nmse / no change",
-        partial(_error, predicted=False, control=False),
+        partial(_error, control=False),
         "lower",
         0.0,
         "share of no change",
-        "means",
-        _LINEAR,
-    ),
-    Metric(
-        "nmse_unbiased",
-        "nmse, unbiased",
-        partial(_error, predicted=True, control=True),
-        "lower",
-        0.0,
-        "share of the effect",
         "means",
         _LINEAR,
     ),
@@ -274,7 +284,7 @@ OF_MEANS: Final = (
         "effect_width_90",
         "effect width 90 %",
         each(_effect_width),
-        "lower",
+        "none",
         float("nan"),
         "log1p CP10k",
         "spread",

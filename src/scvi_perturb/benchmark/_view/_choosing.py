@@ -30,7 +30,6 @@ __all__ = [
 
 _KEY_COUNTS: Final = (
     "nmse_vs_no_change",
-    "nmse_unbiased",
     "cosine_delta_control",
     "cosine_delta",
     "discrimination",

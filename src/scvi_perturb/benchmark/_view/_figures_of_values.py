@@ -78,7 +78,7 @@ def metric_values(
     if known.direction == "nearer":
         draw_line(ax, known.best, ":", f"perfect ({known.best:g})")
     cut = draw_rows(ax, rows, _limits(rows, lines), heading="value")
-    arrow = {"higher": " \u2192", "lower": " \u2190", "nearer": ""}[known.direction]
+    arrow = {"higher": " \u2192", "lower": " \u2190", "nearer": "", "none": ""}[known.direction]
     name_axis(ax, f"{known.units}, {direction(known)}{arrow}", cut=cut)
     write_title(ax, task, metric, titles)
     return ax

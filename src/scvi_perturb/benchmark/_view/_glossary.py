@@ -33,9 +33,8 @@ _MEANINGS: Final = {
     "pearson_delta": "Correlation over genes of the predicted and measured change from control.",
     "pearson_delta_top": "The same, of the genes that change most.",
     "nmse": "Squared error of the mean over the squared true effect. 1 is as bad as no change.",
-    "nmse_vs_no_change": "Squared error of the mean over that of emitting the measured controls.",
-    "nmse_unbiased": "Squared error of the mean over the squared true effect, both freed of the "
-    "noise of sampling cells, so that it may be a little below 0. 1 is as bad as no change.",
+    "nmse_vs_no_change": "Squared error of the mean over that of emitting the measured controls, "
+    "freed of the noise of the real cells. 0 is perfect, 1 is no change exactly.",
     "wmse": "Squared error of the mean, genes weighted by how clearly they really change.",
     "r2_weighted": "Variance that is explained of how a condition differs from the mean of "
     "training conditions, genes weighted by how clearly they really change. 0 is that mean.",

@@ -60,6 +60,8 @@ def direction(metric: Metric) -> str:
     """Return which way a metric is better, in words."""
     if metric.direction == "nearer":
         return f"best at {metric.best:g}"
+    if metric.direction == "none":
+        return "read beside others"
     return f"{metric.direction} is better"
 
 
