@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -268,3 +274,44 @@ def test_equal_effects_of_two_conditions_are_no_leak(tmp_path):
     found = run(Study(tasks=(task,), methods=(method,), seeds=(0,)), tmp_path)
     assert (found.status()["status"] == "ok").all()
     assert found.frame().set_index("metric").loc["nmse", "value"] == pytest.approx(0, abs=1e-9)
+
+
+RUNNING = """
+import sys, time
+from scvi_perturb.benchmark import _processes
+_processes._LOOK_EVERY = 0.1
+if __name__ == "__main__":
+    import multiprocessing, os
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_processes._end_with, args=(os.getpid(),))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are looked up by signal 0")
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    script = tmp_path / "running.py"
+    script.write_text(RUNNING, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(600):
+        if not _is_alive(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and that nobody has waited for is not alive either.
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text(encoding="ascii").split(") ")[1][0] != "Z"

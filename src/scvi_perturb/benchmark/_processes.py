@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_sendable", "records_by_processes"]
 
+#: Seconds between looks at whether the parent is alive.
+_LOOK_EVERY = 2.0
+
 
 def records_by_processes(jobs: Sequence[Job], folder: Path, n_workers: int) -> Iterator[Record]:
     """Yield the records of jobs as they are finished; each process writes its own to `folder`.
@@ -31,7 +37,9 @@ def records_by_processes(jobs: Sequence[Job], folder: Path, n_workers: int) -> I
 
     threads = max(1, torch.get_num_threads() // n_workers)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, context, initializer=_limit, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(
+        n_workers, context, initializer=_begin, initargs=(threads, os.getpid())
+    ) as pool:
         left = iter(jobs)
         running = {pool.submit(_write_records, job, folder) for job in islice(left, n_workers)}
         while running:
@@ -64,10 +72,18 @@ def _write_records(job: Job, folder: Path) -> list[Path]:
     return [record.write(folder) for record in records_of(job)]
 
 
-def _limit(threads: int) -> None:
-    """Give a process its share of the cores."""
+def _begin(threads: int, parent: int) -> None:
+    """Give a process its share of the cores, and let it end with the one that started it."""
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)
     threadpool_limits(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: killed, it cannot say so."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os._exit(1)
