@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks._tasks import missing, tasks
-from scvi_perturb.benchmark import TRIVIAL, Study, markdown_tables, model_method, run, write_report
+from scvi_perturb.benchmark import (
+    CONDITION_GP,
+    TRIVIAL,
+    Study,
+    markdown_tables,
+    model_method,
+    run,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         print(f"no {file}: its task is left out (SCVI_PERTURB_DATA)")
     study = Study(
         tasks=tuple(chosen),
-        methods=(*TRIVIAL, *(model_method(name) for name in options.models)),
+        methods=(*TRIVIAL, CONDITION_GP, *(model_method(name) for name in options.models)),
         seeds=(0,) if options.quick else tuple(range(options.seeds)),
         max_folds=QUICK_FOLDS if options.quick else None,
     )

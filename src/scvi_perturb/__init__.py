@@ -1,6 +1,11 @@
 """Perturbation-response models for single cells on scvi-tools, and the judge beside them."""
 
-from scvi_perturb import data, features, generative, metrics, model, pl, pp, predictors, tl
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from scvi_perturb import data, features, generative, model, pl, pp, tl
 from scvi_perturb._errors import (
     LeakError,
     NotTrainedError,
@@ -14,6 +19,11 @@ from scvi_perturb.model import PerturbDiffusion
 from scvi_perturb.module import DiffusionConfig
 from scvi_perturb.train import PlanConfig, TrainConfig
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from scvi_perturb import benchmark, metrics, predictors
+
 __all__ = [
     "DiffusionConfig",
     "LeakError",
@@ -26,6 +36,7 @@ __all__ = [
     "TrainConfig",
     "UnknownPerturbationError",
     "__version__",
+    "benchmark",
     "data",
     "features",
     "generative",
@@ -36,3 +47,18 @@ __all__ = [
     "predictors",
     "tl",
 ]
+
+#: Most sessions use these late or never.
+_LATER = ("benchmark", "metrics", "predictors")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the judge and what it judges by when they are first used."""
+    if name in _LATER:
+        return import_module(f"scvi_perturb.{name}")
+    msg = f"module 'scvi_perturb' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from scvi_perturb.benchmark._method import Method
 from scvi_perturb.benchmark._model import ModelPredictor
+from scvi_perturb.predictors import ConditionGP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scvi_perturb.benchmark._method import Setting
+    from scvi_perturb.predictors import Predictor
 
-__all__ = ["model_method", "model_names"]
+__all__ = ["CONDITION_GP", "model_method", "model_names"]
+
+
+def _condition_gp(setting: Setting) -> Predictor:
+    return ConditionGP(setting.features, profile=setting.profile)
+
+
+#: The regression of means, judged as a model: it is no trivial prediction.
+CONDITION_GP: Final = Method(
+    name="condition_gp",
+    title="ConditionGP",
+    make=_condition_gp,
+    role="model",
+    values=("counts", "effects"),
+)
 
 
 def model_names() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from scvi_perturb.predictors._additive import Additive
+from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
 from scvi_perturb.predictors._first_known import FirstKnown
@@ -35,6 +36,7 @@ __all__ = [
     "PREDICTORS",
     "Additive",
     "CellPredictor",
+    "ConditionGP",
     "ContextMean",
     "DoseLine",
     "FirstKnown",
@@ -57,6 +59,7 @@ PREDICTORS: Final[Mapping[str, type[Predictor]]] = MappingProxyType(
         cls.name: cls
         for cls in (
             Additive,
+            ConditionGP,
             ContextMean,
             DoseLine,
             KernelRidge,
