@@ -103,5 +103,5 @@ def _score(row: Any) -> dict[str, str]:  # noqa: ANN401
 
 def _interval(low: str, high: str, *ends: float) -> str:
     """Return an interval in words; nothing where it is not known or has no width."""
-    wide = np.isfinite(ends).all() and not np.isclose(ends[0], ends[-1], rtol=1e-9, atol=1e-12)
+    wide = np.isfinite(ends).all() and not np.isclose(ends[0], ends[-1], rtol=1e-5, atol=1e-9)
     return f"{low} to {high}" if wide else ""
