@@ -126,10 +126,11 @@ def test_compilation_hides_errors_everywhere(vae, monkeypatch):
     # No plan of ours compiles.
     import torch._dynamo
 
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
-    TrainingPlan(vae.module, compile=True)
-    assert torch._dynamo.config.suppress_errors
+    # torch's own way to change a setting for a while: others hide it when they put it back.
+    with torch._dynamo.config.patch(suppress_errors=False):
+        TrainingPlan(vae.module, compile=True)
+        assert torch._dynamo.config.suppress_errors
 
 
 # Registration and data --------------------------------------------------------------------
