@@ -188,7 +188,7 @@ def _provenance(trial: Trial) -> dict[str, Any]:
     split = trial.split
     return {
         "versions": versions(),
-        "screen": trial.screen_hash,
+        "screen": split.data_hash,
         "split": {
             "kind": split.kind,
             "seed": split.seed,

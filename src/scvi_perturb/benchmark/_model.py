@@ -40,9 +40,6 @@ class ModelPredictor:
         Passed on to the model and to `train`.
     """
 
-    #: Its `predict` states the standard error of its means.
-    states_error = True
-
     def __init__(
         self,
         cls: type[PerturbationModel],

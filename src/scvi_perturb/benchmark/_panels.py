@@ -45,9 +45,9 @@ def _placed(truths: Sequence[Truth | None], labels: Sequence[str]) -> list[Truth
         ]
         if not members:
             continue
-        observed = np.stack([truth.observed.mean for _, truth in members])
+        changes = np.stack([t.observed.mean - t.control.mean for _, t in members])
         targeted = ~np.logical_and.reduce([truth.kept for _, truth in members])
-        panel = Panel(observed, targeted)
+        panel = Panel(changes, targeted)
         for place, (i, truth) in enumerate(members):
             found[i] = replace(truth, panel=panel, place=place)
     return found

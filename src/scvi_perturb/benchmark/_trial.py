@@ -12,7 +12,6 @@ from scvi_perturb.benchmark._cases import held_out_cases
 from scvi_perturb.benchmark._prints import prints
 from scvi_perturb.benchmark._task import matrix_of
 from scvi_perturb.benchmark._visible import annotation_of, bare, visible_part
-from scvi_perturb.data._annotation import data_hash, read_annotation
 from scvi_perturb.metrics import Space, log_normalize
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ class Trial:
         The held-out cells, for the judge alone.
     features
         What is known of perturbations beforehand.
-    screen_hash
-        Fingerprint of the screen: names, shape, conditions and contexts.
     """
 
     task: Task
@@ -63,7 +60,6 @@ class Trial:
     cases: tuple[Case, ...]
     answers: AnnData
     features: PerturbationFeatures | None
-    screen_hash: str
 
     @cached_property
     def visible_prints(self) -> set[bytes]:
@@ -107,7 +103,6 @@ class Trial:
             cases=cases,
             answers=bare(adata, made, made.test, task.layer),
             features=features,
-            screen_hash=data_hash(adata, read_annotation(adata, task.keys, task.context_keys)),
         )
 
 

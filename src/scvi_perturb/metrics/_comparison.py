@@ -108,13 +108,13 @@ class Panel:
 
     Parameters
     ----------
-    observed
-        Profiles of the real conditions, `(n_conditions, n_genes)`.
+    changes
+        Change of each real condition from its own control, `(n_conditions, n_genes)`.
     targeted
         Genes that any of them targets, `(n_genes,)`.
     """
 
-    observed: Floats
+    changes: Floats
     targeted: NDArray[np.bool_]
 
 

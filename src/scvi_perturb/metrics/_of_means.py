@@ -132,10 +132,11 @@ def _discrimination(cases: Sequence[Comparison], *, centred: bool) -> Terms:
             scores[rows] = discrimination(predicted, np.stack(observed), targeted=targeted)
             continue
         places = [case.truth.place for case in members]
-        answers = np.zeros_like(panel.observed)
+        answers = np.zeros_like(panel.changes)
         answers[places] = predicted
-        changes = [_change(members[0], profile, centred=centred) for profile in panel.observed]
-        ranked = discrimination(answers, np.stack(changes), targeted=panel.targeted)
+        centre = members[0].truth.centre if centred else None
+        changes = panel.changes if centre is None else panel.changes - centre
+        ranked = discrimination(answers, changes, targeted=panel.targeted)
         scores[rows] = ranked[places]
     return means(scores.tolist())
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -19,8 +18,8 @@ from scvi_perturb.predictors._condition_gp_noise import sampling_variances
 from scvi_perturb.predictors._condition_gp_points import Contexts
 from scvi_perturb.predictors._condition_gp_posterior import Posterior, Rows
 from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._reference import Reference
-from scvi_perturb.predictors._requests import Request, parse_requests
+from scvi_perturb.predictors._reference import read_request
+from scvi_perturb.predictors._requests import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors._condition_gp_signal import Tune
     from scvi_perturb.predictors._profiles import Profile
     from scvi_perturb.predictors._protocol import Conditions
+    from scvi_perturb.predictors._reference import Reference
 
 __all__ = ["ConditionCovariance", "ConditionGP"]
 
@@ -137,8 +137,6 @@ class ConditionGP(MeanPredictor):
     """
 
     name: ClassVar[str] = "condition_gp"
-    #: That `predict` states the error of its mean.
-    states_error: ClassVar[bool] = True
     leave_: Leave
 
     def __init__(
@@ -164,8 +162,6 @@ class ConditionGP(MeanPredictor):
         self.n_components = n_components
         self.n_tuning = n_tuning
         self._posterior: Posterior | None = None
-        #: Answers that a copy of this predictor has ready.
-        self._answers: dict[Request, NDArray[np.float64]] = {}
 
     @property
     def posterior(self) -> Posterior:
@@ -279,18 +275,17 @@ class ConditionGP(MeanPredictor):
         SchemaError
             If the request or the reference does not fit what was learned.
         """
-        requests, points = self._points(conditions, reference)
+        requests, given = read_request(conditions, reference, self.profiles)
         treated = np.array([not request.condition.is_control for request in requests])
-        shape = len(requests), len(self.profiles.var_names)
-        std, novelty = np.zeros(shape, np.float32), np.zeros(len(requests))
-        answering = copy(self)
-        if points is not None:
-            answer = self.posterior.at(points)
-            std[treated], novelty[treated] = answer.std, answer.novelty
-            asked = [request for request in requests if not request.condition.is_control]
-            answering._answers = dict(zip(asked, answer.mean, strict=True))
-        made = super(ConditionGP, answering).predict(conditions, reference=reference)
-        made.layers["std"] = std
+        n_genes = len(self.profiles.var_names)
+        changes, std = np.zeros((2, len(requests), n_genes))
+        novelty = np.zeros(len(requests))
+        if treated.any():
+            answer = self.posterior.at(self._points(requests, given))
+            changes[treated], std[treated] = answer.mean, answer.std
+            novelty[treated] = answer.novelty
+        made = self._answer(requests, given, changes)
+        made.layers["std"] = std.astype(np.float32)
         made.obs["novelty"] = novelty
         made.obs["support"] = 1 - novelty
         return made
@@ -316,30 +311,22 @@ class ConditionGP(MeanPredictor):
         UnknownPerturbationError
             As `predict`.
         """
-        requests, points = self._points(conditions, reference)
-        if points is None or any(request.condition.is_control for request in requests):
+        requests, given = read_request(conditions, reference, self.profiles)
+        if any(request.condition.is_control for request in requests):
             msg = "A control does not change and has no covariance; leave it out of the request."
             raise SchemaError(msg)
-        return ConditionCovariance(*self.posterior.covariance(points))
+        return ConditionCovariance(*self.posterior.covariance(self._points(requests, given)))
 
-    def _points(
-        self, conditions: Conditions, reference: AnnData | None
-    ) -> tuple[list[Request], Points | None]:
-        """Return requests, with contexts completed, and the points of those that are treated."""
-        posterior, profiles = self.posterior, self.profiles
-        requests = parse_requests(
-            conditions, keys=profiles.keys, context_keys=profiles.context_keys
-        )
+    def _points(self, requests: Sequence[Request], given: Reference | None) -> Points:
+        """Return the points of the treated among requests, of which there is one at least."""
         contexts = None
-        if reference is not None and self.profile != "effects":
-            given = Reference.read(reference, profiles)
-            requests = [replace(r, context=given.completed(r.context)) for r in requests]
+        if given is not None:
             labels = tuple(dict.fromkeys(request.context for request in requests))
             contexts = Contexts(labels, np.stack([self._control(one, given) for one in labels]))
         treated = [request for request in requests if not request.condition.is_control]
         for request in treated:
             self._refuse_unknown(request)
-        return requests, posterior.points_of(treated, contexts) if treated else None
+        return self.posterior.points_of(treated, contexts)
 
     def _refuse_unknown(self, request: Request) -> None:
         kernel, parts = self.posterior.kernel, self.posterior.points.parts
@@ -351,7 +338,4 @@ class ConditionGP(MeanPredictor):
                 raise UnknownPerturbationError(part.name, known)
 
     def _delta(self, request: Request) -> NDArray[np.float64]:
-        if request in self._answers:
-            return self._answers[request]
-        self._refuse_unknown(request)
-        return self.posterior.mean(self.posterior.points_of([request], None))[0]
+        return self.posterior.mean(self._points([request], None))[0]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from scvi_perturb.predictors._similarity import _Kernel as ModalityKernel
-from scvi_perturb.predictors._similarity import names_in
+from scvi_perturb.predictors._similarity import ModalityKernel, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

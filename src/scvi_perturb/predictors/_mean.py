@@ -10,12 +10,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError, check_choice
+from scvi_perturb._errors import NotTrainedError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.data._keys import ConditionKeys, default_keys
 from scvi_perturb.predictors._profiles import PROFILES, Profile, TrainingProfiles
-from scvi_perturb.predictors._reference import Reference
-from scvi_perturb.predictors._requests import Request, parse_requests, request_frame
+from scvi_perturb.predictors._reference import read_request
+from scvi_perturb.predictors._requests import Request, request_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data._condition import Condition
     from scvi_perturb.data._splits import Split
     from scvi_perturb.predictors._protocol import Conditions
+    from scvi_perturb.predictors._reference import Reference
     from scvi_perturb.predictors._requests import Context
 
 __all__ = ["EFFECT_UNITS", "UNITS", "MeanPredictor"]
@@ -140,28 +141,24 @@ class MeanPredictor(ABC):
         SchemaError
             If the request or the reference does not fit what was learned.
         """
+        requests, given = read_request(conditions, reference, self.profiles)
+        changes = np.stack([self._change(request) for request in requests])
+        return self._answer(requests, given, changes)
+
+    def _answer(
+        self,
+        requests: Sequence[Request],
+        given: Reference | None,
+        changes: NDArray[np.float64],
+    ) -> AnnData:
+        """Add changes `(n_requests, n_genes)` to the controls that requests start from."""
         profiles = self.profiles
-        requests = parse_requests(
-            conditions, keys=profiles.keys, context_keys=profiles.context_keys
-        )
-        if reference is not None and self.profile == "effects":
-            msg = (
-                'With profile="effects" predictions are changes, to which control cells add '
-                "nothing. Leave `reference` out and name the context in the request."
-            )
-            raise SchemaError(msg)
-        given = None if reference is None else Reference.read(reference, profiles)
         base = np.stack([self._control(request.context, given) for request in requests])
-        if given is not None:
-            requests = [
-                Request(request.condition, given.completed(request.context)) for request in requests
-            ]
-        delta = np.stack([self._change(request) for request in requests])
         made = AnnData(
-            X=(base + delta).astype(np.float32),
+            X=(base + changes).astype(np.float32),
             obs=request_frame(requests, profiles.keys, profiles.context_keys),
             var=pd.DataFrame(index=profiles.var_names),
-            layers={"lfc": delta.astype(np.float32)},
+            layers={"lfc": changes.astype(np.float32)},
         )
         made.uns[UNS_KEY] = {
             "model": self.name,

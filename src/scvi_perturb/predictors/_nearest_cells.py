@@ -19,11 +19,10 @@ from scvi_perturb.predictors._mean import UNITS
 from scvi_perturb.predictors._nearest_condition import NearestCondition, nearest_contexts
 from scvi_perturb.predictors._negative_binomial_mean import COUNT_UNITS
 from scvi_perturb.predictors._profiles import TrainingProfiles
-from scvi_perturb.predictors._reference import Reference
+from scvi_perturb.predictors._reference import Reference, read_request
 from scvi_perturb.predictors._requests import (
     Request,
     context_labels,
-    parse_requests,
     request_frame,
 )
 
@@ -135,14 +134,7 @@ class NearestCells(CellSource):
         if profiles is None:
             msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
             raise NotTrainedError(msg)
-        requests = parse_requests(
-            conditions, keys=profiles.keys, context_keys=profiles.context_keys
-        )
-        given = None if reference is None else Reference.read(reference, profiles)
-        if given is not None:
-            requests = [
-                Request(request.condition, given.completed(request.context)) for request in requests
-            ]
+        requests, given = read_request(conditions, reference, profiles)
         frame = request_frame(requests, profiles.keys, profiles.context_keys)
         var = pd.DataFrame(index=profiles.var_names)
         populations = [self._population(request, given, profiles) for request in requests]

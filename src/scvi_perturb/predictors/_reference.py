@@ -10,7 +10,7 @@ import numpy as np
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data._table import encode_obs
 from scvi_perturb.predictors._cells import aligned_counts
-from scvi_perturb.predictors._requests import context_labels
+from scvi_perturb.predictors._requests import context_labels, parse_requests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +18,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.predictors._profiles import TrainingProfiles
-    from scvi_perturb.predictors._requests import Context
+    from scvi_perturb.predictors._protocol import Conditions
+    from scvi_perturb.predictors._requests import Context, Request
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "read_request"]
+
+
+def read_request(
+    conditions: Conditions, reference: AnnData | None, profiles: TrainingProfiles
+) -> tuple[list[Request], Reference | None]:
+    """Return what is asked, one request a row, and the control cells given, if any.
+
+    A context that a request leaves open is the reference's, where that has one.
+
+    Raises
+    ------
+    SchemaError
+        If either does not fit what was learned.
+    """
+    if reference is not None and profiles.kind == "effects":
+        msg = (
+            'With profile="effects" predictions are changes, to which control cells add '
+            "nothing. Leave `reference` out and name the context in the request."
+        )
+        raise SchemaError(msg)
+    requests = parse_requests(conditions, keys=profiles.keys, context_keys=profiles.context_keys)
+    if reference is None:
+        return requests, None
+    given = Reference.read(reference, profiles)
+    return [replace(r, context=given.completed(r.context)) for r in requests], given
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from scvi_perturb.data._condition import Condition
     from scvi_perturb.features import PerturbationFeatures
 
-__all__ = ["Similarity", "covered", "names_in", "needed", "require_features", "tanimoto"]
+__all__ = [
+    "ModalityKernel",
+    "Similarity",
+    "covered",
+    "names_in",
+    "needed",
+    "require_features",
+    "tanimoto",
+]
 
 
 class Similarity:
@@ -42,7 +50,7 @@ class Similarity:
         self.known = tuple(sorted(set(known)))
         self._table = features.table(self.known)
         self._kernels = {
-            modality: _Kernel.learn(features.frame(modality).to_numpy(), values[mask])
+            modality: ModalityKernel.learn(features.frame(modality).to_numpy(), values[mask])
             for modality, (values, mask) in self._table.items()
         }
 
@@ -81,14 +89,14 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kernel:
+class ModalityKernel:
     """The kernel of a modality: Gaussian of a width, or Tanimoto's where the width is None."""
 
     width: float | None
     sets: bool
 
     @classmethod
-    def learn(cls, every: NDArray[np.float32], known: NDArray[np.float32]) -> _Kernel:
+    def learn(cls, every: NDArray[np.float32], known: NDArray[np.float32]) -> ModalityKernel:
         """Choose by the signs of all rows; the width is learned from `known` rows alone."""
         if every.size and every.min() >= 0:
             return cls(None, sets=bool(np.isin(every, (0.0, 1.0)).all()))
