@@ -14,7 +14,6 @@ from scvi_perturb.metrics._profiles import log_normalize, pseudobulk_variance
 from scvi_perturb.predictors import ConditionGP
 from scvi_perturb.predictors._condition_gp_kernel import ConditionKernel
 from scvi_perturb.predictors._condition_gp_leave import groups_of, sensible_leave
-from scvi_perturb.predictors._condition_gp_noise import sampling_variances
 from scvi_perturb.predictors._condition_gp_outputs import Outputs
 from scvi_perturb.predictors._condition_gp_points import Contexts, Points
 from scvi_perturb.predictors._condition_gp_signal import _rising
@@ -88,7 +87,7 @@ def test_noise_is_that_of_the_jackknife(kind):
     screen = make_screen([("control", "T"), ("A", "T")], n=40)
     screen.X = rng.poisson(screen.X.toarray() * 3).astype(np.float32)
     profiles = ConditionGP(profile=kind).fit(screen).profiles
-    found = sampling_variances(screen, None, profiles)
+    found = profiles.variances
     for condition, variance in zip(profiles.conditions, found, strict=True):
         cells = screen[screen.obs["perturbation"] == str(condition)].X
         if kind == "pseudobulk":
@@ -104,17 +103,12 @@ def test_a_single_cell_has_the_noise_of_a_cell_of_the_others():
     screen.X = rng.poisson(screen.X.toarray()).astype(np.float32)
     screen = screen[: 5 + 5 + 1].copy()
     profiles = ConditionGP().fit(screen).profiles
-    found = sampling_variances(screen, None, profiles)
+    found = profiles.variances
     alone = int(np.flatnonzero(profiles.n_cells == 1)[0])
     others = np.delete(found, alone, axis=0) * np.delete(profiles.n_cells, alone)[:, None]
     np.testing.assert_allclose(found[alone], others.mean(axis=0))
-    assert sampling_variances(screen, None, one_cell_each(profiles)) is None
-
-
-def one_cell_each(profiles):
-    made = ConditionGP().fit(make_screen([("control", "T"), ("A", "T")], n=1)).profiles
-    assert made.kind == profiles.kind
-    return made
+    one_cell_each = make_screen([("control", "T"), ("A", "T")], n=1)
+    assert ConditionGP().fit(one_cell_each).profiles.variances is None
 
 
 def asked(*labels, contexts=("T", "B")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from scvi_perturb._errors import (
     check_choice,
 )
 from scvi_perturb.predictors._condition_gp_leave import LEAVES, groups_of, sensible_leave
-from scvi_perturb.predictors._condition_gp_noise import sampling_variances
 from scvi_perturb.predictors._condition_gp_points import Contexts
-from scvi_perturb.predictors._condition_gp_posterior import Posterior, Rows
+from scvi_perturb.predictors._condition_gp_posterior import Answer, Posterior, Rows
 from scvi_perturb.predictors._mean import MeanPredictor
 from scvi_perturb.predictors._reference import read_request
 from scvi_perturb.predictors._requests import Request
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.data._keys import ConditionKeys
-    from scvi_perturb.data._splits import Split
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.predictors._condition_gp_leave import Leave
     from scvi_perturb.predictors._condition_gp_points import Points
@@ -137,6 +134,7 @@ class ConditionGP(MeanPredictor):
     """
 
     name: ClassVar[str] = "condition_gp"
+    _needs_variances: ClassVar[bool] = True
     leave_: Leave
 
     def __init__(
@@ -187,23 +185,15 @@ class ConditionGP(MeanPredictor):
         """
         return self.posterior.hyperparameters
 
-    def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
-    ) -> Self:
-        """Learn changes and their noise, and tune; as `MeanPredictor.fit`.
+    def _learn(self) -> None:
+        """Learn changes and their noise, and tune.
 
         Raises
         ------
         SchemaError
-            As `MeanPredictor.fit`, and if there is no training condition with a control.
+            If there is no training condition with a control.
         """
-        super().fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
+        super()._learn()
         requests = [Request(what, own) for what, seen in self.deltas.items() for own in seen]
         if not requests:
             msg = "ConditionGP found no training condition that has a control to change from."
@@ -214,21 +204,18 @@ class ConditionGP(MeanPredictor):
         self.leave_ = (
             sensible_leave(requests, has_features=covered) if self.leave == "auto" else self.leave
         )
-        groups = None
-        if self.profile != "effects":
-            groups = sampling_variances(adata, split, self.profiles)
         self._posterior = Posterior.learn(
-            self._rows(requests, groups),
+            self._rows(requests),
             features=self.features if covered else None,
             tune=self.tune,
             n_components=self.n_components,
             n_tuning=self.n_tuning,
         )
-        return self
 
-    def _rows(self, requests: list[Request], noise: NDArray[np.float64] | None) -> Rows:
-        """Gather what is learned from; `noise` is that of each group's profile."""
+    def _rows(self, requests: list[Request]) -> Rows:
+        """Gather what is learned from."""
         profiles = self.profiles
+        noise = profiles.variances
         pairs = zip(profiles.conditions, profiles.contexts, strict=True)
         group = {pair: i for i, pair in enumerate(pairs)}
         rows = [group[request.condition, request.context] for request in requests]
@@ -276,18 +263,31 @@ class ConditionGP(MeanPredictor):
             If the request or the reference does not fit what was learned.
         """
         requests, given = read_request(conditions, reference, self.profiles)
+        answer = self.answer(requests, given)
+        made = self._answer(requests, given, answer.mean)
+        made.layers["std"] = answer.std.astype(np.float32)
+        made.obs["novelty"] = answer.novelty
+        made.obs["support"] = 1 - answer.novelty
+        return made
+
+    def answer(self, requests: Sequence[Request], given: Reference | None = None) -> Answer:
+        """Return changes, their errors and novelty; a control does not change, and surely."""
         treated = np.array([not request.condition.is_control for request in requests])
-        n_genes = len(self.profiles.var_names)
-        changes, std = np.zeros((2, len(requests), n_genes))
+        mean, std = np.zeros((2, len(requests), len(self.profiles.var_names)))
         novelty = np.zeros(len(requests))
         if treated.any():
-            answer = self.posterior.at(self._points(requests, given))
-            changes[treated], std[treated] = answer.mean, answer.std
-            novelty[treated] = answer.novelty
-        made = self._answer(requests, given, changes)
-        made.layers["std"] = std.astype(np.float32)
-        made.obs["novelty"] = novelty
-        made.obs["support"] = 1 - novelty
+            found = self.posterior.at(self._points(requests, given))
+            mean[treated], std[treated], novelty[treated] = found.mean, found.std, found.novelty
+        return Answer(mean, std, novelty)
+
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
+        treated = np.array([not request.condition.is_control for request in requests])
+        made = np.zeros((len(requests), len(self.profiles.var_names)))
+        if treated.any():
+            made[treated] = self.posterior.mean(self._points(requests, given))
         return made
 
     def covariance(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.predictors._mean import MeanPredictor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
-    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.data._keys import ConditionKeys
-    from scvi_perturb.data._splits import Split
     from scvi_perturb.predictors._requests import Request
 
 __all__ = ["FirstKnown"]
@@ -48,20 +43,10 @@ class FirstKnown(MeanPredictor):
         super().__init__(profile=kinds.pop())
         self.predictors = predictors
 
-    def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
-    ) -> Self:
-        """Fit all of them; as `MeanPredictor.fit`."""
-        super().fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
+    def _learn(self) -> None:
+        super()._learn()
         for predictor in self.predictors:
-            predictor.fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
-        return self
+            predictor.fit_profiles(self.profiles)
 
     def _delta(self, request: Request) -> NDArray[np.float64]:
         *better, last = self.predictors

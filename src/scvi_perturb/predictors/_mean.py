@@ -50,6 +50,8 @@ class MeanPredictor(ABC):
     """
 
     name: ClassVar[str]
+    #: Whether the sampling variances of profiles are needed.
+    _needs_variances: ClassVar[bool] = False
 
     def __init__(self, *, profile: Profile = "pseudobulk") -> None:
         check_choice("profile", profile, PROFILES)
@@ -104,14 +106,20 @@ class MeanPredictor(ABC):
             If a column or layer is absent, counts are not raw or changes not finite, there is no
             control, or features are needed and were not given.
         """
-        self._profiles = TrainingProfiles.from_screen(
+        profiles = TrainingProfiles.from_screen(
             adata,
             split,
             keys=keys or default_keys(adata),
             context_keys=[context_keys] if isinstance(context_keys, str) else context_keys,
             layer=layer,
             kind=self.profile,
+            with_variances=self._needs_variances,
         )
+        return self.fit_profiles(profiles)
+
+    def fit_profiles(self, profiles: TrainingProfiles) -> Self:
+        """Learn from profiles that were summed up before; else as `fit`."""
+        self._profiles = profiles
         self._learn()
         return self
 
@@ -142,8 +150,17 @@ class MeanPredictor(ABC):
             If the request or the reference does not fit what was learned.
         """
         requests, given = read_request(conditions, reference, self.profiles)
-        changes = np.stack([self._change(request) for request in requests])
-        return self._answer(requests, given, changes)
+        return self._answer(requests, given, self.changes(requests, given))
+
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change from control of each request, `(n_requests, n_genes)`.
+
+        `given` are control cells of the user's, where there are.
+        """
+        del given
+        return np.stack([self._change(request) for request in requests])
 
     def _answer(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb._normalize import log_normalize_cells
 from scvi_perturb.data._table import encode_obs
 from scvi_perturb.predictors._cells import read_chunks, seen_cells
+from scvi_perturb.predictors._moments import Moments
 from scvi_perturb.predictors._requests import context_labels
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class TrainingProfiles:
     sums
         Sum over the cells of each group of counts ("pseudobulk"), of log-normalised values
         ("cell_mean") or of changes ("effects"), `(n_groups, n_genes)`.
+    variances
+        Sampling variance of each group's profile, `(n_groups, n_genes)`; None where they were not
+        asked for, or are not known.
     """
 
     keys: ConditionKeys
@@ -67,6 +71,7 @@ class TrainingProfiles:
     contexts: tuple[Context, ...]
     n_cells: NDArray[np.int64]
     sums: NDArray[np.float64]
+    variances: NDArray[np.float64] | None = None
 
     @classmethod
     def from_screen(
@@ -78,6 +83,7 @@ class TrainingProfiles:
         context_keys: Sequence[str],
         layer: str | None,
         kind: Profile,
+        with_variances: bool = False,
     ) -> TrainingProfiles:
         """Sum up the cells that may be seen; memory does not grow with their number.
 
@@ -96,8 +102,14 @@ class TrainingProfiles:
         context_codes = np.array([place[context] for context in contexts])
         pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
         sums = np.zeros((len(pairs), adata.n_vars))
+        n_cells = np.bincount(group, minlength=len(pairs))
+        moments = None
+        if with_variances and kind != "effects":
+            moments = Moments.empty(sums.shape, per_cell=kind == "cell_mean")
         for part, rows in read_chunks(adata, layer, cells, effects=kind == "effects"):
             sums += _group_sums(rows, group[part], len(pairs), kind)
+            if moments is not None:
+                moments.add(rows, group[part])
         return cls(
             keys=keys,
             context_keys=tuple(context_keys),
@@ -106,8 +118,21 @@ class TrainingProfiles:
             kind=kind,
             conditions=tuple(table.conditions[pair // len(context_names)] for pair in pairs),
             contexts=tuple(context_names[pair % len(context_names)] for pair in pairs),
-            n_cells=np.bincount(group, minlength=len(pairs)),
+            n_cells=n_cells,
             sums=sums,
+            variances=None if moments is None else moments.variances(sums, n_cells),
+        )
+
+    def without(self, left_out: Iterable[int]) -> TrainingProfiles:
+        """Return the profiles of all but some groups."""
+        kept = np.setdiff1d(np.arange(len(self.conditions)), list(left_out))
+        return replace(
+            self,
+            conditions=tuple(self.conditions[i] for i in kept),
+            contexts=tuple(self.contexts[i] for i in kept),
+            n_cells=self.n_cells[kept],
+            sums=self.sums[kept],
+            variances=None if self.variances is None else self.variances[kept],
         )
 
     def profile(self, groups: Iterable[int]) -> NDArray[np.float64]:
@@ -175,7 +200,7 @@ class TrainingProfiles:
                 f"Contexts {lonely} have perturbed cells but no control cell in training; their "
                 "cells are not used, since their change from control is unknown.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return found
 
