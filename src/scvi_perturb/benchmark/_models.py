@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scvi_perturb.benchmark._method import Method
 from scvi_perturb.benchmark._model import ModelPredictor
-from scvi_perturb.predictors import ConditionGP
+from scvi_perturb.predictors import ConditionGP, StackedMean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +15,25 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark._method import Setting
     from scvi_perturb.predictors import Predictor
 
-__all__ = ["CONDITION_GP", "model_method", "model_names"]
+__all__ = ["CONDITION_GP", "STACKED_MEAN", "model_method", "model_names"]
 
 
 def _condition_gp(setting: Setting) -> Predictor:
     return ConditionGP(setting.features, profile=setting.profile)
+
+
+def _stacked_mean(setting: Setting) -> Predictor:
+    return StackedMean(setting.features, seed=setting.seed, profile=setting.profile)
+
+
+#: The stack of means: the regression and the trivial predictions, by their errors.
+STACKED_MEAN: Final = Method(
+    name="stacked_mean",
+    title="StackedMean",
+    make=_stacked_mean,
+    role="model",
+    values=("counts", "effects"),
+)
 
 
 #: The regression of means, judged as a model: it is no trivial prediction.

@@ -28,6 +28,7 @@ from scvi_perturb.predictors._no_change import NoChange
 from scvi_perturb.predictors._pca_ridge import PCARidge
 from scvi_perturb.predictors._protocol import CellPredictor, Predictor
 from scvi_perturb.predictors._shifted_control import ShiftedControl
+from scvi_perturb.predictors._stack import StackedMean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +52,7 @@ __all__ = [
     "PCARidge",
     "Predictor",
     "ShiftedControl",
+    "StackedMean",
 ]
 
 #: Every predictor by name. A new one is a class in a file of its own and a line here.
@@ -71,6 +73,7 @@ PREDICTORS: Final[Mapping[str, type[Predictor]]] = MappingProxyType(
             NoChange,
             PCARidge,
             ShiftedControl,
+            StackedMean,
         )
     }
 )

@@ -197,7 +197,7 @@ class MeanPredictor(ABC):
 
     def _learn(self) -> None:
         """Learn from `profiles`, as the last step of `fit`; subclasses add to it."""
-        self.deltas = self.profiles.deltas()
+        self.deltas = self.profiles.deltas
 
     @abstractmethod
     def _delta(self, request: Request) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ Profile = Literal["pseudobulk", "cell_mean", "effects"]
 PROFILES: Final = ("pseudobulk", "cell_mean", "effects")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingProfiles:
     """Sums over the cells of each group, a group being a condition in a context.
 
@@ -177,11 +178,10 @@ class TrainingProfiles:
             raise SchemaError(msg)
         return self.profile(groups)
 
+    @cached_property
     def deltas(self) -> dict[Condition, dict[Context, NDArray[np.float64]]]:
-        """Return the change from the control of the same context, for each treated group.
+        """The change from the control of the same context, of each treated group.
 
-        Returns
-        -------
         Arrays `(n_genes,)` by condition, then context. Contexts without controls are left out, of
         which a warning tells. "effects" are changes already: rows of controls change nothing.
         """

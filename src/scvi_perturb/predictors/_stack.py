@@ -1,0 +1,228 @@
+"""A stack: what several predictors say, weighed by how well each answered the same question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb.predictors._mean import MeanPredictor
+from scvi_perturb.predictors._questions import QUESTIONS, Question, Seen
+from scvi_perturb.predictors._reference import read_request
+from scvi_perturb.predictors._stack_answer import StackAnswer, answer_question
+from scvi_perturb.predictors._stack_fit import QuestionStack, treated_rows
+from scvi_perturb.predictors._stack_members import default_members
+from scvi_perturb.predictors._stack_report import report_of, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.features import PerturbationFeatures
+    from scvi_perturb.predictors._profiles import Profile
+    from scvi_perturb.predictors._protocol import Conditions
+    from scvi_perturb.predictors._reference import Reference
+    from scvi_perturb.predictors._requests import Request
+    from scvi_perturb.predictors._stack_fit import Outside
+
+__all__ = ["StackedMean"]
+
+
+class StackedMean(MeanPredictor):
+    """Predict by a weighted sum of predictors; the weights depend on what is asked.
+
+    A request asks one of several questions (`Question`): a context never seen perturbed, a
+    combination, a dose, a perturbation never seen. For each, training is asked the same of itself:
+    what makes a part of it new is left out, all members are fitted to the rest, and the weights,
+    none of them negative and their sum one, are those of least squared error on what was left out.
+    `no_change` is a member, so that effects shrink where nothing can be said of them.
+
+    The errors made there also tell how far predictions may be off: a variance for each gene in
+    each condition, from the size of the predicted change, the disagreement of members and the
+    regression's own posterior, scaled so that intervals cover what was left out (conformal, CV+).
+    Coverage is on average over genes and over new conditions that are as training's are to each
+    other; where there are few, or the request is of another kind, nothing is promised.
+
+    Where training has nothing to ask a question of, `condition_gp` and one trivial prediction share
+    the weight, and there is no interval: `layers["std"]` is the regression's own.
+
+    Parameters
+    ----------
+    features
+        What is known about perturbations, or None.
+    members
+        Predictors, not fitted, by name, in place of the usual ones; all with this `profile`.
+    questions
+        Questions to weigh members for in `fit`; for others it is done when they are first asked.
+    n_folds
+        Number of folds; contexts are left out one at a time if there are twice as many at most.
+    seed
+        Seed of folds and of the bootstraps over which weights are averaged.
+    outside
+        Members that are trained elsewhere, by name.
+    profile
+        What the mean of a population is; see `MeanPredictor`.
+
+    References
+    ----------
+    Breiman, Stacked regressions, Machine Learning 1996; van der Laan, Polley and Hubbard, Super
+    learner, Statistical Applications in Genetics and Molecular Biology 2007; Barber et al.,
+    Predictive inference with the jackknife+, Annals of Statistics 2021.
+    """
+
+    name: ClassVar[str] = "stacked_mean"
+    _needs_variances: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        features: PerturbationFeatures | None = None,
+        *,
+        members: Mapping[str, MeanPredictor] | None = None,
+        questions: Sequence[Question] = (),
+        n_folds: int = 10,
+        seed: int | None = 0,
+        outside: Mapping[str, Outside] | None = None,
+        profile: Profile = "pseudobulk",
+    ) -> None:
+        super().__init__(profile=profile)
+        for question in questions:
+            check_choice("questions", question, QUESTIONS)
+        if n_folds < 2:
+            msg = f"n_folds={n_folds}; expected at least 2."
+            raise ValueError(msg)
+        others = {name for name, one in (members or {}).items() if one.profile != profile}
+        if others:
+            msg = f"Members {sorted(others)} have another profile than {profile!r}."
+            raise SchemaError(msg)
+        self.features = features
+        self.members = None if members is None else dict(members)
+        self.questions = questions
+        self.n_folds = n_folds
+        self.seed = seed
+        self.outside = dict(outside or {})
+        self._stacks: dict[Question, QuestionStack] = {}
+
+    @property
+    def weights_(self) -> pd.DataFrame:
+        """Weights of members, a row for each question that was asked, and tried on training."""
+        return weights_of(self._stacks)
+
+    @property
+    def calibration_(self) -> pd.DataFrame:
+        """How well each question was answered, and how intervals cover; see `report_of`."""
+        return report_of(self._stacks)
+
+    def _learn(self) -> None:
+        super()._learn()
+        if not self.deltas:
+            msg = "StackedMean found no training condition that has a control to change from."
+            raise SchemaError(msg)
+        self._seen = Seen.of(treated_rows(self.profiles)[0])
+        self._stacks = {}
+        for question in self.questions:
+            self._stack(question)
+
+    def _stack(self, question: Question) -> QuestionStack:
+        """Return the stack for a question, made when it is first asked."""
+        if question not in self._stacks:
+            usual = default_members(question, self.features, self.profile)
+            self._stacks[question] = QuestionStack.fit(
+                question,
+                self.profiles,
+                usual if self.members is None else self.members,
+                outside=self.outside,
+                n_folds=self.n_folds,
+                seed=self.seed,
+            )
+        return self._stacks[question]
+
+    def predict(
+        self,
+        conditions: Conditions,
+        *,
+        reference: AnnData | None = None,
+        interval: float = 0.9,
+    ) -> AnnData:
+        """Return the mean of each condition, its error, and an interval.
+
+        Parameters
+        ----------
+        conditions, reference
+            As in `MeanPredictor.predict`.
+        interval
+            Coverage of the interval, between 0 and 1.
+
+        Returns
+        -------
+        AnnData as of `MeanPredictor.predict`, and besides the layers `std`, `lower` and `upper` of
+        the change, in its units (NaN ends where the question could not be asked of training);
+        `obs["question"]`, what was asked; `obs["novelty"]` and `obs["support"]`.
+
+        Raises
+        ------
+        UnknownPerturbationError
+            If no member knows a perturbation.
+        SchemaError
+            If the request or the reference does not fit what was learned.
+        ValueError
+            If `interval` is not between 0 and 1.
+        """
+        if not 0 < interval < 1:
+            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
+            raise ValueError(msg)
+        requests, given = read_request(conditions, reference, self.profiles)
+        found = self.answer(requests, given, interval=interval)
+        made = self._answer(requests, given, found.mean)
+        for layer in ("std", "lower", "upper"):
+            made.layers[layer] = getattr(found, layer).astype(np.float32)
+        made.obs["question"] = pd.Categorical(found.question)
+        made.obs["novelty"] = found.novelty
+        made.obs["support"] = 1 - found.novelty
+        return made
+
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change of each request, all at once."""
+        return self.answer(requests, given, interval=None).mean
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        given: Reference | None = None,
+        *,
+        interval: float | None = 0.9,
+        outside: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> StackAnswer:
+        """Answer requests, each by the stack of its question.
+
+        Parameters
+        ----------
+        requests, given
+            What is asked, and control cells to start from, if any.
+        interval
+            Coverage; None leaves intervals out.
+        outside
+            What outside members say of the requests, `(n_requests, n_genes)` by name; those that
+            say nothing have no weight.
+        """
+        made = StackAnswer.empty(len(requests), len(self.profiles.var_names))
+        for question in QUESTIONS:
+            rows = [i for i, request in enumerate(requests) if self._asks(request) == question]
+            if rows:
+                said = {name: values[rows] for name, values in (outside or {}).items()}
+                some = [requests[i] for i in rows]
+                stack = self._stack(question)
+                part = answer_question(stack, some, given, outside=said, interval=interval)
+                made.put(rows, part, question)
+        return made
+
+    def _asks(self, request: Request) -> Question | None:
+        return None if request.condition.is_control else self._seen.question(request)
+
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        return self.changes([request])[0]
