@@ -12,7 +12,11 @@ import pandas as pd
 from benchmarks._kang_frame import CONTEXT_KEYS, FILE, cell_types, data_directory, load_kang
 from scvi_perturb.benchmark import Task
 from scvi_perturb.data import ConditionKeys, SimulatorConfig, SplitOptions, simulate_screen
-from scvi_perturb.features import PerturbationFeatures, morgan_fingerprints
+from scvi_perturb.features import (
+    PerturbationFeatures,
+    molecular_descriptors,
+    molecular_fingerprints,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,19 +101,25 @@ def norman() -> Task:
 def load_lincs() -> AnnData:
     adata = anndata.read_h5ad(data_directory() / LINCS)
     adata = adata[adata.obs["smiles"].astype(str).str.len() > 1].copy()
-    fingerprints = _fingerprints(adata)
-    adata = adata[adata.obs["perturbation"].astype(str).isin(fingerprints.index)].copy()
+    readable = molecular_fingerprints(_smiles(adata), invalid="skip").index
+    adata = adata[adata.obs["perturbation"].astype(str).isin(readable)].copy()
     adata.X = np.clip(np.asarray(adata.X, np.float64), -_MOST_Z, _MOST_Z)
     return adata
 
 
-def _fingerprints(adata: AnnData) -> pd.DataFrame:
-    smiles = adata.obs.set_index(adata.obs["perturbation"].astype(str))["smiles"].astype(str)
-    return morgan_fingerprints(smiles, invalid="skip")
+def _smiles(adata: AnnData) -> pd.Series[str]:
+    return adata.obs.set_index(adata.obs["perturbation"].astype(str))["smiles"].astype(str)
 
 
-def fingerprints(adata: AnnData) -> PerturbationFeatures:
-    return PerturbationFeatures({"morgan": _fingerprints(adata)})
+def structures(adata: AnnData) -> PerturbationFeatures:
+    smiles = _smiles(adata)
+    return PerturbationFeatures(
+        {
+            "morgan": molecular_fingerprints(smiles, "morgan", counts=True),
+            "paths": molecular_fingerprints(smiles, "paths", counts=True),
+            "descriptors": molecular_descriptors(smiles),
+        }
+    )
 
 
 def lincs() -> Task:
@@ -120,13 +130,13 @@ def lincs() -> Task:
         title="LINCS L1000: a drug never seen",
         note=(
             "Consensus signatures (z, clipped to 10) of drugs over cell lines and doses, 978 "
-            "genes: means alone. Five folds by molecule; features are Morgan fingerprints "
-            "(radius 2, 2,048 bits)."
+            "genes: means alone. Five folds by molecule; features are of its structure alone: "
+            "counts of circular neighbourhoods and of paths (2,048 each), ranks of descriptors."
         ),
         load=load_lincs,
         kind="unseen_perturbation",
         values="effects",
-        features=fingerprints,
+        features=structures,
         options=SplitOptions(groups=molecules),
     )
 

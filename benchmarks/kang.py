@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model._base import PerturbationModel
 
 #: Models by the name on the command line: a class of `scvi_perturb.model`.
-MODELS: Final = {"diffusion": "PerturbDiffusion"}
+MODELS: Final = {"diffusion": "PerturbDiffusion", "hybrid": "HybridResidualModel"}
 #: What is asked of a trained model: row of the table and arguments of `sample`.
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "": {"n_samples": None},

@@ -15,7 +15,7 @@ from scvi_perturb._errors import (
 from scvi_perturb._version import __version__
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model import PerturbDiffusion
+from scvi_perturb.model import HybridResidualModel, PerturbDiffusion
 from scvi_perturb.module import DiffusionConfig
 from scvi_perturb.train import PlanConfig, TrainConfig
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DiffusionConfig",
+    "HybridResidualModel",
     "LeakError",
     "NotTrainedError",
     "PerturbDiffusion",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scvi_perturb import DiffusionConfig, PerturbDiffusion
+from scvi_perturb import DiffusionConfig, HybridResidualModel, PerturbDiffusion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,22 +68,21 @@ class ModelCase:
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _DENOISER = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 
+_SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "diffusion": DiffusionConfig(**_DENOISER)}
+_SHORT = {"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU}
+_ACCURATE: tuple[Arguments, Arguments] = (
+    {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
+    {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU},
+)
+
 MODELS = (
     ModelCase(
         PerturbDiffusion,
-        init={
-            "n_latent": 4,
-            "n_hidden": 16,
-            "n_layers": 1,
-            "diffusion": DiffusionConfig(**_DENOISER),
-        },
-        train={"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU},
+        init=_SMALL,
+        train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=(
-            {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
-            {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU},
-        ),
+        accurate=_ACCURATE,
         searched={"n_steps": None},
         variants={
             "log1p": {"space": "log1p"},
@@ -99,5 +98,20 @@ MODELS = (
             },
         },
         units={"log1p": "log1p(counts per 10,000)"},
+    ),
+    ModelCase(
+        HybridResidualModel,
+        init=_SMALL,
+        train=_SHORT,
+        stages=("representation", "generator"),
+        selected=("representation",),
+        accurate=_ACCURATE,
+        searched={"n_steps": None},
+        variants={
+            "normal": {"likelihood": "normal"},
+            "zinb": {"likelihood": "zinb"},
+            "refits": {"n_refits": 2},
+        },
+        units={"normal": "log1p(counts per 10,000)"},
     ),
 )

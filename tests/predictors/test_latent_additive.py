@@ -107,3 +107,13 @@ def test_one_vector_for_all_contexts():
     asked = pd.DataFrame({"perturbation": ["A+B"] * 2, "cell_type": ["T", "new"]})
     made = lfc(predictor, asked)
     np.testing.assert_allclose(made, [total("A+B")] * 2, atol=1e-4)
+
+
+def test_requests_are_answered_at_once_as_one_by_one():
+    store = PerturbationFeatures({"text": SETS})
+    predictor = LatentAdditive(store, profile="effects").fit(table([*NAMES[:6], *PAIRS], noise=1.0))
+    asked = ["B", "control", "A+G", "A", "A+B+H", "B"]
+    alone = np.concatenate([lfc(predictor, [name]) for name in asked])
+    np.testing.assert_allclose(lfc(predictor, asked), alone, rtol=1e-5, atol=1e-6)
+    assert (alone[1] == 0).all()
+    assert (alone[[0, 2, 3, 4]] != 0).any(axis=1).all()

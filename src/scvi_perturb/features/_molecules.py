@@ -1,12 +1,12 @@
-"""Molecules: fingerprints as features, scaffolds as clusters. Needs RDKit (extra `chem`)."""
+"""Molecules: Morgan fingerprints, and scaffolds as clusters. Needs RDKit (extra `chem`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
+from scvi_perturb.features._fingerprints import molecular_fingerprints
 from scvi_perturb.features._smiles import read_molecules, require_rdkit
 
 if TYPE_CHECKING:
@@ -66,18 +66,9 @@ def morgan_fingerprints(
     >>> table.shape  # doctest: +SKIP
     (1, 2048)
     """
-    if radius < 0 or n_bits < 1:
-        msg = f"radius={radius}, n_bits={n_bits}: expected radius >= 0 and n_bits >= 1."
-        raise ValueError(msg)
-    require_rdkit()
-    from rdkit.Chem import rdFingerprintGenerator
-
-    molecules = read_molecules(smiles, invalid)
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
-    make = generator.GetCountFingerprintAsNumPy if counts else generator.GetFingerprintAsNumPy
-    values = np.stack([make(molecule) for molecule in molecules.values()])
-    columns = [f"morgan_{bit}" for bit in range(n_bits)]
-    return pd.DataFrame(values, index=pd.Index(list(molecules)), columns=columns)
+    return molecular_fingerprints(
+        smiles, "morgan", radius=radius, n_bits=n_bits, counts=counts, invalid=invalid
+    )
 
 
 def murcko_scaffolds(

@@ -64,3 +64,8 @@ class SamplerConfig:
                 "number >= 0 (1 means no guidance)."
             )
             raise ValueError(msg)
+
+    @classmethod
+    def of(cls, sampler: SamplerName | SamplerConfig) -> SamplerConfig:
+        """Return a configuration as it is, or the defaults of a method by its name."""
+        return sampler if isinstance(sampler, SamplerConfig) else cls(method=sampler)

@@ -1,5 +1,6 @@
 """Models: AnnData in, AnnData out."""
 
 from scvi_perturb.model._diffusion import PerturbDiffusion
+from scvi_perturb.model._hybrid import HybridResidualModel
 
-__all__ = ["PerturbDiffusion"]
+__all__ = ["HybridResidualModel", "PerturbDiffusion"]

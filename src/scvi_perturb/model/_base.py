@@ -150,7 +150,7 @@ class PerturbationModel(SetupMixin):
             For a request or a reference that does not fit.
         """
         request, cells = self._ask(conditions, reference)
-        config = _sampler(sampler)
+        config = SamplerConfig.of(sampler)
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(
             request, cells, plan, sampler=config, seed=seed, library_size=library_size
@@ -205,7 +205,7 @@ class PerturbationModel(SetupMixin):
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
         request, cells = self._ask(conditions, reference)
-        config = _sampler(sampler)
+        config = SamplerConfig.of(sampler)
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(request, cells, plan, sampler=config, seed=seed)
         result = effects_adata(
@@ -390,7 +390,3 @@ class PerturbationModel(SetupMixin):
             library_size=str(library_size),
             trained_on=dict(self.trained_on_),
         )
-
-
-def _sampler(sampler: SamplerName | SamplerConfig) -> SamplerConfig:
-    return sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(method=sampler)

@@ -134,7 +134,7 @@ class PerturbDiffusion(TwoStageTraining, LikelihoodMixin, PerturbationModel):
         self.trained_pairs_: list[tuple[int, int]] = []
         self.n_steps_: int | None = None
         self._model_summary_string = (
-            f"PerturbDiffusion: {len(screen.genes)} genes, {len(screen.table)} conditions, "
+            f"{type(self).__name__}: {len(screen.genes)} genes, {len(screen.table)} conditions, "
             f"{len(screen.contexts)} contexts, n_latent {n_latent}, space {space!r}, "
             f"likelihood {likelihood!r}, decoder {decoder!r}"
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model._result import Plan
     from scvi_perturb.model._screen import Screen
 
-__all__ = ["effects_adata"]
+__all__ = ["effects_adata", "effects_table"]
 
 N_BOOTSTRAP = 200
 
@@ -57,7 +57,17 @@ def effects_adata(
         expected = np.stack([share for _, share in group]) * cells.library[used][:, None]
         rows.append(_effect(expected, cells, used, interval, random))
     layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
-    profile = layers.pop("profile")
+    return effects_table(layers.pop("profile"), layers, plan, request, screen)
+
+
+def effects_table(
+    profile: np.ndarray,
+    layers: dict[str, np.ndarray],
+    plan: Plan,
+    request: Request,
+    screen: Screen,
+) -> AnnData:
+    """Return profiles and layers, `(n_rows, n_genes)` each, with a row of `obs` a condition."""
     frame = condition_frame(request, screen)
     frame["n_cells"] = np.bincount(plan.row, minlength=len(request))
     frame.index = pd.Index([f"row{i}" for i in range(len(frame))])

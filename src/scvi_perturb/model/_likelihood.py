@@ -90,9 +90,11 @@ class LikelihoodMixin(PerturbationModel):
         for code in np.unique(codes, axis=0):
             members = np.flatnonzero((codes == code).all(axis=1))
             reference = self._references(controls, code, n_samples, random)
-            latents = self._latents_under(table.conditions[code[0]], code, reference, random)
+            condition = table.conditions[code[0]]
+            latents = self._latents_under(condition, code, reference, random)
+            unit = self._unit_parameters(latents, condition, code)
             for chunk in np.array_split(members, -(-len(members) // 128)):
-                values[chunk] = self._average_likelihood(reader[rows[chunk]], latents, code[2])
+                values[chunk] = self._average_likelihood(reader[rows[chunk]], unit)
         if key_added is not None:
             (self.adata if adata is None else adata).obs[key_added] = values
         return values
@@ -196,25 +198,35 @@ class LikelihoodMixin(PerturbationModel):
         )
 
     @torch.inference_mode()
+    def _unit_parameters(
+        self, latents: torch.Tensor, condition: Condition, code: np.ndarray
+    ) -> CountParameters:
+        """Return the parameters of counts of each latent at a library size of one.
+
+        A latent's proportions are decoded once; each cell has its own library.
+        """
+        del condition
+        batch = torch.full((len(latents),), int(code[2]), device=latents.device)
+        one = torch.ones(len(latents), device=latents.device)
+        return self._representation().decode(latents, one, batch)
+
+    @torch.inference_mode()
     def _average_likelihood(
-        self, batch: dict[str, torch.Tensor], latents: torch.Tensor, batch_code: int
+        self, batch: dict[str, torch.Tensor], unit: CountParameters
     ) -> np.ndarray:
         """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
-        device, stage = latents.device, self._representation()
+        device, stage = unit.mean.device, self._representation()
         batch = {key: value.to(device) for key, value in batch.items()}
         library = batch[LIBRARY_KEY][:, None]
-        code = torch.full((len(latents),), int(batch_code), device=device)
-        # A latent's proportions are decoded once; each cell has its own library.
-        unit = stage.decode(latents, torch.ones(len(latents), device=device), code)
         shape, scores = (len(library), unit.mean.shape[1]), []
-        for k in range(len(latents)):
+        for k in range(len(unit.mean)):
             own = unit.mean[k].expand(shape)
             mean = own if stage.likelihood == "normal" else own * library
             spread = unit.dispersion[k] if unit.dispersion.ndim > 1 else unit.dispersion
             zeros = None if unit.zero_logits is None else unit.zero_logits[k].expand(shape)
             scores.append(stage.log_prob(batch, CountParameters(mean, spread, zeros)))
         stacked = torch.stack(scores).double()
-        return (torch.logsumexp(stacked, dim=0) - np.log(len(latents))).cpu().numpy()
+        return (torch.logsumexp(stacked, dim=0) - np.log(len(unit.mean))).cpu().numpy()
 
 
 def _stacked(draws: list[coo_matrix]) -> GCXS:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["gene_factors", "population_shares", "recentred"]
 
 _N_ROUNDS: Final = 20
+#: A share is found when its relative error is less.
+_CLOSE: Final = 1e-4
 #: Shares below this are taken for it: a factor must stay finite.
 _LEAST: Final = 1e-8
 #: A gene is never multiplied or divided by more.
@@ -25,7 +27,9 @@ def population_shares(proportions: Floats, library: Floats) -> Floats:
     return np.asarray(library @ proportions, dtype=np.float64) / library.sum()
 
 
-def gene_factors(proportions: Floats, library: Floats, target: Floats) -> Floats:
+def gene_factors(
+    proportions: Floats, library: Floats, target: Floats, *, partial: bool = False
+) -> Floats:
     """Return the factor of each gene by which a population gets a mean.
 
     Multiplied by the factors, and renormalised, the proportions of the cells have together the
@@ -39,6 +43,9 @@ def gene_factors(proportions: Floats, library: Floats, target: Floats) -> Floats
         Library sizes, `(n_cells,)`.
     target
         Shares wanted of the summed counts, `(n_genes,)`; scaled to the sum of those that are.
+    partial
+        Whether the genes are some of the library's only: then neither is anything scaled nor are
+        proportions renormalised.
 
     Returns
     -------
@@ -46,12 +53,16 @@ def gene_factors(proportions: Floats, library: Floats, target: Floats) -> Floats
     """
     start = np.maximum(population_shares(proportions, library), _LEAST)
     target = np.maximum(target, _LEAST)
+    if partial:
+        return np.clip(target / start, 1 / _MOST, _MOST)
     target = target * (start.sum() / target.sum())
     factors = np.ones_like(start)
     for _ in range(_N_ROUNDS):
         current = population_shares(recentred(proportions, factors), library)
-        factors *= target / np.maximum(current, _LEAST)
-        factors = np.clip(factors, 1 / _MOST, _MOST)
+        missing = target / np.maximum(current, _LEAST)
+        factors = np.clip(factors * missing, 1 / _MOST, _MOST)
+        if np.abs(missing - 1).max() < _CLOSE:
+            break
     return factors
 
 

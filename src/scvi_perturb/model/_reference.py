@@ -41,6 +41,8 @@ class Reference:
         Codes of training, `(n_cells,)`; labels never trained on have later codes.
     labels
         Context columns and batch as text, one row a cell; index = names of the cells.
+    is_given
+        Whether they are the user's, and not the training controls.
     """
 
     counts: object
@@ -48,6 +50,7 @@ class Reference:
     context: np.ndarray
     batch: np.ndarray
     labels: pd.DataFrame
+    is_given: bool = False
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -141,6 +144,7 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
             labels, () if screen.batch_column is None else (screen.batch_column,), screen.batches
         ),
         labels,
+        is_given=True,
     )
 
 

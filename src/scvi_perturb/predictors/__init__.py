@@ -17,6 +17,7 @@ from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
 from scvi_perturb.predictors._first_known import FirstKnown
+from scvi_perturb.predictors._given import GivenMeans
 from scvi_perturb.predictors._kernel_ridge import KernelRidge
 from scvi_perturb.predictors._latent_additive import LatentAdditive
 from scvi_perturb.predictors._matching_mean import MatchingMean
@@ -41,6 +42,7 @@ __all__ = [
     "ContextMean",
     "DoseLine",
     "FirstKnown",
+    "GivenMeans",
     "KernelRidge",
     "LatentAdditive",
     "MatchingMean",

@@ -50,7 +50,7 @@ def read_chunks(
     Parameters
     ----------
     adata
-        A screen; in memory or backed.
+        A screen; in memory, backed, or a collection of files.
     layer
         Where the values are; None is `X`.
     cells
@@ -69,11 +69,12 @@ def read_chunks(
     SchemaError
         If there is no such layer, or the rows are not what they should be.
     """
-    if layer is not None and layer not in adata.layers:
-        msg = f"{what} has no layer {layer!r}; found {sorted(adata.layers)}."
+    held = {"X": adata.X} if hasattr(adata, "X") else {}
+    held |= {name: adata.layers[name] for name in adata.layers.keys()}  # noqa: SIM118
+    if layer is not None and layer not in held:
+        msg = f"{what} has no layer {layer!r}; found {sorted(held.keys() - {'X'})}."
         raise SchemaError(msg)
-    held = {"X": adata.X} | {name: adata.layers[name] for name in adata.layers}
-    values = held.pop(layer or "X")
+    values = held.pop(layer or "X", _OfFiles(adata))
     where = f"{what}.X" if layer is None else f"{what}.layers[{layer!r}]"
     if values is None:
         msg = f"{where} is empty (None); put the values there, or pass `layer`."
@@ -89,6 +90,16 @@ def read_chunks(
         else:
             check_raw_counts(rows, where=where, layers=held)
         yield part, rows
+
+
+class _OfFiles:
+    """Rows of `X` of a collection of files, which has no `X` of its own."""
+
+    def __init__(self, collection: Any) -> None:  # noqa: ANN401
+        self._collection = collection
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Any:  # noqa: ANN401
+        return self._collection[rows].X
 
 
 def read_counts(

@@ -328,14 +328,25 @@ class ConditionGP(MeanPredictor):
             self._refuse_unknown(request)
         return self.posterior.points_of(treated, contexts)
 
+    def knows(self, request: Request) -> bool:
+        """Whether all components of a request were seen, or have features that training has."""
+        return self._unknown(request) is None
+
     def _refuse_unknown(self, request: Request) -> None:
+        name = self._unknown(request)
+        if name is not None:
+            known = {other.name for other in self.posterior.points.parts}
+            raise UnknownPerturbationError(name, known)
+
+    def _unknown(self, request: Request) -> str | None:
+        """Return the name of a component that nothing is known about."""
         kernel, parts = self.posterior.kernel, self.posterior.points.parts
         for part in request.condition.components:
             seen = any(part.name == other.name and part.kind == other.kind for other in parts)
             kind = any(part.kind == other.kind for other in parts)
             if not seen and not (kind and kernel.knows(part.name)):
-                known = {other.name for other in parts}
-                raise UnknownPerturbationError(part.name, known)
+                return part.name
+        return None
 
     def _delta(self, request: Request) -> NDArray[np.float64]:
         return self.posterior.mean(self._points([request], None))[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from scvi_perturb._normalize import log_normalize_cells
 from scvi_perturb.predictors._moments import Moments
 
 if TYPE_CHECKING:
@@ -65,15 +66,22 @@ class ControlPrior:
             (variances * training.n_cells[rows, None]).mean(axis=0),
         )
 
-    def variance_of(self, counts: Any, kind: str) -> Floats:  # noqa: ANN401
+    def variance_of(
+        self,
+        counts: Any,  # noqa: ANN401
+        kind: str,
+        library: Floats | None = None,
+    ) -> Floats:
         """Return the sampling variance of the profile of cells, given as counts `(n, n_genes)`."""
         n_cells = counts.shape[0]
         if n_cells < 2:
             return self.of_a_cell / n_cells
         moments = Moments.empty((1, counts.shape[1]), per_cell=kind == "cell_mean")
-        moments.add(counts, np.zeros(n_cells, np.int64))
-        sums = np.asarray(counts.sum(axis=0), np.float64).reshape(1, -1)
-        found = moments.variances(sums, np.array([n_cells]))
+        moments.add(counts, np.zeros(n_cells, np.int64), library)
+        values = log_normalize_cells(counts) if kind == "cell_mean" else counts
+        sums = np.asarray(values.sum(axis=0), np.float64).reshape(1, -1)
+        total = None if library is None else np.array([library.sum()])
+        found = moments.variances(sums, np.array([n_cells]), total)
         return self.of_a_cell / n_cells if found is None else found[0]
 
     def shift(self, context: Context, given: tuple[Floats, Floats] | None = None) -> Floats:

@@ -50,6 +50,8 @@ class MeanPredictor(ABC):
     """
 
     name: ClassVar[str]
+    #: Whether `fit_profiles` learns anew from other profiles, and not from elsewhere.
+    can_refit: ClassVar[bool] = True
     #: Whether the sampling variances of profiles are needed.
     _needs_variances: ClassVar[bool] = False
 
@@ -188,7 +190,7 @@ class MeanPredictor(ABC):
     def _control(self, context: Context, given: Reference | None) -> NDArray[np.float64]:
         if given is None:
             return self.profiles.control_profile(context)
-        return self.profiles.profile_of(given.counts[given.rows(context)])
+        return given.control(context, self.profiles)[2]
 
     def _change(self, request: Request) -> NDArray[np.float64]:
         if request.condition.is_control:

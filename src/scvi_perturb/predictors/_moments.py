@@ -43,20 +43,28 @@ class Moments:
         products = None if per_cell else np.zeros(shape)
         return cls(np.zeros(shape), products, np.zeros(shape[0]))
 
-    def add(self, rows: Any, group: NDArray[np.int64]) -> None:  # noqa: ANN401
-        """Add cells, raw counts `(n, n_genes)`, of groups `(n,)`."""
+    def add(
+        self,
+        rows: Any,  # noqa: ANN401
+        group: NDArray[np.int64],
+        library: Floats | None = None,
+    ) -> None:
+        """Add cells, raw counts `(n, n_genes)`, of groups `(n,)`; None sums them to libraries."""
         n = len(group)
         ones, places = np.ones(n), (group, np.arange(n))
         member = sparse.csr_matrix((ones, places), (len(self.libraries), n))
         if self.products is None:
             self.squares += _dense(member @ _square(log_normalize_cells(rows)))
             return
-        library = np.asarray(rows.sum(axis=1), np.float64).ravel()
+        if library is None:
+            library = np.asarray(rows.sum(axis=1), np.float64).ravel()
         self.squares += _dense(member @ _square(rows))
         self.libraries += member @ library**2
         self.products += _dense((member @ sparse.diags(library)) @ rows)
 
-    def variances(self, sums: Floats, n_cells: NDArray[np.int64]) -> Floats | None:
+    def variances(
+        self, sums: Floats, n_cells: NDArray[np.int64], totals: Floats | None = None
+    ) -> Floats | None:
         """Return the sampling variance of the profile of each group.
 
         Of a mean over cells it is the variance over cells by their number. Of a pseudobulk,
@@ -71,6 +79,8 @@ class Moments:
             Of each group, `(n_groups, n_genes)`.
         n_cells
             Of each group, `(n_groups,)`.
+        totals
+            Sum of the library sizes of each group, `(n_groups,)`; None takes the sums of counts.
 
         Returns
         -------
@@ -87,7 +97,8 @@ class Moments:
         if self.products is None:
             spread, scale = self.squares - sums**2 / n, 1 / n**2
         else:
-            total = np.maximum(sums.sum(axis=1, keepdims=True), 1.0)
+            total = sums.sum(axis=1) if totals is None else totals
+            total = np.maximum(total, 1.0)[:, None]
             share = sums / total
             spread = self.squares - 2 * share * self.products
             spread += share**2 * self.libraries[:, None]

@@ -61,6 +61,9 @@ class TrainingProfiles:
     variances
         Sampling variance of each group's profile, `(n_groups, n_genes)`; None where they were not
         asked for, or are not known.
+    libraries
+        Sum of the library sizes of each group, `(n_groups,)`, where these are more than the counts
+        of the genes that are there; None where they are the sums of these.
     """
 
     keys: ConditionKeys
@@ -73,6 +76,7 @@ class TrainingProfiles:
     n_cells: NDArray[np.int64]
     sums: NDArray[np.float64]
     variances: NDArray[np.float64] | None = None
+    libraries: NDArray[np.float64] | None = None
 
     @classmethod
     def from_screen(
@@ -85,8 +89,11 @@ class TrainingProfiles:
         layer: str | None,
         kind: Profile,
         with_variances: bool = False,
+        library: NDArray[np.float64] | None = None,
     ) -> TrainingProfiles:
         """Sum up the cells that may be seen; memory does not grow with their number.
+
+        `library` are the library sizes of all cells, for pseudobulk of files with some genes only.
 
         Raises
         ------
@@ -104,13 +111,17 @@ class TrainingProfiles:
         pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
         sums = np.zeros((len(pairs), adata.n_vars))
         n_cells = np.bincount(group, minlength=len(pairs))
+        totals = None
+        if library is not None:
+            totals = np.zeros(len(pairs))
+            np.add.at(totals, group, library[cells])
         moments = None
         if with_variances and kind != "effects":
             moments = Moments.empty(sums.shape, per_cell=kind == "cell_mean")
         for part, rows in read_chunks(adata, layer, cells, effects=kind == "effects"):
             sums += _group_sums(rows, group[part], len(pairs), kind)
             if moments is not None:
-                moments.add(rows, group[part])
+                moments.add(rows, group[part], None if library is None else library[cells[part]])
         return cls(
             keys=keys,
             context_keys=tuple(context_keys),
@@ -121,7 +132,8 @@ class TrainingProfiles:
             contexts=tuple(context_names[pair % len(context_names)] for pair in pairs),
             n_cells=n_cells,
             sums=sums,
-            variances=None if moments is None else moments.variances(sums, n_cells),
+            variances=None if moments is None else moments.variances(sums, n_cells, totals),
+            libraries=totals,
         )
 
     def without(self, left_out: Iterable[int]) -> TrainingProfiles:
@@ -134,17 +146,25 @@ class TrainingProfiles:
             n_cells=self.n_cells[kept],
             sums=self.sums[kept],
             variances=None if self.variances is None else self.variances[kept],
+            libraries=None if self.libraries is None else self.libraries[kept],
         )
 
     def profile(self, groups: Iterable[int]) -> NDArray[np.float64]:
         """Return the profile of the cells of all `groups` together, `(n_genes,)`."""
         chosen = list(groups)
-        return _profile(self.sums[chosen].sum(axis=0), int(self.n_cells[chosen].sum()), self.kind)
+        total = None if self.libraries is None else float(self.libraries[chosen].sum())
+        n_cells = int(self.n_cells[chosen].sum())
+        return _profile(self.sums[chosen].sum(axis=0), n_cells, self.kind, total)
 
-    def profile_of(self, counts: Any) -> NDArray[np.float64]:  # noqa: ANN401
+    def profile_of(
+        self,
+        counts: Any,  # noqa: ANN401
+        library: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
         """Return the profile of other cells, given as counts `(n, n_genes)`."""
         sums = _group_sums(counts, np.zeros(counts.shape[0], np.int64), 1, self.kind)[0]
-        return _profile(sums, counts.shape[0], self.kind)
+        total = None if library is None else float(library.sum())
+        return _profile(sums, counts.shape[0], self.kind, total)
 
     def controls(self, context: Context) -> list[int]:
         """Return the control groups whose context agrees with what `context` says."""
@@ -230,10 +250,12 @@ def _group_sums(
     return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=np.float64)
 
 
-def _profile(sums: NDArray[np.float64], n_cells: int, kind: Profile) -> NDArray[np.float64]:
+def _profile(
+    sums: NDArray[np.float64], n_cells: int, kind: Profile, total: float | None
+) -> NDArray[np.float64]:
     if kind != "pseudobulk":
         return sums / n_cells
-    return np.log1p(TARGET_SUM * sums / max(sums.sum(), 1.0))
+    return np.log1p(TARGET_SUM * sums / max(sums.sum() if total is None else total, 1.0))
 
 
 def _cell_contexts(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:

@@ -156,7 +156,7 @@ def _keys(question: Question, row: Request) -> Iterable[Hashable]:
     if question == "unseen_combination":
         return [row.condition] if len(parts) > 1 else []
     if question == "unseen_perturbation":
-        return {part.name for part in parts}
+        return dict.fromkeys(part.name for part in parts)  # a set has no order
     if question in ("dose", "dose_beyond"):
         return [row.condition] if len(parts) == 1 else []
     return []

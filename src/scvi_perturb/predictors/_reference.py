@@ -51,11 +51,15 @@ def read_request(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Control cells given by the user: counts in the order of training's genes, and contexts."""
+    """Control cells given by the user: counts in the order of training's genes, and contexts.
+
+    `libraries` are their library sizes, where these are more than the sums of counts.
+    """
 
     counts: Any
     contexts: list[Context]
     names: pd.Index
+    libraries: NDArray[np.float64] | None = None
 
     @classmethod
     def read(cls, adata: AnnData, profiles: TrainingProfiles) -> Self:
@@ -102,6 +106,15 @@ class Reference:
             )
             raise SchemaError(msg)
         return np.array(found)
+
+    def control(
+        self, context: Context, profiles: TrainingProfiles
+    ) -> tuple[Any, NDArray[np.float64] | None, NDArray[np.float64]]:
+        """Return counts, libraries and profile of the cells that do not contradict `context`."""
+        rows = self.rows(context)
+        library = None if self.libraries is None else self.libraries[rows]
+        counts = self.counts[rows]
+        return counts, library, profiles.profile_of(counts, library)
 
     def completed(self, context: Context) -> Context:
         """Return `context` with what it leaves open taken from the reference, where that agrees."""

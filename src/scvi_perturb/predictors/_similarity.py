@@ -11,12 +11,16 @@ from scipy.spatial.distance import cdist, pdist
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
 
     from scvi_perturb.data._condition import Condition
     from scvi_perturb.features import PerturbationFeatures
+
+    #: Similarity in each modality, and where both names have it.
+    Parts: TypeAlias = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 __all__ = [
     "ModalityKernel",
@@ -25,7 +29,9 @@ __all__ = [
     "names_in",
     "needed",
     "require_features",
+    "sharpened",
     "tanimoto",
+    "weighted_mean",
 ]
 
 
@@ -35,7 +41,8 @@ class Similarity:
     Each modality has a kernel: Tanimoto, `sum(min) / sum(max)`, if its features are nowhere
     negative (0 where both rows are all zero), and else `exp(-d**2 / (2 m**2))` of the Euclidean
     distance `d`, with `m` the median distance between different rows of training. The similarity
-    is the mean over the modalities that both names have, and 0 if they share none.
+    is the mean over the modalities that both names have, and 0 if they share none; then it may be
+    sharpened.
 
     Parameters
     ----------
@@ -43,11 +50,24 @@ class Similarity:
         What is known about perturbations.
     known
         Names of training, all in `features`. Bandwidths are learned from these alone.
+    weights
+        Weight of each modality in the mean, not negative; None is 1.
+    sharpness
+        See `sharpened`; 0 leaves the mean as it is.
     """
 
-    def __init__(self, features: PerturbationFeatures, known: Iterable[str]) -> None:
+    def __init__(
+        self,
+        features: PerturbationFeatures,
+        known: Iterable[str],
+        *,
+        weights: Mapping[str, float] | None = None,
+        sharpness: float = 0.0,
+    ) -> None:
         self.features = features
         self.known = tuple(sorted(set(known)))
+        self.weights = dict.fromkeys(features.modalities, 1.0) | dict(weights or {})
+        self.sharpness = sharpness
         self._table = features.table(self.known)
         self._kernels = {
             modality: ModalityKernel.learn(features.frame(modality).to_numpy(), values[mask])
@@ -61,14 +81,24 @@ class Similarity:
         -------
         Two arrays `(n_names, n_known)`.
         """
-        total = np.zeros((len(names), len(self.known)))
-        shared = np.zeros(total.shape, np.int64)
+        parts = self.parts(names)
+        mean = weighted_mean(parts, self.weights)
+        shared = np.logical_or.reduce([both for _, both in parts.values()])
+        return sharpened(mean, self.sharpness), shared
+
+    def parts(self, names: Sequence[str]) -> Parts:
+        """Return the similarity of `names` to `known` in each modality, and where both have it.
+
+        Returns
+        -------
+        Two arrays `(n_names, n_known)` by modality; the similarity is 0 where one lacks it.
+        """
+        made = {}
         for modality, (values, mask) in self.features.table(names).items():
             own, own_mask = self._table[modality]
             both = mask[:, None] & own_mask[None, :]
-            total += np.where(both, self._kernels[modality](values, own), 0.0)
-            shared += both
-        return total / np.maximum(shared, 1), shared > 0
+            made[modality] = np.where(both, self._kernels[modality](values, own), 0.0), both
+        return made
 
     def of(self, asked: Sequence[Condition]) -> NDArray[np.float64]:
         """Return the mean similarity of the components of conditions to `known`.
@@ -112,6 +142,30 @@ class ModalityKernel:
             return tanimoto(left, right, sets=self.sets)
         squared = cdist(left.astype(np.float64), right.astype(np.float64), "sqeuclidean")
         return np.exp(-squared / (2 * self.width**2))
+
+
+def weighted_mean(parts: Parts, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the mean similarity over the modalities that names share; 0 if they share none."""
+    shape = next(iter(parts.values()))[0].shape
+    total, weight = np.zeros(shape), np.zeros(shape)
+    for modality, (alike, both) in parts.items():
+        total += weights[modality] * alike
+        weight += weights[modality] * both
+    return np.divide(total, weight, out=np.zeros(shape), where=weight > 0)
+
+
+def sharpened(alike: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
+    """Return `(exp(g s) - 1) / (exp(g) - 1)` of similarities `s`, with `g` the sharpness.
+
+    0 and 1 stay, and what is between falls, so that near neighbours count for more: with `s` a
+    Gaussian or Tanimoto's kernel it is, up to a constant, the Gaussian kernel of the distance in
+    its space. It is a sum of powers of `s` with positive weights, and so a kernel if `s` is one. 0
+    leaves `s` as it is.
+    """
+    if not sharpness:
+        return alike
+    made: NDArray[np.float64] = np.expm1(sharpness * alike) / np.expm1(sharpness)
+    return made
 
 
 def tanimoto(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,8 @@ class StackedMean(MeanPredictor):
     other; where there are few, or the request is of another kind, nothing is promised.
 
     Where training has nothing to ask a question of, `condition_gp` and one trivial prediction share
-    the weight, and there is no interval: `layers["std"]` is the regression's own.
+    the weight, and intervals are those that the regression states. What was measured in the context
+    asked for is the regression's alone, which weighs the measurement against what is like it.
 
     Parameters
     ----------
@@ -94,6 +95,9 @@ class StackedMean(MeanPredictor):
         if n_folds < 2:
             msg = f"n_folds={n_folds}; expected at least 2."
             raise ValueError(msg)
+        if members is not None and not members:
+            msg = "members is empty; name one at least, or leave it out for the usual ones."
+            raise ValueError(msg)
         others = {name for name, one in (members or {}).items() if one.profile != profile}
         if others:
             msg = f"Members {sorted(others)} have another profile than {profile!r}."
@@ -124,9 +128,9 @@ class StackedMean(MeanPredictor):
         self._seen = Seen.of(treated_rows(self.profiles)[0])
         self._stacks = {}
         for question in self.questions:
-            self._stack(question)
+            self.weigh(question)
 
-    def _stack(self, question: Question) -> QuestionStack:
+    def weigh(self, question: Question) -> QuestionStack:
         """Return the stack for a question, made when it is first asked."""
         if question not in self._stacks:
             usual = default_members(question, self.features, self.profile)
@@ -137,8 +141,16 @@ class StackedMean(MeanPredictor):
                 outside=self.outside,
                 n_folds=self.n_folds,
                 seed=self.seed,
+                lenient=self.members is None,
             )
         return self._stacks[question]
+
+    def most_novel(self, question: Question | Literal["control"]) -> float | None:
+        """Return the largest novelty of what was left out for a question; None if nothing was."""
+        if question == "control":
+            return 0.0
+        tried = self.weigh(question).left_out
+        return None if tried is None else float(tried.novelty.max())
 
     def predict(
         self,
@@ -159,8 +171,8 @@ class StackedMean(MeanPredictor):
         Returns
         -------
         AnnData as of `MeanPredictor.predict`, and besides the layers `std`, `lower` and `upper` of
-        the change, in its units (NaN ends where the question could not be asked of training);
-        `obs["question"]`, what was asked; `obs["novelty"]` and `obs["support"]`.
+        the change, in its units; `obs["question"]`, what was asked; `obs["novelty"]` and
+        `obs["support"]`.
 
         Raises
         ------
@@ -216,7 +228,7 @@ class StackedMean(MeanPredictor):
             if rows:
                 said = {name: values[rows] for name, values in (outside or {}).items()}
                 some = [requests[i] for i in rows]
-                stack = self._stack(question)
+                stack = self.weigh(question)
                 part = answer_question(stack, some, given, outside=said, interval=interval)
                 made.put(rows, part, question)
         return made

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
+from scipy.special import ndtri
 
 from scvi_perturb._errors import UnknownPerturbationError
 from scvi_perturb.predictors._condition_gp import ConditionGP
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors._reference import Reference
     from scvi_perturb.predictors._requests import Request
     from scvi_perturb.predictors._stack_fit import QuestionStack
+    from scvi_perturb.predictors._stack_spread import Spread
 
     Floats = NDArray[np.float64]
 
@@ -37,7 +39,8 @@ class StackAnswer:
     ----------
     mean, std, lower, upper
         Predicted change, standard deviation of its error, ends of its interval,
-        `(n_requests, n_genes)`; ends are NaN where errors are not known.
+        `(n_requests, n_genes)`. Where errors were never seen, the last three are those that the
+        regression states, and NaN where it is not in the stack.
     novelty
         Posterior by prior variance of the regression, 0 to 1; 1 where it does not answer.
     question
@@ -49,7 +52,7 @@ class StackAnswer:
     lower: Floats
     upper: Floats
     novelty: Floats
-    question: list[str]
+    question: list[Question | Literal["control"]]
 
     @classmethod
     def empty(cls, n: int, n_genes: int) -> Self:
@@ -76,14 +79,15 @@ def answer_question(
     """Return what a stack says of requests, all of its question.
 
     Members that refuse one of the requests are asked about the others: weights are those of the
-    members that answer.
+    members that answer. What the regression refuses is refused: of a perturbation without data and
+    features nobody knows anything, also where some member would say something.
 
     Raises
     ------
     UnknownPerturbationError, SchemaError
         If no member answers.
     """
-    said, posterior = said_by(stack.members, requests, given, stack.prior)
+    said, posterior, novelty = said_by(stack.members, requests, given, stack.prior)
     if len(requests) > 1 and len(said) < len(stack.members):
         # some member refuses some request: each is answered by those that know it
         parts = [
@@ -92,29 +96,38 @@ def answer_question(
             for i, one in enumerate(requests)
         ]  # fmt: skip
         return _joined(parts)
-    said |= outside
     tried = stack.left_out
-    names = fallback(stack.question) if tried is None else tuple(tried.said)
-    names = tuple(name for name in names if name in said)
-    if not names:
-        _refuse(stack, requests)
-    changes = np.stack([said[name] for name in names])
-    nothing = np.full(changes.shape[1:], np.nan)
+    names = tuple(said) if tried is None else tuple(n for n in tried.said if n in {*said, *outside})
     if tried is None:
-        mean = changes.mean(axis=0)
-        made = StackAnswer(mean, np.sqrt(posterior), nothing, nothing, np.zeros(0), [])
-    else:
-        weights, spread = stack.solve(names)
-        clues = clues_of(changes, np.asarray(weights), posterior)
-        lower = upper = nothing
-        if interval is not None:
-            centres = _fold_centres(
-                stack, requests, given, said, dict(zip(names, weights, strict=True))
-            )
-            lower, upper = spread.interval(clues, centres, interval)
-        made = StackAnswer(clues.mean, spread.std(clues), lower, upper, np.zeros(0), [])
-    made.novelty = _novelty(stack, requests, given)
-    return made
+        names = tuple(name for name in fallback(stack.question) if name in said) or names
+    if not names or any(
+        isinstance(one, ConditionGP) and name not in said for name, one in stack.members.items()
+    ):
+        _refuse(stack, requests)
+    said |= outside
+    if tried is None:
+        if stack.question != "seen":  # what was measured needs nobody else's opinion
+            names = (*names, *outside)
+        mean = np.mean([said[name] for name in names], axis=0)
+        regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
+        std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
+        reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
+        return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
+    weights, spread = stack.solve(names)
+    weights = with_untried(weights, [name for name in outside if name not in names])
+    changes = np.stack([said[name] for name in weights])
+    clues = clues_of(changes, np.array(list(weights.values())), posterior)
+    lower = upper = np.full(clues.mean.shape, np.nan)
+    if interval is not None:
+        centres = _fold_centres(stack, requests, given, said, weights, spread)
+        lower, upper = spread.interval(clues, centres, interval)
+    return StackAnswer(clues.mean, spread.std(clues), lower, upper, novelty, [])
+
+
+def with_untried(weights: Mapping[str, float], untried: Sequence[str]) -> dict[str, float]:
+    """Give members that were never tried on what was left out equal parts with all the others."""
+    part = 1 / (1 + len(untried))
+    return {name: part * w for name, w in weights.items()} | dict.fromkeys(untried, part)
 
 
 def _fold_centres(
@@ -123,29 +136,24 @@ def _fold_centres(
     given: Reference | None,
     said: Mapping[str, Floats],
     weights: Mapping[str, float],
+    spread: Spread,
 ) -> Floats:
     """Return what the refits of each fold say; a member that has none says what it said before."""
+    if not stack.refits:
+        centre = sum(w * said[name] for name, w in weights.items())
+        return np.stack([np.asarray(centre)] * len(spread.units))
     centres = []
     for members in stack.refits:
-        again, _ = said_by(members, requests, given, stack.prior)
+        again = said_by(members, requests, given, stack.prior).changes
         total = sum(w * again.get(name, said[name]) for name, w in weights.items())
         centres.append(np.asarray(total))
     return np.stack(centres)
 
 
-def _novelty(stack: QuestionStack, requests: Sequence[Request], given: Reference | None) -> Floats:
-    for member in stack.members.values():
-        if isinstance(member, ConditionGP):
-            try:
-                return member.answer(requests, given).novelty
-            except UnknownPerturbationError:
-                break
-    return np.ones(len(requests))
-
-
 def _refuse(stack: QuestionStack, requests: Sequence[Request]) -> None:
     """Raise what the regression, or else the first member, says of a request."""
-    for member in stack.members.values():
+    order = sorted(stack.members.values(), key=lambda one: not isinstance(one, ConditionGP))
+    for member in order:
         member.changes(requests)
     raise UnknownPerturbationError(str(requests[0].condition), ())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import pandas as pd
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.predictors._condition_gp import ConditionGP
@@ -34,6 +34,10 @@ __all__ = ["LeftOut", "Outside", "QuestionStack", "clues_of", "said_by", "treate
 
 #: Why a member does not answer a request.
 REFUSALS = (UnknownPerturbationError, SchemaError)
+
+
+#: Refits are kept for the intervals up to so many rows; beyond, theirs is the final prediction.
+MOST_KEPT = 2000
 
 
 class Outside(Protocol):
@@ -65,6 +69,8 @@ class LeftOut:
         By name of the member, `(n_rows, n_genes)`.
     posterior
         Variance that the regression states, `(n_rows, n_genes)`.
+    novelty
+        Posterior by prior variance of the regression; 1 where it does not answer, `(n_rows,)`.
     """
 
     rows: list[Request]
@@ -74,6 +80,15 @@ class LeftOut:
     unit: NDArray[np.intp]
     said: dict[str, Floats]
     posterior: Floats
+    novelty: Floats
+
+
+class Said(NamedTuple):
+    """Changes by member, and the regression's own variance and novelty."""
+
+    changes: dict[str, Floats]
+    posterior: Floats
+    novelty: Floats
 
 
 def treated_rows(profiles: TrainingProfiles) -> tuple[list[Request], NDArray[np.intp]]:
@@ -118,7 +133,7 @@ class QuestionStack:
     own: Floats
     prior: ControlPrior | None
     seed: int | None
-    _solved: dict[tuple[str, ...], tuple[pd.Series[float], Spread]] = field(default_factory=dict)
+    _solved: dict[tuple[str, ...], tuple[dict[str, float], Spread]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -130,28 +145,40 @@ class QuestionStack:
         outside: Mapping[str, Outside],
         n_folds: int,
         seed: int | None,
+        lenient: bool,
     ) -> QuestionStack:
-        """Fit members to all of training, and to what each fold leaves of it."""
-        rows, groups = treated_rows(profiles)
-        folds = folds_of(question, rows, n_folds=n_folds, seed=seed)
-        fitted = _fitted(members, profiles)
-        empty = np.empty(0)
-        prior = ControlPrior.of(profiles) if question == "unseen_context" else None
-        if len(folds) < 2:
-            return cls(question, fitted, [], None, empty, empty, empty, prior, seed)
-        refits = [
-            _fitted(members, profiles.without(groups[fold.removed].tolist())) for fold in folds
-        ]
-        left_out = _leave_out(question, profiles, rows, groups, folds, refits, prior)
-        for name, member in outside.items():
-            said = member.left_out(question, rows, folds)
-            if said is not None:
-                left_out.said[name] = np.concatenate(said)
-        predicted = np.stack(list(left_out.said.values()))
-        moments = moments_of(left_out.truth, predicted, left_out.unit)
-        return cls(question, fitted, refits, left_out, *moments, prior, seed)
+        """Fit members to all of training, and to what each fold leaves of it.
 
-    def solve(self, names: Sequence[str]) -> tuple[pd.Series[float], Spread]:
+        Members that do not fit the data raise, or with `lenient` are left out. The law of errors is
+        unknown where there is nothing to leave out, or a member cannot be fitted again without it.
+        """
+        rows, groups = treated_rows(profiles)
+        fitted = _fitted(members, profiles, lenient=lenient)
+        prior = ControlPrior.of(profiles) if question == "unseen_context" else None
+        folds = folds_of(question, rows, n_folds=n_folds, seed=seed)
+        if len(folds) > 1 and all(member.can_refit for member in members.values()):
+            refits = [
+                _fitted(members, profiles.without(groups[fold.removed].tolist()), lenient=True)
+                for fold in folds
+            ]
+            folds, refits = _answerable(folds, refits, rows)
+        else:
+            folds, refits = [], []
+        if len(folds) > 1:
+            left_out = _leave_out(question, profiles, rows, groups, folds, refits, prior)
+            for name, member in outside.items():
+                said = member.left_out(question, rows, folds)
+                if said is not None:
+                    left_out.said[name] = np.concatenate(said)
+            if left_out.said:
+                predicted = np.stack(list(left_out.said.values()))
+                moments = moments_of(left_out.truth, predicted, left_out.unit)
+                kept = refits if len(rows) <= MOST_KEPT else []
+                return cls(question, fitted, kept, left_out, *moments, prior, seed)
+        empty = np.empty(0)
+        return cls(question, fitted, [], None, empty, empty, empty, prior, seed)
+
+    def solve(self, names: Sequence[str]) -> tuple[dict[str, float], Spread]:
         """Return the weights of members that answer, and the law of their errors.
 
         Raises
@@ -178,7 +205,7 @@ class QuestionStack:
             spread = Spread.fit(
                 tried.truth - clues.mean, tried.noise, clues, fold=tried.fold, unit=tried.unit
             )
-            self._solved[key] = pd.Series(weights, index=list(key)), spread
+            self._solved[key] = dict(zip(key, weights.tolist(), strict=True)), spread
         return self._solved[key]
 
 
@@ -187,29 +214,29 @@ def said_by(
     requests: Sequence[Request],
     given: Reference | None,
     prior: ControlPrior | None,
-) -> tuple[dict[str, Floats], Floats]:
-    """Return what each member that answers all requests says, and the variance it states.
+) -> Said:
+    """Return what each member that answers all requests says.
 
     With a prior on controls, changes lead from the measured control to what is expected: they are
     those of the members and the expected change of the control's measurement.
     """
     said: dict[str, Floats] = {}
-    shape = (len(requests), len(next(iter(members.values())).profiles.var_names))
-    posterior = np.zeros(shape)
+    profiles = next(iter(members.values())).profiles
+    posterior = np.zeros((len(requests), len(profiles.var_names)))
+    novelty = np.ones(len(requests))
     for name, member in members.items():
         try:
             if isinstance(member, ConditionGP):
                 answer = member.answer(requests, given)
-                said[name], posterior = answer.mean, answer.std**2
+                said[name], posterior, novelty = answer.mean, answer.std**2, answer.novelty
             else:
                 said[name] = member.changes(requests, given)
         except REFUSALS:
             continue
     if prior is not None and said:
-        profiles = next(iter(members.values())).profiles
         shifts = np.stack([_shift(prior, one, given, profiles) for one in requests])
         said = {name: changes + shifts for name, changes in said.items()}
-    return said, posterior
+    return Said(said, posterior, novelty)
 
 
 def _shift(
@@ -217,8 +244,8 @@ def _shift(
 ) -> Floats:
     if given is None:
         return prior.shift(request.context)
-    counts = given.counts[given.rows(request.context)]
-    own = profiles.profile_of(counts), prior.variance_of(counts, profiles.kind)
+    counts, library, profile = given.control(request.context, profiles)
+    own = profile, prior.variance_of(counts, profiles.kind, library)
     return prior.shift(request.context, own)
 
 
@@ -238,15 +265,38 @@ def clues_of(said: Floats, weights: Floats, posterior: Floats) -> Clues:
     return Clues(mean, np.tensordot(weights, (said - mean) ** 2, 1), posterior)
 
 
-def _fitted(members: Members, profiles: TrainingProfiles) -> Members:
-    """Return copies of members that learned from profiles; those that cannot are left out."""
+def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> Members:
+    """Return copies of members that learned from profiles.
+
+    With `lenient` those that cannot are left out, and what they warn of is not passed on: which
+    conditions a member cannot use is its own affair.
+    """
     made: Members = {}
-    for name, member in members.items():
-        try:
-            made[name] = deepcopy(member).fit_profiles(profiles)
-        except REFUSALS:
-            continue
+    with warnings.catch_warnings():
+        if lenient:
+            warnings.simplefilter("ignore", UserWarning)
+        for name, member in members.items():
+            features = getattr(member, "features", None)  # do not change: one for all copies
+            try:
+                copied = deepcopy(member, {id(features): features})
+                made[name] = copied.fit_profiles(profiles)
+            except REFUSALS:
+                if not lenient:
+                    raise
     return made
+
+
+def _answerable(
+    folds: Sequence[Fold], refits: Sequence[Members], rows: Sequence[Request]
+) -> tuple[list[Fold], list[Members]]:
+    """Keep of what folds ask what the regression knows something about, and folds of use."""
+    kept = []
+    for fold, members in zip(folds, refits, strict=True):
+        regressions = [one for one in members.values() if isinstance(one, ConditionGP)]
+        asked = [i for i in fold.asked if all(one.knows(rows[i]) for one in regressions)]
+        if asked and members:
+            kept.append((Fold(fold.removed, np.array(asked, dtype=np.intp)), members))
+    return [fold for fold, _ in kept], [members for _, members in kept]
 
 
 def _leave_out(
@@ -263,10 +313,12 @@ def _leave_out(
     chosen = [rows[i] for i in asked]
     said: dict[str, list[Floats]] = {}
     posterior: list[Floats] = []
+    novelty: list[Floats] = []
     for fold, members in zip(folds, refits, strict=True):
-        found, variance = said_by(members, [rows[i] for i in fold.asked], None, prior)
-        posterior.append(variance)
-        for name, changes in found.items():
+        found = said_by(members, [rows[i] for i in fold.asked], None, prior)
+        posterior.append(found.posterior)
+        novelty.append(found.novelty)
+        for name, changes in found.changes.items():
             said.setdefault(name, []).append(changes)
     units = {unit: i for i, unit in enumerate(dict.fromkeys(unit_of(question, r) for r in chosen))}
     truth = np.stack([profiles.deltas[r.condition][r.context] for r in chosen])
@@ -281,4 +333,5 @@ def _leave_out(
         np.array([units[unit_of(question, r)] for r in chosen], dtype=np.intp),
         {name: np.concatenate(p) for name, p in said.items() if len(p) == len(folds)},
         np.concatenate(posterior),
+        np.concatenate(novelty),
     )

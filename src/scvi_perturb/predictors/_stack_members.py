@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from scvi_perturb.predictors._additive import Additive
+from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
@@ -66,6 +67,7 @@ def default_members(
     if features is not None and question in ("unseen_combination", "unseen_perturbation"):
         found["pca_ridge"] = PCARidge(features, profile=profile)
         found["kernel_ridge"] = KernelRidge(features, profile=profile)
+        found["blended_kernel_ridge"] = BlendedKernelRidge(features, profile=profile)
         found["nearest_perturbation"] = NearestPerturbation(features, profile=profile)
     if features is not None and question == "unseen_perturbation":
         found["latent_additive"] = LatentAdditive(features, profile=profile)

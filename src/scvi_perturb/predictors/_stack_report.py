@@ -26,7 +26,7 @@ def weights_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
         for name, stack in stacks.items()
         if stack.left_out is not None
     }
-    return pd.DataFrame(found).T.rename_axis("question")
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("question")
 
 
 def report_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
@@ -34,23 +34,24 @@ def report_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
 
     Columns: `n_units`, the number of exchangeable units (contexts or conditions) left out in turn;
     `error`, squared error by squared change, sampling variance subtracted from both, of the stack
-    with the weights that it has; `best_member` and `best_member_error`; and `coverage_50` to
-    `coverage_95`, the share of left-out changes inside their intervals when the law of errors is
-    known from the other folds alone.
+    with the weights that it has, NaN where there is no change; `best_member` and
+    `best_member_error`; and `coverage_50` to `coverage_95`, the share of left-out changes inside
+    their intervals when the law of errors is known from the other folds alone.
     """
     rows = {
         name: _row(stack, stack.left_out)
         for name, stack in stacks.items()
         if stack.left_out is not None
     }
-    return pd.DataFrame(rows).T.rename_axis("question")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("question")
 
 
 def _row(stack: QuestionStack, tried: LeftOut) -> dict[str, object]:
     weights, _ = stack.solve(list(tried.said))
-    said = np.stack([tried.said[name] for name in weights.index])
-    clues = clues_of(said, np.asarray(weights), tried.posterior)
+    said = np.stack([tried.said[name] for name in weights])
+    clues = clues_of(said, np.array(list(weights.values())), tried.posterior)
     size = float((tried.truth**2 - tried.noise).sum())
+    size = size if size > 0 else np.nan  # no change is to be told from noise
     errors = {
         name: float(((tried.truth - own) ** 2 - tried.noise).sum()) / size
         for name, own in tried.said.items()
@@ -73,9 +74,9 @@ def _row(stack: QuestionStack, tried: LeftOut) -> dict[str, object]:
             fold=tried.fold[~own],
             unit=tried.unit[~own],
         )
-        score = np.abs(error[own]) / np.sqrt(spread.scale(clues.some(own)) ** 2 + tried.noise[own])
+        scale = np.sqrt(spread.scale(clues.some(own)) ** 2 + tried.noise[own])
         for i, level in enumerate(LEVELS):
-            covered[i, own] = score <= spread.reach(level)
+            covered[i, own] = np.abs(error[own]) <= spread.reach(level) * scale
     for i, level in enumerate(LEVELS):
         made[f"coverage_{100 * level:.0f}"] = float(covered[i].mean())
     return made

@@ -20,7 +20,10 @@ __all__ = ["LEVELS", "Clues", "Spread"]
 LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 #: Quantiles at which the distribution of errors is kept.
 _GRID: Final = np.linspace(0.0, 1.0, 201)
+#: Rounds of reweighted least squares.
 _N_ROUNDS: Final = 10
+#: Of the range in which the end of an interval lies.
+_N_HALVINGS: Final = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,11 @@ class Spread:
         """
         stacked = clues.stacked()
         weights = _variance_weights(error**2, noise, stacked)
-        score = np.abs(error) / np.sqrt(np.tensordot(weights, stacked, 1) + noise)
+        variance = np.tensordot(weights, stacked, 1) + noise
         folds = np.unique(fold)
         return cls(
             weights,
-            np.stack([np.quantile(score[fold == k], _GRID) for k in folds]),
+            np.stack([_score_quantiles(error[fold == k], variance[fold == k]) for k in folds]),
             np.array([len(np.unique(unit[fold == k])) for k in folds]),
         )
 
@@ -125,15 +128,22 @@ class Spread:
         Statistics 2021.
         """
         scale = self.scale(clues)
-        weights = np.repeat(self.units, len(_GRID) - 1).astype(np.float64)
-        lower, upper = np.empty_like(scale), np.empty_like(scale)
+        return -self._upper(scale, -centres, level), self._upper(scale, centres, level)
+
+    def _upper(self, scale: Floats, centres: Floats, level: float) -> Floats:
+        """Return quantiles of the mixture, by bisection: sorting it is ten times slower."""
         middle = (self.quantiles[:, 1:] + self.quantiles[:, :-1]) / 2
-        for i, width in enumerate(scale):
-            away = middle[:, :, None] * width  # (n_folds, n_quantiles, n_genes)
-            centre = centres[:, i, None, :]
-            upper[i] = _weighted_quantile((centre + away).reshape(-1, len(width)), weights, level)
-            lower[i] = -_weighted_quantile((away - centre).reshape(-1, len(width)), weights, level)
-        return lower, upper
+        goal = level * self.units.sum() * middle.shape[1] - 1e-9
+        width = np.maximum(scale, 1e-150)
+        low, high = centres.min(axis=0), centres.max(axis=0) + middle.max() * scale
+        for _ in range(_N_HALVINGS):
+            half = (low + high) / 2
+            below = np.zeros(half.shape, np.int64)
+            for n_units, law, centre in zip(self.units, middle, centres, strict=True):
+                below += n_units * np.searchsorted(law, (half - centre) / width, side="right")
+            enough = below >= goal
+            low, high = np.where(enough, low, half), np.where(enough, half, high)
+        return high
 
     def reach(self, level: float) -> float:
         """Return a quantile of the law of errors, in standard deviations, folds by their units."""
@@ -174,6 +184,15 @@ def _variance_weights(squared: Floats, noise: Floats, clues: Floats) -> Floats:
     if not np.any(weights * size > 0):
         weights[0] = least
     return weights
+
+
+def _score_quantiles(error: Floats, variance: Floats) -> Floats:
+    """Return quantiles of errors by their standard deviations, over what may vary at all."""
+    told = variance > 0  # not so of genes that are nowhere expressed, of which nothing is learned
+    if not told.any():
+        return np.zeros(len(_GRID))
+    made: Floats = np.quantile(np.abs(error[told]) / np.sqrt(variance[told]), _GRID)
+    return made
 
 
 def _weighted_quantile(values: Floats, weights: Floats, level: float) -> Floats:

@@ -17,7 +17,7 @@ __all__ = ["moments_of", "stack_weights"]
 #: Bootstraps over which weights are averaged.
 _N_BOOTSTRAP: Final = 50
 #: Units that the prior counts as.
-_N_PRIOR: Final = 10
+_N_PRIOR: Final = 20
 #: Weight of the constraint that weights sum to one, in units of the errors.
 _CONSTRAINT: Final = 1e4
 #: Ridge, by the mean diagonal: tells apart members that predict alike.
@@ -62,7 +62,7 @@ def stack_weights(
 
     They minimise the squared error on left-out units, under `w >= 0` and `sum(w) = 1` (stacked
     regressions). With few units the best corner of the simplex is chance: so weights are drawn to a
-    prior, as if ten more units had been as that says, and averaged over bootstraps of the units.
+    prior, as if twenty more units had been as that says, and averaged over bootstraps of the units.
 
     Parameters
     ----------

@@ -1,0 +1,151 @@
+"""Stage one of the hybrid: the mean of each group of cells, from predictors and the generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb.data import read_rows
+from scvi_perturb.predictors._reference import Reference as MeanReference
+
+if TYPE_CHECKING:
+    from scvi_perturb.model._groups import Groups
+    from scvi_perturb.model._reference import Reference
+    from scvi_perturb.predictors import StackedMean
+    from scvi_perturb.predictors._stack_answer import StackAnswer
+
+    Floats = np.ndarray
+
+__all__ = ["GENERATOR", "GroupMeans", "RowMeans", "ask_stack", "control_profiles", "logged"]
+
+#: Name of the generator among the members of the stack.
+GENERATOR = "generator"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMeans:
+    """What stage one says of groups of cells.
+
+    Attributes
+    ----------
+    control
+        Profile of the control cells that each group starts from, `log1p` of counts per ten
+        thousand of their sum, `(n_groups, n_genes)`.
+    answer
+        Change from it, and what is known of its error.
+    partial
+        Whether the genes are some of the library's only.
+    """
+
+    control: Floats
+    answer: StackAnswer
+    partial: bool
+
+    @property
+    def shares(self) -> Floats:
+        """Expected share of each gene in the summed counts of each group; they sum to one."""
+        made = np.maximum(np.expm1(self.control + self.answer.mean), 0.0) / TARGET_SUM
+        return made if self.partial else made / made.sum(axis=1, keepdims=True)
+
+    def by_row(self, row: np.ndarray, weight: np.ndarray) -> RowMeans:
+        """Return the means of the rows of a request, of which each is a mixture of groups.
+
+        Parameters
+        ----------
+        row
+            Of each group, `(n_groups,)`.
+        weight
+            Summed library size of each group, `(n_groups,)`.
+        """
+        n_rows, answer = int(row.max()) + 1, self.answer
+        mix = np.zeros((n_rows, len(row)))
+        mix[row, np.arange(len(row))] = weight
+        mix /= mix.sum(axis=1, keepdims=True)
+        profile = logged(mix @ self.shares)
+        control = logged(mix @ (np.expm1(self.control) / TARGET_SUM))
+        effect = profile - control
+        questions = pd.Series(answer.question).groupby(row).agg(lambda q: ", ".join(sorted(set(q))))
+        return RowMeans(
+            profile,
+            effect,
+            std=mix @ answer.std,
+            lower=effect + mix @ (answer.lower - answer.mean),
+            upper=effect + mix @ (answer.upper - answer.mean),
+            question=questions.tolist(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowMeans:
+    """Means of the rows of a request, `(n_rows, n_genes)` each; `question` a label a row."""
+
+    profile: Floats
+    effect: Floats
+    std: Floats
+    lower: Floats
+    upper: Floats
+    question: list[str]
+
+
+def logged(shares: Floats) -> Floats:
+    """Return `log1p` of counts per ten thousand."""
+    made: Floats = np.log1p(TARGET_SUM * shares)
+    return made
+
+
+def control_profiles(groups: Groups, cells: Reference, chosen: np.ndarray) -> Floats:
+    """Return the profile of all reference cells that chosen groups could start from.
+
+    Not of those alone that were drawn: their sampling noise would be that of the prediction.
+    """
+    made: dict[tuple[int, ...], Floats] = {}
+    rows = []
+    for group in chosen:
+        pool = groups.pool[group]
+        key = (len(pool), int(pool[0]), int(pool[-1]), int(pool.sum()))
+        if key not in made:
+            made[key] = logged(cells.profile(pool))
+        rows.append(made[key])
+    return np.stack(rows)
+
+
+def ask_stack(
+    stack: StackedMean,
+    groups: Groups,
+    chosen: np.ndarray,
+    *,
+    given: Reference | None,
+    generator: Floats,
+    interval: float | None,
+) -> StackAnswer:
+    """Ask predictors about groups.
+
+    Parameters
+    ----------
+    stack
+        Stage one.
+    groups, chosen
+        Groups, and which of them.
+    given
+        Reference cells of the user's; None where they are the training controls.
+    generator
+        Change of each chosen group's mean by the generator alone, `(n_chosen, n_genes)`.
+    interval
+        Coverage; None leaves intervals out.
+    """
+    reference = None
+    if given is not None:
+        columns = given.labels.reindex(columns=list(stack.profiles.context_keys))
+        rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
+        reference = MeanReference(
+            read_rows(given.counts, np.arange(len(given))),
+            [tuple(row) for row in rows],
+            given.labels.index,
+            None if stack.profiles.libraries is None else given.library.astype(np.float64),
+        )
+    requests = [groups.requests[i] for i in chosen]
+    return stack.answer(requests, reference, interval=interval, outside={GENERATOR: generator})
