@@ -46,6 +46,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "": {"n_samples": None},
     ", library predicted": {"n_samples": None, "library_size": "predicted"},
     ", 1,000 cells": {"n_samples": 1_000},
+    ", library predicted, 1,000 cells": {"n_samples": 1_000, "library_size": "predicted"},
 }
 KEYS: Final = ("method", "cell_type", "seed")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -65,7 +66,7 @@ half; of its own sampling variance nothing is subtracted, as for any prediction,
 error of half an experiment and not 0. The model samples one cell for each control cell, at the
 control cell's library size; `library predicted`: at that times the mean change of library size
 under the perturbation in the other types; `1,000 cells`: as many cells, so that less of the nmse
-is the sampling noise of the prediction itself."""
+is the sampling noise of the prediction itself; and both together."""
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks._tasks import missing, tasks
 from scvi_perturb.benchmark import (
     CONDITION_GP,
+    STACKED_MEAN,
     TRIVIAL,
     Study,
     markdown_tables,
@@ -32,7 +33,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "leaderboard.md"
 RESULTS: Final = ROOT / "benchmarks" / "results" / "leaderboard"
 #: Finished models.
-MODELS: Final = ("PerturbDiffusion",)
+MODELS: Final = ("PerturbDiffusion", "HybridResidualModel")
 QUICK_FOLDS: Final = 2
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         print(f"no {file}: its task is left out (SCVI_PERTURB_DATA)")
     study = Study(
         tasks=tuple(chosen),
-        methods=(*TRIVIAL, CONDITION_GP, *(model_method(name) for name in options.models)),
+        methods=(*TRIVIAL, CONDITION_GP, STACKED_MEAN, *map(model_method, options.models)),
         seeds=(0,) if options.quick else tuple(range(options.seeds)),
         max_folds=QUICK_FOLDS if options.quick else None,
     )

@@ -109,6 +109,20 @@ def test_cells_without_counts_are_no_failure():
     np.testing.assert_array_equal(found, np.zeros((2, 3)))
 
 
+def test_of_some_genes_the_variance_is_that_among_all():
+    """Where the library sizes of all genes are told."""
+    moments = Moments.empty((3, 2), per_cell=False)
+    library = COUNTS.sum(axis=1)
+    some = COUNTS[:, [0, 3]]
+    for start in (0, 7):
+        part = slice(start, start + 7)
+        moments.add(some[part], GROUP[part], library[part])
+    sums = np.stack([some[k == GROUP].sum(axis=0) for k in range(3)])
+    totals = np.bincount(GROUP, library)
+    found = moments.variances(sums, np.bincount(GROUP), totals)
+    np.testing.assert_allclose(found, made()[:, [0, 3]])
+
+
 def screened(kind="pseudobulk", **options):
     rng = np.random.default_rng(0)
     screen = make_screen([(p, t) for t in ("T", "B") for p in ("control", "A", "C")], n=6)

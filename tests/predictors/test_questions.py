@@ -68,6 +68,27 @@ def test_without_contexts_what_was_seen_is_seen():
     assert Seen.of([row("A"), row("C")]).question(row("A")) == "seen"
 
 
+@pytest.mark.parametrize(
+    ("asked", "question"),
+    [
+        (row("A", "T", None), "seen"),
+        (row("A", None, "d2"), "seen"),
+        (row("A", None, None), "seen"),
+        (row("C", None, "d1"), "context_transfer"),
+        (row("C", "T", None), "seen"),
+        (row("C", "B", None), "context_transfer"),
+        (row("A", "new", None), "unseen_context"),
+        (row("A", None, "d9"), "unseen_context"),
+        (row("A", "B", "d2"), "unseen_context"),
+    ],
+    ids=str,
+)
+def test_what_a_context_leaves_open_is_taken_for_what_was_seen(asked, question):
+    seen = Seen.of([row("A", "T", "d1"), row("A", "T", "d2"), row("C", "T", "d2"),
+                    row("D", "B", "d1")])  # fmt: skip
+    assert seen.question(asked) == question
+
+
 LABELS = ["A:0.1", "A", "A:10", "C", "C:10", "D", "A+C", "A+D", "C+D", "A:10+D", "D+E", "A+C+D"]
 DESIGNS = st.lists(
     st.builds(row, st.sampled_from(LABELS), st.sampled_from("TBMN")), unique=True, min_size=2
@@ -156,6 +177,7 @@ def test_a_dose_is_left_out_between_others_or_above_them():
     for question, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
         folds = folds_of(question, rows, n_folds=2, seed=0)
         assert {i for fold in folds for i in fold.asked} == expected
+        assert {i for fold in folds for i in fold.removed} == expected
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from scvi_perturb.predictors._stack_weights import _N_PRIOR as N_PRIOR
 from scvi_perturb.predictors._stack_weights import _solve, moments_of, stack_weights
-
-N_PRIOR = 10
 
 
 def problem(seed, n_units, n_members=4, noise=1.0, mixture=None):
@@ -39,7 +38,7 @@ def program(gram, goal):
 
 
 def with_prior(between, across, prior):
-    """Return the moments with those of ten more units that are as the prior says."""
+    """Return the moments with those of more units, that are as the prior says."""
     n_units = len(across)
     gram, goal = between.sum(axis=0), across.sum(axis=0)
     return gram * (1 + N_PRIOR / n_units), goal + N_PRIOR / n_units * gram @ prior
@@ -113,7 +112,7 @@ def test_many_units_give_the_weights_of_least_squares(mixture):
 
 
 @pytest.mark.parametrize("n_units", [1, 5, 40, 1000])
-def test_the_prior_counts_as_ten_units(n_units):
+def test_the_prior_counts_as_so_many_units(n_units):
     """Of members that have nothing in common, and units that are all alike."""
     said, prior = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.1, 0.8])
     between, across = np.tile(np.eye(3), (n_units, 1, 1)), np.tile(said, (n_units, 1))
@@ -124,7 +123,7 @@ def test_the_prior_counts_as_ten_units(n_units):
 def test_few_units_leave_the_prior_and_many_do_not():
     prior = np.array([1.0, 0.0, 0.0, 0.0])
     away = []
-    for n_units in (1, 10, 200):
+    for n_units in (1, 10, 400):
         between, across, _ = moments_of(*problem(5, n_units, noise=0.1, mixture=(0, 0, 0, 1)))
         away.append(1 - stack_weights(between, across, prior)[0])
     assert away[0] < 0.3
@@ -156,8 +155,8 @@ def test_effects_shrink_where_nothing_can_be_said_of_them():
     truth = rng.normal(size=(300, 20))
     moments = moments_of(truth, predicted, np.arange(300))[:2]
     weights = stack_weights(*moments, np.array([1.0, 0.0]))
-    # Of 300 units and 10 more that say 1: 10 / 310, and of 6,000 values an error of 1 / sqrt(6000).
-    assert weights[0] == pytest.approx(10 / 310, abs=4 / np.sqrt(6000))
+    # Of the units, those of the prior say 1; of 6,000 values there is an error of 1 / sqrt(6000).
+    assert weights[0] == pytest.approx(N_PRIOR / (300 + N_PRIOR), abs=4 / np.sqrt(6000))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e5])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 
+from scvi_perturb.model._result import Plan
 from scvi_perturb.predictors._requests import Request as MeanRequest
 
 if TYPE_CHECKING:
     from scvi_perturb.model._reference import Reference
     from scvi_perturb.model._request import Request
-    from scvi_perturb.model._result import Plan
     from scvi_perturb.model._screen import Screen
     from scvi_perturb.predictors._requests import Context
 
@@ -33,13 +33,16 @@ class Groups:
     requests
         Condition and context of each group, as predictors of means are asked.
     pool
-        All reference cells that each group could start from.
+        Reference cells of the context of each group, which it starts from.
+    control
+        Those of them whose mean it changes: the ones in the batch asked for, where there are any.
     """
 
     of: np.ndarray
     row: np.ndarray
     requests: list[MeanRequest]
     pool: list[np.ndarray]
+    control: list[np.ndarray]
 
     @classmethod
     def make(cls, plan: Plan, request: Request, cells: Reference, screen: Screen) -> Self:
@@ -57,24 +60,34 @@ class Groups:
             MeanRequest(request.conditions[row], _context(own[i], request.where(row), screen))
             for row, i in pairs
         ]
-        every = {row: cells.rows_for(request, row) for row in range(len(request))}
-        pool = [every[row][code[every[row]] == i] for row, i in pairs]
-        return cls(of.ravel(), pairs[:, 0], requests, pool)
+        pools = [np.flatnonzero(code == i) for i in range(len(own))]
+        batch = [""] * len(request) if request.batch is None else request.batch
+        keys = [(int(i), batch[row]) for row, i in pairs]
+        controls = {
+            (i, label): _of_batch(pools[i], label, cells, screen) for i, label in dict.fromkeys(keys)
+        }
+        return cls(
+            of.ravel(),
+            pairs[:, 0],
+            requests,
+            [pools[i] for i, _ in keys],
+            [controls[key] for key in keys],
+        )
 
     def __len__(self) -> int:
         """Return the number of groups."""
         return len(self.row)
 
-    def pilot(self, plan: Plan, n_cells: int) -> tuple[Plan, np.ndarray]:
-        """Return a plan of about `n_cells` of each group, and the group of its entries.
+    def pilot(self, n_cells: int, seed: int | None) -> tuple[Plan, np.ndarray]:
+        """Return a plan of `n_cells` of each group, and the group of its entries.
 
-        Fewer entries are taken several times, so that each starts anew from its reference cell.
+        They start from the pool, whatever was drawn of it: what a group's mean is may not depend on
+        how many cells are asked for.
         """
-        order = np.argsort(self.of, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(self.of[order])) + 1)
-        chosen = np.concatenate([np.resize(part, n_cells) for part in parts])
-        some = type(plan)(plan.row[chosen], plan.reference[chosen], plan.draw[chosen])
-        return some, self.of[chosen]
+        random = np.random.default_rng(seed)
+        cells = [np.resize(random.permutation(pool), n_cells) for pool in self.pool]
+        of = np.repeat(np.arange(len(self)), n_cells)
+        return Plan(self.row[of], np.concatenate(cells), np.tile(np.arange(n_cells), len(self))), of
 
 
 def _distinct(labels: np.ndarray) -> tuple[list[Context], np.ndarray]:
@@ -88,3 +101,11 @@ def _context(own: Context, asked: dict[str, str], screen: Screen) -> Context:
     return tuple(
         asked.get(column, label) for column, label in zip(screen.context_columns, own, strict=True)
     )
+
+
+def _of_batch(pool: np.ndarray, label: str, cells: Reference, screen: Screen) -> np.ndarray:
+    """Return the cells of a pool in a batch; all of them where none is, or none was asked for."""
+    if not label or screen.batch_column not in cells.labels:
+        return pool
+    own = pool[cells.labels[screen.batch_column].to_numpy()[pool] == label]
+    return own if len(own) else pool

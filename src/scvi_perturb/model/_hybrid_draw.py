@@ -27,31 +27,24 @@ def group_populations(
 
     `group` is that of each entry of the plan drawn, whose entries stand together by group.
     """
-    waiting: list[tuple[np.ndarray, Floats, Floats]] = []
+    parts: list[tuple[Floats, Floats]] = []
+    current = -1
     for chunk in drawn:
+        of, library = group[chunk.cells], chunk.library.cpu().numpy()
         shares = expected_proportions(chunk, likelihood)
-        waiting.append((group[chunk.cells], shares, chunk.library.cpu().numpy()))
-        last = waiting[-1][0][-1]
-        yield from _finished(waiting, keep=int(last))
-    yield from _finished(waiting, keep=None)
+        for own in np.split(np.arange(len(of)), np.flatnonzero(np.diff(of)) + 1):
+            if parts and of[own[0]] != current:
+                yield current, *_joined(parts)
+                parts = []
+            current = int(of[own[0]])
+            parts.append((shares[own], library[own]))
+    if parts:
+        yield current, *_joined(parts)
 
 
-def _finished(
-    waiting: list[tuple[np.ndarray, Floats, Floats]], *, keep: int | None
-) -> Iterator[tuple[int, Floats, Floats]]:
-    """Yield groups of which no more cells come, and take them out of what is waiting."""
-    groups = np.concatenate([part[0] for part in waiting]) if waiting else np.empty(0, int)
-    done = [int(g) for g in dict.fromkeys(groups.tolist()) if g != keep]
-    for one in done:
-        masks = [part[0] == one for part in waiting]
-        yield (
-            one,
-            np.concatenate([part[1][m] for part, m in zip(waiting, masks, strict=True)]),
-            np.concatenate([part[2][m] for part, m in zip(waiting, masks, strict=True)]),
-        )
-    if done:
-        kept = [tuple(values[part[0] == keep] for values in part) for part in waiting]
-        waiting[:] = [part for part in kept if len(part[0])]
+def _joined(parts: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    shares, library = zip(*parts, strict=True)
+    return np.concatenate(shares), np.concatenate(library)
 
 
 def moved(drawn: Drawn, factors: Floats, likelihood: str, *, partial: bool) -> Drawn:
@@ -72,18 +65,12 @@ def moved_parameters(
     probability of extra zeros stay too. Of a Normal likelihood of `log1p` values it is what these
     expect of proportions that moves.
     """
-    if likelihood == "normal":
-        amount = torch.expm1(parameters.mean).clamp_min(0)
-        new = amount * factor
-        if partial:
-            return parameters._replace(mean=torch.log1p(new))
-        scale = amount.sum(-1, keepdim=True) / new.sum(-1, keepdim=True).clamp_min(1e-12)
-        return parameters._replace(mean=torch.log1p(new * scale))
-    expected = parameters.mean
-    if partial:
-        return parameters._replace(mean=expected * factor)
-    if parameters.zero_logits is not None:
-        expected = expected * torch.sigmoid(-parameters.zero_logits)
-    total = (expected * factor).sum(-1, keepdim=True).clamp_min(1e-12)
-    scale = expected.sum(-1, keepdim=True) / total
-    return parameters._replace(mean=parameters.mean * factor * scale)
+    normal = likelihood == "normal"
+    mean = torch.expm1(parameters.mean).clamp_min(0) if normal else parameters.mean
+    new = mean * factor
+    if not partial:
+        zeros = parameters.zero_logits
+        there = torch.ones_like(mean) if zeros is None else torch.sigmoid(-zeros)
+        before, after = ((x * there).sum(-1, keepdim=True) for x in (mean, new))
+        new = new * (before / after.clamp_min(1e-12))
+    return parameters._replace(mean=torch.log1p(new) if normal else new)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["gene_factors", "population_shares", "recentred"]
+__all__ = ["gene_factors", "population_shares"]
 
-_N_ROUNDS: Final = 20
+_N_ROUNDS: Final = 50
 #: A share is found when its relative error is less.
 _CLOSE: Final = 1e-4
 #: Shares below this are taken for it: a factor must stay finite.
@@ -32,8 +32,10 @@ def gene_factors(
 ) -> Floats:
     """Return the factor of each gene by which a population gets a mean.
 
-    Multiplied by the factors, and renormalised, the proportions of the cells have together the
-    shares `target`. Found by fixed point: every round multiplies by what is still missing.
+    Multiplied by the factors, each cell's with its sum kept, the proportions of the cells have
+    together the shares `target`. Found by iterative proportional fitting: every round multiplies
+    by what is still missing. Where no factors do it, because the cells that have a gene have
+    little else, it ends as near as it came.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def gene_factors(
         Shares wanted of the summed counts, `(n_genes,)`; scaled to the sum of those that are.
     partial
         Whether the genes are some of the library's only: then neither is anything scaled nor are
-        proportions renormalised.
+        the sums of cells kept.
 
     Returns
     -------
@@ -56,19 +58,12 @@ def gene_factors(
     if partial:
         return np.clip(target / start, 1 / _MOST, _MOST)
     target = target * (start.sum() / target.sum())
+    weight = library * proportions.sum(axis=1) / library.sum()
     factors = np.ones_like(start)
     for _ in range(_N_ROUNDS):
-        current = population_shares(recentred(proportions, factors), library)
-        missing = target / np.maximum(current, _LEAST)
+        scale = weight / np.maximum(proportions @ factors, 1e-300)
+        missing = target / np.maximum(factors * (scale @ proportions), _LEAST)
         factors = np.clip(factors * missing, 1 / _MOST, _MOST)
         if np.abs(missing - 1).max() < _CLOSE:
             break
     return factors
-
-
-def recentred(proportions: Floats, factors: Floats) -> Floats:
-    """Return proportions times factors, each row with the sum it had."""
-    moved = proportions * factors
-    before, after = proportions.sum(axis=1), np.maximum(moved.sum(axis=1), 1e-300)
-    made: Floats = moved * (before / after)[:, None]
-    return made

@@ -65,7 +65,9 @@ class RecentredDiffusion(PerturbDiffusion):
     ) -> Iterator[Drawn]:
         """Yield the distribution of the cells of a plan, with the means of stage one."""
         groups = Groups.make(plan, request, cells, self._screen)
-        factors = self._factors(request, cells, plan, groups, sampler=sampler, seed=seed)
+        factors = self._factors(
+            request, cells, groups, sampler=sampler, seed=seed, library_size=library_size
+        )
         drawn = super()._draw(
             request, cells, plan, sampler=sampler, seed=seed, library_size=library_size
         )
@@ -78,16 +80,17 @@ class RecentredDiffusion(PerturbDiffusion):
         self,
         request: Request,
         cells: Reference,
-        plan: Plan,
         groups: Groups,
         *,
         sampler: SamplerConfig,
         seed: int | None,
+        library_size: LibrarySize,
     ) -> np.ndarray:
         """Return the factor of each gene in each group, `(n_groups, n_genes)`."""
-        pilot, of = groups.pilot(plan, N_PILOT)
+        own_seed = None if seed is None else seed + 2
+        pilot, of = groups.pilot(N_PILOT, own_seed)
         drawn = super()._draw(
-            request, cells, pilot, sampler=sampler, seed=None if seed is None else seed + 2
+            request, cells, pilot, sampler=sampler, seed=own_seed, library_size=library_size
         )
         factors = np.ones((len(groups), len(self._screen.genes)))
         waiting: list[tuple[int, np.ndarray, np.ndarray]] = []

@@ -47,12 +47,14 @@ class GroupMeans:
 
     @property
     def shares(self) -> Floats:
-        """Expected share of each gene in the summed counts of each group; they sum to one."""
+        """Expected share of each gene in the summed counts of each group."""
         made = np.maximum(np.expm1(self.control + self.answer.mean), 0.0) / TARGET_SUM
         return made if self.partial else made / made.sum(axis=1, keepdims=True)
 
     def by_row(self, row: np.ndarray, weight: np.ndarray) -> RowMeans:
         """Return the means of the rows of a request, of which each is a mixture of groups.
+
+        Errors are mixed as the logarithm of a sum takes them: by what each group adds to the gene.
 
         Parameters
         ----------
@@ -68,13 +70,19 @@ class GroupMeans:
         profile = logged(mix @ self.shares)
         control = logged(mix @ (np.expm1(self.control) / TARGET_SUM))
         effect = profile - control
+        part = 1 + TARGET_SUM * self.shares
+
+        def mixed(errors: Floats) -> Floats:
+            made: Floats = (mix @ (part * errors)) / (mix @ part)
+            return made
+
         questions = pd.Series(answer.question).groupby(row).agg(lambda q: ", ".join(sorted(set(q))))
         return RowMeans(
             profile,
             effect,
-            std=mix @ answer.std,
-            lower=effect + mix @ (answer.lower - answer.mean),
-            upper=effect + mix @ (answer.upper - answer.mean),
+            std=mixed(answer.std),
+            lower=effect + mixed(answer.lower - answer.mean),
+            upper=effect + mixed(answer.upper - answer.mean),
             question=questions.tolist(),
         )
 
@@ -98,19 +106,15 @@ def logged(shares: Floats) -> Floats:
 
 
 def control_profiles(groups: Groups, cells: Reference, chosen: np.ndarray) -> Floats:
-    """Return the profile of all reference cells that chosen groups could start from.
+    """Return the profile of the control cells of chosen groups.
 
     Not of those alone that were drawn: their sampling noise would be that of the prediction.
     """
-    made: dict[tuple[int, ...], Floats] = {}
-    rows = []
-    for group in chosen:
-        pool = groups.pool[group]
-        key = (len(pool), int(pool[0]), int(pool[-1]), int(pool.sum()))
-        if key not in made:
-            made[key] = logged(cells.profile(pool))
-        rows.append(made[key])
-    return np.stack(rows)
+    made: dict[int, Floats] = {}
+    for rows in (groups.control[i] for i in chosen):
+        if id(rows) not in made:
+            made[id(rows)] = logged(cells.profile(rows))
+    return np.stack([made[id(groups.control[i])] for i in chosen])
 
 
 def ask_stack(
@@ -119,7 +123,7 @@ def ask_stack(
     chosen: np.ndarray,
     *,
     given: Reference | None,
-    generator: Floats,
+    generator: Floats | None,
     interval: float | None,
 ) -> StackAnswer:
     """Ask predictors about groups.
@@ -133,7 +137,8 @@ def ask_stack(
     given
         Reference cells of the user's; None where they are the training controls.
     generator
-        Change of each chosen group's mean by the generator alone, `(n_chosen, n_genes)`.
+        Change of each chosen group's mean by the generator alone, `(n_chosen, n_genes)`; None
+        where it has no part in the mean.
     interval
         Coverage; None leaves intervals out.
     """
@@ -148,4 +153,5 @@ def ask_stack(
             None if stack.profiles.libraries is None else given.library.astype(np.float64),
         )
     requests = [groups.requests[i] for i in chosen]
-    return stack.answer(requests, reference, interval=interval, outside={GENERATOR: generator})
+    outside = None if generator is None else {GENERATOR: generator}
+    return stack.answer(requests, reference, interval=interval, outside=outside)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from scvi_perturb.predictors._additive import Additive
+from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PREDICTORS",
     "Additive",
+    "BlendedKernelRidge",
     "CellPredictor",
     "ConditionGP",
     "ContextMean",
@@ -63,6 +65,7 @@ PREDICTORS: Final[Mapping[str, type[Predictor]]] = MappingProxyType(
         cls.name: cls
         for cls in (
             Additive,
+            BlendedKernelRidge,
             ConditionGP,
             ContextMean,
             DoseLine,

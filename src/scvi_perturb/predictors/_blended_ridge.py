@@ -82,7 +82,7 @@ class BlendedKernelRidge(MeanPredictor):
         *,
         sharpnesses: Sequence[float] = SHARPNESSES,
         penalties: Sequence[float] = PENALTIES,
-        n_tuning: int = 800,
+        n_tuning: int = 500,
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)

@@ -134,7 +134,7 @@ class ConditionGP(MeanPredictor):
     """
 
     name: ClassVar[str] = "condition_gp"
-    _needs_variances: ClassVar[bool] = True
+    needs_variances = True
     leave_: Leave
 
     def __init__(

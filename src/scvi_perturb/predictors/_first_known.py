@@ -42,6 +42,7 @@ class FirstKnown(MeanPredictor):
             raise SchemaError(msg)
         super().__init__(profile=kinds.pop())
         self.predictors = predictors
+        self.needs_variances = any(one.needs_variances for one in predictors)
 
     def _learn(self) -> None:
         super()._learn()

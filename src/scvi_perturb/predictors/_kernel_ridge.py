@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from scvi_perturb.predictors._mean import MeanPredictor
 from scvi_perturb.predictors._ridge import PENALTIES, GroupedRidge, Responses, check_penalties
 from scvi_perturb.predictors._similarity import (
@@ -17,11 +19,11 @@ from scvi_perturb.predictors._similarity import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.predictors._profiles import Profile
+    from scvi_perturb.predictors._reference import Reference
     from scvi_perturb.predictors._requests import Request
 
 __all__ = ["KernelRidge"]
@@ -91,6 +93,18 @@ class KernelRidge(MeanPredictor):
         self._weights = shares.T @ ridge.weights
         self.lambda_ = ridge.penalty
 
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
+        del given
+        made = np.zeros((len(requests), len(self.profiles.var_names)))
+        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
+        if treated:
+            asked = [requests[i].condition for i in treated]
+            needed(asked, self._similarity.features)
+            made[treated] = self._mean + self._similarity.of(asked) @ self._weights
+        return made
+
     def _delta(self, request: Request) -> NDArray[np.float64]:
-        needed([request.condition], self._similarity.features)
-        return self._mean + (self._similarity.of([request.condition]) @ self._weights)[0]
+        return self.changes([request])[0]

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, check_choice
+from scvi_perturb._errors import NotTrainedError, SchemaError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.data._keys import ConditionKeys, default_keys
 from scvi_perturb.predictors._profiles import PROFILES, Profile, TrainingProfiles
@@ -53,7 +53,7 @@ class MeanPredictor(ABC):
     #: Whether `fit_profiles` learns anew from other profiles, and not from elsewhere.
     can_refit: ClassVar[bool] = True
     #: Whether the sampling variances of profiles are needed.
-    _needs_variances: ClassVar[bool] = False
+    needs_variances: bool = False
 
     def __init__(self, *, profile: Profile = "pseudobulk") -> None:
         check_choice("profile", profile, PROFILES)
@@ -115,12 +115,15 @@ class MeanPredictor(ABC):
             context_keys=[context_keys] if isinstance(context_keys, str) else context_keys,
             layer=layer,
             kind=self.profile,
-            with_variances=self._needs_variances,
+            with_variances=self.needs_variances,
         )
         return self.fit_profiles(profiles)
 
     def fit_profiles(self, profiles: TrainingProfiles) -> Self:
         """Learn from profiles that were summed up before; else as `fit`."""
+        if profiles.kind != self.profile:
+            msg = f"These are {profiles.kind!r} profiles; {self.name} learns from {self.profile!r}."
+            raise SchemaError(msg)
         self._profiles = profiles
         self._learn()
         return self

@@ -5,10 +5,12 @@ And how the same question is asked of training itself: by leaving out what makes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 import numpy as np
+
+from scvi_perturb.predictors._profiles import agrees
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -77,20 +79,26 @@ class Seen:
     def question(self, request: Request) -> Question:
         """Return what a request that is no control asks.
 
-        A context that it leaves open is taken for one that was seen.
+        What its context leaves open is taken for what was seen.
         """
         parts = request.condition.components
         if any((part.name, part.kind) not in self.doses for part in parts):
             return "unseen_perturbation"
         if request.condition in self.conditions:
-            if request in self.rows or None in request.context:
+            here = self._agreeing(request.context)
+            if any(replace(request, context=own) in self.rows for own in here):
                 return "seen"
-            return "context_transfer" if request.context in self.contexts else "unseen_context"
+            return "context_transfer" if here else "unseen_context"
         if len(parts) > 1 and all(part in self.components for part in parts):
             return "unseen_combination"
         ranges = [(part.dose, *self.doses[part.name, part.kind]) for part in parts]
         inside = all(low <= dose <= high for dose, low, high in ranges)
         return "dose" if inside else "dose_beyond"
+
+    def _agreeing(self, context: Context) -> list[Context]:
+        if None not in context:
+            return [context] if context in self.contexts else []
+        return [own for own in self.contexts if agrees(context, own)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,8 @@ def folds_of(
     for part in np.array_split(order, max(min(n, len(groups)), 1)):
         removed = np.unique([row for i in part for row in groups[i]]).astype(np.intp)
         if 0 < len(removed) < len(rows):
-            seen = Seen.of(row for i, row in enumerate(rows) if i not in set(removed.tolist()))
+            gone = set(removed.tolist())
+            seen = Seen.of(row for i, row in enumerate(rows) if i not in gone)
             asked = [i for i in removed.tolist() if seen.question(rows[i]) == question]
             made.append(Fold(removed, np.array(asked, dtype=np.intp)))
     return [fold for fold in made if len(fold.asked)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
@@ -33,6 +33,9 @@ __all__ = [
     "tanimoto",
     "weighted_mean",
 ]
+
+#: Largest count that is taken apart into levels.
+_MOST_LEVELS: Final = 16
 
 
 class Similarity:
@@ -183,13 +186,32 @@ def tanimoto(
         Whether all values are 0 or 1, which is faster. Then float32 is exact below 2**24.
     """
     sums = left.sum(axis=1, dtype=float)[:, None] + right.sum(axis=1, dtype=float)[None, :]
-    if sets:
-        least = (left @ right.T).astype(np.float64)
-    else:
-        apart = cdist(left.astype(np.float64), right.astype(np.float64), "cityblock")
-        least = (sums - apart) / 2
+    least = (left @ right.T).astype(np.float64) if sets else _sum_of_least(left, right)
     most = sums - least
     return np.divide(least, most, out=np.zeros_like(most), where=most > 0)
+
+
+def _sum_of_least(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return `sum(min)` of rows that are not negative, `(n_left, n_right)`.
+
+    A small count is the number of levels that it reaches, and of two the smaller reaches what both
+    do: sets again, whose products are many times faster than distances.
+    """
+    top = np.minimum(left.max(axis=0, initial=0), right.max(axis=0, initial=0))
+    counts = (left == np.rint(left)).all(axis=0) & (right == np.rint(right)).all(axis=0)
+    few = counts & (top <= _MOST_LEVELS)
+    rest = ~few & (top > 0)
+    least = np.zeros((len(left), len(right)))
+    for level in range(1, int(top[few].max(initial=0)) + 1):
+        reached = few & (top >= level)
+        ours, theirs = ((x[:, reached] >= level).astype(np.float32) for x in (left, right))
+        least += ours @ theirs.T
+    if rest.any():
+        # rows in one piece: distances of others take many times longer
+        first, second = (x[:, rest].astype(np.float64, order="C") for x in (left, right))
+        sums = first.sum(axis=1)[:, None] + second.sum(axis=1)[None, :]
+        least += (sums - cdist(first, second, "cityblock")) / 2
+    return least
 
 
 def require_features(features: PerturbationFeatures | None, who: str) -> PerturbationFeatures:

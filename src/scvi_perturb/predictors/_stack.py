@@ -76,7 +76,7 @@ class StackedMean(MeanPredictor):
     """
 
     name: ClassVar[str] = "stacked_mean"
-    _needs_variances: ClassVar[bool] = True
+    needs_variances = True
 
     def __init__(
         self,

@@ -1,0 +1,31 @@
+"""Tanimoto's similarity of sets, counts and shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scvi_perturb.predictors._similarity import ModalityKernel, tanimoto
+
+RNG = np.random.default_rng(0)
+TABLES = {
+    "sets": RNG.integers(0, 2, (30, 40)),
+    "few of each": RNG.poisson(1.0, (30, 40)),
+    "many of some": RNG.poisson(np.repeat([0.5, 100.0], 20), (30, 40)),
+    "shares": RNG.random((30, 40)) * RNG.integers(0, 2, (30, 40)),
+    "shares and counts": np.hstack([RNG.random((30, 9)), RNG.poisson(2.0, (30, 9))]),
+    "nothing": np.zeros((30, 4)),
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_it_is_the_sum_of_least_by_the_sum_of_most(table):
+    table = table.astype(np.float32)
+    table[3] = 0
+    left, right = table[:12], table[8:]
+    least = np.minimum(left[:, None], right[None]).sum(axis=2, dtype=float)
+    most = np.maximum(left[:, None], right[None]).sum(axis=2, dtype=float)
+    expected = np.divide(least, most, out=np.zeros_like(most), where=most > 0)
+    np.testing.assert_allclose(tanimoto(left, right), expected, rtol=1e-6, atol=1e-12)
+    learned = ModalityKernel.learn(table, table)(left, right)
+    np.testing.assert_allclose(learned, expected, rtol=1e-6, atol=1e-12)
