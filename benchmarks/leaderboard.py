@@ -17,6 +17,7 @@ from scvi_perturb.benchmark import (
     CONDITION_GP,
     STACKED_MEAN,
     TRIVIAL,
+    Results,
     Study,
     markdown_tables,
     model_method,
@@ -27,7 +28,7 @@ from scvi_perturb.benchmark import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scvi_perturb.benchmark import Record, Results
+    from scvi_perturb.benchmark import Record
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "leaderboard.md"
@@ -50,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         max_folds=QUICK_FOLDS if options.quick else None,
     )
     start = time.perf_counter()
-    results = run(study, options.out, n_workers=options.workers, fresh=options.fresh,
-                  progress=_told)  # fmt: skip
+    if options.report:
+        results = Results(options.out, study)
+    else:
+        results = run(study, options.out, n_workers=options.workers, fresh=options.fresh,
+                      progress=_told)  # fmt: skip
     print(f"{time.perf_counter() - start:.0f} s")
     write_report(results, options.out / "report.html")
     page = options.out / "leaderboard.md" if options.quick or options.tasks else PAGE
@@ -78,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="*", default=list(MODELS), help="models to judge")
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--report", action="store_true", help="write what is there, run nothing")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     return parser
 

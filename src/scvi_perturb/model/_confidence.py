@@ -32,9 +32,9 @@ class Confidence:
         the true change with probability `level`, on average over genes.
     cell_lower, cell_upper
         Cell level: the interval that holds the value of a new cell, `log1p` of counts per ten
-        thousand; None where no cells were asked for.
+        thousand of those that it has; None where no cells were asked for.
     cells
-        The sampled cells, integer counts; None where none were asked for.
+        The sampled cells; None where none were asked for.
     effects
         The answer of `predict`, with `obs`: conditions, novelty, support, question.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
 
@@ -44,7 +44,7 @@ class GeneratorMember:
         For `train` of each refit.
     """
 
-    make: Any
+    make: Callable[[AnnData], PerturbDiffusion]
     adata: AnnData
     parts: Parts
     model: PerturbDiffusion
@@ -75,11 +75,12 @@ class GeneratorMember:
         seen = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
         of_condition, of_context = (reader.codes[key][seen] for key in (CONDITION_KEY, CONTEXT_KEY))
         gone = {(row.condition, row.context) for row in removed}
-        kept = [
-            (screen.table.conditions[c], screen.contexts[x]) not in gone
-            for c, x in zip(of_condition, of_context, strict=True)
-        ]
-        refit = self.make(self.adata[seen[kept]].copy())
+        pairs, place = np.unique([of_condition, of_context], axis=1, return_inverse=True)
+        keep = [(screen.table.conditions[c], screen.contexts[x]) not in gone for c, x in pairs.T]
+        cells = self.adata[seen[np.array(keep)[place.ravel()]]]
+        cells = cells.to_memory() if cells.isbacked else cells.copy()
+        cells.uns = {}  # nothing of how the screen itself is registered
+        refit = self.make(cells)
         refit.train(**self.train_options)
         table = screen.table.frame([row.condition for row in asked])
         keys = screen.keys

@@ -64,7 +64,8 @@ class Groups:
         batch = [""] * len(request) if request.batch is None else request.batch
         keys = [(int(i), batch[row]) for row, i in pairs]
         controls = {
-            (i, label): _of_batch(pools[i], label, cells, screen) for i, label in dict.fromkeys(keys)
+            (i, label): _of_batch(pools[i], label, cells, screen)
+            for i, label in dict.fromkeys(keys)
         }
         return cls(
             of.ravel(),

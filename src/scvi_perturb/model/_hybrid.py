@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from anndata import AnnData
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._confidence import with_confidence
-from scvi_perturb.model._diffusion import PerturbDiffusion
 from scvi_perturb.model._effects import effects_table
 from scvi_perturb.model._groups import Groups
-from scvi_perturb.model._hybrid_mean import fit_stage_one
-from scvi_perturb.model._recentre import population_shares
+from scvi_perturb.model._hybrid_mean import fit_own_mean, fit_stack
 from scvi_perturb.model._recentred import RecentredDiffusion
 from scvi_perturb.model._result import Plan
+from scvi_perturb.predictors import GivenMeans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
-    from anndata import AnnData
     from mudata import MuData
 
     from scvi_perturb.data import Split
@@ -52,12 +51,13 @@ class HybridResidualModel(RecentredDiffusion):
     adata
         A screen registered with :meth:`setup_anndata`.
     mean
-        Stage one; None for the stack. A predictor is fitted by :meth:`train`. A table (AnnData)
-        has a row a condition: see :class:`scvi_perturb.predictors.GivenMeans`.
+        Stage one, in which the generator then has no part; None for the stack. A predictor is
+        fitted by :meth:`train`. A table (AnnData) has a row a condition: see
+        :class:`scvi_perturb.predictors.GivenMeans`.
     n_refits
         How often :meth:`train` trains the generator again without a part of the conditions, to
-        learn its weight; each costs about as much as the training. 0 gives it and the predictors
-        equal parts.
+        learn its weight in the stack for each question of the split; each costs about as much as
+        the training. 0 gives it and the predictors equal parts.
     n_latent, n_hidden, n_layers, dispersion
         As for :class:`PerturbDiffusion`.
     likelihood
@@ -77,9 +77,10 @@ class HybridResidualModel(RecentredDiffusion):
     mean_
         Stage one after training, a :class:`scvi_perturb.predictors.StackedMean`.
     mean_weights_
-        Weights of its members, a row for each question that was tried on training.
+        Weights of its members, a row for each question that was tried in training. Without refits
+        the generator is not among them; half of the change is then its own.
     calibration_
-        How well each question was answered there, and how intervals cover.
+        How well each question was answered there by these members, and how intervals cover.
 
     Examples
     --------
@@ -129,6 +130,8 @@ class HybridResidualModel(RecentredDiffusion):
         if n_refits < 0:
             msg = f"n_refits={n_refits}; expected 0 or more."
             raise ValueError(msg)
+        if isinstance(mean, AnnData):
+            mean = GivenMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
         self.mean = mean
         self.n_refits = n_refits
         self.mean_: StackedMean | None = None
@@ -148,12 +151,17 @@ class HybridResidualModel(RecentredDiffusion):
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Train the generator, then fit stage one.
+        """Train the generator, and fit stage one.
 
         The parameters, and what is raised, are those of :meth:`PerturbDiffusion.train`. The kind of
         `split` tells stage one which question to prepare for; others are answered as well, without
         refits of the generator.
         """
+        self._reader(None)  # raises where there are no data
+        adata, own = self._plain_adata(), None
+        if self.mean is not None:  # first, since it may be refused
+            own = fit_own_mean(self, self.mean, adata, split, seed=seed)
+        self.mean_ = None
         super().train(
             max_epochs,
             split=split,
@@ -164,10 +172,8 @@ class HybridResidualModel(RecentredDiffusion):
             config=config,
             **trainer_kwargs,
         )
-        adata = self._plain_adata()
-        self.mean_ = fit_stage_one(
+        self.mean_ = own or fit_stack(
             self,
-            self.mean,
             adata,
             self._parts(split, adata.n_obs, seed),
             split=split,
@@ -202,8 +208,9 @@ class HybridResidualModel(RecentredDiffusion):
         -------
         AnnData
             As of :meth:`PerturbDiffusion.predict`, but that intervals and `std` hold what stage one
-            does not know, calibrated on conditions left out of training; ends are NaN where no
-            such could be left out. `obs["question"]` says what a row asks.
+            does not know, calibrated on conditions left out of training. Where none could be, and
+            for what was measured, they are those that the Gaussian process states; without one they
+            are NaN. `obs["question"]` says what a row asks.
 
         Raises
         ------
@@ -222,15 +229,12 @@ class HybridResidualModel(RecentredDiffusion):
         config = SamplerConfig.of(sampler)
         plan = Plan.make(request, cells, n_samples, seed)
         groups = Groups.make(plan, request, cells, self._screen)
-        order = np.argsort(groups.of, kind="stable")
-        some = Plan(plan.row[order], plan.reference[order], plan.draw[order])
-        shares = np.zeros((len(groups), len(self._screen.genes)))
-        weight = np.zeros(len(groups))
-        drawn = PerturbDiffusion._draw(self, request, cells, some, sampler=config, seed=seed)
-        for group, expected, library in self._populations(drawn, groups.of[order]):
-            shares[group], weight[group] = population_shares(expected, library), library.sum()
+        shares = None
+        if self.mean is None:
+            shares = self._own_shares(request, cells, plan, groups, sampler=config, seed=seed)
         every = np.arange(len(groups))
         means = self._means(groups, every, cells, shares, interval=interval)
+        weight = np.bincount(groups.of, weights=cells.library[plan.reference])
         rows = means.by_row(groups.row, weight)
         layers = {"lfc": rows.effect, "lower": rows.lower, "upper": rows.upper, "std": rows.std}
         result = effects_table(
@@ -256,6 +260,11 @@ class HybridResidualModel(RecentredDiffusion):
         seed: int | None = 0,
     ) -> AnnData:
         """Predict the mean alone: as :meth:`predict`, without intervals.
+
+        Parameters
+        ----------
+        conditions, reference, n_samples, seed
+            As for :meth:`predict`.
 
         Returns
         -------

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.model._diffusion import PerturbDiffusion
 from scvi_perturb.model._generator_member import GeneratorMember
 from scvi_perturb.model._stage_one import GENERATOR
 from scvi_perturb.predictors import MeanPredictor, StackedMean
-from scvi_perturb.predictors._given import GivenMeans
 from scvi_perturb.predictors._outside import OutsidePredictor
 from scvi_perturb.predictors._profiles import TrainingProfiles
-from scvi_perturb.predictors._questions import QUESTIONS, folds_of
-from scvi_perturb.predictors._stack_fit import treated_rows
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from scvi_perturb.data import Split
     from scvi_perturb.model._fit import Parts
     from scvi_perturb.predictors import Predictor
     from scvi_perturb.predictors._questions import Question
 
-__all__ = ["fit_stage_one", "likely_questions"]
+__all__ = ["fit_own_mean", "fit_stack", "likely_questions"]
 
 #: Questions that a split holds out.
 _OF_SPLIT: dict[str, tuple[Question, ...]] = {
@@ -37,9 +36,8 @@ _OF_SPLIT: dict[str, tuple[Question, ...]] = {
 }
 
 
-def fit_stage_one(
+def fit_stack(
     model: PerturbDiffusion,
-    mean: Predictor | AnnData | None,
     adata: AnnData,
     parts: Parts,
     *,
@@ -47,14 +45,12 @@ def fit_stage_one(
     n_refits: int,
     refit_options: dict[str, Any],
 ) -> StackedMean:
-    """Fit the predictors of the mean to the cells that may be seen.
+    """Fit the package's predictors of the mean to the cells that may be seen.
 
     Parameters
     ----------
     model
         The trained generator.
-    mean
-        Predictor or table of the user's; None for the stack of the package.
     adata, parts
         Cells, and which of them are seen.
     split
@@ -64,23 +60,58 @@ def fit_stage_one(
     refit_options
         Arguments of `train` for these.
     """
-    seed = refit_options["seed"]
-    features = model._vocabulary.features
-    profiles = _profiles(model, adata, split)
-    if mean is not None:
-        if isinstance(mean, StackedMean):
-            return mean.fit_profiles(profiles)
-        own = _own_mean(mean, model, adata, split)
-        return StackedMean(members={own.name: own}, seed=seed).fit_profiles(profiles)
     generator = GeneratorMember(
         lambda cells: _like(model, cells), adata, parts, model, n_refits, refit_options
     )
-    stack = StackedMean(features, seed=seed, outside={GENERATOR: generator})
-    stack.fit_profiles(profiles)
-    for question in likely_questions(stack, split):
-        stack.weigh(question)
+    stack = StackedMean(
+        model._vocabulary.features, seed=refit_options["seed"], outside={GENERATOR: generator}
+    )
+    _weigh(stack.fit_profiles(_profiles(model, adata, split)), split)
     stack.outside = {}  # not to be saved, and not to be asked again
     return stack
+
+
+def fit_own_mean(
+    model: PerturbDiffusion,
+    mean: Predictor,
+    adata: AnnData,
+    split: Split | None,
+    *,
+    seed: int,
+) -> StackedMean:
+    """Fit the user's stage one to the cells that may be seen, and learn its errors.
+
+    Raises
+    ------
+    SchemaError
+        If it predicts other profiles than the model's, or does not fit the screen.
+    """
+    if isinstance(mean, MeanPredictor) and mean.profile != "pseudobulk":
+        msg = f"`mean` predicts {mean.profile!r} profiles; the model needs 'pseudobulk'."
+        raise SchemaError(msg)
+    if isinstance(mean, StackedMean):
+        stack = copy(mean)
+    else:
+        own = mean if isinstance(mean, MeanPredictor) else _outside(mean, model, adata, split)
+        stack = StackedMean(members={own.name: own}, seed=seed)
+    _weigh(stack.fit_profiles(_profiles(model, adata, split)), split)
+    return stack
+
+
+def _outside(
+    mean: Predictor, model: PerturbDiffusion, adata: AnnData, split: Split | None
+) -> OutsidePredictor:
+    screen = model._screen
+    fitted = mean.fit(
+        adata, split, keys=screen.keys, context_keys=screen.context_columns, layer=screen.layer
+    )
+    return OutsidePredictor(fitted)
+
+
+def _weigh(stack: StackedMean, split: Split | None) -> None:
+    """Fit the members, and weigh them for what will be asked."""
+    for question in likely_questions(stack, split) or ("seen",):
+        stack.weigh(question)
 
 
 def _profiles(model: PerturbDiffusion, adata: AnnData, split: Split | None) -> TrainingProfiles:
@@ -100,48 +131,12 @@ def _profiles(model: PerturbDiffusion, adata: AnnData, split: Split | None) -> T
     )
 
 
-def _own_mean(
-    mean: Predictor | AnnData, model: PerturbDiffusion, adata: AnnData, split: Split | None
-) -> MeanPredictor:
-    """Return the user's stage one as a predictor of changes.
-
-    Raises
-    ------
-    SchemaError
-        If it predicts other profiles than the model's.
-    """
-    if isinstance(mean, AnnData):
-        return GivenMeans(mean)
-    screen = model._screen
-    if not isinstance(mean, MeanPredictor):
-        return OutsidePredictor(
-            mean.fit(
-                adata,
-                split,
-                keys=screen.keys,
-                context_keys=screen.context_columns,
-                layer=screen.layer,
-            )
-        )
-    if mean.profile != "pseudobulk":
-        msg = f"`mean` predicts {mean.profile!r} profiles; the model needs 'pseudobulk'."
-        raise SchemaError(msg)
-    return mean
-
-
 def likely_questions(stack: StackedMean, split: Split | None) -> tuple[Question, ...]:
-    """Return what will be asked: what the split holds out, or else the first that can be tried.
-
-    In the order: combinations, doses, contexts, other contexts, perturbations.
-    """
+    """Return what will be asked: what the split holds out, or else the first that can be tried."""
     if split is not None:
         return _OF_SPLIT.get(split.kind, ())
-    rows, _ = treated_rows(stack.profiles)
-    order = ("unseen_combination", "dose", "unseen_context", "context_transfer")
-    for question in (*order, *QUESTIONS):
-        if len(folds_of(question, rows, n_folds=stack.n_folds, seed=stack.seed)) > 1:  # type: ignore[arg-type]
-            return (question,)  # type: ignore[return-value]
-    return ()
+    question = stack.likely_question()
+    return () if question is None else (question,)
 
 
 def _like(model: PerturbDiffusion, cells: AnnData) -> PerturbDiffusion:

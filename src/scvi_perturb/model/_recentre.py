@@ -34,8 +34,8 @@ def gene_factors(
 
     Multiplied by the factors, each cell's with its sum kept, the proportions of the cells have
     together the shares `target`. Found by iterative proportional fitting: every round multiplies
-    by what is still missing. Where no factors do it, because the cells that have a gene have
-    little else, it ends as near as it came.
+    by what is still missing. Where no factors do it, because a gene is hardly there or the cells
+    that have it have little else, it ends as near as it came.
 
     Parameters
     ----------
@@ -55,9 +55,12 @@ def gene_factors(
     """
     start = np.maximum(population_shares(proportions, library), _LEAST)
     target = np.maximum(target, _LEAST)
+    if not partial:
+        target = target * (start.sum() / target.sum())
+    target = np.clip(target, start / _MOST, start * _MOST)
     if partial:
-        return np.clip(target / start, 1 / _MOST, _MOST)
-    target = target * (start.sum() / target.sum())
+        return target / start
+    target *= start.sum() / target.sum()  # or what is out of reach drives all others to a bound
     weight = library * proportions.sum(axis=1) / library.sum()
     factors = np.ones_like(start)
     for _ in range(_N_ROUNDS):

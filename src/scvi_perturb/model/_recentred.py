@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model._draw import LibrarySize
     from scvi_perturb.model._reference import Reference
     from scvi_perturb.module import CountParameters
-    from scvi_perturb.predictors import StackedMean
+    from scvi_perturb.predictors import Predictor, StackedMean
 
 __all__ = ["RecentredDiffusion"]
 
@@ -39,6 +40,8 @@ N_TOGETHER = 32
 class RecentredDiffusion(PerturbDiffusion):
     """Draws of :class:`PerturbDiffusion`, group by group moved onto a mean."""
 
+    #: Stage one of the user's, in which the generator has no part; None for the stack.
+    mean: Predictor | None
     #: Stage one, after training.
     mean_: StackedMean | None
 
@@ -93,19 +96,33 @@ class RecentredDiffusion(PerturbDiffusion):
             request, cells, pilot, sampler=sampler, seed=own_seed, library_size=library_size
         )
         factors = np.ones((len(groups), len(self._screen.genes)))
-        waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for group, expected, library in self._populations(drawn, of):
-            waiting.append((group, expected, library))
-            if len(waiting) == N_TOGETHER or group == len(groups) - 1:
-                chosen = np.array([g for g, _, _ in waiting])
-                shares = np.stack([population_shares(e, size) for _, e, size in waiting])
-                means = self._means(groups, chosen, cells, shares, interval=None)
-                for (g, own, size), target in zip(waiting, means.shares, strict=True):
-                    factors[g] = gene_factors(
-                        own.astype(np.float64), size, target, partial=self._partial
-                    )
-                waiting.clear()
+        populations = self._populations(drawn, of)
+        while some := list(islice(populations, N_TOGETHER)):
+            chosen = np.array([group for group, _, _ in some])
+            shares = np.stack([population_shares(own, size) for _, own, size in some])
+            means = self._means(groups, chosen, cells, shares, interval=None)
+            for (group, own, size), target in zip(some, means.shares, strict=True):
+                factors[group] = gene_factors(
+                    own.astype(np.float64), size, target, partial=self._partial
+                )
         return factors
+
+    def _own_shares(
+        self,
+        request: Request,
+        cells: Reference,
+        plan: Plan,
+        groups: Groups,
+        *,
+        sampler: SamplerConfig,
+        seed: int | None,
+    ) -> np.ndarray:
+        """Return the shares of the genes in each group by the generator, `(n_groups, n_genes)`."""
+        order = np.argsort(groups.of, kind="stable")
+        some = Plan(plan.row[order], plan.reference[order], plan.draw[order])
+        drawn = super()._draw(request, cells, some, sampler=sampler, seed=seed)
+        populations = self._populations(drawn, groups.of[order])
+        return np.stack([population_shares(own, size) for _, own, size in populations])
 
     def _populations(
         self, drawn: Iterable[Drawn], group: np.ndarray
@@ -117,18 +134,22 @@ class RecentredDiffusion(PerturbDiffusion):
         groups: Groups,
         chosen: np.ndarray,
         cells: Reference,
-        shares: np.ndarray,
+        shares: np.ndarray | None,
         *,
         interval: float | None,
     ) -> GroupMeans:
-        """Return the means of some groups, given the generator's own, `(n_chosen, n_genes)`."""
-        control = control_profiles(groups, cells, chosen)
+        """Return the means of some groups, given the generator's shares, `(n_chosen, n_genes)`."""
+        control, generator = control_profiles(groups, cells, chosen), None
+        if shares is not None and self.mean is None:
+            if not self._partial:  # those of zero-inflated counts do not sum to one
+                shares = shares / shares.sum(axis=1, keepdims=True)
+            generator = logged(shares) - control
         answer = ask_stack(
             self._stack(),
             groups,
             chosen,
             given=cells if cells.is_given else None,
-            generator=logged(shares) - control,
+            generator=generator,
             interval=interval,
         )
         return GroupMeans(control, answer, self._partial)
@@ -142,39 +163,49 @@ class RecentredDiffusion(PerturbDiffusion):
         n = len(latents)
         library = torch.ones(n, device=latents.device)
         own = expected_proportions(Drawn(np.arange(n), library, unit), likelihood)
-        own = own.astype(np.float64)
-        labels = self._screen.contexts[code[1]] if code[1] < len(self._screen.contexts) else ()
-        context: dict[str, tuple[str, ...]] = {
-            column: (label,)
-            for column, label in zip(self._screen.context_columns, labels, strict=False)
-        }
-        request = Request((condition,), context, None)
+        own, sizes = own.astype(np.float64), np.ones(n)
         cells = self._training_controls()
+        request = self._request_of(condition, code, cells)
         plan = Plan.make(request, cells, None, 0)
         groups = Groups.make(plan, request, cells, self._screen)
-        shares = population_shares(own, np.ones(n))
-        means = self._means(groups, np.array([0]), cells, shares[None], interval=None)
-        factor = gene_factors(own, np.ones(n), means.shares[0], partial=self._partial)
+        shares = np.tile(population_shares(own, sizes), (len(groups), 1))
+        means = self._means(groups, np.arange(len(groups)), cells, shares, interval=None)
+        weight = np.bincount(groups.of, weights=cells.library[plan.reference])
+        target = weight @ means.shares / weight.sum()
+        factor = gene_factors(own, sizes, target, partial=self._partial)
         moving = torch.from_numpy(factor.astype(np.float32)).to(latents.device)
         return moved_parameters(unit, moving, likelihood, partial=self._partial)
 
+    def _request_of(self, condition: Condition, code: np.ndarray, cells: Reference) -> Request:
+        """Return the request of a condition in the context and batch of a code.
+
+        Where no control is of that context, it is left open, as it is for latents.
+        """
+        screen = self._screen
+        context: dict[str, tuple[str, ...]] = {}
+        if (cells.context == code[1]).any():
+            labels = screen.contexts[code[1]]
+            context = {c: (x,) for c, x in zip(screen.context_columns, labels, strict=True)}
+        known = screen.batch_column is not None and code[2] < len(screen.batches)
+        return Request((condition,), context, (screen.batches[code[2]][0],) if known else None)
+
     def _warn_outside(self, groups: Groups, means: GroupMeans) -> None:
         """Warn of what is asked but lies outside what calibration covers."""
-        stack, rows = self._stack(), []
+        stack, found = self._stack(), dict[str, str]()
         for i, question in enumerate(means.answer.question):
             if question == "seen":
                 continue
-            limit = stack.most_novel(question)
+            limit, novelty = stack.most_novel(question), means.answer.novelty[i]
             name = str(groups.requests[i].condition)
             if limit is None:
-                rows.append(f"{name} ({question}: nothing like it could be left out of training)")
-            elif means.answer.novelty[i] > limit:
-                novelty = means.answer.novelty[i]
-                rows.append(f"{name} (novelty {novelty:.2f}, left out at most {limit:.2f})")
-        if rows:
-            more = "" if len(rows) <= 5 else f", and {len(rows) - 5} more"
+                found[name] = f"{question}: nothing like it could be left out of training"
+            elif novelty > limit:
+                found[name] = f"novelty {novelty:.2f}, left out at most {limit:.2f}"
+        if found:
+            told = [f"{name} ({why})" for name, why in found.items()]
+            more = "" if len(told) <= 5 else f", and {len(told) - 5} more"
             warnings.warn(
-                f"Outside what the calibration of intervals covers: {', '.join(rows[:5])}{more}.",
+                f"Outside what the calibration of intervals covers: {', '.join(told[:5])}{more}.",
                 UserWarning,
                 stacklevel=3,
             )

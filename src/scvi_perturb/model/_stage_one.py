@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb.data import read_rows
@@ -55,35 +54,35 @@ class GroupMeans:
         """Return the means of the rows of a request, of which each is a mixture of groups.
 
         Errors are mixed as the logarithm of a sum takes them: by what each group adds to the gene.
+        Intervals, which lie around what the refits say, are widened to hold the prediction.
 
         Parameters
         ----------
         row
-            Of each group, `(n_groups,)`.
+            Of each group, `(n_groups,)`, rising.
         weight
             Summed library size of each group, `(n_groups,)`.
         """
-        n_rows, answer = int(row.max()) + 1, self.answer
-        mix = np.zeros((n_rows, len(row)))
-        mix[row, np.arange(len(row))] = weight
-        mix /= mix.sum(axis=1, keepdims=True)
-        profile = logged(mix @ self.shares)
-        control = logged(mix @ (np.expm1(self.control) / TARGET_SUM))
-        effect = profile - control
-        part = 1 + TARGET_SUM * self.shares
+        starts, answer, shares = np.flatnonzero(np.diff(row, prepend=-1)), self.answer, self.shares
 
-        def mixed(errors: Floats) -> Floats:
-            made: Floats = (mix @ (part * errors)) / (mix @ part)
+        def mixed(values: Floats, part: Floats) -> Floats:
+            total = np.add.reduceat(weight[:, None] * part, starts)
+            made: Floats = np.add.reduceat(weight[:, None] * part * values, starts) / total
             return made
 
-        questions = pd.Series(answer.question).groupby(row).agg(lambda q: ", ".join(sorted(set(q))))
+        every, part = np.ones_like(shares), 1 + TARGET_SUM * shares
+        profile = logged(mixed(shares, every))
+        effect = profile - logged(mixed(np.expm1(self.control) / TARGET_SUM, every))
         return RowMeans(
             profile,
             effect,
-            std=mixed(answer.std),
-            lower=effect + mixed(answer.lower - answer.mean),
-            upper=effect + mixed(answer.upper - answer.mean),
-            question=questions.tolist(),
+            std=mixed(answer.std, part),
+            lower=effect + mixed(np.minimum(answer.lower - answer.mean, 0), part),
+            upper=effect + mixed(np.maximum(answer.upper - answer.mean, 0), part),
+            question=[
+                ", ".join(sorted(set(own)))
+                for own in np.split(np.array(answer.question), starts[1:])
+            ],
         )
 
 

@@ -16,6 +16,7 @@ from scvi_perturb.predictors._additive import Additive
 from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
+from scvi_perturb.predictors._contrasted_mean import ContrastedMean
 from scvi_perturb.predictors._dose_line import DoseLine
 from scvi_perturb.predictors._first_known import FirstKnown
 from scvi_perturb.predictors._given import GivenMeans
@@ -30,6 +31,7 @@ from scvi_perturb.predictors._no_change import NoChange
 from scvi_perturb.predictors._pca_ridge import PCARidge
 from scvi_perturb.predictors._protocol import CellPredictor, Predictor
 from scvi_perturb.predictors._shifted_control import ShiftedControl
+from scvi_perturb.predictors._signatures import SampledSignatures
 from scvi_perturb.predictors._stack import StackedMean
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ __all__ = [
     "CellPredictor",
     "ConditionGP",
     "ContextMean",
+    "ContrastedMean",
     "DoseLine",
     "FirstKnown",
     "GivenMeans",
@@ -55,6 +58,7 @@ __all__ = [
     "NoChange",
     "PCARidge",
     "Predictor",
+    "SampledSignatures",
     "ShiftedControl",
     "StackedMean",
 ]

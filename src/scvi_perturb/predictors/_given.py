@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data._align import align_genes
 from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._profiles import agrees
 from scvi_perturb.predictors._requests import Request, context_labels
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.predictors._profiles import Profile
+    from scvi_perturb.predictors._requests import Context
 
     Floats = NDArray[np.float64]
 
@@ -30,6 +29,9 @@ __all__ = ["GivenMeans"]
 
 class GivenMeans(MeanPredictor):
     """Repeat predictions that come from elsewhere, e.g. exported from a service.
+
+    Whether they were made without what they predict is not known, so nothing is known of their
+    errors.
 
     Parameters
     ----------
@@ -50,6 +52,7 @@ class GivenMeans(MeanPredictor):
     """
 
     name: ClassVar[str] = "given"
+    can_refit: ClassVar[bool] = False
 
     def __init__(self, table: AnnData, *, profile: Profile = "pseudobulk") -> None:
         super().__init__(profile=profile)
@@ -88,7 +91,7 @@ class GivenMeans(MeanPredictor):
             own = [
                 j
                 for j in np.flatnonzero(~treated)
-                if agrees(rows[i].context, rows[j].context) or None in rows[j].context
+                if _no_contradiction(rows[i].context, rows[j].context)
             ]
             if not own:
                 msg = (
@@ -105,11 +108,8 @@ class GivenMeans(MeanPredictor):
             known = sorted({str(row.condition) for row in self._rows})
             raise UnknownPerturbationError(str(request.condition), known)
         found = [
-            i
-            for i in of_condition
-            if all(a is None or b is None or a == b
-                   for a, b in zip(request.context, self._rows[i].context, strict=True))
-        ]  # fmt: skip
+            i for i in of_condition if _no_contradiction(request.context, self._rows[i].context)
+        ]
         if not found:
             own = sorted({self._rows[i].context for i in of_condition}, key=str)
             msg = f"Means of {request.condition} were given for {own}, not for {request.context}."
@@ -118,13 +118,17 @@ class GivenMeans(MeanPredictor):
         return made
 
 
+def _no_contradiction(one: Context, other: Context) -> bool:
+    return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
+
+
 def _dense(values: Any) -> Floats:  # noqa: ANN401
     return np.asarray(values.toarray() if sparse.issparse(values) else values, np.float64)
 
 
 def _finite(values: Floats) -> Floats:
     if not np.isfinite(values).all():
-        n = int(pd.isna(values).sum())
+        n = int((~np.isfinite(values)).sum())
         msg = f"The given means hold {n} values that are not finite; fill in or drop these rows."
         raise SchemaError(msg)
     return values

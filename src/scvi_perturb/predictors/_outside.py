@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from scvi_perturb.data._align import align_genes
 from scvi_perturb.predictors._mean import MeanPredictor
 from scvi_perturb.predictors._requests import request_frame
 
@@ -48,6 +49,7 @@ class OutsidePredictor(MeanPredictor):
         frame = request_frame(requests, self.profiles.keys, self.profiles.context_keys)
         open_ones = [key for key in self.profiles.context_keys if frame[key].isna().all()]
         found = self.predictor.predict(frame.drop(columns=open_ones).reset_index(drop=True))
+        found = align_genes(found, tuple(self.profiles.var_names))
         return np.asarray(found.layers["lfc"], np.float64)
 
     def _delta(self, request: Request) -> NDArray[np.float64]:

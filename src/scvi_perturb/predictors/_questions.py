@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data._condition import Component
     from scvi_perturb.predictors._requests import Context, Request
 
-__all__ = ["QUESTIONS", "Fold", "Question", "Seen", "folds_of", "unit_of"]
+__all__ = ["QUESTIONS", "Fold", "Question", "Seen", "folds_of", "likely_question", "unit_of"]
 
 #: "seen": measured in that context; "unseen_context": elsewhere, and nothing was measured there;
 #: "context_transfer": elsewhere, and other perturbations there; "unseen_combination": only its
@@ -130,6 +130,21 @@ def folds_of(
             asked = [i for i in removed.tolist() if seen.question(rows[i]) == question]
             made.append(Fold(removed, np.array(asked, dtype=np.intp)))
     return [fold for fold in made if len(fold.asked)]
+
+
+def likely_question(
+    rows: Sequence[Request], *, n_folds: int, seed: int | None, has_features: bool
+) -> Question | None:
+    """Return the first question that can be asked of training, None if there is none.
+
+    In the order: perturbations where features tell of them, combinations, doses, contexts.
+    """
+    order: tuple[Question, ...] = ("unseen_combination", "dose", "unseen_context",
+                                   "context_transfer", "dose_beyond")  # fmt: skip
+    for question in ("unseen_perturbation", *order) if has_features else order:
+        if len(folds_of(question, rows, n_folds=n_folds, seed=seed)) > 1:
+            return question
+    return None
 
 
 def unit_of(question: Question, row: Request) -> Hashable:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._questions import QUESTIONS, Question, Seen
+from scvi_perturb.predictors._questions import QUESTIONS, Question, Seen, likely_question
 from scvi_perturb.predictors._reference import read_request
 from scvi_perturb.predictors._stack_answer import StackAnswer, answer_question
 from scvi_perturb.predictors._stack_fit import QuestionStack, treated_rows
@@ -144,6 +144,13 @@ class StackedMean(MeanPredictor):
                 lenient=self.members is None,
             )
         return self._stacks[question]
+
+    def likely_question(self) -> Question | None:
+        """Return the question that training suggests will be asked; None if it suggests none."""
+        rows, _ = treated_rows(self.profiles)
+        return likely_question(
+            rows, n_folds=self.n_folds, seed=self.seed, has_features=self.features is not None
+        )
 
     def most_novel(self, question: Question | Literal["control"]) -> float | None:
         """Return the largest novelty of what was left out for a question; None if nothing was."""

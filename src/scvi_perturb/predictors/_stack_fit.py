@@ -208,6 +208,17 @@ class QuestionStack:
             self._solved[key] = dict(zip(key, weights.tolist(), strict=True)), spread
         return self._solved[key]
 
+    def standard_errors(self) -> Floats | None:
+        """Return left-out errors in the standard deviations stated for them; None if untried."""
+        tried = self.left_out
+        if tried is None:
+            return None
+        weights, spread = self.solve(list(tried.said))
+        said = np.stack([tried.said[name] for name in weights])
+        clues = clues_of(said, np.array(list(weights.values())), tried.posterior)
+        made: Floats = (tried.truth - clues.mean) / np.maximum(spread.std(clues), 1e-12)
+        return made
+
 
 def said_by(
     members: Members,
