@@ -64,6 +64,13 @@ def test_the_context_asked_for_comes_before_what_the_reference_does_not_say():
     assert asked.pool[0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_the_context_asked_for_comes_before_that_of_the_cells():
+    cells, plan = reference(), Plan(np.zeros(2, int), np.array([0, 3]), np.arange(2))
+    groups = Groups.make(plan, make_request("A", cell_type=("T",)), cells, SCREEN)
+    assert [r.context for r in groups.requests] == [("T",)]
+    assert groups.pool[0].tolist() == [0, 3]
+
+
 def test_each_context_column_is_asked_for_on_its_own():
     screen = replace(SCREEN, context_columns=("cell_type", "donor"))
     cells = reference()

@@ -229,6 +229,17 @@ def test_what_is_not_given_is_refused(screen):
         model.predict(asked(NEW_PAIR, cell_type=["type_02"]))
 
 
+def test_predictions_of_what_was_trained_on_calibrate_nothing(screen):
+    # Who made them may have seen it: then errors there are none of what is new.
+    names = [name for name in screen.obs["perturbation"].unique() if name != "control"]
+    given = table(
+        screen, [(name,) for name in names], ["perturbation"], lfc=np.ones((len(names), 30))
+    )
+    model = trained(screen, given)
+    assert model.calibration_.empty
+    assert np.isnan(model.predict([SINGLE]).layers["std"]).all()
+
+
 @OUTSIDE
 def test_a_table_is_saved_with_the_model(screen):
     control = profiles()[0]

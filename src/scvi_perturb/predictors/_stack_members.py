@@ -9,7 +9,6 @@ from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
-from scvi_perturb.predictors._kernel_ridge import KernelRidge
 from scvi_perturb.predictors._latent_additive import LatentAdditive
 from scvi_perturb.predictors._matching_mean import MatchingMean
 from scvi_perturb.predictors._nearest_perturbation import NearestPerturbation
@@ -66,7 +65,6 @@ def default_members(
         found["dose_hill"] = DoseLine("hill", profile=profile)
     if features is not None and question in ("unseen_combination", "unseen_perturbation"):
         found["pca_ridge"] = PCARidge(features, profile=profile)
-        found["kernel_ridge"] = KernelRidge(features, profile=profile)
         found["blended_kernel_ridge"] = BlendedKernelRidge(features, profile=profile)
         found["nearest_perturbation"] = NearestPerturbation(features, profile=profile)
     if features is not None and question == "unseen_perturbation":
