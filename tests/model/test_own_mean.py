@@ -311,7 +311,6 @@ def test_a_stack_is_used_as_it_is_and_left_as_it_was(screen):
 @pytest.mark.parametrize(
     "mean",
     [Additive(profile="cell_mean"), StackedMean(profile="cell_mean")],
-    ids=repr,
     ids=lambda one: one.name,
 )
 def test_profiles_of_another_kind_are_refused(screen, mean):
