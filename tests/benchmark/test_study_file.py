@@ -214,7 +214,10 @@ WRONG = {
     "no context": (TASK.replace("perturbation", "context"), "'context_keys' is missing"),
     "no dose": (TASK.replace("unseen_perturbation", "dose"), "'dose_key' is missing"),
     "unknown method": ('methods = ["trivia"]\n' + TASK, "did you mean 'trivial'"),
-    "unknown model": (TASK + '[[model]]\nclass = "Diffusion"', "one of HybridResidualModel, PerturbDiffusion"),
+    "unknown model": (
+        TASK + '[[model]]\nclass = "Diffusion"',
+        "one of HybridResidualModel, PerturbDiffusion",
+    ),
     "unknown option": (
         TASK + '[[model]]\nclass = "PerturbDiffusion"\noptions = { n_latents = 3 }',
         "option of PerturbDiffusion 'n_latents'.*did you mean 'n_latent'",
