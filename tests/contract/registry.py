@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scvi_perturb import DiffusionConfig, HybridResidualModel, PerturbDiffusion
+from scvi_perturb import (
+    DiffusionConfig,
+    FlowConfig,
+    HybridResidualModel,
+    PerturbDiffusion,
+    PerturbFlow,
+)
+from scvi_perturb.generative import SAMPLERS, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +53,8 @@ class ModelCase:
         Units of samples of the variants that do not draw counts.
     likelihood
         The verb that tells how likely cells are.
+    samplers
+        Methods of drawing, the default first.
     """
 
     model: type[PerturbationModel]
@@ -58,6 +67,7 @@ class ModelCase:
     variants: Mapping[str, Arguments] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     likelihood: str = "log_likelihood_bound"
+    samplers: tuple[str, ...] = tuple(SAMPLERS)
 
     @property
     def name(self) -> str:
@@ -66,9 +76,10 @@ class ModelCase:
 
 
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
-_DENOISER = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
+_NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 
-_SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "diffusion": DiffusionConfig(**_DENOISER)}
+_SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "diffusion": DiffusionConfig(**_NETWORK)}
+_SMALL_FLOW = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "flow": FlowConfig(**_NETWORK)}
 _SHORT = {"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU}
 _ACCURATE: tuple[Arguments, Arguments] = (
     {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
@@ -89,8 +100,8 @@ MODELS = (
             "linear": {"decoder": "linear"},
             "zinb": {"likelihood": "zinb", "dispersion": "gene-cell"},
             "poisson": {"likelihood": "poisson", "dispersion": "gene-batch"},
-            "population": {"diffusion": DiffusionConfig(reference="population", **_DENOISER)},
-            "none": {"diffusion": DiffusionConfig(reference="none", **_DENOISER)},
+            "population": {"diffusion": DiffusionConfig(reference="population", **_NETWORK)},
+            "none": {"diffusion": DiffusionConfig(reference="none", **_NETWORK)},
             "attention": {
                 "diffusion": DiffusionConfig(
                     combine="attention", context_embedding=True, n_condition=8, width=16, n_blocks=1
@@ -113,5 +124,25 @@ MODELS = (
             "refits": {"n_refits": 2},
         },
         units={"normal": "log1p(counts per 10,000)"},
+    ),
+    ModelCase(
+        PerturbFlow,
+        init=_SMALL_FLOW,
+        train=_SHORT,
+        stages=("representation", "generator"),
+        selected=("representation",),
+        accurate=({"n_latent": 8, "n_hidden": 32, "flow": FlowConfig(width=32)}, _ACCURATE[1]),
+        searched={"n_steps": None},
+        variants={
+            "noise": {"flow": FlowConfig(source="noise", times="logit-normal", **_NETWORK)},
+            "coupling": {
+                "flow": FlowConfig(source="noise", kind="coupling", n_transforms=2, **_NETWORK)
+            },
+            "unbalanced": {"flow": FlowConfig(coupling="unbalanced", **_NETWORK)},
+            "normal": {"likelihood": "normal"},
+            "zinb": {"likelihood": "zinb"},
+        },
+        units={"normal": "log1p(counts per 10,000)"},
+        samplers=("heun", *(name for name in SOLVERS if name != "heun")),
     ),
 )

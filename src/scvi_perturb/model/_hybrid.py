@@ -226,7 +226,7 @@ class HybridResidualModel(RecentredDiffusion):
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
         request, cells = self._ask(conditions, reference)
-        config = SamplerConfig.of(sampler)
+        config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
         groups = Groups.make(plan, request, cells, self._screen)
         shares = None

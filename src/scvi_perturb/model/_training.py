@@ -15,7 +15,7 @@ from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
     from scvi_perturb.data import Split
-    from scvi_perturb.module import DiffusionConfig, TwoStageModule
+    from scvi_perturb.module import TwoStageModule
 
 __all__ = ["TwoStageTraining"]
 
@@ -24,7 +24,6 @@ class TwoStageTraining(PerturbationModel):
     """`train` of models with a representation and a generator."""
 
     module: TwoStageModule
-    diffusion: DiffusionConfig
     #: Arguments of scVI's module where stage one is a trained scVI.
     scvi_settings_: dict[str, Any] | None
     #: Codes of condition and context with training cells.

@@ -10,7 +10,7 @@ from scvi_perturb.module._scvi import ScviRepresentation
 
 if TYPE_CHECKING:
     from scvi_perturb.module._autoencoder import CountAutoencoder
-    from scvi_perturb.module._diffusion import LatentDiffusion
+    from scvi_perturb.module._generator import LatentGenerator
 
 __all__ = ["TwoStageModule"]
 
@@ -27,9 +27,9 @@ class TwoStageModule(BaseModuleClass):
     """
 
     representation: CountAutoencoder | ScviRepresentation
-    generator: LatentDiffusion
+    generator: LatentGenerator
 
-    def __init__(self, representation: CountAutoencoder, generator: LatentDiffusion) -> None:
+    def __init__(self, representation: CountAutoencoder, generator: LatentGenerator) -> None:
         super().__init__()
         self.representation = representation
         self.generator = generator

@@ -5,6 +5,7 @@ from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, hidden_layers
 from scvi_perturb.nn._conditional import ConditionalNetwork
 from scvi_perturb.nn._encoders import CountDecoder, Decoded, ExpressionEncoder
 from scvi_perturb.nn._perturbation import PerturbationEncoder
+from scvi_perturb.nn._splines import SplineChain
 
 __all__ = [
     "AdaptiveBlock",
@@ -14,6 +15,7 @@ __all__ = [
     "Decoded",
     "ExpressionEncoder",
     "PerturbationEncoder",
+    "SplineChain",
     "TimeEmbedding",
     "hidden_layers",
     "hill_factor",

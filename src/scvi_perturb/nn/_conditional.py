@@ -27,6 +27,8 @@ class ConditionalNetwork(nn.Module):
         Dimension of the embedded condition.
     width, n_blocks, dropout
         Size and regularisation of the residual MLP.
+    max_frequency
+        Highest frequency of the embedded time: how fast the field can change in time.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class ConditionalNetwork(nn.Module):
         width: int = 256,
         n_blocks: int = 3,
         dropout: float = 0.0,
+        max_frequency: float = 400.0,
     ) -> None:
         super().__init__()
         n_modulation = max(width // 2, 32)
-        self.time = TimeEmbedding(n_modulation)
+        self.time = TimeEmbedding(n_modulation, max_frequency=max_frequency)
         self.condition = nn.Linear(n_condition, n_modulation)
         self.to_modulation = nn.Linear(n_modulation, 3 * width)
         self.input = nn.Linear(2 * n_latent, width)
