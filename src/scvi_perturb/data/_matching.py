@@ -57,8 +57,8 @@ def match_controls(
     latent
         `(n_cells, n_dimensions)`, needed for all but "random".
     condition
-        `(n_cells,)` codes. Unless drawn at "random", cells of different conditions are transported apart; None
-        takes all cells of a group together.
+        `(n_cells,)` codes. Unless drawn at "random", cells of different conditions are transported
+        apart; None takes all cells of a group together.
     max_size
         Largest transport problem: larger groups are cut at random into chunks of this size.
     seed

@@ -11,6 +11,7 @@ from scvi_perturb.generative._density import (
     standard_normal_log_prob,
 )
 from scvi_perturb.generative._diffusion import add_noise, denoising_loss, guide, min_snr_weight
+from scvi_perturb.generative._discrete import DiscreteDiffusion, Transition
 from scvi_perturb.generative._flow import (
     FlowQuantities,
     TimeLaw,
@@ -42,7 +43,13 @@ from scvi_perturb.generative._parameterisation import (
     to_x0,
 )
 from scvi_perturb.generative._path import LinearPath
-from scvi_perturb.generative._sampler_config import SAMPLERS, SOLVERS, SamplerConfig, SamplerName
+from scvi_perturb.generative._sampler_config import (
+    SAMPLERS,
+    SOLVERS,
+    SamplerConfig,
+    SamplerName,
+    solver_of,
+)
 from scvi_perturb.generative._samplers import Sampler, ddim, dpm_solver_2m, euler_maruyama, heun
 from scvi_perturb.generative._schedule import LOG_SNR_LIMIT, Schedule
 from scvi_perturb.generative._schedules import ScheduleName, get_schedule
@@ -60,6 +67,7 @@ __all__ = [
     "CosineSchedule",
     "CouplingMethod",
     "Denoiser",
+    "DiscreteDiffusion",
     "Divergence",
     "Field",
     "FlowDensity",
@@ -74,6 +82,7 @@ __all__ = [
     "ScheduleName",
     "Solver",
     "TimeLaw",
+    "Transition",
     "add_noise",
     "couple",
     "ddim",
@@ -99,6 +108,7 @@ __all__ = [
     "poisson_log_prob",
     "rademacher",
     "sample_counts",
+    "solver_of",
     "standard_normal_log_prob",
     "to_eps",
     "to_score",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.generative._samplers import Sampler
 
-__all__ = ["SAMPLERS", "SOLVERS", "SamplerConfig", "SamplerName"]
+__all__ = ["SAMPLERS", "SOLVERS", "SamplerConfig", "SamplerName", "solver_of"]
 
 SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama", "euler", "rk4"]
 
@@ -84,3 +84,18 @@ class SamplerConfig:
         """
         check_choice("sampler", getattr(sampler, "method", sampler), methods)
         return sampler if isinstance(sampler, SamplerConfig) else cls(method=sampler)
+
+
+def solver_of(sampler: SamplerConfig) -> Solver:
+    """Return the method of a flow.
+
+    Raises
+    ------
+    ValueError
+        If it is a method of diffusions.
+    """
+    for solver in SOLVERS:
+        if solver == sampler.method:
+            return solver
+    msg = f"sampler={sampler.method!r} is not of flows; choose one of {SOLVERS}."
+    raise ValueError(msg)

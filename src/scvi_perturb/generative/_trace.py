@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ __all__ = ["Divergence", "exact_divergence", "hutchinson_divergence", "rademache
 
 #: Maps `(field, t, x)` to the velocity `(n, n_dim)` and its divergence, `(n,)` or `(k, n)`.
 Divergence = Callable[["Field", float, Tensor], tuple[Tensor, Tensor]]
+
+#: The velocity is the same for all directions, the derivative is not.
+_ONE_VALUE: Any = (None, 0)
 
 
 def exact_divergence(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,10 +35,10 @@ def exact_divergence(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]
     basis = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        value, change = jvp(lambda point: field(t, point), (x,), (direction.expand_as(x),))
+        value, change = _derivative(field, t, x, direction.expand_as(x))
         return value, change @ direction
 
-    velocity, diagonal = vmap(along, out_dims=(None, 0))(basis)
+    velocity, diagonal = vmap(along, out_dims=_ONE_VALUE)(basis)
     return velocity, diagonal.sum(0)
 
 
@@ -69,9 +72,15 @@ def hutchinson_divergence(probes: Tensor) -> Divergence:
 
     def estimate(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
         def along(probe: Tensor) -> tuple[Tensor, Tensor]:
-            value, change = jvp(lambda point: field(t, point), (x,), (probe,))
+            value, change = _derivative(field, t, x, probe)
             return value, (change * probe).sum(1)
 
-        return vmap(along, out_dims=(None, 0))(probes)
+        return vmap(along, out_dims=_ONE_VALUE)(probes)
 
     return estimate
+
+
+def _derivative(field: Field, t: float, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the velocity and its derivative along a direction."""
+    found: Any = jvp(lambda point: field(t, point), (x,), (direction,))
+    return found[0], found[1]

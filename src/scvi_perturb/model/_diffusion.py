@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb.model._two_stage import LatentModel
-from scvi_perturb.module import AutoencoderConfig, DiffusionConfig, LatentDiffusion
+from scvi_perturb.module import (
+    AutoencoderConfig,
+    CountDiffusion,
+    DiffusionConfig,
+    LatentDiffusion,
+    LatentGenerator,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +23,9 @@ if TYPE_CHECKING:
     from scvi_perturb.features import PerturbationFeatures
 
 __all__ = ["PerturbDiffusion"]
+
+#: More genes than these are too many for a diffusion of counts.
+MAX_COUNT_GENES = 2_000
 
 
 class PerturbDiffusion(LatentModel):
@@ -41,8 +51,11 @@ class PerturbDiffusion(LatentModel):
     decoder
         `"mlp"`, or `"linear"` for loadings that can be read, see :meth:`get_loadings`.
     space
-        `"latent"`; or `"log1p"`, the same with a Normal likelihood of `log1p` counts per ten
-        thousand: a baseline without count semantics, whose samples are not counts.
+        `"latent"`. Or `"log1p"`, the same with a Normal likelihood of `log1p` counts per ten
+        thousand: a baseline without count semantics, whose samples are not counts. Or
+        `"counts"`, a discrete diffusion of binned counts without stage one, for research: up to
+        2,000 genes; drawn cells have the library that comes out; `sampler` says the number of
+        steps alone; there is no likelihood, and of the arguments those of stage one are unused.
     diffusion
         Denoiser and conditioning; None for the defaults that measured best.
     features
@@ -67,7 +80,7 @@ class PerturbDiffusion(LatentModel):
     (score SDE); Ho and Salimans 2022 (classifier-free guidance).
     """
 
-    _generator_class = LatentDiffusion
+    _generator_class: type[LatentGenerator] = LatentDiffusion
 
     def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
         self,
@@ -79,7 +92,7 @@ class PerturbDiffusion(LatentModel):
         likelihood: Literal["nb", "zinb", "poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
         decoder: Literal["mlp", "linear"] = "mlp",
-        space: Literal["latent", "log1p"] = "latent",
+        space: Literal["latent", "log1p", "counts"] = "latent",
         diffusion: DiffusionConfig | None = None,
         features: PerturbationFeatures | None = None,
         seed: int = 0,
@@ -87,7 +100,7 @@ class PerturbDiffusion(LatentModel):
     ) -> None:
         super().__init__(adata, registry, features)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson"))
-        check_choice("space", space, ("latent", "log1p"))
+        check_choice("space", space, ("latent", "log1p", "counts"))
         stage_one = AutoencoderConfig(
             n_latent=n_latent,
             n_hidden=n_hidden,
@@ -96,8 +109,17 @@ class PerturbDiffusion(LatentModel):
             dispersion=dispersion,
             decoder=decoder,
         )
-        self._build(stage_one, diffusion or DiffusionConfig(), seed=seed)
+        diffusion = diffusion or DiffusionConfig()
+        if space == "counts":
+            self._generator_class = CountDiffusion
+            diffusion = counts_config(diffusion, len(self._screen.genes))
+        self._build(None if space == "counts" else stage_one, diffusion, seed=seed)
         self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        """What was chosen of the diffusion."""
+        return cast("DiffusionConfig", self.module.generator.config)
 
     @classmethod
     def from_scvi_model(
@@ -135,3 +157,23 @@ class PerturbDiffusion(LatentModel):
         """
         given = {"diffusion": diffusion, "features": features, "seed": seed}
         return cls._from_scvi(scvi_model, adata, **given)
+
+
+def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:
+    """Return what a diffusion of counts makes of a configuration: single pairs, from cells.
+
+    Raises
+    ------
+    ValueError
+        With too many genes, or a reference other than a control cell.
+    """
+    if n_genes > MAX_COUNT_GENES:
+        msg = (
+            f"space='counts' draws every gene of every cell and is meant for up to "
+            f"{MAX_COUNT_GENES:,} genes; there are {n_genes:,}. Select genes, or use 'latent'."
+        )
+        raise ValueError(msg)
+    if config.reference != "cell":
+        msg = f"space='counts' starts from control cells; reference={config.reference!r} does not."
+        raise ValueError(msg)
+    return replace(config, n_neighbours=1)

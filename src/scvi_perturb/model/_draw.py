@@ -188,6 +188,8 @@ def draw_matrix(
     if likelihood == "normal":
         noise = torch.randn(mean.shape, generator=random, device=mean.device)
         return (mean + dispersion * noise).float().cpu().numpy()
+    if likelihood == "exact":
+        return sparse.csr_matrix(mean.float().cpu().numpy())
     theta = None if likelihood == "poisson" else dispersion
     return sample_counts(mean, theta, zero_logits, generator=random)
 

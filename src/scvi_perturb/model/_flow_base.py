@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -205,7 +206,7 @@ class FlowBase(LatentModel):
             )
             raise ValueError(msg)
         moments = tuple(float(t) for t in times)
-        ordered = all(a < b for a, b in zip(moments, moments[1:], strict=False))
+        ordered = all(a < b for a, b in itertools.pairwise(moments))
         if not moments or not ordered or moments[0] < 0 or moments[-1] > 1:
             msg = f"times={moments}; expected rising numbers from 0 (control) to 1 (response)."
             raise ValueError(msg)

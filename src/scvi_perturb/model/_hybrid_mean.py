@@ -163,5 +163,5 @@ def _like(model: PerturbDiffusion, cells: AnnData) -> PerturbDiffusion:
         separator=screen.keys.separator,
     )
     return PerturbDiffusion(
-        cells, diffusion=model.module.generator.config, features=model._vocabulary.features, **own
+        cells, diffusion=model.diffusion, features=model._vocabulary.features, **own
     )

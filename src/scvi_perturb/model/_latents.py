@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def make_pairs(
         centre = torch.stack(pools)[torch.from_numpy(groups.group)]
         target = mean - centre if config.displaced else mean
         return LatentPairs(target, log_variance, centre, sure, *given)
-    method = _METHODS.get(config.matching) or partial(_sources, config.matching)
+    method: Any = _METHODS.get(config.matching) or partial(_sources, config.matching)
     matched = torch.from_numpy(
         match_controls(groups, method=method, latent=mean.numpy(), condition=apart, seed=seed)
     )

@@ -76,8 +76,10 @@ class LikelihoodMixin(PerturbationModel):
             Before training.
         UnknownPerturbationError
             For cells with a perturbation neither trained on nor with features.
+        ValueError
+            When the model draws counts without a likelihood.
         """
-        self._check_trained()
+        self._check_likelihood()
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), key_added)
@@ -128,7 +130,7 @@ class LikelihoodMixin(PerturbationModel):
         sparse.GCXS
             `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
         """
-        self._check_trained()
+        self._check_likelihood()
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), None)
@@ -151,6 +153,15 @@ class LikelihoodMixin(PerturbationModel):
                 blocks.append(coo_matrix(matrix))
             draws.append(vstack(blocks, format="coo"))
         return _stacked(draws)
+
+    def _check_likelihood(self) -> None:
+        self._check_trained()
+        if self._representation().likelihood == "exact":
+            msg = (
+                "A diffusion of counts (space='counts') draws them and has no likelihood to offer; "
+                "train with space='latent'."
+            )
+            raise ValueError(msg)
 
     def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
         """Return the training controls, and mean and log variance of their latents."""

@@ -89,7 +89,7 @@ class TwoStageTraining(PerturbationModel):
                 folder, self._describe_run(parts, asked | {"seed": seed, "config": config})
             )
         fit = Fit(self, reader, parts, config, trainer_kwargs, folder)
-        if self.scvi_settings_ is None:
+        if self._trains_representation:
             fit.representation(max_epochs, batch_size=batch_size, seed=seed)
         fit.generator(n_steps, seed=seed)
         self.train_indices, self.validation_indices = parts.train, parts.validation

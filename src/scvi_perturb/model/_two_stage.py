@@ -20,6 +20,7 @@ from scvi_perturb.module import (
     CountAutoencoder,
     GeneratorConfig,
     LatentGenerator,
+    RawCounts,
     ScviRepresentation,
     TwoStageModule,
 )
@@ -46,39 +47,38 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
     _generator_class: type[LatentGenerator]
 
     def _build(
-        self, stage_one: AutoencoderConfig, stage_two: GeneratorConfig, *, seed: int
+        self, stage_one: AutoencoderConfig | None, stage_two: GeneratorConfig, *, seed: int
     ) -> None:
-        """Make both stages."""
+        """Make both stages; without a first one, the second draws counts themselves."""
         screen = self._screen
-        self._units = "log1p(counts per 10,000)" if stage_one.likelihood == "normal" else "counts"
         self._population_reference = stage_two.reference == "population"
         with forked_seed(seed):
-            autoencoder = CountAutoencoder(
-                len(screen.genes),
-                len(screen.batches),
-                stage_one,
-                partial_panel=screen.library_key is not None,
-            )
-            self.module = TwoStageModule(
-                autoencoder, self._make_generator(stage_one.n_latent, stage_two)
-            )
+            representation: CountAutoencoder | RawCounts = RawCounts(len(screen.genes))
+            if stage_one is not None:
+                representation = CountAutoencoder(
+                    len(screen.genes),
+                    len(screen.batches),
+                    stage_one,
+                    partial_panel=screen.library_key is not None,
+                )
+            generator = self._make_generator(representation.n_latent, stage_two)
+            self.module = TwoStageModule(representation, generator)
+        likelihood = representation.likelihood
+        self._units = "log1p(counts per 10,000)" if likelihood == "normal" else "counts"
         self.scvi_settings_: dict[str, Any] | None = None
         self.trained_pairs_: list[tuple[int, int]] = []
         self.n_steps_: int | None = None
         self._model_summary_string = (
             f"{type(self).__name__}: {len(screen.genes)} genes, {len(screen.table)} conditions, "
-            f"{len(screen.contexts)} contexts, n_latent {stage_one.n_latent}, likelihood "
-            f"{stage_one.likelihood!r}, decoder {stage_one.decoder!r}"
+            f"{len(screen.contexts)} contexts, n_latent {representation.n_latent}, likelihood "
+            f"{likelihood!r}, decoder {'none' if stage_one is None else stage_one.decoder!r}"
         )
 
     @classmethod
     def _from_scvi(cls, scvi_model: SCVI, adata: AnnData | None, **given: Any) -> Self:  # noqa: ANN401
         """Take a trained scVI as stage one; `given` is for the class."""
-        model = cls(
-            scvi_model.adata if adata is None else adata,
-            n_latent=int(scvi_model.module.n_latent),
-            **given,
-        )
+        given["n_latent"] = int(scvi_model.module.n_latent)
+        model = cls(scvi_model.adata if adata is None else adata, **given)
         settings = scvi_settings(scvi_model, model._screen)
         model._use_scvi(settings)
         cast("ScviRepresentation", model.module.representation).vae.load_state_dict(
@@ -136,6 +136,11 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         columns = [f"program_{i}" for i in range(stage.n_latent)]
         table = pd.DataFrame(weights[: len(genes), : stage.n_latent], index=genes, columns=columns)
         return table - table.mean()  # a softmax sees differences between genes only
+
+    @property
+    def _trains_representation(self) -> bool:
+        """Whether stage one is to be trained here."""
+        return isinstance(self.module.representation, CountAutoencoder)
 
     # Hooks --------------------------------------------------------------------------------
 

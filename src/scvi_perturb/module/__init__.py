@@ -2,7 +2,9 @@
 
 from scvi_perturb.module._asked import Asked
 from scvi_perturb.module._autoencoder import AutoencoderConfig, CountAutoencoder
+from scvi_perturb.module._bins import RawCounts
 from scvi_perturb.module._conditions import ConditionTensors
+from scvi_perturb.module._count_diffusion import CountDiffusion
 from scvi_perturb.module._diffusion import LatentDiffusion
 from scvi_perturb.module._diffusion_config import DiffusionConfig
 from scvi_perturb.module._flow import LatentFlow
@@ -19,6 +21,7 @@ __all__ = [
     "AutoencoderConfig",
     "ConditionTensors",
     "CountAutoencoder",
+    "CountDiffusion",
     "CountParameters",
     "DiffusionConfig",
     "FlowConfig",
@@ -27,6 +30,7 @@ __all__ = [
     "LatentFlow",
     "LatentGenerator",
     "LatentSplines",
+    "RawCounts",
     "Representation",
     "ScviRepresentation",
     "TwoStageModule",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb.module._generator_config import GeneratorConfig
 
+if TYPE_CHECKING:
+    from scvi_perturb.generative import Transition
+
 __all__ = ["DiffusionConfig"]
+
+_MOST_BINS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,17 @@ class DiffusionConfig(GeneratorConfig):
         Noise schedule, and what the network predicts.
     min_snr_gamma
         Limit of the loss weight (Hang et al. 2023); None weighs all times alike.
+    n_bins, transition
+        Of `space="counts"`: bins of counts, and whether noise is an absorbing mask or a bin drawn
+        uniformly (`"absorbing"`, `"uniform"`).
     """
 
     reference: Literal["cell", "population", "none"] = "cell"
     schedule: Literal["cosine", "linear"] = "cosine"
     parameterisation: Literal["v", "eps", "x0"] = "v"
     min_snr_gamma: float | None = 5.0
+    n_bins: int = 24
+    transition: Transition = "absorbing"
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -42,3 +52,7 @@ class DiffusionConfig(GeneratorConfig):
         check_choice("reference", self.reference, ("cell", "population", "none"))
         check_choice("schedule", self.schedule, ("cosine", "linear"))
         check_choice("parameterisation", self.parameterisation, ("v", "eps", "x0"))
+        check_choice("transition", self.transition, ("absorbing", "uniform"))
+        if not 2 <= self.n_bins <= _MOST_BINS:
+            msg = f"n_bins={self.n_bins}; expected 2 to {_MOST_BINS}."
+            raise ValueError(msg)

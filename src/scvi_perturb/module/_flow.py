@@ -16,6 +16,7 @@ from scvi_perturb.generative import (
     integrate,
     line,
     n_steps_of,
+    solver_of,
 )
 from scvi_perturb.module._asked import Asked
 from scvi_perturb.module._generator import LatentGenerator
@@ -140,13 +141,13 @@ class LatentFlow(LatentGenerator):
             `(B, n_latent)`, in stage one's latent space.
         """
         frame, field = self._frame(asked), self._field(asked, sampler.guidance_scale)
-        n_steps = n_steps_of(sampler.n_evaluations, sampler.method)  # type: ignore[arg-type]
+        solver = solver_of(sampler)
         path = integrate(
             field,
             frame.enter(latent, times[0]),
             times=times,
-            n_steps=n_steps,
-            solver=sampler.method,  # type: ignore[arg-type] - checked by the model
+            n_steps=n_steps_of(sampler.n_evaluations, solver),
+            solver=solver,
         )
         for t, y in zip(times[1:], path, strict=True):
             yield frame.leave(y, t)
@@ -171,11 +172,12 @@ class LatentFlow(LatentGenerator):
             See :func:`scvi_perturb.generative.flow_log_density`.
         """
         frame = self._frame(asked)
+        solver = solver_of(sampler)
         found = flow_log_density(
             self._field(asked, sampler.guidance_scale),
             frame.enter(latent, 1.0),
-            n_steps=n_steps_of(sampler.n_evaluations, sampler.method),  # type: ignore[arg-type]
-            solver=sampler.method,  # type: ignore[arg-type]
+            n_steps=n_steps_of(sampler.n_evaluations, solver),
+            solver=solver,
             n_probes=n_probes,
             generator=generator,
         )
@@ -189,14 +191,11 @@ class LatentFlow(LatentGenerator):
         centre = self._centre(asked.conditions)[asked.which]
         if self.from_cell:
             return _Frame(self.latent_shift, centre, self.latent_scale)
-        return _Frame(
-            asked.reference + self.target_shift + centre,
-            torch.zeros_like(centre),
-            self.target_scale,
-        )
+        origin = asked.reference + self.target_shift + centre
+        return _Frame(origin, torch.zeros_like(centre), self.target_scale)
 
     def _field(self, asked: Asked, guidance_scale: float) -> Field:
-        """Return the velocity in the frame, with all that does not depend on the cells done once."""
+        """Return the velocity in the frame; what does not depend on the cells is done once."""
         nets = self.average
         embedded, hidden, place = self._embedded(asked.conditions, asked.which, asked.context)
         white = self._white(asked.reference)

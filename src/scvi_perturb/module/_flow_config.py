@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative import CouplingMethod, TimeLaw
 from scvi_perturb.module._generator_config import GeneratorConfig
+
+if TYPE_CHECKING:
+    from scvi_perturb.generative import CouplingMethod, TimeLaw
 
 __all__ = ["FlowConfig"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
@@ -30,6 +30,9 @@ _CONTEXT_DROPOUT = 0.1
 
 class Networks(nn.Module):
     """What is learned, and averaged: encoder of conditions, network, embeddings."""
+
+    #: What its call takes is told by the kind of generator.
+    network: Any
 
     def __init__(
         self, encoder: PerturbationEncoder, network: nn.Module, n_contexts: int, n_condition: int

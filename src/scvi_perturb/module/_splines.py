@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +95,7 @@ class LatentSplines(LatentGenerator):
         if not set(times) <= {0.0, 1.0}:
             msg = "A chain of splines has no points between its ends; ask for the times 0 and 1."
             raise ValueError(msg)
-        for start, end in zip(times[:-1], times[1:], strict=True):
+        for start, end in itertools.pairwise(times):
             if end > start:
                 latent = self._to_data(asked, self._enter(asked, latent))
             elif end < start:

@@ -10,6 +10,7 @@ from scvi_perturb.module._scvi import ScviRepresentation
 
 if TYPE_CHECKING:
     from scvi_perturb.module._autoencoder import CountAutoencoder
+    from scvi_perturb.module._bins import RawCounts
     from scvi_perturb.module._generator import LatentGenerator
 
 __all__ = ["TwoStageModule"]
@@ -26,10 +27,12 @@ class TwoStageModule(BaseModuleClass):
         Stage two, e.g. :class:`scvi_perturb.module.LatentDiffusion`.
     """
 
-    representation: CountAutoencoder | ScviRepresentation
+    representation: CountAutoencoder | ScviRepresentation | RawCounts
     generator: LatentGenerator
 
-    def __init__(self, representation: CountAutoencoder, generator: LatentGenerator) -> None:
+    def __init__(
+        self, representation: CountAutoencoder | RawCounts, generator: LatentGenerator
+    ) -> None:
         super().__init__()
         self.representation = representation
         self.generator = generator

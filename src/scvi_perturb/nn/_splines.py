@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions.transforms import ConditionalSpline
@@ -79,7 +79,8 @@ class SplineChain(nn.Module):
         for i in layers:
             order = self.orders[i]
             kept, moved = x[:, order[: self.n_kept]], x[:, order[self.n_kept :]]
-            spline = self.splines[i].condition(torch.cat([kept, condition], dim=1))
+            layer: Any = self.splines[i]
+            spline = layer.condition(torch.cat([kept, condition], dim=1))
             end = spline.inv(moved) if inverse else spline(moved)
             change = spline.log_abs_det_jacobian(*((end, moved) if inverse else (moved, end)))
             volume = volume + (-change if inverse else change).sum(1)
