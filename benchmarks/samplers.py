@@ -40,22 +40,7 @@ MODELS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     "flow from control": (PerturbFlow, {}),
     "flow from noise": (PerturbFlow, {"flow": FlowConfig(source="noise")}),
 }
-HEAD: Final = """\
-# Samplers
-
-Written by `python -m benchmarks.samplers`: error and spread of drawn latents against the number of network evaluations, which
-is what drawing costs. Models are trained with their defaults on all cells of a screen; for up to twelve conditions and contexts, latents
-are drawn from control cells and compared with those of real cells, in units of the latent's standard deviations.
-
-- *energy*: energy distance between drawn and real latents (0 is the same law); mean over conditions.
-- *variance*: total variance of drawn over real latents; 1 is right, less is too little spread.
-- *step error*: root mean square distance to the draw by the same method with 400 evaluations from the same noise; what the number of
-  evaluations alone is to blame for. Stochastic samplers have none.
-
-What a model has not learned stays however many evaluations are paid: read a column downwards until it no longer changes.
-
-![Energy distance and variance against the number of evaluations](_static/samplers.svg)
-"""
+HEAD: Final = Path(__file__).with_name("_samplers_head.md")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -171,7 +156,7 @@ def draw(table: pd.DataFrame) -> None:
 
 def report(table: pd.DataFrame) -> str:
     """Return the page."""
-    parts = [HEAD]
+    parts = [HEAD.read_text(encoding="utf-8")]
     for (data, model), own in table.groupby(["data", "model"], sort=False):
         parts += [f"## {data}: {model}", ""]
         header = ["sampler", "value", *map(str, EVALUATIONS)]

@@ -78,22 +78,19 @@ class ModelCase:
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 
-_SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "diffusion": DiffusionConfig(**_NETWORK)}
-_SMALL_FLOW = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "flow": FlowConfig(**_NETWORK)}
+_SIZE = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
 _SHORT = {"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU}
-_ACCURATE: tuple[Arguments, Arguments] = (
-    {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
-    {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU},
-)
+_LARGER = {"n_latent": 8, "n_hidden": 32}
+_LONGER = {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU}
 
 MODELS = (
     ModelCase(
         PerturbDiffusion,
-        init=_SMALL,
+        init={**_SIZE, "diffusion": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=_ACCURATE,
+        accurate=({**_LARGER, "diffusion": DiffusionConfig(width=32, n_blocks=2)}, _LONGER),
         searched={"n_steps": None},
         variants={
             "log1p": {"space": "log1p"},
@@ -112,26 +109,27 @@ MODELS = (
     ),
     ModelCase(
         HybridResidualModel,
-        init=_SMALL,
+        init={**_SIZE, "generator": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=_ACCURATE,
+        accurate=({**_LARGER, "generator": DiffusionConfig(width=32, n_blocks=2)}, _LONGER),
         searched={"n_steps": None},
         variants={
             "normal": {"likelihood": "normal"},
             "zinb": {"likelihood": "zinb"},
             "refits": {"n_refits": 2},
+            "flow": {"generator": FlowConfig(**_NETWORK)},
         },
         units={"normal": "log1p(counts per 10,000)"},
     ),
     ModelCase(
         PerturbFlow,
-        init=_SMALL_FLOW,
+        init={**_SIZE, "flow": FlowConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=({"n_latent": 8, "n_hidden": 32, "flow": FlowConfig(width=32)}, _ACCURATE[1]),
+        accurate=({**_LARGER, "flow": FlowConfig(width=32)}, _LONGER),
         searched={"n_steps": None},
         variants={
             "noise": {"flow": FlowConfig(source="noise", times="logit-normal", **_NETWORK)},

@@ -1,8 +1,8 @@
 """Diffusion of discrete states: noising, its posterior, and ancestral sampling.
 
-At time `t` a state is as it was with probability `alpha(t)`, and otherwise noise: an absorbing mask,
-or a state drawn uniformly. `alpha` is the square of the schedule's scale of the data, falling from
-1 (data, t = 0) to 0 (noise, t = 1).
+At time `t` a state is as it was with probability `alpha(t)`, and otherwise noise: an absorbing
+mask, or a state drawn uniformly. `alpha` is the square of the schedule's scale of the data, falling
+from 1 (data, t = 0) to 0 (noise, t = 1).
 """
 
 from __future__ import annotations

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scvi_perturb._errors import check_choice
 from scvi_perturb.model._two_stage import LatentModel
-from scvi_perturb.module import (
-    AutoencoderConfig,
-    CountDiffusion,
-    DiffusionConfig,
-    LatentDiffusion,
-    LatentGenerator,
-)
+from scvi_perturb.module import AutoencoderConfig, DiffusionConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,8 +74,6 @@ class PerturbDiffusion(LatentModel):
     (score SDE); Ho and Salimans 2022 (classifier-free guidance).
     """
 
-    _generator_class: type[LatentGenerator] = LatentDiffusion
-
     def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
         self,
         adata: AnnData | MuData | None = None,
@@ -111,7 +103,6 @@ class PerturbDiffusion(LatentModel):
         )
         diffusion = diffusion or DiffusionConfig()
         if space == "counts":
-            self._generator_class = CountDiffusion
             diffusion = counts_config(diffusion, len(self._screen.genes))
         self._build(None if space == "counts" else stage_one, diffusion, seed=seed)
         self.init_params_ = self._get_init_params(locals())
@@ -156,7 +147,7 @@ class PerturbDiffusion(LatentModel):
             When genes or batches differ, or scVI has covariates or a learned library size.
         """
         given = {"diffusion": diffusion, "features": features, "seed": seed}
-        return cls._from_scvi(scvi_model, adata, **given)
+        return cls._from_scvi(scvi_model, adata, given)
 
 
 def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative import SOLVERS
 from scvi_perturb.model._density import DensityMixin
 from scvi_perturb.model._transport import TransportMixin
 from scvi_perturb.model._two_stage import LatentModel
-from scvi_perturb.module import AutoencoderConfig, FlowConfig, LatentFlow, LatentSplines
+from scvi_perturb.module import AutoencoderConfig, FlowConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,8 +70,6 @@ class PerturbFlow(TransportMixin, DensityMixin, LatentModel):
     et al. 2019 (density along a flow); Durkan et al. 2019 (splines); Klein et al. 2025 (CellFlow).
     """
 
-    _samplers = SOLVERS
-
     def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
         self,
         adata: AnnData | MuData | None = None,
@@ -98,9 +95,7 @@ class PerturbFlow(TransportMixin, DensityMixin, LatentModel):
             dispersion=dispersion,
             decoder=decoder,
         )
-        flow = flow or FlowConfig()
-        self._generator_class = LatentSplines if flow.kind == "coupling" else LatentFlow
-        self._build(stage_one, flow, seed=seed)
+        self._build(stage_one, flow or FlowConfig(), seed=seed)
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -137,4 +132,5 @@ class PerturbFlow(TransportMixin, DensityMixin, LatentModel):
         SchemaError
             When genes or batches differ, or scVI has covariates or a learned library size.
         """
-        return cls._from_scvi(scvi_model, adata, flow=flow, features=features, seed=seed)
+        given = {"flow": flow, "features": features, "seed": seed}
+        return cls._from_scvi(scvi_model, adata, given)

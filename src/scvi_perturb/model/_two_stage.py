@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from scvi_perturb._random import forked_seed
+from scvi_perturb.generative import SAMPLERS, SOLVERS
 from scvi_perturb.model._likelihood import LikelihoodMixin
 from scvi_perturb.model._novelty import UNKNOWN, Place, novelty
 from scvi_perturb.model._scvi import scvi_settings
@@ -18,14 +19,21 @@ from scvi_perturb.module import (
     AutoencoderConfig,
     ConditionTensors,
     CountAutoencoder,
+    CountDiffusion,
+    FlowConfig,
     GeneratorConfig,
+    LatentDiffusion,
+    LatentFlow,
     LatentGenerator,
+    LatentSplines,
     RawCounts,
     ScviRepresentation,
     TwoStageModule,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from scvi.model import SCVI
 
@@ -40,17 +48,17 @@ __all__ = ["LatentModel"]
 class LatentModel(TwoStageTraining, LikelihoodMixin):
     """Shared by the models with a generator in the latent of a count model.
 
-    A model names the class of its generator, and calls :meth:`_build` when it is made.
+    A model calls :meth:`_build` when it is made; the kind of configuration is that of generator.
     """
 
     module: TwoStageModule
-    _generator_class: type[LatentGenerator]
 
     def _build(
         self, stage_one: AutoencoderConfig | None, stage_two: GeneratorConfig, *, seed: int
     ) -> None:
         """Make both stages; without a first one, the second draws counts themselves."""
         screen = self._screen
+        self._samplers = SOLVERS if isinstance(stage_two, FlowConfig) else tuple(SAMPLERS)
         self._population_reference = stage_two.reference == "population"
         with forked_seed(seed):
             representation: CountAutoencoder | RawCounts = RawCounts(len(screen.genes))
@@ -61,7 +69,7 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
                     stage_one,
                     partial_panel=screen.library_key is not None,
                 )
-            generator = self._make_generator(representation.n_latent, stage_two)
+            generator = self._make_generator(representation, stage_two)
             self.module = TwoStageModule(representation, generator)
         likelihood = representation.likelihood
         self._units = "log1p(counts per 10,000)" if likelihood == "normal" else "counts"
@@ -75,10 +83,10 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         )
 
     @classmethod
-    def _from_scvi(cls, scvi_model: SCVI, adata: AnnData | None, **given: Any) -> Self:  # noqa: ANN401
+    def _from_scvi(cls, scvi_model: SCVI, adata: AnnData | None, given: Mapping[str, Any]) -> Self:
         """Take a trained scVI as stage one; `given` is for the class."""
-        given["n_latent"] = int(scvi_model.module.n_latent)
-        model = cls(scvi_model.adata if adata is None else adata, **given)
+        n_latent = int(scvi_model.module.n_latent)
+        model = cls(scvi_model.adata if adata is None else adata, **{**given, "n_latent": n_latent})
         settings = scvi_settings(scvi_model, model._screen)
         model._use_scvi(settings)
         cast("ScviRepresentation", model.module.representation).vae.load_state_dict(
@@ -150,16 +158,24 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         self.scvi_settings_ = settings
         self.module.representation = ScviRepresentation(settings).to(device).eval()
 
-    def _make_generator(self, n_latent: int, config: GeneratorConfig) -> LatentGenerator:
+    def _make_generator(
+        self, representation: CountAutoencoder | RawCounts, config: GeneratorConfig
+    ) -> LatentGenerator:
+        made: Any = LatentDiffusion
+        if isinstance(representation, RawCounts):
+            made = CountDiffusion
+        elif isinstance(config, FlowConfig):
+            made = LatentSplines if config.kind == "coupling" else LatentFlow
         table = self._screen.table
-        return self._generator_class(
-            n_latent,
+        generator: LatentGenerator = made(
+            representation.n_latent,
             to_tensors(table.arrays()),
             n_identities=len(table.components),
             features=self._vocabulary.feature_tensors(),
             n_contexts=len(self._screen.contexts),
             config=config,
         )
+        return generator
 
     def _seen(self) -> np.ndarray:
         return self.module.generator.learned.encoder.seen.cpu().numpy()

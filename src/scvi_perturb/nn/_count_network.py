@@ -52,8 +52,9 @@ class CountNetwork(nn.Module):
         super().__init__()
         self.n_genes, self.n_gene = n_genes, n_gene
         self.read = nn.Linear(3 * n_genes, width)
-        size = {"width": width, "n_blocks": n_blocks, "dropout": dropout}
-        self.hidden = ConditionalNetwork(width // 2, n_condition, **size)
+        self.hidden = ConditionalNetwork(
+            width // 2, n_condition, width=width, n_blocks=n_blocks, dropout=dropout
+        )
         self.say = nn.Linear(width // 2, n_genes * n_gene)
         self.gene = nn.Parameter(0.1 * torch.randn(n_genes, n_gene))
         self.head = nn.Sequential(
