@@ -296,7 +296,7 @@ def speed() -> str:
             rows.append(["transport of 50,000 cells", "20 evaluations (Heun)", 10])
         else:
             model._densities(given.latent[many], asked, None, None, 0)
-            rows.append(["exact log-density of 10,000 cells", "40 + 20 (Runge-Kutta)", 60])
+            rows.append(["exact log-density of 10,000 cells", "24 + 12 (Runge-Kutta)", 60])
         rows[-1].insert(2, f"{time.perf_counter() - start:.1f} s")
     header = ["what", "evaluations", "time", "aim, s"]
     return markdown_table(header, [[str(x) for x in row] for row in rows])

@@ -54,6 +54,7 @@ def flow_log_density(
     solver: Solver = "rk4",
     n_probes: int | None = None,
     generator: torch.Generator | None = None,
+    divergence: Divergence = exact_divergence,
 ) -> FlowDensity:
     """Return `log p(x_1)` by following points back to the source.
 
@@ -75,6 +76,8 @@ def flow_log_density(
         forward derivatives an evaluation.
     generator
         Source of the probes.
+    divergence
+        How the exact trace is taken: a field may know a faster way to its own.
 
     Raises
     ------
@@ -88,7 +91,6 @@ def flow_log_density(
     if n_probes is not None and n_probes < 2:
         msg = f"n_probes={n_probes}; expected at least 2, whose spread gives the standard error."
         raise ValueError(msg)
-    divergence: Divergence = exact_divergence
     if n_probes is not None:
         divergence = hutchinson_divergence(rademacher(n_probes, x, generator))
     n_columns = n_probes or 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scvi_perturb._typing import Batch
-    from scvi_perturb.generative import Field, FlowDensity, SamplerConfig
+    from scvi_perturb.generative import Divergence, Field, FlowDensity, SamplerConfig
     from scvi_perturb.module._conditions import ConditionTensors
     from scvi_perturb.module._flow_config import FlowConfig
 
@@ -140,7 +140,7 @@ class LatentFlow(LatentGenerator):
         Tensor
             `(B, n_latent)`, in stage one's latent space.
         """
-        frame, field = self._frame(asked), self._field(asked, sampler.guidance_scale)
+        frame, (field, _) = self._frame(asked), self._field(asked, sampler.guidance_scale)
         solver = solver_of(sampler)
         path = integrate(
             field,
@@ -173,13 +173,15 @@ class LatentFlow(LatentGenerator):
         """
         frame = self._frame(asked)
         solver = solver_of(sampler)
+        field, divergence = self._field(asked, sampler.guidance_scale)
         found = flow_log_density(
-            self._field(asked, sampler.guidance_scale),
+            field,
             frame.enter(latent, 1.0),
             n_steps=n_steps_of(sampler.n_evaluations, solver),
             solver=solver,
             n_probes=n_probes,
             generator=generator,
+            divergence=divergence,
         )
         volume = frame.scale.log().sum()
         source = frame.leave(found.source, 0.0)
@@ -194,30 +196,39 @@ class LatentFlow(LatentGenerator):
         origin = asked.reference + self.target_shift + centre
         return _Frame(origin, torch.zeros_like(centre), self.target_scale)
 
-    def _field(self, asked: Asked, guidance_scale: float) -> Field:
-        """Return the velocity in the frame; what does not depend on the cells is done once."""
+    def _field(self, asked: Asked, guidance_scale: float) -> tuple[Field, Divergence]:
+        """Return the velocity in the frame; what does not depend on the cells is done once.
+
+        And, of flows from noise, the velocity with its divergence.
+        """
         nets = self.average
         embedded, hidden, place = self._embedded(asked.conditions, asked.which, asked.context)
         white = self._white(asked.reference)
         given = torch.zeros_like(white) if self.from_cell else white
-        unit = self.target_scale / self.latent_scale
+        unit = self.target_scale / (self.latent_scale if self.from_cell else self.target_scale)
         centre = self._centre(asked.conditions)[asked.which]
         # The network without the condition does not know the additive part: it is asked, and
         # answers, in a frame that does not go along.
         offset = centre / (self.latent_scale if self.from_cell else self.target_scale)
 
-        def network(t: float, x: Tensor, condition: Tensor) -> Tensor:
+        def network(t: float, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             time = torch.full((len(condition),), t, device=x.device, dtype=x.dtype)
             rows = nets.network.modulation(time, condition)
-            rows = rows if len(rows) == 1 else rows[place]
-            velocity = nets.network(x, given, rows)
-            return velocity * unit if self.from_cell else velocity
+            return x, given, rows if len(rows) == 1 else rows[place]
 
         def field(t: float, x: Tensor) -> Tensor:
-            velocity = network(t, x, embedded)
+            velocity = nets.network(*network(t, x, embedded)) * unit
             if guidance_scale == 1.0:
                 return velocity
-            free = network(t, x + t * offset, hidden) - offset
+            free = nets.network(*network(t, x + t * offset, hidden)) * unit - offset
             return torch.lerp(free, velocity, guidance_scale)
 
-        return field
+        def divergence(_: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
+            velocity, trace = nets.network.with_divergence(*network(t, x, embedded))
+            if guidance_scale == 1.0:
+                return velocity, trace
+            free, other = nets.network.with_divergence(*network(t, x + t * offset, hidden))
+            velocity = torch.lerp(free - offset, velocity, guidance_scale)
+            return velocity, torch.lerp(other, trace, guidance_scale)
+
+        return field, divergence

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding
+from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, silu_and_slope
 
 __all__ = ["ConditionalNetwork"]
 
@@ -73,3 +73,15 @@ class ConditionalNetwork(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, modulation)
         return self.output(functional.silu(hidden))
+
+    def with_divergence(
+        self, x_t: Tensor, reference: Tensor, modulation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output and the trace of its Jacobian in `x_t`, `(n,)`; as `forward`."""
+        hidden = self.input(torch.cat([x_t, reference], dim=1))
+        tangents = self.input.weight[:, : x_t.shape[1]].T.expand(len(x_t), -1, -1)
+        for block in self.blocks:
+            hidden, tangents = block.push(hidden, tangents, modulation)
+        value, slope = silu_and_slope(hidden)
+        trace = torch.einsum("nkw,kw,nw->n", tangents, self.output.weight, slope)
+        return self.output(value), trace
