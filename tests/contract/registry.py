@@ -99,6 +99,7 @@ MODELS = (
             "poisson": {"likelihood": "poisson", "dispersion": "gene-batch"},
             "population": {"diffusion": DiffusionConfig(reference="population", **_NETWORK)},
             "none": {"diffusion": DiffusionConfig(reference="none", **_NETWORK)},
+            "counts": {"space": "counts", "diffusion": DiffusionConfig(n_bins=8, **_NETWORK)},
             "attention": {
                 "diffusion": DiffusionConfig(
                     combine="attention", context_embedding=True, n_condition=8, width=16, n_blocks=1

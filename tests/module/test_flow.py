@@ -56,8 +56,10 @@ def follow(module, cells, latent, times, sampler=None):
     return list(module.follow(cells, latent, times=times, sampler=sampler))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guidance", [1.0, 1.7])
+@pytest.mark.parametrize(
+    ("kind", "guidance"),
+    [("control", 1.0), ("control", 1.7), ("noise", 1.0), ("noise", 1.7), ("coupling", 1.0)],
+)
 def test_the_way_back_is_the_way_forth(kind, guidance):
     module, cells = make(kind), asked()
     sampler = SamplerConfig("rk4", 1600, guidance)
@@ -197,6 +199,20 @@ def test_samples_follow_the_seed(kind):
     assert torch.equal(draw(0), draw(1)) == (kind == "control"), "noise is drawn, cells are not"
 
 
+@pytest.mark.parametrize("kind", ["control", "noise"])
+def test_without_guidance_the_condition_is_not_known(kind):
+    """An untrained network adds nothing: what is left is the additive part, by its guidance."""
+    module, cells = make(kind, stirred=False), asked()
+    move = module.additive(*TABLE[:3])[cells.which]
+    for scale in (0.0, 1.0, 2.0):
+        (end,) = follow(
+            module, cells, cells.reference, (0.0, 1.0), SamplerConfig("euler", 10, scale)
+        )
+        # From noise the frame is at the condition's centre from the start.
+        away = (scale - 1.0) * move if kind == "noise" else scale * move
+        torch.testing.assert_close(end - cells.reference, away)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_agree_where_steps_are_fine(solver):
     module, cells = make("control"), asked()
@@ -204,6 +220,12 @@ def test_solvers_agree_where_steps_are_fine(solver):
     sampler = SamplerConfig(solver, {"euler": 2000, "heun": 400, "rk4": 200}[solver])
     (end,) = follow(module, cells, cells.reference, (0.0, 1.0), sampler)
     torch.testing.assert_close(end, fine, atol=5e-3 if solver == "euler" else 1e-4, rtol=0)
+
+
+def test_splines_have_no_guidance():
+    module, cells = make("coupling"), asked()
+    with pytest.raises(ValueError, match=r"guidance_scale=2\.0"):
+        follow(module, cells, cells.reference, (0.0, 1.0), SamplerConfig("heun", 4, 2.0))
 
 
 def test_splines_have_no_points_between_their_ends():
@@ -219,3 +241,5 @@ def test_configurations_that_make_no_sense_are_refused():
         FlowConfig(source="data")
     with pytest.raises(ValueError, match="coupling='greedy'"):
         FlowConfig(coupling="greedy")
+    with pytest.raises(ValueError, match="n_transforms=0"):
+        FlowConfig(n_transforms=0)

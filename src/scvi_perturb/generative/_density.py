@@ -27,7 +27,7 @@ class FlowDensity(NamedTuple):
     log_density
         Of the points.
     step_error
-        Absolute difference from the same with half the steps.
+        Absolute difference from the same with half the steps (of one step, from two).
     standard_error
         Of the probes, zero with the exact trace.
     source
@@ -95,7 +95,8 @@ def flow_log_density(
         divergence = hutchinson_divergence(rademacher(n_probes, x, generator))
     n_columns = n_probes or 1
     fine, start = _back(field, x, divergence, n_steps, solver, n_columns)
-    half, coarse = _back(field, x, divergence, max(1, n_steps // 2), solver, n_columns)
+    other = n_steps // 2 if n_steps > 1 else 2  # one step has no half
+    half, coarse = _back(field, x, divergence, other, solver, n_columns)
     log_density = log_prob(start) - fine.mean(0)
     step_error = (log_prob(coarse) - half.mean(0) - log_density).abs()
     spread = torch.zeros_like(log_density)

@@ -1,27 +1,22 @@
 """Diffusion of discrete states: noising, its posterior, and ancestral sampling.
 
-At time `t` a state is as it was with probability `alpha(t)`, and otherwise noise: an absorbing
-mask, or a state drawn uniformly. `alpha` is the square of the schedule's scale of the data, falling
-from 1 (data, t = 0) to 0 (noise, t = 1).
+At time `t` a state is as it was with probability `alpha(t) = cos(pi t / 2)^2`, exactly 1 for the
+data (t = 0), and otherwise noise: an absorbing mask, or a state drawn uniformly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative._cosine import CosineSchedule
 from scvi_perturb.generative._samplers import check_evaluations
-
-if TYPE_CHECKING:
-    from scvi_perturb.generative._schedule import Schedule
 
 __all__ = ["DiscreteDiffusion", "Transition"]
 
@@ -62,8 +57,7 @@ class DiscreteDiffusion:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the probability that a state is as it was."""
-        schedule: Schedule = CosineSchedule()
-        return schedule.alpha(t) ** 2
+        return torch.cos(0.5 * math.pi * t) ** 2
 
     def noise(self, shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw states at time 1."""
@@ -105,10 +99,11 @@ class DiscreteDiffusion:
             revealed = (at_s - at_t) / max(1 - at_t, 1e-12)
             hidden = torch.full_like(data[..., :1], 1 - revealed)
             fresh = torch.cat([revealed * data, hidden], dim=-1)
-            return torch.where(masked, fresh, functional.one_hot(x_t, self.n_symbols).to(data))
+            kept = torch.zeros_like(fresh).scatter_(-1, x_t[..., None], 1.0)
+            return torch.where(masked, fresh, kept)
         # q(x_s | x_t, x_0) is q(x_t | x_s) q(x_s | x_0) over q(x_t | x_0), summed over x_0.
         step, k = at_t / max(at_s, 1e-12), self.n_states
-        here = functional.one_hot(x_t, k).to(data)
+        here = torch.zeros_like(data).scatter_(-1, x_t[..., None], 1.0)
         forward = step * here + (1 - step) / k
         seen = at_t * here + (1 - at_t) / k
         weight = data / seen

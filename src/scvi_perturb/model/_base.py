@@ -60,7 +60,7 @@ class PerturbationModel(SetupMixin):
     _units = "counts"
     #: Methods of drawing.
     _samplers: tuple[str, ...] = tuple(SAMPLERS)
-    #: Whether the mean of a row's reference cells is the reference, and not each cell.
+    #: Whether the mean of the reference cells of a context and batch is the reference of each.
     _population_reference = False
 
     def __init__(

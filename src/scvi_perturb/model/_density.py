@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scvi_perturb.data import Condition
     from scvi_perturb.generative import SamplerName
 
 __all__ = ["DensityMixin"]
@@ -40,7 +41,7 @@ class DensityMixin(FlowBase):
         adata: AnnData | MuData | None = None,
         *,
         indices: Sequence[int] | None = None,
-        condition: str | None = None,
+        condition: str | pd.DataFrame | None = None,
         sampler: SamplerName | SamplerConfig | None = None,
         n_probes: int | None = None,
         seed: int | None = 0,
@@ -59,7 +60,8 @@ class DensityMixin(FlowBase):
         indices
             Cells, in the order wanted; None for all.
         condition
-            Condition under which all cells are scored; None takes each cell's own.
+            Condition under which all cells are scored, a name or a table of one row with its dose,
+            time or kind; None takes each cell's own.
         sampler
             Solver; None takes Runge-Kutta of order 4 with 24 evaluations.
         n_probes
@@ -82,6 +84,8 @@ class DensityMixin(FlowBase):
             Before training.
         UnknownPerturbationError
             For a perturbation neither trained on nor with features.
+        SchemaError
+            When the data, or the condition asked for, do not fit the model.
         ValueError
             For flows from control cells, whose density would need that of the controls.
         """
@@ -89,7 +93,7 @@ class DensityMixin(FlowBase):
         given = self._given_cells(adata, indices, key_added)
         cells = given.cells
         if condition is not None:
-            cells = cells.under(parse_request([condition], self._screen).conditions[0])
+            cells = cells.under(self._one_condition(condition))
         found = self._densities(given.latent, cells, sampler, n_probes, seed)
         table = found.set_axis(given.names, axis=0)
         if key_added is not None:
@@ -180,6 +184,9 @@ class DensityMixin(FlowBase):
         ----------
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
         """
+        if n_samples is not None and n_samples < 1:
+            msg = f"n_samples={n_samples}; expected at least 1, or None."
+            raise ValueError(msg)
         if self._from_control:
             return super().log_likelihood_bound(
                 adata, indices=indices, n_samples=n_samples or 256, seed=seed, key_added=key_added
@@ -213,7 +220,7 @@ class DensityMixin(FlowBase):
                 parameters = stage.decode(
                     latent[chunk].to(device), batch[LIBRARY_KEY], batch[BATCH_KEY]
                 )
-                found.append(stage.log_prob(batch, parameters).double().cpu())
+                found.append(stage.log_prob(batch, parameters).cpu().double())
         return torch.cat(found)
 
     def _densities(
@@ -231,17 +238,29 @@ class DensityMixin(FlowBase):
             n_probes = N_PROBES
         random = generator(seed, self._device())
         parts = []
+        asked = self._asked(cells)
         for rows in chunks(len(latent), _CHUNK):
             found = self._flow.log_density(
-                self._asked(cells, rows),
+                asked.part(torch.from_numpy(rows).to(self._device())),
                 latent[rows].to(self._device()),
                 sampler=config,
                 n_probes=n_probes,
                 generator=random,
             )
-            parts.append(torch.stack(found[:3], dim=1).double().cpu())
+            parts.append(torch.stack(found[:3], dim=1).cpu().double())
         columns = ["log_density", "step_error", "standard_error"]
         return pd.DataFrame(torch.cat(parts).numpy(), columns=columns)
+
+    def _one_condition(self, condition: str | pd.DataFrame) -> Condition:
+        asked = [condition] if isinstance(condition, str) else condition
+        request = parse_request(asked, self._screen)
+        if len(request) != 1 or request.context or request.batch is not None:
+            msg = (
+                f"condition={condition!r} must be one name, or a table of one row without context "
+                "and batch: cells keep theirs."
+            )
+            raise ValueError(msg)
+        return request.conditions[0]
 
     def _check_density(self) -> None:
         if self._from_control:

@@ -210,7 +210,13 @@ class Fit:
             target = target - module.additive(rows.component, rows.dose, rows.mask).cpu()
         contexts = torch.from_numpy(np.unique(self.reader.codes[CONTEXT_KEY][learn])).to(device)
         module.seen_context.zero_().index_fill_(0, contexts, value=True)
-        module.prepare(latent[train].to(device), target.to(device), seen=seen, reference_dose=doses)
+        module.prepare(
+            latent[train].to(device),
+            target.to(device),
+            seen=seen,
+            reference_dose=doses,
+            target_variance=pairs.target_log_variance[learn].exp().mean(0).to(device),
+        )
 
     def _n_batches(self, n_cells: int, batch_size: int) -> int:
         """Return the number of batches of an epoch in each process."""

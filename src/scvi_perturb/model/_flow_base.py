@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_KEY
-from scvi_perturb.data import Condition
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import Condition, read_rows
+from scvi_perturb.data._reader import row_sums
 from scvi_perturb.model._latents import chosen_rows, chunks, encode_cells
-from scvi_perturb.model._populations import means_of_controls
+from scvi_perturb.model._populations import Populations
 from scvi_perturb.model._screen import Screen
 from scvi_perturb.model._two_stage import LatentModel
 from scvi_perturb.module import Asked
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scvi_perturb.data import ScreenReader
     from scvi_perturb.generative import SamplerConfig
     from scvi_perturb.model._carried import Output
     from scvi_perturb.module import LatentFlow, LatentSplines
@@ -76,22 +79,27 @@ class GivenCells(NamedTuple):
         Of the cells.
     cells
         Their conditions.
+    rows
+        Their places in the data.
     latent, log_variance
         Posterior of their latents, `(n, n_latent)`.
-    library, batch
-        Library sizes and codes of batches, `(n,)`.
+    batch
+        Codes of batches, `(n,)`.
     """
 
     names: pd.Index
+    rows: np.ndarray
     cells: FlowCells
     latent: torch.Tensor
     log_variance: torch.Tensor
-    library: np.ndarray
     batch: np.ndarray
 
 
 class FlowBase(LatentModel):
     """What the verbs of flows are made of."""
+
+    #: Populations of training controls, see `Populations`.
+    populations_: tuple[np.ndarray, ...]
 
     @property
     def _flow(self) -> LatentFlow | LatentSplines:
@@ -101,15 +109,15 @@ class FlowBase(LatentModel):
     def _from_control(self) -> bool:
         return self._flow.from_cell
 
-    def _asked(self, cells: FlowCells, rows: np.ndarray) -> Asked:
-        """Return what is asked for some of the cells, on the device."""
+    def _asked(self, cells: FlowCells) -> Asked:
+        """Return what is asked for cells, on the device."""
         device = self._device()
         tensors = self._vocabulary.tensors(list(cells.conditions), self._seen())
         return Asked(
             type(tensors)(*(t.to(device) for t in tensors)),
-            torch.from_numpy(cells.which[rows]).to(device),
-            cells.reference[rows].to(device),
-            torch.from_numpy(cells.context[rows]).to(device),
+            torch.from_numpy(cells.which).to(device),
+            cells.reference.to(device),
+            torch.from_numpy(cells.context).to(device),
         )
 
     def _follow(
@@ -122,9 +130,11 @@ class FlowBase(LatentModel):
         """Return latents at each of the times after the first, each `(n, n_latent)`."""
         self.module.eval()
         parts: list[list[torch.Tensor]] = []
+        asked = self._asked(cells)
         for rows in chunks(len(latent)):
+            part = asked.part(torch.from_numpy(rows).to(self._device()))
             start = latent[rows].to(self._device())
-            path = self._flow.follow(self._asked(cells, rows), start, times=times, sampler=config)
+            path = self._flow.follow(part, start, times=times, sampler=config)
             parts.append([state.cpu() for state in path])
         return [torch.cat(states) for states in zip(*parts, strict=True)]
 
@@ -151,6 +161,9 @@ class FlowBase(LatentModel):
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), key)
+        if len(rows) == 0:
+            msg = "No cells were given: `indices` or the data are empty."
+            raise SchemaError(msg)
         latent, log_variance = encode_cells(
             self._representation(), lambda i: reader[rows[i]], len(rows), self._device()
         )
@@ -161,17 +174,48 @@ class FlowBase(LatentModel):
         context, batch = codes[CONTEXT_KEY], codes[BATCH_KEY]
         reference = latent
         if not self._from_control:
-            controls, mean, _ = self._encoded_controls()
-            reference = means_of_controls(controls, mean, context, batch)
+            reference = self._populations(reader).means(context, batch)
         data = self._plain_adata() if adata is None else adata
         return GivenCells(
             data.obs_names[rows],
+            rows,
             FlowCells(conditions, which, reference, context),
             latent,
             log_variance,
-            reader.library_sizes()[rows],
             batch,
         )
+
+    def _populations(self, reader: ScreenReader) -> Populations:
+        """Return the populations of training controls, and of the data's own in new contexts."""
+        trained = Populations(*self.populations_)
+        codes = reader.codes
+        new = ~np.isin(codes[CONTEXT_KEY], trained.context) & (codes[CONDITION_KEY] == 0)
+        rows = np.flatnonzero(new)
+        if len(rows) == 0:
+            return trained
+        stage, device = self._representation(), self._device()
+        mean, _ = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+        others = Populations.of(mean, codes[CONTEXT_KEY][rows], codes[BATCH_KEY][rows])
+        return trained.and_of(others)
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Remember the populations of controls: densities need no training cells then."""
+        codes = reader.codes
+        rows = train[codes[CONDITION_KEY][train] == 0]
+        stage, device = self._representation(), self._device()
+        mean, _ = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+        made = Populations.of(mean, codes[CONTEXT_KEY][rows], codes[BATCH_KEY][rows])
+        self.populations_ = (made.context, made.batch, made.total, made.size)
+
+    def _library_of(
+        self, adata: AnnData | MuData | None, indices: Sequence[int] | None
+    ) -> np.ndarray:
+        """Return the library sizes of some cells, reading no others."""
+        reader = self._reader(adata)
+        rows = chosen_rows(indices, len(reader), None)
+        if reader.library is not None:
+            return reader.library[rows]
+        return row_sums(read_rows(reader.counts, rows), len(rows)).astype(np.float32)
 
     def _output(self) -> dict[str, Any]:
         """Return what the writing of carried cells takes from the model."""

@@ -176,6 +176,11 @@ class HeldOutError(Callback):
         )
         scale = module.latent_scale
         real = self.latent[torch.from_numpy(cells)].to(device)
+        if not module.from_cell:  # what is drawn has the noise of the posterior
+            noise = torch.randn(
+                real.shape, generator=generator(self.seed + 1, device), device=device
+            )
+            real = real + (0.5 * batch["target_log_variance"]).exp() * noise
         return latent_energy(drawn / scale, real / scale)
 
 

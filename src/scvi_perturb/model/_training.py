@@ -14,7 +14,7 @@ from scvi_perturb.model._library import library_shifts
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
-    from scvi_perturb.data import Split
+    from scvi_perturb.data import ScreenReader, Split
     from scvi_perturb.module import TwoStageModule
 
 __all__ = ["TwoStageTraining"]
@@ -95,6 +95,7 @@ class TwoStageTraining(PerturbationModel):
         self.train_indices, self.validation_indices = parts.train, parts.validation
         self.test_indices = parts.test
         self.library_shifts_ = library_shifts(reader.codes, reader.library_sizes(), parts.train)
+        self._after_training(reader, parts.train)
         self.is_trained_ = True
         self.trained_on_ = {
             "n_cells": len(parts.train),
@@ -105,6 +106,9 @@ class TwoStageTraining(PerturbationModel):
             "data_hash": "" if split is None else split.data_hash,
             "cells_hash": self._cells_digest(),
         }
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Remember what a kind of model needs of the training cells."""
 
     def _parts(self, split: Split | None, n_cells: int, seed: int) -> Parts:
         if split is not None:

@@ -11,6 +11,7 @@ import torch
 from scvi_perturb._errors import check_choice
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._carried import Carried, carried_adata
+from scvi_perturb.model._draw import batch_codes
 from scvi_perturb.model._flow_base import FlowBase, FlowCells
 from scvi_perturb.model._latents import encode_cells
 from scvi_perturb.model._populations import means_of_own
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from scvi_perturb.generative import SamplerName
     from scvi_perturb.model._carried import Output
+    from scvi_perturb.model._flow_base import GivenCells
+    from scvi_perturb.model._reference import Reference
+    from scvi_perturb.model._request import Request
 
 __all__ = ["TransportMixin"]
 
@@ -33,7 +37,7 @@ class TransportMixin(FlowBase):
 
     def transport(
         self,
-        adata: AnnData | MuData,
+        adata: AnnData | MuData | None,
         conditions: Sequence[str] | pd.DataFrame,
         *,
         output: Output = "counts",
@@ -47,7 +51,8 @@ class TransportMixin(FlowBase):
         Parameters
         ----------
         adata
-            Control cells with the genes of training; contexts and batches may be new.
+            Control cells with the genes of training; contexts and batches may be new. None takes
+            the training controls.
         conditions
             As for :meth:`sample`; a row with a context takes the cells of that context.
         output
@@ -69,6 +74,8 @@ class TransportMixin(FlowBase):
         ------
         NotTrainedError, UnknownPerturbationError, SchemaError
             As for :meth:`sample`.
+        ValueError
+            For an output or a sampler that is not known.
         """
         check_choice("output", output, ("counts", "mean"))
         config = SamplerConfig.of(sampler, self._samplers)
@@ -84,7 +91,7 @@ class TransportMixin(FlowBase):
         after = self._carry(before, start.as_control(), start, config)
         back = self._carry(after, start, start.as_control(), config)
         result = carried_adata(
-            Carried(after, cells.library[plan.reference], cells.batch[plan.reference]),
+            Carried(after, cells.library[plan.reference], self._batches(request, cells, plan)),
             cell_obs(plan, request, cells, self._screen),
             output=output,
             seed=seed,
@@ -117,8 +124,8 @@ class TransportMixin(FlowBase):
         -------
         AnnData
             One row a cell, under the cell's name; `obs` has its condition as
-            `inverted_condition`. Latents and round-trip error as for
-            :meth:`transport`.
+            `inverted_condition`, with dose and time where there are any, its context and batch.
+            Latents and round-trip error as for :meth:`transport`.
 
         Raises
         ------
@@ -126,6 +133,8 @@ class TransportMixin(FlowBase):
             Before training.
         UnknownPerturbationError
             For cells with a perturbation neither trained on nor with features.
+        ValueError
+            For an output or a sampler that is not known.
         """
         self._check_trained()
         check_choice("output", output, ("counts", "mean"))
@@ -134,11 +143,8 @@ class TransportMixin(FlowBase):
         own, before = given.cells, given.latent
         after = self._carry(before, own, own.as_control(), config)
         back = self._carry(after, own.as_control(), own, config)
-        text = self._screen.table.frame(own.conditions)["perturbation"].to_numpy()
-        obs = pd.DataFrame(
-            {"inverted_condition": pd.Categorical(text[own.which])}, index=given.names
-        )
-        carried = Carried(after, given.library, given.batch)
+        carried = Carried(after, self._library_of(adata, indices), given.batch)
+        obs = self._inverted_obs(adata, given)
         result = carried_adata(carried, obs, output=output, seed=seed, **self._output())
         result.uns = self._carried_uns(config, seed, output, (back, before))
         return result
@@ -202,8 +208,28 @@ class TransportMixin(FlowBase):
         carried = Carried(
             torch.cat(path),
             np.tile(cells.library[plan.reference], n),
-            np.tile(cells.batch[plan.reference], n),
+            np.tile(self._batches(request, cells, plan), n),
         )
         result = carried_adata(carried, every, output=output, seed=seed, **self._output())
         result.uns = self._carried_uns(config, seed, output, None)
         return result
+
+    def _batches(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
+        """Return the batch of each cell of a plan: the one asked for, or its own."""
+        own, asked = cells.batch[plan.reference], None
+        if request.batch is not None:
+            asked = batch_codes(request, self._screen, self._seen_batch())
+        return own if asked is None else np.where(asked[plan.row] < 0, own, asked[plan.row])
+
+    def _inverted_obs(self, adata: AnnData | MuData | None, given: GivenCells) -> pd.DataFrame:
+        """Return the conditions that cells had, and their contexts and batches."""
+        screen, own = self._screen, given.cells
+        text = screen.table.frame(own.conditions).iloc[own.which].set_index(given.names)
+        obs = pd.DataFrame({"inverted_condition": pd.Categorical(text["perturbation"])})
+        obs.index = given.names
+        for column, name in ((screen.keys.dose, "dose"), (screen.keys.time, "time")):
+            if column is not None:
+                obs[f"inverted_{name}"] = text[name]
+        data = self._plain_adata() if adata is None else adata
+        kept = [c for c in (*screen.context_columns, screen.batch_column) if c in data.obs]
+        return obs.join(data.obs.iloc[given.rows][kept].set_axis(given.names, axis=0))

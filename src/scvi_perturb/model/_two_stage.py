@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.generative import SAMPLERS, SOLVERS
 from scvi_perturb.model._likelihood import LikelihoodMixin
@@ -32,12 +33,13 @@ from scvi_perturb.module import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
     from scvi.model import SCVI
 
     from scvi_perturb.generative import SamplerConfig
+    from scvi_perturb.model._draw import Drawn, LibrarySize
     from scvi_perturb.model._reference import Reference
     from scvi_perturb.model._request import Request
     from scvi_perturb.model._result import Plan
@@ -176,6 +178,44 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
             config=config,
         )
         return generator
+
+    @property
+    def _draws_counts(self) -> bool:
+        """Whether stage two draws counts themselves, with the library that comes out."""
+        return isinstance(self.module.representation, RawCounts)
+
+    def _draw(
+        self,
+        request: Request,
+        cells: Reference,
+        plan: Plan,
+        *,
+        sampler: SamplerConfig,
+        seed: int | None,
+        library_size: LibrarySize = "reference",
+    ) -> Iterator[Drawn]:
+        if self._draws_counts and library_size != "reference":
+            msg = (
+                f"library_size={library_size!r}: with space='counts' cells have the library that "
+                "is drawn; leave it at 'reference'."
+            )
+            raise ValueError(msg)
+        return super()._draw(
+            request, cells, plan, sampler=sampler, seed=seed, library_size=library_size
+        )
+
+    def _provenance(
+        self,
+        sampler: SamplerConfig,
+        seed: int | None,
+        units: str,
+        *,
+        library_size: float | str = "reference",
+    ) -> dict[str, Any]:
+        uns = super()._provenance(sampler, seed, units, library_size=library_size)
+        if self._draws_counts:
+            uns[UNS_KEY] |= {"sampler": "ancestral", "library_size": "drawn"}
+        return uns
 
     def _seen(self) -> np.ndarray:
         return self.module.generator.learned.encoder.seen.cpu().numpy()

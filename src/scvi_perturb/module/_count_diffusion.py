@@ -16,7 +16,7 @@ from scvi_perturb.module._generator import LatentGenerator
 from scvi_perturb.nn import CountNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative import SamplerConfig
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from scvi_perturb.module._generator_config import GeneratorConfig
 
 __all__ = ["CountDiffusion"]
+
+#: Cells at a time: every gene of each has chances of all bins.
+_ROWS = 256
 
 
 class CountDiffusion(LatentGenerator):
@@ -78,19 +81,37 @@ class CountDiffusion(LatentGenerator):
         )
 
     def prepare(
-        self, latents: Tensor, targets: Tensor, *, seen: Tensor, reference_dose: Tensor
+        self,
+        latents: Tensor,
+        targets: Tensor,
+        *,
+        seen: Tensor,
+        reference_dose: Tensor,
+        target_variance: Tensor | None = None,
     ) -> None:
         """Fix bins and frequencies, see `LatentGenerator.prepare`."""
-        super().prepare(latents, targets, seen=seen, reference_dose=reference_dose)
+        super().prepare(
+            latents,
+            targets,
+            seen=seen,
+            reference_dose=reference_dose,
+            target_variance=target_variance,
+        )
         # Distances between cells are those of log1p counts, all genes alike.
         self.latent_scale.fill_(1.0)
         self.latent_shift.zero_()
-        counts = latents.expm1().round().long()
-        self.edges.copy_(bin_edges(int(counts.max()), self.config.n_bins))
-        often = functional.one_hot(bins_of(counts, self.edges), self.config.n_bins)
-        shares = torch.log((often.sum(0) + 0.1) / (len(counts) + 0.1 * self.config.n_bins))
+        if int(self.n_updates) > 0:  # trained on: its bins and frequencies are those it knows
+            return
+        n_bins = self.config.n_bins
+        self.edges.copy_(bin_edges(int(latents.max().expm1().round()), n_bins))
+        gene = n_bins * torch.arange(self.n_latent, device=latents.device)
+        often = torch.zeros(self.n_latent * n_bins, device=latents.device)
+        for rows in latents.split(_ROWS):
+            place = gene + bins_of(rows.expm1().round().long(), self.edges)
+            often += torch.bincount(place.flatten(), minlength=len(often))
+        shares = (often.view(-1, n_bins) + 0.1) / (len(latents) + 0.1 * n_bins)
         for nets in (self.learned, self.average):
-            nets.network.bias.data.copy_(shares)
+            nets.network.bias.data.copy_(shares.log())
 
     def loss(self, tensors: Batch) -> LossOutput:
         """Return the cross-entropy of the noised genes of each cell."""
@@ -135,20 +156,38 @@ class CountDiffusion(LatentGenerator):
             generator.seed()
         effect = self._centre(conditions)[which]
         embedded, free, place = self._embedded(conditions, which, context)
-        scale, network = sampler.guidance_scale, self.average.network
+        drawn = []
+        for rows in torch.arange(len(which), device=which.device).split(_ROWS):
+            own = (embedded[place[rows]], free[place[rows]])
+            classify = self._classifier(reference[rows], effect[rows], own, sampler.guidance_scale)
+            bins = self.process.sample(
+                classify,
+                reference[rows].shape,
+                n_evaluations=sampler.n_evaluations,
+                generator=generator,
+            )
+            drawn.append(draw_in_bins(bins, self.edges, generator).log1p())
+        return torch.cat(drawn)
+
+    def _classifier(
+        self,
+        reference: Tensor,
+        effect: Tensor,
+        conditions: tuple[Tensor, Tensor],
+        scale: float,
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Return the chances of each bin; `conditions` are embedded, and hidden ones."""
+        network, (known, free) = self.average.network, conditions
 
         def classify(x_t: Tensor, t: float) -> Tensor:
             time = torch.full((len(x_t),), t, device=x_t.device, dtype=reference.dtype)
-            logits = network(self._inputs(x_t, reference, effect), time, embedded[place])
+            logits = network(self._inputs(x_t, reference, effect), time, known)
             if scale != 1.0:
                 inputs = self._inputs(x_t, reference, torch.zeros_like(effect))
-                logits = torch.lerp(network(inputs, time, free[place]), logits, scale)
+                logits = torch.lerp(network(inputs, time, free), logits, scale)
             return logits.softmax(-1)
 
-        bins = self.process.sample(
-            classify, reference.shape, n_evaluations=sampler.n_evaluations, generator=generator
-        )
-        return draw_in_bins(bins, self.edges, generator).log1p()
+        return classify
 
     def _inputs(self, x_t: Tensor, reference: Tensor, effect: Tensor) -> list[Tensor]:
         """Return what the network sees of each gene."""

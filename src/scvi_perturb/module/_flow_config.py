@@ -53,6 +53,9 @@ class FlowConfig(GeneratorConfig):
         check_choice("kind", self.kind, ("continuous", "coupling"))
         check_choice("coupling", self.coupling, ("exact", "sinkhorn", "unbalanced", "random"))
         check_choice("times", self.times, ("uniform", "logit-normal"))
+        if self.n_transforms < 1 or self.n_bins < 2:
+            msg = f"n_transforms={self.n_transforms}, n_bins={self.n_bins}; expected >= 1 and >= 2."
+            raise ValueError(msg)
         if self.kind == "coupling" and self.source != "noise":
             msg = "kind='coupling' has a density and starts from noise; pass source='noise' too."
             raise ValueError(msg)

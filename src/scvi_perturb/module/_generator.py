@@ -191,7 +191,13 @@ class LatentGenerator(BaseModuleClass):
         return self.config.reference == "cell"
 
     def prepare(
-        self, latents: Tensor, targets: Tensor, *, seen: Tensor, reference_dose: Tensor
+        self,
+        latents: Tensor,
+        targets: Tensor,
+        *,
+        seen: Tensor,
+        reference_dose: Tensor,
+        target_variance: Tensor | None = None,
     ) -> None:
         """Fix the scales and what is known of components, from training cells alone.
 
@@ -204,10 +210,14 @@ class LatentGenerator(BaseModuleClass):
             `(n_cells, n_latent)`.
         seen, reference_dose
             See :meth:`scvi_perturb.nn.PerturbationEncoder.prepare`.
+        target_variance
+            Mean variance of the noise with which targets are drawn, `(n_latent,)`; None for none.
         """
         for values, name in ((latents, "latent"), (targets, "target")):
             getattr(self, f"{name}_shift").copy_(values.mean(0))
             getattr(self, f"{name}_scale").copy_(values.std(0).clamp_min(1e-3))
+        if target_variance is not None:
+            self.target_scale.copy_((self.target_scale**2 + target_variance).sqrt())
         if self.from_cell:
             self.target_shift.zero_()  # no perturbation is no displacement
         for nets in (self.learned, self.average):

@@ -70,7 +70,7 @@ class LatentSplines(LatentGenerator):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Draw latents of cells under conditions, see `LatentGenerator.sample_latent`."""
-        del sampler
+        _refuse_guidance(sampler)
         asked = Asked(conditions, which, reference, context)
         noise = torch.randn(
             reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
@@ -91,7 +91,7 @@ class LatentSplines(LatentGenerator):
         ValueError
             For times other than 0 and 1.
         """
-        del sampler
+        _refuse_guidance(sampler)
         if not set(times) <= {0.0, 1.0}:
             msg = "A chain of splines has no points between its ends; ask for the times 0 and 1."
             raise ValueError(msg)
@@ -114,11 +114,16 @@ class LatentSplines(LatentGenerator):
         generator: torch.Generator | None,
     ) -> FlowDensity:
         """Return the log-density of latents under their conditions, without any error."""
-        del sampler, n_probes, generator
+        _refuse_guidance(sampler)
+        del n_probes, generator
         noise, volume = self._to_noise(asked, latent)
         found = standard_normal_log_prob(noise) + volume - self.target_scale.log().sum()
         none = torch.zeros_like(found)
         return FlowDensity(found, none, none, self._leave(asked, noise))
+
+    def _hidden(self, code: Tensor) -> Tensor:
+        """Hide no condition: there is no guidance that would ask for it."""
+        return torch.zeros_like(code, dtype=torch.bool)
 
     def _given(self, asked: Asked) -> Tensor:
         embedded, _, place = self._embedded(asked.conditions, asked.which, asked.context)
@@ -138,3 +143,9 @@ class LatentSplines(LatentGenerator):
 
     def _leave(self, asked: Asked, scaled: Tensor) -> Tensor:
         return scaled * self.target_scale + self._origin(asked)
+
+
+def _refuse_guidance(sampler: SamplerConfig) -> None:
+    if sampler.guidance_scale != 1.0:
+        msg = f"guidance_scale={sampler.guidance_scale}: splines have no guidance; leave it at 1."
+        raise ValueError(msg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +83,8 @@ class ConditionalNetwork(nn.Module):
         hidden = self.input(torch.cat([x_t, reference], dim=1))
         tangents = self.input.weight[:, : x_t.shape[1]].T.expand(len(x_t), -1, -1)
         for block in self.blocks:
-            hidden, tangents = block.push(hidden, tangents, modulation)
+            own = cast("AdaptiveBlock", block)
+            hidden, tangents = own.push(hidden, tangents, modulation)
         value, slope = silu_and_slope(hidden)
         trace = torch.einsum("nkw,kw,nw->n", tangents, self.output.weight, slope)
         return self.output(value), trace

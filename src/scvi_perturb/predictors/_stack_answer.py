@@ -118,7 +118,7 @@ def answer_question(
     clues = clues_of(changes, np.array(list(tried_weights.values())), posterior)
     untried = [name for name in outside if name not in names]
     weights = with_untried(tried_weights, untried)
-    mean: Floats = np.sum([w * said[name] for name, w in weights.items()], axis=0)
+    mean = np.sum([w * said[name] for name, w in weights.items()], axis=0)
     narrower = np.ones((len(mean), 1))
     if untried:
         others = np.mean([said[name] for name in untried], axis=0)
