@@ -55,6 +55,8 @@ class ModelCase:
         The verb that tells how likely cells are.
     samplers
         Methods of drawing, the default first.
+    without_likelihood
+        Variants that have none.
     """
 
     model: type[PerturbationModel]
@@ -68,6 +70,7 @@ class ModelCase:
     units: Mapping[str, str] = field(default_factory=dict)
     likelihood: str = "log_likelihood_bound"
     samplers: tuple[str, ...] = tuple(SAMPLERS)
+    without_likelihood: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,6 +110,7 @@ MODELS = (
             },
         },
         units={"log1p": "log1p(counts per 10,000)"},
+        without_likelihood=("counts",),
     ),
     ModelCase(
         HybridResidualModel,
