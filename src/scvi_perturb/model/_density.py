@@ -94,7 +94,7 @@ class DensityMixin(FlowBase):
         cells = given.cells
         if condition is not None:
             cells = cells.under(self._one_condition(condition))
-        found = self._densities(given.latent, cells, sampler, n_probes, seed)
+        found = self._densities(given.latent, cells, sampler, n_probes, seed, with_errors=True)
         table = found.set_axis(given.names, axis=0)
         if key_added is not None:
             data = self.adata if adata is None else adata
@@ -189,7 +189,7 @@ class DensityMixin(FlowBase):
             raise ValueError(msg)
         if self._from_control:
             return super().log_likelihood_bound(
-                adata, indices=indices, n_samples=n_samples or 256, seed=seed, key_added=key_added
+                adata, indices=indices, n_samples=n_samples, seed=seed, key_added=key_added
             )
         given = self._given_cells(adata, indices, key_added)
         random = generator(seed)
@@ -230,8 +230,10 @@ class DensityMixin(FlowBase):
         sampler: SamplerName | SamplerConfig | None,
         n_probes: int | None,
         seed: int | None,
+        *,
+        with_errors: bool = False,
     ) -> pd.DataFrame:
-        """Return densities and their errors, one row a latent."""
+        """Return densities and, if wanted, the error of the steps, one row a latent."""
         chosen = sampler or SamplerConfig(method="rk4", n_evaluations=24)
         config = SamplerConfig.of(chosen, self._samplers)
         if n_probes is None and latent.shape[1] > MAX_EXACT:
@@ -246,6 +248,7 @@ class DensityMixin(FlowBase):
                 sampler=config,
                 n_probes=n_probes,
                 generator=random,
+                with_step_error=with_errors,
             )
             parts.append(torch.stack(found[:3], dim=1).cpu().double())
         columns = ["log_density", "step_error", "standard_error"]

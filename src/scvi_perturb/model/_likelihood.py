@@ -39,7 +39,7 @@ class LikelihoodMixin(PerturbationModel):
         adata: AnnData | MuData | None = None,
         *,
         indices: Sequence[int] | None = None,
-        n_samples: int = 256,
+        n_samples: int | None = None,
         seed: int | None = 0,
         key_added: str | None = None,
     ) -> np.ndarray:
@@ -59,7 +59,7 @@ class LikelihoodMixin(PerturbationModel):
         indices
             Cells, in the order wanted; None for all.
         n_samples
-            Latents per condition, K.
+            Latents per condition, K; None takes 256.
         seed
             Seed of the draws.
         key_added
@@ -77,9 +77,13 @@ class LikelihoodMixin(PerturbationModel):
         UnknownPerturbationError
             For cells with a perturbation neither trained on nor with features.
         ValueError
-            When the model draws counts without a likelihood.
+            When the model draws counts without a likelihood, or `n_samples` is below 1.
         """
         self._check_likelihood()
+        n_samples = 256 if n_samples is None else n_samples
+        if n_samples < 1:
+            msg = f"n_samples={n_samples}; expected at least 1, or None."
+            raise ValueError(msg)
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), key_added)

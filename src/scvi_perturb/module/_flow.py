@@ -161,6 +161,7 @@ class LatentFlow(LatentGenerator):
         sampler: SamplerConfig,
         n_probes: int | None,
         generator: torch.Generator | None,
+        with_step_error: bool = True,
     ) -> FlowDensity:
         """Return the log-density of latents under their conditions, of flows from noise.
 
@@ -168,7 +169,7 @@ class LatentFlow(LatentGenerator):
         ----------
         asked, latent, sampler
             As for :meth:`follow`; `latent` at time 1.
-        n_probes, generator
+        n_probes, generator, with_step_error
             See :func:`scvi_perturb.generative.flow_log_density`.
         """
         frame = self._frame(asked)
@@ -182,6 +183,7 @@ class LatentFlow(LatentGenerator):
             n_probes=n_probes,
             generator=generator,
             divergence=divergence,
+            with_step_error=with_step_error,
         )
         volume = frame.scale.log().sum()
         source = frame.leave(found.source, 0.0)

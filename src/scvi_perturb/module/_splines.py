@@ -112,10 +112,11 @@ class LatentSplines(LatentGenerator):
         sampler: SamplerConfig,
         n_probes: int | None,
         generator: torch.Generator | None,
+        with_step_error: bool = True,
     ) -> FlowDensity:
         """Return the log-density of latents under their conditions, without any error."""
         _refuse_guidance(sampler)
-        del n_probes, generator
+        del n_probes, generator, with_step_error
         noise, volume = self._to_noise(asked, latent)
         found = standard_normal_log_prob(noise) + volume - self.target_scale.log().sum()
         none = torch.zeros_like(found)

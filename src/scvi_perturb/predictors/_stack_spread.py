@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from scvi_perturb.predictors._stack_law import law_quantiles
 
@@ -20,6 +20,8 @@ __all__ = ["LEVELS", "Clues", "Spread"]
 
 #: Levels of central intervals that are reported.
 LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
+#: Levels of the law at which ranks are taken.
+_RANKED: Final = (np.arange(80) + 0.5) / 80
 #: Rounds of reweighted least squares.
 _N_ROUNDS: Final = 10
 #: Of the range in which the end of an interval lies.
@@ -149,6 +151,31 @@ class Spread:
         middle = (self.quantiles[:, 1:] + self.quantiles[:, :-1]) / 2
         weights = np.repeat(self.units, middle.shape[1]).astype(np.float64)
         return float(_weighted_quantile(middle.reshape(-1, 1), weights, level)[0])
+
+    def rank(self, clues: Clues, error: Floats, noise: Floats) -> Floats:
+        """Return how likely a smaller error is than each that was measured, noise included.
+
+        Parameters
+        ----------
+        clues
+            Of the rows.
+        error, noise
+            Measured less predicted change and the sampling variance of the measurement,
+            `(n_rows, n_genes)`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shares in [0, 1], same shape; even if the law is right.
+        """
+        scale, size = self.scale(clues), np.abs(error)
+        blur = np.maximum(np.sqrt(noise), 1e-6 * scale + 1e-12)
+        total = np.zeros(error.shape)
+        for level in _RANKED:
+            true = self.reach(level) * scale
+            total += ndtr((size - true) / blur) - ndtr((-size - true) / blur)
+        made: Floats = total / len(_RANKED)
+        return made
 
     def scale(self, clues: Clues) -> Floats:
         """Return the root of the variance, `(n_rows, n_genes)`."""
