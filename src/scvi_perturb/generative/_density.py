@@ -11,8 +11,6 @@ from scvi_perturb.generative._ode import Solver, integrate
 from scvi_perturb.generative._trace import exact_divergence, hutchinson_divergence, rademacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scvi_perturb.generative._ode import Field
     from scvi_perturb.generative._trace import Divergence
 
@@ -49,7 +47,6 @@ def flow_log_density(
     field: Field,
     x: Tensor,
     *,
-    log_prob: Callable[[Tensor], Tensor] = standard_normal_log_prob,
     n_steps: int = 10,
     solver: Solver = "rk4",
     n_probes: int | None = None,
@@ -57,9 +54,9 @@ def flow_log_density(
     divergence: Divergence = exact_divergence,
     with_step_error: bool = True,
 ) -> FlowDensity:
-    """Return `log p(x_1)` by following points back to the source.
+    """Return `log p(x_1)` by following points back to a source of standard normal noise.
 
-    `log p_1(x_1) = log p_0(x_0) - int_0^1 div v(t, x_t) dt`.
+    `log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(t, x_t) dt`.
 
     Parameters
     ----------
@@ -68,8 +65,6 @@ def flow_log_density(
         other.
     x
         Points `(n, n_dim)`.
-    log_prob
-        Log-density of the source, `(n, n_dim) -> (n,)`.
     n_steps, solver
         Of the integration; an even number lets the half be compared.
     n_probes
@@ -98,12 +93,12 @@ def flow_log_density(
         divergence = hutchinson_divergence(rademacher(n_probes, x, generator))
     n_columns = n_probes or 1
     fine, start = _back(field, x, divergence, n_steps, solver, n_columns)
-    log_density = log_prob(start) - fine.mean(0)
+    log_density = standard_normal_log_prob(start) - fine.mean(0)
     step_error = torch.full_like(log_density, torch.nan)
     if with_step_error:
         other = n_steps // 2 if n_steps > 1 else 2  # one step has no half
         half, coarse = _back(field, x, divergence, other, solver, n_columns)
-        step_error = (log_prob(coarse) - half.mean(0) - log_density).abs()
+        step_error = (standard_normal_log_prob(coarse) - half.mean(0) - log_density).abs()
     spread = torch.zeros_like(log_density)
     if n_probes is not None:
         spread = fine.std(0) / n_probes**0.5
