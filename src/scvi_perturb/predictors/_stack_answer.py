@@ -109,10 +109,7 @@ def answer_question(
         if stack.question != "seen":  # what was measured needs nobody else's opinion
             names = (*names, *outside)
         mean = np.mean([said[name] for name in names], axis=0)
-        regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
-        std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
-        reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
-        return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
+        return _untried_answer(stack, mean, posterior, novelty, interval)
     tried_weights, spread = stack.solve(names)
     changes = np.stack([said[name] for name in tried_weights])
     clues = clues_of(changes, np.array(list(tried_weights.values())), posterior)
@@ -121,15 +118,25 @@ def answer_question(
     mean = np.sum([w * said[name] for name, w in weights.items()], axis=0)
     narrower = np.ones((len(mean), 1))
     if untried:
-        others = np.mean([said[name] for name in untried], axis=0)
+        gap = clues.mean - np.mean([said[name] for name in untried], axis=0)
         share = sum(weights[name] for name in untried)
-        narrower = agreement_factor(clues.mean - others, share, spread.scale(clues))
-    lower = upper = np.full(mean.shape, np.nan)
+        narrower = agreement_factor(gap, share, spread.scale(clues))
+    ends = (np.full(mean.shape, np.nan),) * 2
     if interval is not None:
         centres = _fold_centres(stack, requests, given, said, weights, spread)
         ends = spread.interval(clues, centres, interval)
-        lower, upper = (mean + narrower * (end - mean) for end in ends)
+    lower, upper = (mean + narrower * (end - mean) for end in ends)
     return StackAnswer(mean, narrower * spread.std(clues), lower, upper, novelty, [])
+
+
+def _untried_answer(
+    stack: QuestionStack, mean: Floats, posterior: Floats, novelty: Floats, interval: float | None
+) -> StackAnswer:
+    """Return a mean whose errors were never seen, with the errors that the regression states."""
+    regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
+    std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
+    reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
+    return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
 
 
 def agreement_factor(gap: Floats, share: float, scale: Floats) -> Floats:
