@@ -36,6 +36,11 @@ _CHUNK = 128
 class DensityMixin(FlowBase):
     """Verbs of models with a density in the latent."""
 
+    @property
+    def has_density(self) -> bool:
+        """Whether the latent has a density: that of flows from noise."""
+        return not self._from_control
+
     def latent_log_density(
         self,
         adata: AnnData | MuData | None = None,
@@ -187,7 +192,7 @@ class DensityMixin(FlowBase):
         if n_samples is not None and n_samples < 1:
             msg = f"n_samples={n_samples}; expected at least 1, or None."
             raise ValueError(msg)
-        if self._from_control:
+        if not self.has_density:
             return super().log_likelihood_bound(
                 adata, indices=indices, n_samples=n_samples, seed=seed, key_added=key_added
             )
@@ -266,7 +271,7 @@ class DensityMixin(FlowBase):
         return request.conditions[0]
 
     def _check_density(self) -> None:
-        if self._from_control:
+        if not self.has_density:
             msg = (
                 "This flow starts from control cells: a density of the response would need that "
                 "of the controls. Train with flow=FlowConfig(source='noise'), or see "

@@ -158,9 +158,14 @@ class LikelihoodMixin(PerturbationModel):
             draws.append(vstack(blocks, format="coo"))
         return _stacked(draws)
 
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether there is a likelihood: not where counts are drawn without one."""
+        return self._representation().likelihood != "exact"
+
     def _check_likelihood(self) -> None:
         self._check_trained()
-        if self._representation().likelihood == "exact":
+        if not self.has_likelihood:
             msg = (
                 "A diffusion of counts (space='counts') draws them and has no likelihood to offer; "
                 "train with space='latent'."
