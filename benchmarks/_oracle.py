@@ -31,7 +31,8 @@ def oracle_profiles(adata: AnnData, request: pd.DataFrame, kind: str) -> np.ndar
     """Return the profiles by the true form, without what cannot be known of the held-out.
 
     Of a combination: all single effects exactly, and no interaction. Of a featured perturbation:
-    the map from features to effects exactly, and not what its effect has beside. Of a dose: all.
+    that effects are linear in its features, with the coefficients that the true effects of the
+    other perturbations say (ridge with the true variances). Of a dose: all.
     """
     truth = Truth.from_uns(adata.uns)
     if kind == "unseen_combination":
@@ -39,8 +40,20 @@ def oracle_profiles(adata: AnnData, request: pd.DataFrame, kind: str) -> np.ndar
     if kind == "unseen_perturbation":
         effects = truth.effects.copy()
         rows = [truth.index(name) for name in request["perturbation"].unique()]
-        effects[rows] = truth.features[rows] @ truth.feature_map
+        measured = adata.obs["perturbation"].astype(str).unique()
+        others = [truth.index(name) for name in measured if name in truth.perturbations]
+        others = [row for row in others if row not in rows]
+        effects[rows] = _linear(truth, others, rows)
         truth = replace(truth, effects=effects)
     known = adata[:1].copy()
     known.uns["truth"] = truth.to_uns()
     return true_profiles(known, request)
+
+
+def _linear(truth: Truth, known: list[int], asked: list[int]) -> np.ndarray:
+    """Return the posterior mean of effects that are linear in features but for a residual."""
+    features, effects = truth.features, truth.effects
+    residual = float((effects - features @ truth.feature_map).var())
+    penalty = residual / float((truth.feature_map**2).mean())
+    gram = features[known].T @ features[known] + penalty * np.eye(features.shape[1])
+    return features[asked] @ np.linalg.solve(gram, features[known].T @ effects[known])

@@ -27,6 +27,7 @@ from benchmarks._kang_frame import (
     score_replicate,
 )
 from benchmarks._results import Results
+from scvi_perturb import FlowConfig
 from scvi_perturb.benchmark import markdown_table
 from scvi_perturb.metrics import METRICS, log_normalize
 from scvi_perturb.predictors import NoChange, ShiftedControl
@@ -39,8 +40,20 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics import Matrix
     from scvi_perturb.model._base import PerturbationModel
 
-#: Models by the name on the command line: a class of `scvi_perturb.model`.
-MODELS: Final = {"diffusion": "PerturbDiffusion", "hybrid": "HybridResidualModel"}
+#: Models by the name on the command line: a class of `scvi_perturb.model`, and what is chosen.
+MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "diffusion": ("PerturbDiffusion", {}),
+    "hybrid": ("HybridResidualModel", {}),
+    "flow": ("PerturbFlow", {}),
+    "flow-noise": ("PerturbFlow", {"flow": FlowConfig(source="noise")}),
+    "flow-splines": ("PerturbFlow", {"flow": FlowConfig(source="noise", kind="coupling")}),
+    "flow-random": ("PerturbFlow", {"flow": FlowConfig(coupling="random")}),
+    "flow-unbalanced": ("PerturbFlow", {"flow": FlowConfig(coupling="unbalanced")}),
+    "flow-single-pairs": ("PerturbFlow", {"flow": FlowConfig(n_neighbours=1)}),
+    "flow-no-null": ("PerturbFlow", {"flow": FlowConfig(null_fraction=0.0)}),
+    "diffusion-log1p": ("PerturbDiffusion", {"space": "log1p"}),
+    "diffusion-counts": ("PerturbDiffusion", {"space": "counts"}),
+}
 #: What is asked of a trained model: row of the table and arguments of `sample`.
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "": {"n_samples": None},
@@ -127,10 +140,11 @@ def predicted_cells(method: str, case: Case) -> Matrix:
 
 
 def train_model(name: str, case: Case, seed: int) -> PerturbationModel:
-    """Train a model on what may be seen, with its defaults."""
+    """Train a model on what may be seen."""
     from scvi_perturb import model as models
 
-    cls = getattr(models, MODELS[name])
+    class_name, chosen = MODELS[name]
+    cls = getattr(models, class_name)
     adata = case.screen.copy()
     cls.setup_anndata(
         adata,
@@ -138,7 +152,7 @@ def train_model(name: str, case: Case, seed: int) -> PerturbationModel:
         control=CONTROL,
         context_keys=list(CONTEXT_KEYS),
     )
-    model = cls(adata, seed=seed)
+    model = cls(adata, seed=seed, **chosen)
     model.train(split=case.split, seed=seed, enable_progress_bar=False)
     return model
 

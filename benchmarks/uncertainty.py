@@ -234,9 +234,20 @@ def report(frame: pd.DataFrame) -> str:
         everything = own["error"].sum() / own["size"].sum()
         oracle = kept_error(own.assign(ratio=own["error"] / own["size"].clip(1e-9)), "ratio")
         values = [everything, *kept, size, oracle]
-        rows.append([task, *("-" if np.isnan(v) else f"{v:.3f}" for v in values)])
+        numbers = ("-" if np.isnan(v) else f"{v:.3f}" for v in values)
+        rows.append([task, str(len(own)), *numbers])
     second = markdown_table(
-        ["task", "all", "novelty", "stated error", "nearest", "effect size", "hindsight"], rows
+        [
+            "task",
+            "conditions",
+            "all",
+            "novelty",
+            "stated error",
+            "nearest",
+            "effect size",
+            "hindsight",
+        ],
+        rows,
     )
     return head.replace("{calibration}", first).replace("{risk}", second)
 

@@ -15,8 +15,8 @@ from scvi_perturb._errors import (
 from scvi_perturb._version import __version__
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model import HybridResidualModel, PerturbDiffusion
-from scvi_perturb.module import DiffusionConfig
+from scvi_perturb.model import HybridResidualModel, PerturbDiffusion, PerturbFlow
+from scvi_perturb.module import DiffusionConfig, FlowConfig
 from scvi_perturb.train import PlanConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DiffusionConfig",
+    "FlowConfig",
     "HybridResidualModel",
     "LeakError",
     "NotTrainedError",
     "PerturbDiffusion",
+    "PerturbFlow",
     "PerturbationFeatures",
     "PlanConfig",
     "SamplerConfig",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb import DiffusionConfig, SchemaError
+from scvi_perturb import DiffusionConfig, FlowConfig, SchemaError
 from scvi_perturb.benchmark import TRIVIAL
 from scvi_perturb.benchmark._record import fingerprint
 from scvi_perturb.benchmark._study_file import read_study
@@ -94,13 +94,19 @@ def test_everything_that_is_said_is_read():
     class = "PerturbDiffusion"
     options = { n_latent = 8, diffusion = { width = 16 } }
     train = { max_epochs = 2, accelerator = "cpu" }
+    [[model]]
+    name = "hybrid"
+    class = "HybridResidualModel"
+    options = { generator = { source = "noise", width = 8 } }
     """
     file = read(top + TASK + task + model)
     assert (file.out, file.workers) == (Path("there"), 2)
     assert (file.study.seeds, file.study.max_folds) == ((7, 3), 2)
     names = [method.name for method in file.study.methods]
-    assert names == [m.name for m in TRIVIAL] + ["PerturbDiffusion", "small"]
-    made = file.study.methods[-1]
+    assert names == [m.name for m in TRIVIAL] + ["PerturbDiffusion", "small", "hybrid"]
+    flow = FlowConfig(source="noise", width=8)
+    assert file.study.methods[-1].make.keywords["model_options"] == {"generator": flow}
+    made = file.study.methods[-2]
     assert made.title == "small diffusion"
     assert made.make.keywords["model_options"] == {
         "n_latent": 8,

@@ -37,15 +37,26 @@ def test_who_knows_the_form_misses_the_interaction_alone(screen, asked):
     )
 
 
-def test_features_tell_most_of_an_effect(screen, asked):
-    single = asked.assign(perturbation=asked["perturbation"].str.partition("+")[0])
-    control = true_profiles(screen, asked.assign(perturbation="control"))
+def test_features_tell_most_of_an_effect():
+    """From forty others; of those that are asked for, the true effect is not looked at."""
+    config = SimulatorConfig(n_perturbations=40, n_combinations=0, n_contexts=1)
+    screen = simulate_screen(n_cells=200, n_genes=60, config=config, seed=0)
+    single = pd.DataFrame({"perturbation": ["pert_01", "pert_02"], "cell_type": "type_01"})
+    control = true_profiles(screen, single.assign(perturbation="control"))
     true, told = (
         true_profiles(screen, single),
         oracle_profiles(screen, single, "unseen_perturbation"),
     )
     error, size = ((told - true) ** 2).sum(), ((true - control) ** 2).sum()
     assert 0 < error < 0.5 * size
+    screen.uns["truth"]["effects"][:2] = 0.0
+    blind = oracle_profiles(screen, single, "unseen_perturbation")
+    np.testing.assert_allclose(blind, told, atol=0.2 * np.abs(told - control).max())
+
+
+def test_of_a_dose_all_is_known(screen, asked):
+    single = asked.assign(perturbation=asked["perturbation"].str.partition("+")[0])
+    true = true_profiles(screen, single)
     np.testing.assert_array_equal(oracle_profiles(screen, single, "dose"), true)
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scvi_perturb import DiffusionConfig, HybridResidualModel, PerturbDiffusion
+from scvi_perturb import (
+    DiffusionConfig,
+    FlowConfig,
+    HybridResidualModel,
+    PerturbDiffusion,
+    PerturbFlow,
+)
+from scvi_perturb.generative import SAMPLERS, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +53,10 @@ class ModelCase:
         Units of samples of the variants that do not draw counts.
     likelihood
         The verb that tells how likely cells are.
+    samplers
+        Methods of drawing, the default first.
+    without_likelihood
+        Variants that have none.
     """
 
     model: type[PerturbationModel]
@@ -58,6 +69,8 @@ class ModelCase:
     variants: Mapping[str, Arguments] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     likelihood: str = "log_likelihood_bound"
+    samplers: tuple[str, ...] = tuple(SAMPLERS)
+    without_likelihood: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,31 +79,30 @@ class ModelCase:
 
 
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
-_DENOISER = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
+_NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 
-_SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1, "diffusion": DiffusionConfig(**_DENOISER)}
+_SIZE = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
 _SHORT = {"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU}
-_ACCURATE: tuple[Arguments, Arguments] = (
-    {"n_latent": 8, "n_hidden": 32, "diffusion": DiffusionConfig(width=32, n_blocks=2)},
-    {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU},
-)
+_LARGER = {"n_latent": 8, "n_hidden": 32}
+_LONGER = {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU}
 
 MODELS = (
     ModelCase(
         PerturbDiffusion,
-        init=_SMALL,
+        init={**_SIZE, "diffusion": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=_ACCURATE,
+        accurate=({**_LARGER, "diffusion": DiffusionConfig(width=32, n_blocks=2)}, _LONGER),
         searched={"n_steps": None},
         variants={
             "log1p": {"space": "log1p"},
             "linear": {"decoder": "linear"},
             "zinb": {"likelihood": "zinb", "dispersion": "gene-cell"},
             "poisson": {"likelihood": "poisson", "dispersion": "gene-batch"},
-            "population": {"diffusion": DiffusionConfig(reference="population", **_DENOISER)},
-            "none": {"diffusion": DiffusionConfig(reference="none", **_DENOISER)},
+            "population": {"diffusion": DiffusionConfig(reference="population", **_NETWORK)},
+            "none": {"diffusion": DiffusionConfig(reference="none", **_NETWORK)},
+            "counts": {"space": "counts", "diffusion": DiffusionConfig(n_bins=8, **_NETWORK)},
             "attention": {
                 "diffusion": DiffusionConfig(
                     combine="attention", context_embedding=True, n_condition=8, width=16, n_blocks=1
@@ -98,20 +110,42 @@ MODELS = (
             },
         },
         units={"log1p": "log1p(counts per 10,000)"},
+        without_likelihood=("counts",),
     ),
     ModelCase(
         HybridResidualModel,
-        init=_SMALL,
+        init={**_SIZE, "generator": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
         selected=("representation",),
-        accurate=_ACCURATE,
+        accurate=({**_LARGER, "generator": DiffusionConfig(width=32, n_blocks=2)}, _LONGER),
         searched={"n_steps": None},
         variants={
             "normal": {"likelihood": "normal"},
             "zinb": {"likelihood": "zinb"},
             "refits": {"n_refits": 2},
+            "flow": {"generator": FlowConfig(**_NETWORK)},
         },
         units={"normal": "log1p(counts per 10,000)"},
+    ),
+    ModelCase(
+        PerturbFlow,
+        init={**_SIZE, "flow": FlowConfig(**_NETWORK)},
+        train=_SHORT,
+        stages=("representation", "generator"),
+        selected=("representation",),
+        accurate=({**_LARGER, "flow": FlowConfig(width=32)}, _LONGER),
+        searched={"n_steps": None},
+        variants={
+            "noise": {"flow": FlowConfig(source="noise", times="logit-normal", **_NETWORK)},
+            "coupling": {
+                "flow": FlowConfig(source="noise", kind="coupling", n_transforms=2, **_NETWORK)
+            },
+            "unbalanced": {"flow": FlowConfig(coupling="unbalanced", **_NETWORK)},
+            "normal": {"likelihood": "normal"},
+            "zinb": {"likelihood": "zinb"},
+        },
+        units={"normal": "log1p(counts per 10,000)"},
+        samplers=("heun", *(name for name in SOLVERS if name != "heun")),
     ),
 )

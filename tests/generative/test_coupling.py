@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scvi_perturb.generative import couple
+from scvi_perturb.generative._coupling import _sinkhorn
 
-METHODS = ["exact", "random", "sinkhorn"]
+METHODS = ["exact", "random", "sinkhorn", "unbalanced"]
 
 
 def _points(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -111,3 +112,33 @@ def test_wrong_arguments_are_named():
         couple(torch.zeros(0, 2), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="same dimension"):
         couple(torch.zeros(2, 2), torch.zeros(3, 1))
+
+
+def _two_clusters(n_near: int, n_far: int, seed: int) -> torch.Tensor:
+    near, far = _points(n_near, seed), _points(n_far, seed + 1, shift=12.0)
+    return torch.cat([near, far])
+
+
+@pytest.mark.parametrize(("method", "most"), [("unbalanced", 0.02), ("sinkhorn", 1.0)])
+def test_unbalanced_sources_follow_the_proportions_of_targets(method, most):
+    """A cluster that grew is not fed from the other one; by balanced transport it must be."""
+    x0, x1 = _two_clusters(100, 100, 0), _two_clusters(160, 40, 2)
+    source, _ = couple(x0, x1, method=method, generator=_generator())
+    crossed = float(((source >= 100) != (torch.arange(200) >= 160)).float().mean())
+    assert crossed <= most
+    if method == "sinkhorn":
+        assert crossed > 0.2
+
+
+@pytest.mark.filterwarnings("ignore:If reg_type = entropy:UserWarning")
+def test_unbalanced_agrees_with_the_reference_implementation():
+    ot = pytest.importorskip("ot")
+    x0, x1 = _points(30, 0), _points(20, 1, shift=0.5)
+    cost = torch.cdist(x1, x0).square().double()
+    scale = float(cost.mean())
+    plan = _sinkhorn(cost, 0.2)
+    theirs = ot.unbalanced.sinkhorn_unbalanced(
+        np.full(20, 1 / 20), np.full(30, 1 / 30), cost.numpy(), reg=0.05 * scale,
+        reg_m=(float("inf"), 0.2 * scale), reg_type="entropy", numItermax=5000, stopThr=1e-12,
+    )  # fmt: skip
+    assert np.abs(plan.numpy() - theirs).max() < 1e-4 * theirs.max()

@@ -158,8 +158,8 @@ def test_config():
     assert config.method in SAMPLERS
     assert config.n_evaluations == 20
     assert config.guidance_scale == 1
-    with pytest.raises(ValueError, match=r"method='euler'.*'ddim', 'dpm\+\+2m'"):
-        SamplerConfig(method="euler")
+    with pytest.raises(ValueError, match=r"method='ode'.*'ddim', 'dpm\+\+2m'"):
+        SamplerConfig(method="ode")
     with pytest.raises(ValueError, match="n_evaluations=0"):
         SamplerConfig(n_evaluations=0)
     with pytest.raises(ValueError, match="guidance_scale=-1"):

@@ -133,7 +133,11 @@ class Search:
         options = {"least": 5, "every": 5, "patience": 2, "seed": 0, **options}
         self.callback = HeldOutError(held, self.latent, source, **options)
         self.module = SimpleNamespace(
-            table=None, latent_scale=torch.ones(2), sample_latent=self.sample, training=True
+            table=None,
+            latent_scale=torch.ones(2),
+            sample_latent=self.sample,
+            training=True,
+            from_cell=True,
         )
         self.modes = []
 

@@ -16,7 +16,7 @@ from scvi_perturb.model._draw import Drawn, expected_proportions
 from scvi_perturb.model._fit import Parts
 from scvi_perturb.model._generator_member import GeneratorMember
 from scvi_perturb.model._groups import Groups
-from scvi_perturb.model._recentred import N_PILOT, RecentredDiffusion
+from scvi_perturb.model._recentred import N_PILOT, RecentredModel
 from scvi_perturb.model._result import Plan
 from scvi_perturb.predictors import StackedMean
 from scvi_perturb.predictors._questions import Fold
@@ -93,9 +93,7 @@ def test_sampled_cells_have_the_mean_that_is_predicted(model, monkeypatch):
     found = np.stack([scores(cells, effects, row) for row in range(len(MIXED))])
     assert found.max() < 4.5, "120 genes: 4.5 is passed once in a thousand times"
     # The generator alone has other means: it was hardly trained.
-    monkeypatch.setattr(
-        RecentredDiffusion, "_factors", lambda *args, **_: np.ones((len(args[3]), 30))
-    )
+    monkeypatch.setattr(RecentredModel, "_factors", lambda *args, **_: np.ones((len(args[3]), 30)))
     alone = model.sample(MIXED, n_samples=2000)
     assert min(scores(alone, effects, row).max() for row in range(len(MIXED))) > 6
 
@@ -103,13 +101,13 @@ def test_sampled_cells_have_the_mean_that_is_predicted(model, monkeypatch):
 @pytest.mark.parametrize("library_size", ["reference", 5000.0])
 def test_few_cells_are_moved_as_many_are(model, monkeypatch, library_size):
     # Not each onto the mean, which would leave no difference between cells.
-    own, found = RecentredDiffusion._factors, []
+    own, found = RecentredModel._factors, []
 
     def recorded(*args, **options):
         found.append(own(*args, **options))
         return found[-1]
 
-    monkeypatch.setattr(RecentredDiffusion, "_factors", recorded)
+    monkeypatch.setattr(RecentredModel, "_factors", recorded)
     request = asked(SINGLE, NEW_PAIR, cell_type=TYPES)
     for n_samples in (1, 200, None):
         model.sample(request, n_samples=n_samples, library_size=library_size)

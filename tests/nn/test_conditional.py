@@ -74,3 +74,24 @@ def test_one_modulation_serves_all_cells_of_a_condition(network, inputs):
         condition=condition.expand(N_CELLS, -1),
     )
     torch.testing.assert_close(once, many, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_the_divergence_is_the_trace_of_the_jacobian(n_blocks):
+    torch.manual_seed(0)
+    network = ConditionalNetwork(4, 3, width=16, n_blocks=n_blocks).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.5)
+    x, reference = torch.randn(2, 6, 4, dtype=torch.float64)
+    for n_rows in (6, 1):
+        modulation = torch.randn(n_rows, 48, dtype=torch.float64)
+        output, trace = network.with_divergence(x, reference, modulation)
+        torch.testing.assert_close(output, network(x, reference, modulation))
+        for i in range(6):
+            rows = modulation[i % n_rows][None]
+            jacobian = torch.autograd.functional.jacobian(
+                lambda point, i=i, rows=rows: network(point[None], reference[i][None], rows)[0],
+                x[i],
+            )
+            torch.testing.assert_close(trace[i], jacobian.trace())

@@ -243,3 +243,18 @@ def test_genes_that_never_vary_do_not_spoil_the_others():
     for ends, own in zip(found, expected, strict=True):
         np.testing.assert_allclose(ends[:, :30], own, rtol=1e-3)
         np.testing.assert_array_equal(ends[:, 30:], 0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_ranks_of_measured_errors_are_even(noise):
+    """Whatever the noise: it is taken out of the law, and put back where it is compared."""
+    random = np.random.default_rng(3)
+    clues = Clues(np.zeros((200, 50)), np.zeros((200, 50)), np.ones((200, 50)))
+    error = random.standard_t(4, (200, 50)) / np.sqrt(2)
+    error = error + np.sqrt(noise) * random.standard_normal((200, 50))
+    extra = np.full((200, 50), noise)
+    fold = np.repeat(np.arange(4), 50)
+    spread = Spread.fit(error, extra, clues, fold=fold, unit=np.arange(200))
+    ranks = spread.rank(clues, error, extra)
+    for level in (0.1, 0.5, 0.9):
+        assert np.mean(ranks <= level) == pytest.approx(level, abs=0.02)

@@ -130,6 +130,8 @@ class ModelPredictor:
         `(n_cells,)`, nats, the library size of each cell given; NaN if the model has none.
         """
         bound = getattr(self.model, "log_likelihood_bound", None)
-        if bound is None:
+        if bound is None or not getattr(self.model, "has_likelihood", True):
             return np.full(cells.n_obs, np.nan)
-        return -np.asarray(bound(cells.copy(), n_samples=_N_DRAWS, seed=self._seed), np.float64)
+        # Draws from the model are many and cheap, those of an exact density few and dear.
+        n_draws = None if getattr(self.model, "has_density", False) else _N_DRAWS
+        return -np.asarray(bound(cells.copy(), n_samples=n_draws, seed=self._seed), np.float64)

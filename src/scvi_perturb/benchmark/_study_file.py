@@ -15,7 +15,7 @@ from scvi_perturb.benchmark._study import Study
 from scvi_perturb.benchmark._study_fields import Fields, refuse_unknown
 from scvi_perturb.benchmark._study_tasks import read_task
 from scvi_perturb.benchmark._trivial import TRIVIAL
-from scvi_perturb.module import DiffusionConfig
+from scvi_perturb.module import DiffusionConfig, FlowConfig
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ __all__ = ["StudyFile", "read_study"]
 _KEYS: Final = ("out", "seeds", "workers", "methods", "max_folds", "task", "model")
 _MODEL_KEYS: Final = ("name", "title", "class", "options", "train")
 #: Options that are configurations: their tables hold the configuration's fields.
-_CONFIGURATIONS: Final = {"diffusion": DiffusionConfig, "config": TrainConfig}
+_CONFIGURATIONS: Final[dict[str, Any]] = {
+    "diffusion": DiffusionConfig,
+    "flow": FlowConfig,
+    "generator": DiffusionConfig,
+    "config": TrainConfig,
+}
 #: What the study itself gives to models and to their training.
 _GIVEN: Final = ("self", "adata", "registry", "features", "seed", "split", "checkpoint_dir")
 _ALL_TRIVIAL: Final = "trivial"
@@ -162,6 +167,8 @@ def _configured(options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     made = dict(options)
     for key, cls in _CONFIGURATIONS.items():
         if isinstance(made.get(key), dict):
+            if key == "generator" and "source" in made[key]:
+                cls = FlowConfig  # noqa: PLW2901 - a flow is told by its source
             names = [field.name for field in fields_of(cls)]
             refuse_unknown(made[key], names, where=f"{where}, {key}", what="field")
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LEVELS", "ControlGroups", "group_controls", "match_controls"]
 
+#: Maps latents of targets and of sources, and a generator, to the source of each target.
+Coupling = Callable[
+    ["NDArray[np.floating]", "NDArray[np.floating]", np.random.Generator], "NDArray[np.int64]"
+]
+
 #: Small groups are replicated up to this many rows, to use more of their controls.
 _ENOUGH_ROWS = 256
 
@@ -27,7 +33,7 @@ def match_controls(
     groups: ControlGroups,
     *,
     cells: ArrayLike | None = None,
-    method: Literal["random", "ot"] = "random",
+    method: Literal["random", "ot"] | Coupling = "random",
     latent: NDArray[np.floating] | None = None,
     condition: ArrayLike | None = None,
     max_size: int = 1024,
@@ -45,12 +51,14 @@ def match_controls(
     method
         "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
         equal weights) from the cells of each condition of a group to a random sample of its
-        controls; both sides are used evenly, so that the controls' distribution is kept.
+        controls; both sides are used evenly, so that the controls' distribution is kept. Or a
+        function `(targets, sources, rng) -> sources of the targets` of latents, asked group by
+        group as "ot".
     latent
-        `(n_cells, n_dimensions)`, needed for "ot".
+        `(n_cells, n_dimensions)`, needed for all but "random".
     condition
-        `(n_cells,)` codes. For "ot", cells of different conditions are transported apart; None
-        takes all cells of a group together.
+        `(n_cells,)` codes. Unless drawn at "random", cells of different conditions are transported
+        apart; None takes all cells of a group together.
     max_size
         Largest transport problem: larger groups are cut at random into chunks of this size.
     seed
@@ -66,7 +74,8 @@ def match_controls(
     ValueError
         If the method is not known, or `latent` is missing or does not fit.
     """
-    check_choice("method", method, ("random", "ot"))
+    if not callable(method):
+        check_choice("method", method, ("random", "ot"))
     rng = np.random.default_rng(seed)
     n_cells = len(groups.group)
     chosen = np.arange(n_cells) if cells is None else np.asarray(cells, dtype=np.int64)
@@ -74,11 +83,18 @@ def match_controls(
         return _match_random(groups, chosen, rng)
     if latent is None or len(latent) != n_cells:
         found = "None" if latent is None else f"{len(latent)} rows"
-        msg = f"method='ot' needs a latent array of {n_cells} rows, one a cell; found {found}."
+        msg = (
+            f"method={method!r} needs a latent array of {n_cells} rows, one a cell; found {found}."
+        )
         raise ValueError(msg)
     matched = np.empty(len(chosen), np.int64)
     for group, members in _chunks(groups, chosen, condition, max_size, rng):
-        matched[members] = _transport(latent, chosen[members], groups.pool(group), rng)
+        own, pool = chosen[members], groups.pool(group)
+        if callable(method):
+            sources = _even_sample(pool, min(len(pool), max_size), rng)
+            matched[members] = sources[method(latent[own], latent[sources], rng)]
+        else:
+            matched[members] = _transport(latent, own, pool, rng)
     return matched
 
 

@@ -13,11 +13,13 @@ from scvi_perturb._errors import check_choice
 
 __all__ = ["CouplingMethod", "couple"]
 
-CouplingMethod = Literal["exact", "random", "sinkhorn"]
+CouplingMethod = Literal["exact", "random", "sinkhorn", "unbalanced"]
 
 #: Entropic regularisation, as a share of the mean cost.
 _REGULARISATION: Final = 0.05
-#: Most sweeps of the Sinkhorn iteration, and the relative error of the weights at which it stops.
+#: Price of using sources unevenly, as a share of the mean cost.
+_RELAXATION: Final = 0.2
+#: Most sweeps of the Sinkhorn iteration, and the relative change of a sweep at which it stops.
 _SWEEPS: Final = 500
 _TOLERANCE: Final = 1e-3
 
@@ -40,10 +42,13 @@ def couple(
     method
         "exact": the assignment of least total cost; where `n_1 > n_0`, sources are used
         `n_1 / n_0` times each, rounded up or down. "sinkhorn": a source drawn for each target from
-        the entropic transport plan. "random": an assignment without regard to cost.
+        the entropic transport plan. "unbalanced": the same, where sources need not be used evenly:
+        a departure of their use from even costs its Kullback-Leibler divergence, so that a
+        subpopulation that grew or shrank is not carried into another. "random": an assignment
+        without regard to cost.
     generator
-        Source of randomness, on the device of the points. Without one, "random" and "sinkhorn"
-        differ from call to call.
+        Source of randomness, on the device of the points. Without one, all but "exact" differ
+        from call to call.
 
     Returns
     -------
@@ -57,7 +62,8 @@ def couple(
     References
     ----------
     Tong et al., Improving and generalizing flow-based generative models with minibatch optimal
-    transport, 2024; Cuturi, Sinkhorn distances, 2013.
+    transport, 2024; Cuturi, Sinkhorn distances, 2013; Chizat et al., Scaling algorithms for
+    unbalanced optimal transport problems, 2018.
     """
     check_choice("method", method, get_args(CouplingMethod))
     if not len(x0) or not len(x1) or x0.shape[1:] != x1.shape[1:]:
@@ -76,7 +82,7 @@ def couple(
     cost = torch.cdist(x1.float(), x0.float()).square_()
     if method == "exact":
         return _assign(cost, generator), targets
-    plan = _sinkhorn(cost)
+    plan = _sinkhorn(cost, _RELAXATION if method == "unbalanced" else None)
     return torch.multinomial(plan, 1, generator=generator).squeeze(1), targets
 
 
@@ -107,20 +113,25 @@ def _assign(cost: Tensor, generator: torch.Generator) -> Tensor:
     return offered[torch.from_numpy(np.asarray(columns)).to(cost.device)]
 
 
-def _sinkhorn(cost: Tensor) -> Tensor:
-    """Return the entropic transport plan between uniform weights `(n_targets, n_sources)`."""
+def _sinkhorn(cost: Tensor, relaxation: float | None = None) -> Tensor:
+    """Return the entropic transport plan between uniform weights `(n_targets, n_sources)`.
+
+    Every target gets its weight. With a relaxation, a share of the mean cost, sources may be used
+    unevenly at that price.
+    """
     n_targets, n_sources = cost.shape
     cost = cost.double()
     scale = (_REGULARISATION * cost.mean()).clamp_min(1e-12)
+    power = 1.0 if relaxation is None else relaxation / (relaxation + _REGULARISATION)
     # With the least cost of each row taken off, no row of the kernel vanishes.
     kernel = torch.exp((cost.amin(1, keepdim=True) - cost) / scale)
     rows = torch.full((n_targets,), 1 / n_targets, dtype=torch.float64, device=cost.device)
+    columns = torch.ones(n_sources, dtype=torch.float64, device=cost.device)
     for sweep in range(_SWEEPS):
         reached = rows @ kernel
-        columns = 1 / (n_sources * reached.clamp_min(1e-300))
+        before = columns
+        columns = (1 / (n_sources * reached.clamp_min(1e-300))) ** power
         rows = 1 / (n_targets * (kernel @ columns))
-        if sweep % 10 == 9:
-            received = columns * (rows @ kernel) * n_sources
-            if float((received - 1).abs().max()) < _TOLERANCE:
-                break
+        if sweep % 10 == 9 and float((columns / before - 1).abs().max()) < _TOLERANCE:
+            break
     return rows[:, None] * kernel * columns

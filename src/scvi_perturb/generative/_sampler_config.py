@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from scvi_perturb._errors import check_choice
+from scvi_perturb.generative._ode import Solver
 from scvi_perturb.generative._samplers import (
     check_evaluations,
     ddim,
@@ -16,13 +17,18 @@ from scvi_perturb.generative._samplers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scvi_perturb.generative._samplers import Sampler
 
-__all__ = ["SAMPLERS", "SamplerConfig", "SamplerName"]
+__all__ = ["SAMPLERS", "SOLVERS", "SamplerConfig", "SamplerName", "solver_of"]
 
-SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama"]
+SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama", "euler", "rk4"]
 
-#: Samplers by name.
+#: Solvers of flows, by name.
+SOLVERS: Final[tuple[Solver, ...]] = get_args(Solver)
+
+#: Samplers of diffusions, by name.
 SAMPLERS: Final[dict[str, Sampler]] = {
     "heun": heun,
     "dpm++2m": dpm_solver_2m,
@@ -38,9 +44,9 @@ class SamplerConfig:
     Parameters
     ----------
     method
-        Name of the sampler.
+        Name of the sampler: of a diffusion one of `SAMPLERS`, of a flow one of `SOLVERS`.
     n_evaluations
-        Number of evaluations of the denoiser; with guidance each costs two network calls.
+        Number of evaluations of the network; with guidance each costs two network calls.
     guidance_scale
         1 is no guidance; above 1 the condition is overstated and spread shrinks.
 
@@ -56,7 +62,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choice("method", self.method, SAMPLERS)
+        check_choice("method", self.method, tuple(dict.fromkeys((*SAMPLERS, *SOLVERS))))
         check_evaluations(self.n_evaluations)
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             msg = (
@@ -66,6 +72,30 @@ class SamplerConfig:
             raise ValueError(msg)
 
     @classmethod
-    def of(cls, sampler: SamplerName | SamplerConfig) -> SamplerConfig:
-        """Return a configuration as it is, or the defaults of a method by its name."""
+    def of(
+        cls, sampler: SamplerName | SamplerConfig, methods: Iterable[str] = tuple(SAMPLERS)
+    ) -> SamplerConfig:
+        """Return a configuration as it is, or the defaults of a method by its name.
+
+        Raises
+        ------
+        ValueError
+            If the method is none of those that are to be had.
+        """
+        check_choice("sampler", getattr(sampler, "method", sampler), methods)
         return sampler if isinstance(sampler, SamplerConfig) else cls(method=sampler)
+
+
+def solver_of(sampler: SamplerConfig) -> Solver:
+    """Return the method of a flow.
+
+    Raises
+    ------
+    ValueError
+        If it is a method of diffusions.
+    """
+    for solver in SOLVERS:
+        if solver == sampler.method:
+            return solver
+    msg = f"sampler={sampler.method!r} is not of flows; choose one of {SOLVERS}."
+    raise ValueError(msg)

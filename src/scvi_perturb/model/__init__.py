@@ -1,6 +1,7 @@
 """Models: AnnData in, AnnData out."""
 
 from scvi_perturb.model._diffusion import PerturbDiffusion
+from scvi_perturb.model._flow import PerturbFlow
 from scvi_perturb.model._hybrid import HybridResidualModel
 
-__all__ = ["HybridResidualModel", "PerturbDiffusion"]
+__all__ = ["HybridResidualModel", "PerturbDiffusion", "PerturbFlow"]

@@ -12,7 +12,7 @@ from scvi_perturb._constants import CONDITION_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.data import ScreenReader, align_genes
-from scvi_perturb.generative import SamplerConfig
+from scvi_perturb.generative import SAMPLERS, SamplerConfig
 from scvi_perturb.model._checks import digest
 from scvi_perturb.model._draw import Drawn, DrawOptions, draw_cells, write_cells
 from scvi_perturb.model._effects import effects_adata
@@ -58,7 +58,9 @@ class PerturbationModel(SetupMixin):
     module: BaseModuleClass
     #: Units of what `sample` returns.
     _units = "counts"
-    #: Whether the mean of a row's reference cells is the reference, and not each cell.
+    #: Methods of drawing.
+    _samplers: tuple[str, ...] = tuple(SAMPLERS)
+    #: Whether the mean of the reference cells of a context and batch is the reference of each.
     _population_reference = False
 
     def __init__(
@@ -94,7 +96,7 @@ class PerturbationModel(SetupMixin):
         sampler: SamplerConfig,
         random: torch.Generator,
     ) -> torch.Tensor:
-        """Draw a latent for each cell, see `LatentDiffusion.sample_latent`."""
+        """Draw a latent for each cell, see `LatentGenerator.sample_latent`."""
 
     # Verbs --------------------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class PerturbationModel(SetupMixin):
             For a request or a reference that does not fit.
         """
         request, cells = self._ask(conditions, reference)
-        config = SamplerConfig.of(sampler)
+        config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(
             request, cells, plan, sampler=config, seed=seed, library_size=library_size
@@ -205,7 +207,7 @@ class PerturbationModel(SetupMixin):
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
         request, cells = self._ask(conditions, reference)
-        config = SamplerConfig.of(sampler)
+        config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(request, cells, plan, sampler=config, seed=seed)
         result = effects_adata(

@@ -17,6 +17,7 @@ from scvi_perturb.data import CsrFileWriter
 from scvi_perturb.generative import sample_counts
 from scvi_perturb.model._latents import chunks, encode_cells
 from scvi_perturb.model._library import library_shift
+from scvi_perturb.model._populations import means_of_own
 from scvi_perturb.model._result import cells_adata
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DrawOptions",
     "Drawn",
+    "batch_codes",
     "draw_cells",
     "draw_matrix",
     "expected_proportions",
@@ -66,7 +68,7 @@ class DrawOptions:
     library_factor
         Factor of each row of the request on the reference cell's library size, or None.
     population
-        Whether the mean of a row's reference cells is the reference, and not each cell.
+        Whether the mean of the reference cells of a context and batch is the reference of each.
     """
 
     batch: np.ndarray | None = None
@@ -106,10 +108,10 @@ class DrawOptions:
                 )
                 raise ValueError(msg)
             number = float(library_size)
-        return cls(_batch_codes(request, screen, seen_batch), number, factor, population)
+        return cls(batch_codes(request, screen, seen_batch), number, factor, population)
 
 
-def _batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarray | None:
+def batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarray | None:
     """Return the code of the batch that each row asks for."""
     if request.batch is None:
         return None
@@ -151,11 +153,13 @@ def draw_cells(
         Source of all draws, on the module's device.
     """
     device = conditions.component.device
-    used, place = np.unique(plan.reference, return_inverse=True)
+    # The mean of a population is that of all its cells, however few are drawn from it.
+    wanted = np.arange(len(cells)) if options.population else plan.reference
+    used, place = np.unique(wanted, return_inverse=True)
     mean, log_variance = encode_cells(
         representation, lambda rows: cells.read(used[rows]), len(used), device
     )
-    centre = _row_means(mean, plan, place) if options.population else None
+    centre = means_of_own(cells, mean)[plan.reference] if options.population else None
     for chunk in chunks(len(plan)):
         row, which = plan.row[chunk], torch.from_numpy(plan.row[chunk]).to(device)
         if centre is None:
@@ -163,7 +167,7 @@ def draw_cells(
             noise = torch.randn(spread.shape, generator=random, device=device)
             reference = mean[place[chunk]].to(device) + spread * noise
         else:
-            reference = centre[row].to(device)
+            reference = centre[chunk].to(device)
         context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
         latent = draw_latents(conditions, which, reference, context)
         library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
@@ -188,6 +192,8 @@ def draw_matrix(
     if likelihood == "normal":
         noise = torch.randn(mean.shape, generator=random, device=mean.device)
         return (mean + dispersion * noise).float().cpu().numpy()
+    if likelihood == "exact":
+        return sparse.csr_matrix(mean.float().cpu().numpy())
     theta = None if likelihood == "poisson" else dispersion
     return sample_counts(mean, theta, zero_logits, generator=random)
 
@@ -197,6 +203,8 @@ def expected_proportions(drawn: Drawn, likelihood: str) -> np.ndarray:
     mean, _, zero_logits = drawn.parameters
     if likelihood == "normal":
         return (torch.expm1(mean).clamp_min(0) / TARGET_SUM).cpu().numpy()
+    if likelihood == "exact":  # of a library of its own
+        return (mean / mean.sum(dim=1, keepdim=True).clamp_min(1)).cpu().numpy()
     if zero_logits is not None:
         mean = mean * torch.sigmoid(-zero_logits)
     return (mean / drawn.library[:, None]).cpu().numpy()
@@ -240,11 +248,3 @@ def _draw_blocks(
         if random is None:
             random = generator(None if seed is None else seed + 1, chunk.library.device)
         yield draw_matrix(chunk, likelihood, random)
-
-
-def _row_means(mean: torch.Tensor, plan: Plan, place: np.ndarray) -> torch.Tensor:
-    """Return the mean latent of each row's reference cells, `(n_rows, n_latent)`."""
-    sums = torch.zeros(int(plan.row.max()) + 1, mean.shape[1])
-    row = torch.from_numpy(plan.row)
-    sums.index_add_(0, row, mean[torch.from_numpy(place)])
-    return sums / torch.bincount(row, minlength=len(sums))[:, None].clamp_min(1)

@@ -104,7 +104,7 @@ class Fit:
             codes,
             train=self.parts.train,
             validation=self.parts.validation,
-            config=model.diffusion,
+            config=model.module.generator.config,
             seed=seed,
         )
         n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
@@ -198,10 +198,11 @@ class Fit:
         module, learn = model.module.generator, self._learnt(train)
         doses = reference_doses(table, present, len(seen))
         target = pairs.target[learn]
-        if module.from_cell:
+        if module.config.displaced:
             conditions = to_tensors(table.arrays())
             features = model._vocabulary.feature_tensors()
-            fit = fit_additive(target, codes[learn], conditions, doses, features)
+            treated = learn[codes[learn] != 0]
+            fit = fit_additive(pairs.target[treated], codes[treated], conditions, doses, features)
             module.prepare_additive(
                 fit.vectors, doses, log_ec50=fit.log_ec50, log_slope=fit.log_slope
             )
@@ -209,7 +210,13 @@ class Fit:
             target = target - module.additive(rows.component, rows.dose, rows.mask).cpu()
         contexts = torch.from_numpy(np.unique(self.reader.codes[CONTEXT_KEY][learn])).to(device)
         module.seen_context.zero_().index_fill_(0, contexts, value=True)
-        module.prepare(latent[train].to(device), target.to(device), seen=seen, reference_dose=doses)
+        module.prepare(
+            latent[train].to(device),
+            target.to(device),
+            seen=seen,
+            reference_dose=doses,
+            target_variance=pairs.target_log_variance[learn].exp().mean(0).to(device),
+        )
 
     def _n_batches(self, n_cells: int, batch_size: int) -> int:
         """Return the number of batches of an epoch in each process."""

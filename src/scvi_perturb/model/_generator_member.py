@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.model._diffusion import PerturbDiffusion
     from scvi_perturb.model._fit import Parts
+    from scvi_perturb.model._two_stage import LatentModel
     from scvi_perturb.predictors._questions import Fold, Question
     from scvi_perturb.predictors._requests import Request
 
@@ -44,10 +44,10 @@ class GeneratorMember:
         For `train` of each refit.
     """
 
-    make: Callable[[AnnData], PerturbDiffusion]
+    make: Callable[[AnnData], LatentModel]
     adata: AnnData
     parts: Parts
-    model: PerturbDiffusion
+    model: LatentModel
     n_refits: int
     train_options: dict[str, Any] = field(default_factory=dict)
 

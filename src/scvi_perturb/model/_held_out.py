@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data import ConditionTable
     from scvi_perturb.model._latents import LatentPairs
-    from scvi_perturb.module import LatentDiffusion
+    from scvi_perturb.module import LatentGenerator
 
 __all__ = [
     "HeldOut",
@@ -164,7 +164,7 @@ class HeldOutError(Callback):
             trainer.should_stop = True
 
     def _error(self, pl_module: pl.LightningModule, cells: np.ndarray) -> float:
-        module, device = cast("LatentDiffusion", pl_module.module), pl_module.device
+        module, device = cast("LatentGenerator", pl_module.module), pl_module.device
         batch = {k: v.to(device) for k, v in self.pairs[cells].items()}
         drawn = module.sample_latent(
             module.table,
@@ -176,6 +176,11 @@ class HeldOutError(Callback):
         )
         scale = module.latent_scale
         real = self.latent[torch.from_numpy(cells)].to(device)
+        if not module.from_cell:  # what is drawn has the noise of the posterior
+            noise = torch.randn(
+                real.shape, generator=generator(self.seed + 1, device), device=device
+            )
+            real = real + (0.5 * batch["target_log_variance"]).exp() * noise
         return latent_energy(drawn / scale, real / scale)
 
 

@@ -13,8 +13,9 @@ from scvi_perturb.model._confidence import with_confidence
 from scvi_perturb.model._effects import effects_table
 from scvi_perturb.model._groups import Groups
 from scvi_perturb.model._hybrid_mean import fit_own_mean, fit_stack
-from scvi_perturb.model._recentred import RecentredDiffusion
+from scvi_perturb.model._recentred import RecentredModel
 from scvi_perturb.model._result import Plan
+from scvi_perturb.module import AutoencoderConfig, DiffusionConfig
 from scvi_perturb.predictors import GivenMeans
 
 if TYPE_CHECKING:
@@ -23,27 +24,29 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from mudata import MuData
+    from scvi.model import SCVI
 
     from scvi_perturb.data import Split
     from scvi_perturb.features import PerturbationFeatures
     from scvi_perturb.generative import SamplerName
     from scvi_perturb.model._confidence import Confidence
-    from scvi_perturb.module import DiffusionConfig
+    from scvi_perturb.module import FlowConfig
     from scvi_perturb.predictors import Predictor, StackedMean
     from scvi_perturb.train import TrainConfig
 
 __all__ = ["HybridResidualModel"]
 
 
-class HybridResidualModel(RecentredDiffusion):
+class HybridResidualModel(RecentredModel):
     """Predict the mean by what predicts means best, and draw the distribution around it.
 
     * Stage one, a stack of a Gaussian process over conditions, trivial predictors and the
       generator's own mean, weighed by how well each answered the same question asked of training
       (`mean_weights_`), predicts the change of the mean profile, with conformal intervals
       (`calibration_`). Or your own: any predictor, or a table of somebody's predictions.
-    * Stage two, the generator of :class:`PerturbDiffusion`, draws cells; each gene of a population
-      gets one factor, so that its mean is that of stage one and its shape is the generator's.
+    * Stage two, the generator of :class:`PerturbDiffusion` or :class:`PerturbFlow`, draws cells;
+      each gene of a population gets one factor, so that its mean is that of stage one and its
+      shape is the generator's.
     * Counts out. The requests are those of :class:`PerturbDiffusion`.
 
     Parameters
@@ -63,8 +66,9 @@ class HybridResidualModel(RecentredDiffusion):
     likelihood
         `"nb"`, `"zinb"`, `"poisson"`; `"normal"` for `log1p` counts per ten thousand, which suits
         bulk samples of deep sequencing: samples are then such values and not counts.
-    diffusion
-        Denoiser and conditioning; None for the defaults that measured best.
+    generator
+        Of stage two: a :class:`~scvi_perturb.module.DiffusionConfig` or a
+        :class:`~scvi_perturb.module.FlowConfig`; None for the diffusion's defaults.
     features
         What is known of perturbations, for those that the screen does not hold.
     seed
@@ -108,25 +112,21 @@ class HybridResidualModel(RecentredDiffusion):
         n_layers: int = 2,
         likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
-        diffusion: DiffusionConfig | None = None,
+        generator: DiffusionConfig | FlowConfig | None = None,
         features: PerturbationFeatures | None = None,
         seed: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson", "normal"))
-        super().__init__(
-            adata,
+        super().__init__(adata, registry, features)
+        stage_one = AutoencoderConfig(
             n_latent=n_latent,
             n_hidden=n_hidden,
             n_layers=n_layers,
-            likelihood="nb" if likelihood == "normal" else likelihood,
+            likelihood=likelihood,
             dispersion=dispersion,
-            space="log1p" if likelihood == "normal" else "latent",
-            diffusion=diffusion,
-            features=features,
-            seed=seed,
-            registry=registry,
         )
+        self._build(stage_one, generator or DiffusionConfig(), seed=seed)
         if n_refits < 0:
             msg = f"n_refits={n_refits}; expected 0 or more."
             raise ValueError(msg)
@@ -138,6 +138,29 @@ class HybridResidualModel(RecentredDiffusion):
         self.mean_weights_: pd.DataFrame | None = None
         self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        *,
+        adata: AnnData | None = None,
+        mean: Predictor | AnnData | None = None,
+        generator: DiffusionConfig | FlowConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+    ) -> HybridResidualModel:
+        """Take a trained scVI as the representation: its encoder and decoder are kept as they are.
+
+        Parameters
+        ----------
+        scvi_model, adata
+            See :meth:`PerturbDiffusion.from_scvi_model`, as for what is raised.
+        mean, generator, features, seed
+            As for the class.
+        """
+        given = {"mean": mean, "generator": generator, "features": features, "seed": seed}
+        return cls._from_scvi(scvi_model, adata, given)
 
     def train(
         self,
@@ -226,7 +249,7 @@ class HybridResidualModel(RecentredDiffusion):
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
         request, cells = self._ask(conditions, reference)
-        config = SamplerConfig.of(sampler)
+        config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
         groups = Groups.make(plan, request, cells, self._screen)
         shares = None

@@ -9,8 +9,10 @@ import numpy as np
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.model._diffusion import PerturbDiffusion
+from scvi_perturb.model._flow import PerturbFlow
 from scvi_perturb.model._generator_member import GeneratorMember
 from scvi_perturb.model._stage_one import GENERATOR
+from scvi_perturb.module import FlowConfig
 from scvi_perturb.predictors import MeanPredictor, StackedMean
 from scvi_perturb.predictors._outside import OutsidePredictor
 from scvi_perturb.predictors._profiles import TrainingProfiles
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data import Split
     from scvi_perturb.model._fit import Parts
+    from scvi_perturb.model._two_stage import LatentModel
     from scvi_perturb.predictors import Predictor
     from scvi_perturb.predictors._questions import Question
 
@@ -37,7 +40,7 @@ _OF_SPLIT: dict[str, tuple[Question, ...]] = {
 
 
 def fit_stack(
-    model: PerturbDiffusion,
+    model: LatentModel,
     adata: AnnData,
     parts: Parts,
     *,
@@ -72,7 +75,7 @@ def fit_stack(
 
 
 def fit_own_mean(
-    model: PerturbDiffusion,
+    model: LatentModel,
     mean: Predictor,
     adata: AnnData,
     split: Split | None,
@@ -99,7 +102,7 @@ def fit_own_mean(
 
 
 def _outside(
-    mean: Predictor, model: PerturbDiffusion, adata: AnnData, split: Split | None
+    mean: Predictor, model: LatentModel, adata: AnnData, split: Split | None
 ) -> OutsidePredictor:
     screen = model._screen
     fitted = mean.fit(
@@ -114,7 +117,7 @@ def _weigh(stack: StackedMean, split: Split | None) -> None:
         stack.weigh(question)
 
 
-def _profiles(model: PerturbDiffusion, adata: AnnData, split: Split | None) -> TrainingProfiles:
+def _profiles(model: LatentModel, adata: AnnData, split: Split | None) -> TrainingProfiles:
     screen = model._screen
     library = None
     if screen.library_key is not None:
@@ -139,17 +142,23 @@ def likely_questions(stack: StackedMean, split: Split | None) -> tuple[Question,
     return () if question is None else (question,)
 
 
-def _like(model: PerturbDiffusion, cells: AnnData) -> PerturbDiffusion:
+def _like(model: LatentModel, cells: AnnData) -> LatentModel:
     """Return a generator with the arguments of a model, for other cells."""
     arguments = model.init_params_["non_kwargs"]
     own = {
         name: arguments[name]
         for name in ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "seed")
     }
-    if own["likelihood"] == "normal":
-        own["likelihood"], own["space"] = "nb", "log1p"
-    screen = model._screen
-    PerturbDiffusion.setup_anndata(
+    own["features"] = model._vocabulary.features
+    screen, config = model._screen, model.module.generator.config
+    made: type[PerturbDiffusion | PerturbFlow] = PerturbDiffusion
+    if isinstance(config, FlowConfig):
+        made, own["flow"] = PerturbFlow, config
+    else:
+        own["diffusion"] = config
+        if own["likelihood"] == "normal":
+            own["likelihood"], own["space"] = "nb", "log1p"
+    made.setup_anndata(
         cells,
         layer=screen.layer,
         perturbation_key=screen.keys.perturbation,
@@ -162,6 +171,4 @@ def _like(model: PerturbDiffusion, cells: AnnData) -> PerturbDiffusion:
         library_key=screen.library_key,
         separator=screen.keys.separator,
     )
-    return PerturbDiffusion(
-        cells, diffusion=model.diffusion, features=model._vocabulary.features, **own
-    )
+    return made(cells, **own)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._random import generator
 from scvi_perturb.data import group_controls, match_controls
+from scvi_perturb.generative import couple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scvi_perturb._typing import Batch
-    from scvi_perturb.module import DiffusionConfig, Representation
+    from scvi_perturb.generative import CouplingMethod
+    from scvi_perturb.module import GeneratorConfig, Representation
 
 __all__ = ["LatentPairs", "chosen_rows", "chunks", "encode_cells", "make_pairs"]
 
 CHUNK = 2048
+#: Couplings that `match_controls` knows by name.
+_METHODS: Final = {"exact": "ot", "random": "random"}
 #: Log variance of what is known exactly.
 SURE = -30.0
 
@@ -103,7 +109,7 @@ def make_pairs(
     *,
     train: np.ndarray,
     validation: np.ndarray,
-    config: DiffusionConfig,
+    config: GeneratorConfig,
     seed: int | None,
 ) -> LatentPairs:
     """Match every cell to training controls of its context and batch.
@@ -138,9 +144,11 @@ def make_pairs(
     if config.reference != "cell":
         pools = [mean[groups.pool(g)].mean(0) for g in range(len(groups.start))]
         centre = torch.stack(pools)[torch.from_numpy(groups.group)]
-        return LatentPairs(mean, log_variance, centre, sure, *given)
+        target = mean - centre if config.displaced else mean
+        return LatentPairs(target, log_variance, centre, sure, *given)
+    method: Any = _METHODS.get(config.matching) or partial(_sources, config.matching)
     matched = torch.from_numpy(
-        match_controls(groups, method="ot", latent=mean.numpy(), condition=apart, seed=seed)
+        match_controls(groups, method=method, latent=mean.numpy(), condition=apart, seed=seed)
     )
     start = mean[matched]
     move = mean - start
@@ -152,6 +160,15 @@ def make_pairs(
         move = torch.lerp(mean_move, move, config.residual)
         return LatentPairs(move, sure, start, log_variance[matched], *given)
     return LatentPairs(move, log_variance, start, log_variance[matched], *given)
+
+
+def _sources(
+    method: CouplingMethod, targets: np.ndarray, sources: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Return the source of each target by an entropic coupling."""
+    seeded = generator(int(random.integers(2**31)))
+    points = (torch.from_numpy(sources), torch.from_numpy(targets))
+    return couple(*points, method=method, generator=seeded)[0].numpy()
 
 
 def _smooth(

@@ -39,7 +39,7 @@ class LikelihoodMixin(PerturbationModel):
         adata: AnnData | MuData | None = None,
         *,
         indices: Sequence[int] | None = None,
-        n_samples: int = 256,
+        n_samples: int | None = None,
         seed: int | None = 0,
         key_added: str | None = None,
     ) -> np.ndarray:
@@ -59,7 +59,7 @@ class LikelihoodMixin(PerturbationModel):
         indices
             Cells, in the order wanted; None for all.
         n_samples
-            Latents per condition, K.
+            Latents per condition, K; None takes 256.
         seed
             Seed of the draws.
         key_added
@@ -76,8 +76,14 @@ class LikelihoodMixin(PerturbationModel):
             Before training.
         UnknownPerturbationError
             For cells with a perturbation neither trained on nor with features.
+        ValueError
+            When the model draws counts without a likelihood, or `n_samples` is below 1.
         """
-        self._check_trained()
+        self._check_likelihood()
+        n_samples = 256 if n_samples is None else n_samples
+        if n_samples < 1:
+            msg = f"n_samples={n_samples}; expected at least 1, or None."
+            raise ValueError(msg)
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), key_added)
@@ -128,7 +134,7 @@ class LikelihoodMixin(PerturbationModel):
         sparse.GCXS
             `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
         """
-        self._check_trained()
+        self._check_likelihood()
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), None)
@@ -151,6 +157,20 @@ class LikelihoodMixin(PerturbationModel):
                 blocks.append(coo_matrix(matrix))
             draws.append(vstack(blocks, format="coo"))
         return _stacked(draws)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether there is a likelihood: not where counts are drawn without one."""
+        return self._representation().likelihood != "exact"
+
+    def _check_likelihood(self) -> None:
+        self._check_trained()
+        if not self.has_likelihood:
+            msg = (
+                "A diffusion of counts (space='counts') draws them and has no likelihood to offer; "
+                "train with space='latent'."
+            )
+            raise ValueError(msg)
 
     def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
         """Return the training controls, and mean and log variance of their latents."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from scvi_perturb._errors import NotTrainedError
-from scvi_perturb.model._diffusion import PerturbDiffusion
 from scvi_perturb.model._draw import Drawn, expected_proportions
 from scvi_perturb.model._groups import Groups
 from scvi_perturb.model._hybrid_draw import group_populations, moved, moved_parameters
@@ -18,6 +17,7 @@ from scvi_perturb.model._recentre import gene_factors, population_shares
 from scvi_perturb.model._request import Request
 from scvi_perturb.model._result import Plan
 from scvi_perturb.model._stage_one import GroupMeans, ask_stack, control_profiles, logged
+from scvi_perturb.model._two_stage import LatentModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module import CountParameters
     from scvi_perturb.predictors import Predictor, StackedMean
 
-__all__ = ["RecentredDiffusion"]
+__all__ = ["RecentredModel"]
 
 #: Cells of each group by which its factors are found.
 N_PILOT = 1000
@@ -37,8 +37,8 @@ N_PILOT = 1000
 N_TOGETHER = 32
 
 
-class RecentredDiffusion(PerturbDiffusion):
-    """Draws of :class:`PerturbDiffusion`, group by group moved onto a mean."""
+class RecentredModel(LatentModel):
+    """Draws of a generator in the latent, group by group moved onto a mean."""
 
     #: Stage one of the user's, in which the generator has no part; None for the stack.
     mean: Predictor | None

@@ -14,8 +14,8 @@ from scvi_perturb.model._library import library_shifts
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
-    from scvi_perturb.data import Split
-    from scvi_perturb.module import DiffusionConfig, TwoStageModule
+    from scvi_perturb.data import ScreenReader, Split
+    from scvi_perturb.module import TwoStageModule
 
 __all__ = ["TwoStageTraining"]
 
@@ -24,7 +24,6 @@ class TwoStageTraining(PerturbationModel):
     """`train` of models with a representation and a generator."""
 
     module: TwoStageModule
-    diffusion: DiffusionConfig
     #: Arguments of scVI's module where stage one is a trained scVI.
     scvi_settings_: dict[str, Any] | None
     #: Codes of condition and context with training cells.
@@ -90,12 +89,13 @@ class TwoStageTraining(PerturbationModel):
                 folder, self._describe_run(parts, asked | {"seed": seed, "config": config})
             )
         fit = Fit(self, reader, parts, config, trainer_kwargs, folder)
-        if self.scvi_settings_ is None:
+        if self._trains_representation:
             fit.representation(max_epochs, batch_size=batch_size, seed=seed)
         fit.generator(n_steps, seed=seed)
         self.train_indices, self.validation_indices = parts.train, parts.validation
         self.test_indices = parts.test
         self.library_shifts_ = library_shifts(reader.codes, reader.library_sizes(), parts.train)
+        self._after_training(reader, parts.train)
         self.is_trained_ = True
         self.trained_on_ = {
             "n_cells": len(parts.train),
@@ -106,6 +106,9 @@ class TwoStageTraining(PerturbationModel):
             "data_hash": "" if split is None else split.data_hash,
             "cells_hash": self._cells_digest(),
         }
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Remember what a kind of model needs of the training cells."""
 
     def _parts(self, split: Split | None, n_cells: int, seed: int) -> Parts:
         if split is not None:

@@ -21,7 +21,7 @@ __all__ = [
     "counts_log_prob",
 ]
 
-Likelihood = Literal["nb", "zinb", "poisson", "normal"]
+Likelihood = Literal["nb", "zinb", "poisson", "normal", "exact"]
 
 
 class CountParameters(NamedTuple):
@@ -31,7 +31,8 @@ class CountParameters(NamedTuple):
     ----------
     mean
         Expected counts before zero inflation, `(n_cells, n_genes)`; with a Normal likelihood the
-        expected `log1p` counts per ten thousand.
+        expected `log1p` counts per ten thousand; the counts themselves where they are drawn
+        already (`"exact"`).
     dispersion
         Inverse dispersion, `(n_genes,)` or `(n_cells, n_genes)`; the standard deviation with a
         Normal likelihood; unused with Poisson.

@@ -10,7 +10,8 @@ from scvi_perturb.module._scvi import ScviRepresentation
 
 if TYPE_CHECKING:
     from scvi_perturb.module._autoencoder import CountAutoencoder
-    from scvi_perturb.module._diffusion import LatentDiffusion
+    from scvi_perturb.module._bins import RawCounts
+    from scvi_perturb.module._generator import LatentGenerator
 
 __all__ = ["TwoStageModule"]
 
@@ -26,10 +27,12 @@ class TwoStageModule(BaseModuleClass):
         Stage two, e.g. :class:`scvi_perturb.module.LatentDiffusion`.
     """
 
-    representation: CountAutoencoder | ScviRepresentation
-    generator: LatentDiffusion
+    representation: CountAutoencoder | ScviRepresentation | RawCounts
+    generator: LatentGenerator
 
-    def __init__(self, representation: CountAutoencoder, generator: LatentDiffusion) -> None:
+    def __init__(
+        self, representation: CountAutoencoder | RawCounts, generator: LatentGenerator
+    ) -> None:
         super().__init__()
         self.representation = representation
         self.generator = generator

@@ -74,3 +74,30 @@ class AdaptiveBlock(nn.Module):
         normed = functional.layer_norm(hidden, hidden.shape[-1:])
         inner = functional.silu(self.first(torch.addcmul(normed + shift, normed, scale)))
         return torch.addcmul(hidden, gate, self.second(self.dropout(inner)))
+
+    def push(self, hidden: Tensor, tangents: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the block's output and that of tangents `(n, k, width)`, without dropout.
+
+        By hand: generic forward derivatives take five times as long.
+        """
+        scale, shift, gate = (modulation + self.offset).chunk(3, dim=-1)
+        spread, mean = torch.var_mean(hidden, dim=-1, correction=0, keepdim=True)
+        inverse = (spread + 1e-5).rsqrt()
+        normed = (hidden - mean) * inverse
+        first = self.first(torch.addcmul(normed + shift, normed, scale))
+        inner, slope = silu_and_slope(first)
+        output = torch.addcmul(hidden, gate, self.second(inner))
+        # The derivative of the norm: centred, less what lies along the normed vector.
+        along = tangents @ (normed / normed.shape[-1])[..., None]
+        moved = tangents - tangents.mean(-1, keepdim=True) - along * normed[:, None]
+        moved = moved * (inverse * (1 + scale))[:, None]
+        moved = functional.linear(moved, self.first.weight) * slope[:, None]
+        moved = functional.linear(moved, self.second.weight)
+        return output, torch.addcmul(tangents, gate[:, None], moved)
+
+
+def silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return SiLU and its derivative."""
+    gate = torch.sigmoid(x)
+    value = x * gate
+    return value, gate + value * (1 - gate)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding
+from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, silu_and_slope
 
 __all__ = ["ConditionalNetwork"]
 
@@ -27,6 +29,8 @@ class ConditionalNetwork(nn.Module):
         Dimension of the embedded condition.
     width, n_blocks, dropout
         Size and regularisation of the residual MLP.
+    max_frequency
+        Highest frequency of the embedded time: how fast the field can change in time.
     """
 
     def __init__(
@@ -37,10 +41,11 @@ class ConditionalNetwork(nn.Module):
         width: int = 256,
         n_blocks: int = 3,
         dropout: float = 0.0,
+        max_frequency: float = 400.0,
     ) -> None:
         super().__init__()
         n_modulation = max(width // 2, 32)
-        self.time = TimeEmbedding(n_modulation)
+        self.time = TimeEmbedding(n_modulation, max_frequency=max_frequency)
         self.condition = nn.Linear(n_condition, n_modulation)
         self.to_modulation = nn.Linear(n_modulation, 3 * width)
         self.input = nn.Linear(2 * n_latent, width)
@@ -70,3 +75,16 @@ class ConditionalNetwork(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, modulation)
         return self.output(functional.silu(hidden))
+
+    def with_divergence(
+        self, x_t: Tensor, reference: Tensor, modulation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output and the trace of its Jacobian in `x_t`, `(n,)`; as `forward`."""
+        hidden = self.input(torch.cat([x_t, reference], dim=1))
+        tangents = self.input.weight[:, : x_t.shape[1]].T.expand(len(x_t), -1, -1)
+        for block in self.blocks:
+            own = cast("AdaptiveBlock", block)
+            hidden, tangents = own.push(hidden, tangents, modulation)
+        value, slope = silu_and_slope(hidden)
+        trace = torch.einsum("nkw,kw,nw->n", tangents, self.output.weight, slope)
+        return self.output(value), trace

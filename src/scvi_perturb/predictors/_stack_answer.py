@@ -109,19 +109,65 @@ def answer_question(
         if stack.question != "seen":  # what was measured needs nobody else's opinion
             names = (*names, *outside)
         mean = np.mean([said[name] for name in names], axis=0)
-        regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
-        std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
-        reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
-        return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
-    weights, spread = stack.solve(names)
-    weights = with_untried(weights, [name for name in outside if name not in names])
-    changes = np.stack([said[name] for name in weights])
-    clues = clues_of(changes, np.array(list(weights.values())), posterior)
-    lower = upper = np.full(clues.mean.shape, np.nan)
+        return _untried_answer(stack, mean, posterior, novelty, interval)
+    tried_weights, spread = stack.solve(names)
+    changes = np.stack([said[name] for name in tried_weights])
+    clues = clues_of(changes, np.array(list(tried_weights.values())), posterior)
+    untried = [name for name in outside if name not in names]
+    weights = with_untried(tried_weights, untried)
+    mean = np.sum([w * said[name] for name, w in weights.items()], axis=0)
+    narrower = np.ones((len(mean), 1))
+    if untried:
+        gap = clues.mean - np.mean([said[name] for name in untried], axis=0)
+        share = sum(weights[name] for name in untried)
+        narrower = agreement_factor(gap, share, spread.scale(clues))
+    ends = (np.full(mean.shape, np.nan),) * 2
     if interval is not None:
         centres = _fold_centres(stack, requests, given, said, weights, spread)
-        lower, upper = spread.interval(clues, centres, interval)
-    return StackAnswer(clues.mean, spread.std(clues), lower, upper, novelty, [])
+        ends = spread.interval(clues, centres, interval)
+    lower, upper = (mean + narrower * (end - mean) for end in ends)
+    return StackAnswer(mean, narrower * spread.std(clues), lower, upper, novelty, [])
+
+
+def _untried_answer(
+    stack: QuestionStack, mean: Floats, posterior: Floats, novelty: Floats, interval: float | None
+) -> StackAnswer:
+    """Return a mean whose errors were never seen, with the errors that the regression states."""
+    regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
+    std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
+    reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
+    return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
+
+
+def agreement_factor(gap: Floats, share: float, scale: Floats) -> Floats:
+    """Return the factor of intervals where a member that was never tried takes a share.
+
+    The squared error of a mean of two predictions is the mean of theirs less the ambiguity
+    `share (1 - share) gap^2`. That the untried one is as accurate as the others is what its equal
+    part says already; so is the variance, and the ambiguity comes off it, of all genes together.
+
+    Parameters
+    ----------
+    gap
+        Difference of the two predictions, `(n_requests, n_genes)`.
+    share
+        Weight of the untried one.
+    scale
+        Standard deviation of the error of the others, same shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n_requests, 1)`, from 1/2 to 1.
+
+    References
+    ----------
+    Krogh and Vedelsby, Neural network ensembles, cross validation, and active learning, 1995.
+    """
+    size = np.maximum((scale**2).mean(axis=1, keepdims=True), 1e-300)
+    left = 1 - share * (1 - share) * (gap**2).mean(axis=1, keepdims=True) / size
+    made: Floats = np.sqrt(np.clip(left, 0.25, 1.0))
+    return made
 
 
 def with_untried(weights: Mapping[str, float], untried: Sequence[str]) -> dict[str, float]:

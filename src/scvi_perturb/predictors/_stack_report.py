@@ -36,7 +36,8 @@ def report_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
     `error`, squared error by squared change, sampling variance subtracted from both, of the stack
     with the weights that it has, NaN where there is no change; `best_member` and
     `best_member_error`; and `coverage_50` to `coverage_95`, the share of left-out changes inside
-    their intervals when the law of errors is known from the other folds alone.
+    their intervals when the law of errors is known from the other folds alone, the noise of what
+    was measured added to it.
     """
     rows = {
         name: _row(stack, stack.left_out)
@@ -74,9 +75,9 @@ def _row(stack: QuestionStack, tried: LeftOut) -> dict[str, object]:
             fold=tried.fold[~own],
             unit=tried.unit[~own],
         )
-        scale = np.sqrt(spread.scale(clues.some(own)) ** 2 + tried.noise[own])
+        rank = spread.rank(clues.some(own), error[own], tried.noise[own])
         for i, level in enumerate(LEVELS):
-            covered[i, own] = np.abs(error[own]) <= spread.reach(level) * scale
+            covered[i, own] = rank <= level
     for i, level in enumerate(LEVELS):
         made[f"coverage_{100 * level:.0f}"] = float(covered[i].mean())
     return made

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
+
+from scvi_perturb.predictors._stack_law import law_quantiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +20,8 @@ __all__ = ["LEVELS", "Clues", "Spread"]
 
 #: Levels of central intervals that are reported.
 LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
-#: Quantiles at which the distribution of errors is kept.
-_GRID: Final = np.linspace(0.0, 1.0, 201)
+#: Levels of the law at which ranks are taken.
+_RANKED: Final = (np.arange(80) + 0.5) / 80
 #: Rounds of reweighted least squares.
 _N_ROUNDS: Final = 10
 #: Of the range in which the end of an interval lies.
@@ -60,15 +62,14 @@ class Spread:
 
     It is a sum of clues with weights that are not negative: a constant, the square of the predicted
     change, the disagreement of members, the regression's own variance. What the law of errors in
-    units of it is, is kept as it was found: quantiles of `|error| / sd`, for each unit.
+    units of it is, is kept as it was found, see `law_quantiles`.
 
     Parameters
     ----------
     weights
         Of the clues, `(4,)`.
     quantiles
-        Of `|error| / sqrt(variance + noise)` over genes and rows of each fold, at even levels,
-        `(n_folds, 201)`.
+        Of `|true error| / sd` over genes and rows of each fold, at even levels, `(n_folds, 201)`.
     units
         Number of exchangeable units of each fold, `(n_folds,)`.
     """
@@ -102,12 +103,12 @@ class Spread:
         """
         stacked = clues.stacked()
         weights = _variance_weights(error**2, noise, stacked)
-        variance = np.tensordot(weights, stacked, 1) + noise
-        folds = np.unique(fold)
+        variance = np.tensordot(weights, stacked, 1)
+        folds = [fold == k for k in np.unique(fold)]
         return cls(
             weights,
-            np.stack([_score_quantiles(error[fold == k], variance[fold == k]) for k in folds]),
-            np.array([len(np.unique(unit[fold == k])) for k in folds]),
+            np.stack([law_quantiles(error[own], variance[own], noise[own]) for own in folds]),
+            np.array([len(np.unique(unit[own])) for own in folds]),
         )
 
     def std(self, clues: Clues) -> Floats:
@@ -151,6 +152,31 @@ class Spread:
         weights = np.repeat(self.units, middle.shape[1]).astype(np.float64)
         return float(_weighted_quantile(middle.reshape(-1, 1), weights, level)[0])
 
+    def rank(self, clues: Clues, error: Floats, noise: Floats) -> Floats:
+        """Return how likely a smaller error is than each that was measured, noise included.
+
+        Parameters
+        ----------
+        clues
+            Of the rows.
+        error, noise
+            Measured less predicted change and the sampling variance of the measurement,
+            `(n_rows, n_genes)`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shares in [0, 1], same shape; even if the law is right.
+        """
+        scale, size = self.scale(clues), np.abs(error)
+        blur = np.maximum(np.sqrt(noise), 1e-6 * scale + 1e-12)
+        total = np.zeros(error.shape)
+        for level in _RANKED:
+            true = self.reach(level) * scale
+            total += ndtr((size - true) / blur) - ndtr((-size - true) / blur)
+        made: Floats = total / len(_RANKED)
+        return made
+
     def scale(self, clues: Clues) -> Floats:
         """Return the root of the variance, `(n_rows, n_genes)`."""
         made: Floats = np.sqrt(np.tensordot(self.weights, clues.stacked(), 1))
@@ -184,15 +210,6 @@ def _variance_weights(squared: Floats, noise: Floats, clues: Floats) -> Floats:
     if not np.any(weights * size > 0):
         weights[0] = least
     return weights
-
-
-def _score_quantiles(error: Floats, variance: Floats) -> Floats:
-    """Return quantiles of errors by their standard deviations, over what may vary at all."""
-    told = variance > 0  # not so of genes that are nowhere expressed, of which nothing is learned
-    if not told.any():
-        return np.zeros(len(_GRID))
-    made: Floats = np.quantile(np.abs(error[told]) / np.sqrt(variance[told]), _GRID)
-    return made
 
 
 def _weighted_quantile(values: Floats, weights: Floats, level: float) -> Floats:

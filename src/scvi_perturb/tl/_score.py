@@ -21,7 +21,7 @@ def score_cells(
     adata: AnnData,
     *,
     key_added: str = "log_likelihood_bound",
-    n_samples: int = 256,
+    n_samples: int | None = None,
     seed: int | None = 0,
 ) -> None:
     """Write a lower bound on the log-likelihood of each cell under its own condition.
@@ -59,7 +59,7 @@ def response_score(
     adata: AnnData,
     *,
     key_added: str = "response_score",
-    n_samples: int = 256,
+    n_samples: int | None = None,
     seed: int | None = 0,
 ) -> None:
     """Write how much better a cell's perturbation explains it than control does.
@@ -106,7 +106,7 @@ def _record(
     model: PerturbDiffusion,
     score: str,
     *,
-    n_samples: int,
+    n_samples: int | None,
     seed: int | None,
 ) -> None:
     recorded = dict(adata.uns.get(UNS_KEY, {}))
@@ -116,7 +116,7 @@ def _record(
             "units": "nats",
             "model": type(model).__name__,
             "version": __version__,
-            "n_samples": n_samples,
+            "n_samples": "default" if n_samples is None else n_samples,
             "seed": "none" if seed is None else seed,
         }
     }

@@ -1,0 +1,196 @@
+"""Diffusion of binned counts, given a condition and a control cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from scvi.module.base import LossOutput
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scvi_perturb._constants import CONTEXT_KEY
+from scvi_perturb.generative import DiscreteDiffusion
+from scvi_perturb.module._bins import bin_edges, bins_of, draw_in_bins
+from scvi_perturb.module._generator import LatentGenerator
+from scvi_perturb.nn import CountNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.generative import SamplerConfig
+    from scvi_perturb.module._conditions import ConditionTensors
+    from scvi_perturb.module._diffusion_config import DiffusionConfig
+    from scvi_perturb.module._generator_config import GeneratorConfig
+
+__all__ = ["CountDiffusion"]
+
+#: Cells at a time: every gene of each has chances of all bins.
+_ROWS = 256
+
+
+class CountDiffusion(LatentGenerator):
+    """p(counts | condition, context, control cell) by D3PM on bins of counts.
+
+    The "latent" is `log1p` of the counts of all genes, see `RawCounts`. The network is told the
+    counts of the control cell and the additive part of the effect on each gene.
+
+    Parameters
+    ----------
+    n_latent, conditions, n_identities, features, n_contexts, config
+        See :class:`scvi_perturb.module.LatentGenerator`.
+
+    References
+    ----------
+    Austin et al., Structured denoising diffusion models in discrete state-spaces, 2021.
+    """
+
+    config: DiffusionConfig
+    edges: Tensor
+
+    def __init__(
+        self,
+        n_latent: int,
+        conditions: ConditionTensors,
+        *,
+        n_identities: int,
+        features: Mapping[str, tuple[Tensor, Tensor]],
+        n_contexts: int,
+        config: DiffusionConfig,
+    ) -> None:
+        super().__init__(
+            n_latent,
+            conditions,
+            n_identities=n_identities,
+            features=features,
+            n_contexts=n_contexts,
+            config=config,
+        )
+        self.process = DiscreteDiffusion(config.n_bins, config.transition)
+        self.register_buffer("edges", torch.arange(config.n_bins + 1))
+
+    def _make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
+        return CountNetwork(
+            n_latent,
+            config.n_bins,  # type: ignore[attr-defined]
+            config.n_condition,
+            width=config.width,
+            n_blocks=config.n_blocks,
+            dropout=config.dropout,
+        )
+
+    def prepare(
+        self,
+        latents: Tensor,
+        targets: Tensor,
+        *,
+        seen: Tensor,
+        reference_dose: Tensor,
+        target_variance: Tensor | None = None,
+    ) -> None:
+        """Fix bins and frequencies, see `LatentGenerator.prepare`."""
+        super().prepare(
+            latents,
+            targets,
+            seen=seen,
+            reference_dose=reference_dose,
+            target_variance=target_variance,
+        )
+        # Distances between cells are those of log1p counts, all genes alike.
+        self.latent_scale.fill_(1.0)
+        self.latent_shift.zero_()
+        if int(self.n_updates) > 0:  # trained on: its bins and frequencies are those it knows
+            return
+        n_bins = self.config.n_bins
+        self.edges.copy_(bin_edges(int(latents.max().expm1().round()), n_bins))
+        gene = n_bins * torch.arange(self.n_latent, device=latents.device)
+        often = torch.zeros(self.n_latent * n_bins, device=latents.device)
+        for rows in latents.split(_ROWS):
+            place = gene + bins_of(rows.expm1().round().long(), self.edges)
+            often += torch.bincount(place.flatten(), minlength=len(often))
+        shares = (often.view(-1, n_bins) + 0.1) / (len(latents) + 0.1 * n_bins)
+        for nets in (self.learned, self.average):
+            nets.network.bias.data.copy_(shares.log())
+
+    def loss(self, tensors: Batch) -> LossOutput:
+        """Return the cross-entropy of the noised genes of each cell."""
+        nets = self.learned if self.training else self.average
+        move, reference, code = self._pair(tensors)
+        hidden = self._hidden(code)
+        used, place = torch.unique(code, return_inverse=True)
+        rows = self.table.rows(used)
+        effect = self._centre(rows)[place] * (~hidden)[:, None]
+        condition = nets.encoder(*rows)[place]
+        condition = torch.where(hidden[:, None], nets.hidden_condition, condition)
+        condition = nets.with_context(condition, self._known(tensors[CONTEXT_KEY]))
+        x_0 = bins_of((reference + move).expm1().round().long(), self.edges)
+        time = torch.rand(len(x_0), device=x_0.device)
+        x_t = self.process.corrupt(x_0, time)
+        logits = nets.network(self._inputs(x_t, reference, effect), time, condition)
+        surprise = functional.cross_entropy(logits.transpose(1, 2), x_0, reduction="none")
+        if self.config.transition == "absorbing":
+            counted = (x_t == self.process.n_states).float()
+            loss = (surprise * counted).sum(1) / counted.sum(1).clamp_min(1)
+        else:
+            loss = surprise.mean(1)
+        return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
+
+    @torch.inference_mode()
+    def sample_latent(
+        self,
+        conditions: ConditionTensors,
+        which: Tensor,
+        reference: Tensor,
+        context: Tensor,
+        *,
+        sampler: SamplerConfig,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw `log1p` counts of cells, see `LatentGenerator.sample_latent`.
+
+        Ancestral steps, as many as the sampler has evaluations, whatever its method.
+        """
+        if generator is None:
+            generator = torch.Generator(reference.device)
+            generator.seed()
+        effect = self._centre(conditions)[which]
+        embedded, free, place = self._embedded(conditions, which, context)
+        drawn = []
+        for rows in torch.arange(len(which), device=which.device).split(_ROWS):
+            own = (embedded[place[rows]], free[place[rows]])
+            classify = self._classifier(reference[rows], effect[rows], own, sampler.guidance_scale)
+            bins = self.process.sample(
+                classify,
+                reference[rows].shape,
+                n_evaluations=sampler.n_evaluations,
+                generator=generator,
+            )
+            drawn.append(draw_in_bins(bins, self.edges, generator).log1p())
+        return torch.cat(drawn)
+
+    def _classifier(
+        self,
+        reference: Tensor,
+        effect: Tensor,
+        conditions: tuple[Tensor, Tensor],
+        scale: float,
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Return the chances of each bin; `conditions` are embedded, and hidden ones."""
+        network, (known, free) = self.average.network, conditions
+
+        def classify(x_t: Tensor, t: float) -> Tensor:
+            time = torch.full((len(x_t),), t, device=x_t.device, dtype=reference.dtype)
+            logits = network(self._inputs(x_t, reference, effect), time, known)
+            if scale != 1.0:
+                inputs = self._inputs(x_t, reference, torch.zeros_like(effect))
+                logits = torch.lerp(network(inputs, time, free), logits, scale)
+            return logits.softmax(-1)
+
+        return classify
+
+    def _inputs(self, x_t: Tensor, reference: Tensor, effect: Tensor) -> list[Tensor]:
+        """Return what the network sees of each gene."""
+        masked = x_t == self.process.n_states
+        value = self.edges[x_t.clamp_max(self.config.n_bins - 1)].to(reference.dtype).log1p()
+        return [value * ~masked, masked.to(reference.dtype), reference, effect]

@@ -1,0 +1,126 @@
+"""Stage two in the space of counts: what is learnt, null pairs, what is drawn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from scvi_perturb.generative import SamplerConfig
+from scvi_perturb.module import ConditionTensors, CountDiffusion, DiffusionConfig
+
+N_GENES = 5
+TABLE = ConditionTensors(
+    torch.zeros(2, 1, dtype=torch.long),
+    torch.ones(2, 1),
+    torch.tensor([[False], [True]]),
+    torch.full((2,), math.nan),
+)
+
+
+def make(**config):
+    given = {"width": 32, "n_blocks": 1, "n_condition": 8, "n_bins": 8, **config}
+    torch.manual_seed(0)
+    module = CountDiffusion(
+        N_GENES, TABLE, n_identities=1, features={}, n_contexts=1, config=DiffusionConfig(**given)
+    )
+    counts = torch.poisson(torch.full((300, N_GENES), 2.0))
+    prepare(module, counts)
+    return module
+
+
+def prepare(module, counts):
+    latents = counts.log1p()
+    module.prepare(
+        latents, latents, seen=torch.ones(1, dtype=torch.bool), reference_dose=torch.ones(1)
+    )
+
+
+def batch(reference, target, code):
+    sure = torch.full_like(reference, -60.0)
+    return {
+        "target_mean": target.log1p() - reference.log1p(),
+        "target_log_variance": sure,
+        "reference_mean": reference.log1p(),
+        "reference_log_variance": sure,
+        "condition": torch.full((len(reference),), code),
+        "context": torch.zeros(len(reference), dtype=torch.long),
+    }
+
+
+def draw(module, reference, code, **sampler):
+    n = len(reference)
+    made = module.sample_latent(
+        TABLE,
+        torch.full((n,), code),
+        reference.log1p(),
+        torch.zeros(n, dtype=torch.long),
+        sampler=SamplerConfig(**sampler),
+        generator=torch.Generator().manual_seed(0),
+    )
+    return made.expm1()
+
+
+@pytest.mark.parametrize("transition", ["absorbing", "uniform"])
+def test_an_untrained_network_draws_the_frequencies(transition):
+    module = make(transition=transition).eval()
+    with torch.no_grad():
+        module.average.network.head[-1].weight.zero_()
+        module.average.network.head[-1].bias.zero_()
+    drawn = draw(module, torch.full((4000, N_GENES), 2.0), 1, n_evaluations=5)
+    assert (drawn.round() - drawn).abs().max() < 1e-4
+    shares = module.average.network.bias.softmax(-1)[:, :4]
+    found = torch.stack([(drawn.round() == k).float().mean(0) for k in range(4)], dim=1)
+    assert ((found - shares).abs() < 5 * (shares * (1 - shares) / 4000).sqrt()).all()
+
+
+@pytest.mark.parametrize("transition", ["absorbing", "uniform"])
+def test_it_learns_what_a_perturbation_does(transition):
+    """The perturbation adds three to the first gene; the control cell says the others."""
+    module = make(transition=transition, null_fraction=0.3, ema_decay=0.95).train()
+    optimiser = torch.optim.Adam(module.learned.parameters(), lr=1e-2)
+    random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    added = torch.tensor([3.0, 0, 0, 0, 0])
+    for _ in range(400):
+        reference = torch.randint(0, 4, (128, N_GENES), generator=random).float()
+        loss = module.loss(batch(reference, reference + added, 1)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        module.after_step()
+    module.eval()
+    reference = torch.randint(0, 4, (500, N_GENES), generator=random).float()
+    moved = draw(module, reference, 1, n_evaluations=20) - reference
+    same = draw(module, reference, 0, n_evaluations=20) - reference
+    assert float((moved.mean(0) - added).abs().max()) < 0.5
+    assert float(same.mean(0).abs().max()) < 0.5, "control in, control out"
+    assert float(moved.abs().mean() - 0.6) < 0.5, "the control cell's counts are kept"
+
+
+def test_guidance_overstates_the_condition():
+    module = make().eval()
+    with torch.no_grad():
+        for parameter in module.average.parameters():
+            parameter.normal_(std=0.4)
+    reference = torch.full((200, N_GENES), 2.0)
+    plain, guided = (draw(module, reference, 1, guidance_scale=s) for s in (1.0, 3.0))
+    assert float((plain - guided).abs().max()) > 0
+
+
+def test_training_again_keeps_what_was_learnt():
+    module = make()
+    module.n_updates += 1
+    before = module.learned.network.bias.clone()
+    prepare(module, torch.poisson(torch.full((300, N_GENES), 4.0)))
+    assert torch.equal(module.learned.network.bias, before)
+
+
+def test_no_gene_stays_masked():
+    """The last step reveals everything, exactly: one mask in millions would be no count."""
+    process = make().process
+    last = process.posterior(
+        torch.tensor([process.n_states]), torch.full((1, 8), 1 / 8, dtype=torch.float64), 0.05, 0.0
+    )
+    assert float(last[0, -1]) == 0.0
