@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
@@ -44,7 +45,8 @@ HEAD: Final = """\
 
 Written by `python -m benchmarks.flow`. Simulated screens of 8,000 cells and 500 genes, 6
 perturbations, 4 pairs and three cell types, one of them never trained on; a fifth of the treated
-cells does not respond. Mean over {n} seeds, ± the standard deviation.
+cells does not respond. Mean over seeds ({n}), ± the standard deviation
+where there are several.
 
 ## Held-out likelihood
 
@@ -69,7 +71,7 @@ control. kNN: mean distance to the 15 nearest training cells of condition and ty
 
 ## Speed
 
-Two threads; the first line is the latent alone, without counts.
+Threads: {threads}. The first line is the latent alone, without counts.
 
 {speed}
 """
@@ -118,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         likelihood=_table(likelihoods, "method", 1),
         anomalies=_table(anomalies, "score", 3),
         speed=speed(),
+        threads=torch.get_num_threads(),
     )
     options.page.write_text(text, encoding="utf-8")
     print(text)
