@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from benchmarks._kang_frame import CONTEXT_KEYS, CONTROL, load_kang
-from scvi_perturb import FlowConfig, PerturbDiffusion, PerturbFlow, SamplerConfig
+from scvi_perturb import PerturbDiffusion, PerturbFlow, SamplerConfig
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._random import generator
 from scvi_perturb.benchmark import markdown_table
@@ -38,7 +38,6 @@ N_CELLS: Final = 400
 MODELS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
     "diffusion": (PerturbDiffusion, {}),
     "flow from control": (PerturbFlow, {}),
-    "flow from noise": (PerturbFlow, {"flow": FlowConfig(source="noise")}),
 }
 HEAD: Final = Path(__file__).with_name("_samplers_head.md")
 
@@ -115,8 +114,6 @@ def _groups(model: Any) -> list[tuple[np.ndarray, torch.Tensor, torch.Tensor]]: 
     for i in order[:12]:
         control = np.flatnonzero((pairs == [0, found[i, 1]]).all(axis=1))
         start = latent[random.choice(control, N_CELLS)]
-        if model._population_reference:
-            start = latent[control].mean(0, keepdim=True).expand(N_CELLS, -1)
         groups.append((found[i], start, latent[np.flatnonzero(inverse == i)]))
     return groups
 
