@@ -101,10 +101,10 @@ class PerturbDiffusion(LatentModel):
             dispersion=dispersion,
             decoder=decoder,
         )
-        diffusion = diffusion or DiffusionConfig()
+        stage_two = diffusion or DiffusionConfig()
         if space == "counts":
-            diffusion = counts_config(diffusion, len(self._screen.genes))
-        self._build(None if space == "counts" else stage_one, diffusion, seed=seed)
+            stage_two = counts_config(stage_two, len(self._screen.genes))
+        self._build(None if space == "counts" else stage_one, stage_two, seed=seed)
         self.init_params_ = self._get_init_params(locals())
 
     @property
