@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from scvi_perturb import data, features, generative, model, pl, pp, tl
+from scvi_perturb import data, features, generative, model, pp, tl
 from scvi_perturb._errors import (
     LeakError,
     NotTrainedError,
@@ -22,7 +22,7 @@ from scvi_perturb.train import PlanConfig, TrainConfig
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from scvi_perturb import benchmark, metrics, predictors
+    from scvi_perturb import benchmark, metrics, pl, predictors
 
 __all__ = [
     "DiffusionConfig",
@@ -52,11 +52,11 @@ __all__ = [
 ]
 
 #: Most sessions use these late or never.
-_LATER = ("benchmark", "metrics", "predictors")
+_LATER = ("benchmark", "metrics", "pl", "predictors")
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import the judge and what it judges by when they are first used."""
+    """Import the judge, what it judges by and figures when they are first used."""
     if name in _LATER:
         return import_module(f"scvi_perturb.{name}")
     msg = f"module 'scvi_perturb' has no attribute {name!r}"
