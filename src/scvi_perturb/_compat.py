@@ -6,6 +6,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from scvi.data._constants import _SETUP_METHOD_NAME
 from scvi.train import TrainingPlan
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
     from scvi.module.base import LossOutput
 
-__all__ = ["log_loss_components", "without_tips"]
+__all__ = ["SETUP_METHOD_NAME", "log_loss_components", "without_tips"]
+
+#: Key of a registry under which the method stands that registers new data when a model is loaded.
+SETUP_METHOD_NAME = _SETUP_METHOD_NAME
 
 
 def log_loss_components(

@@ -10,6 +10,8 @@ CONDITION_KEY: Final = "condition"
 CONTEXT_KEY: Final = "context"
 BATCH_KEY: Final = "batch"
 LIBRARY_KEY: Final = "library"
+#: Before the column, of the keys of metadata.
+METADATA_PREFIX: Final = "metadata_"
 
 #: Columns that `scvi_perturb.pp.harmonize` writes and that `setup_anndata` looks for by default.
 PERTURBATION_COLUMN: Final = "perturbation"

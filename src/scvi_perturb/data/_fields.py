@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
+    "CodesField",
     "CountsField",
     "LabelField",
     "LibraryField",
@@ -31,7 +32,9 @@ __all__ = [
     "MuDataLabelField",
     "MuDataLibraryField",
     "MuDataPerturbationField",
+    "NoPerturbationField",
     "PerturbationField",
+    "ValuesField",
 ]
 
 State = dict[str, Any]
@@ -76,8 +79,24 @@ class CountsField(LayerField):
         return super().transfer_field(state_registry, adata_target, **kwargs)
 
 
-class _CodesField(BaseAnnDataField):
-    """One integer code a cell in `obs["_scvi_<key>"]`."""
+class ValuesField(CountsField):
+    """Real values, such as log-fold changes or scores; what is not finite raises."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise `SchemaError` unless the matrix is finite."""
+        if self.attr_key is not None and self.attr_key not in list(adata.layers.keys()):
+            msg = f"Layer {self.attr_key!r} was not found; the layers are {sorted(adata.layers)}."
+            raise SchemaError(msg)
+        LayerField.validate_field(self, adata)
+        values = self.get_field_data(adata)
+        bad = int((~np.isfinite(values.data if hasattr(values, "tocsr") else values)).sum())
+        if bad:
+            msg = f"{bad} values are not finite; expected real numbers. Fill or drop them first."
+            raise SchemaError(msg)
+
+
+class CodesField(BaseAnnDataField):
+    """One code a cell in `obs["_scvi_<key>"]`."""
 
     def __init__(self, registry_key: str) -> None:
         super().__init__()
@@ -112,16 +131,17 @@ class _CodesField(BaseAnnDataField):
         adata.obs[self.attr_key] = codes.astype(np.int64)
 
 
-class PerturbationField(_CodesField):
+class PerturbationField(CodesField):
     """The condition of each cell: perturbation, and where named its dose, time and kind.
 
     The state is the :class:`~scvi_perturb.data.ConditionTable` as plain types; new data extend
     it, so unseen combinations and perturbations need no registration anew.
     """
 
-    def __init__(self, keys: ConditionKeys) -> None:
+    def __init__(self, keys: ConditionKeys, *, require_control: bool = True) -> None:
         super().__init__(CONDITION_KEY)
         self.keys = keys
+        self.require_control = require_control
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise `SchemaError` when a named column is missing."""
@@ -132,10 +152,10 @@ class PerturbationField(_CodesField):
             raise SchemaError(msg)
 
     def register_field(self, adata: AnnData) -> State:
-        """Encode the conditions of a new screen; at least one control cell must be there."""
+        """Encode the conditions of a new screen; a control must be there, unless told otherwise."""
         self.validate_field(adata)
         codes, table = encode_obs(adata.obs, self.keys)
-        if not (codes == 0).any():
+        if self.require_control and not (codes == 0).any():
             seen = pd.unique(adata.obs[self.keys.perturbation].astype(str))[:5]
             msg = (
                 f"No control cell: no value of obs[{self.keys.perturbation!r}] is "
@@ -159,7 +179,24 @@ class PerturbationField(_CodesField):
         return {"n_conditions": len(state_registry["table"]["conditions"])}
 
 
-class LabelField(_CodesField):
+class NoPerturbationField(PerturbationField):
+    """No column says a perturbation: every cell is a control."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Accept anything."""
+
+    def register_field(self, adata: AnnData) -> State:
+        """Write the code of the control for every cell."""
+        self._write(adata, np.zeros(adata.n_obs, dtype=np.int64))
+        return {"table": ConditionTable().to_dict()}
+
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **_: object) -> State:
+        """Do the same to new data."""
+        del state_registry
+        return self.register_field(adata_target)
+
+
+class LabelField(CodesField):
     """Labels of one or several columns as one code, e.g. cell type and donor as context."""
 
     def __init__(self, registry_key: str, columns: tuple[str, ...]) -> None:

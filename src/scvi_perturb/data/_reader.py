@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX, X_KEY
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -40,6 +40,11 @@ class ScreenReader:
             key: _column(manager.get_from_registry(key)).astype(np.int64)
             for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
         }
+        self.metadata = {
+            key: _column(manager.get_from_registry(key))
+            for key in manager.data_registry
+            if key.startswith(METADATA_PREFIX)
+        }
         self.n_cells = len(self.codes[CONDITION_KEY])
         n_genes = len(manager.get_state_registry(X_KEY)["column_names"])
         self.counts = _readable(manager.get_from_registry(X_KEY), (self.n_cells, n_genes))
@@ -64,11 +69,15 @@ class ScreenReader:
         -------
         dict
             `X (B, G)` float32; `condition`, `context`, `batch (B,)` int64; `library (B,)`
-            float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros.
+            float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros;
+            `metadata_<column> (B,)`, int64 codes or float32 numbers.
         """
         chosen = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         rows = read_rows(self.counts, chosen)
         batch: Batch = {k: torch.from_numpy(v[chosen]) for k, v in self.codes.items()}
+        for key, values in self.metadata.items():
+            column = torch.from_numpy(values[chosen])
+            batch[key] = column.float() if column.is_floating_point() else column.long()
         if sparse.issparse(rows):
             batch["rows"] = torch.from_numpy(
                 np.repeat(np.arange(len(chosen)), np.diff(rows.indptr)).astype(np.int64)

@@ -10,6 +10,7 @@ from scvi_perturb.generative._density import (
     flow_log_density,
     standard_normal_log_prob,
 )
+from scvi_perturb.generative._dependence import hsic, total_correlation
 from scvi_perturb.generative._diffusion import add_noise, denoising_loss, guide, min_snr_weight
 from scvi_perturb.generative._discrete import DiscreteDiffusion, Transition
 from scvi_perturb.generative._flow import (
@@ -97,6 +98,7 @@ __all__ = [
     "get_schedule",
     "guide",
     "heun",
+    "hsic",
     "hutchinson_divergence",
     "integrate",
     "integrate_adaptive",
@@ -114,5 +116,6 @@ __all__ = [
     "to_score",
     "to_velocity",
     "to_x0",
+    "total_correlation",
     "zinb_log_prob",
 ]

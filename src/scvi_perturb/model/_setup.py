@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
+    from scvi.data.fields import BaseAnnDataField
 
-__all__ = ["SetupMixin"]
+__all__ = ["SetupMixin", "as_columns", "completed", "condition_keys", "screen_fields"]
 
 
 class SetupMixin(BaseModelClass):
@@ -97,28 +98,30 @@ class SetupMixin(BaseModelClass):
         SchemaError
             When a column is missing, no cell is a control, or the counts are not raw.
         """
-        found = _harmonised(adata)
-        arguments: dict[str, Any] = {
+        given = {
             "layer": layer,
-            "perturbation_key": perturbation_key or found.get("perturbation", PERTURBATION_COLUMN),
-            "control": as_label(control) if control is not None else found.get("control", CONTROL),
-            "dose_key": dose_key or found.get("dose"),
-            "time_key": time_key or found.get("time"),
-            "perturbation_type_key": perturbation_type_key or found.get("kind"),
-            "context_keys": _columns(
-                context_keys if context_keys is not None else found.get("context")
-            ),
-            "batch_key": batch_key or found.get("batch"),
-            "library_key": library_key or found.get("library"),
-            "separator": separator or found.get("separator", SEPARATOR),
+            "perturbation_key": perturbation_key,
+            "control": control,
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": context_keys,
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
         }
-        fields = [
-            CountsField(layer),
-            PerturbationField(condition_keys(arguments)),
-            LabelField(CONTEXT_KEY, arguments["context_keys"]),
-            LabelField(BATCH_KEY, _columns(arguments["batch_key"])),
-            LibraryField(LIBRARY_KEY, arguments["library_key"]),
-        ]
+        arguments = completed(adata, given)
+        cls._register(adata, arguments, screen_fields(arguments), **kwargs)
+
+    @classmethod
+    def _register(
+        cls,
+        adata: AnnData,
+        arguments: dict[str, Any],
+        fields: list[BaseAnnDataField],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register fields; `arguments` are what this method is called with when a model is loaded."""
         method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(adata, **kwargs)
@@ -171,7 +174,7 @@ class SetupMixin(BaseModelClass):
             "dose_key": dose_key,
             "time_key": time_key,
             "perturbation_type_key": perturbation_type_key,
-            "context_keys": _columns(context_keys),
+            "context_keys": as_columns(context_keys),
             "batch_key": batch_key,
             "library_key": library_key,
             "separator": separator,
@@ -181,7 +184,7 @@ class SetupMixin(BaseModelClass):
             MuDataCountsField(layer, **at),
             MuDataPerturbationField(condition_keys(arguments), **at),
             MuDataLabelField(CONTEXT_KEY, arguments["context_keys"], **at),
-            MuDataLabelField(BATCH_KEY, _columns(batch_key), **at),
+            MuDataLabelField(BATCH_KEY, as_columns(batch_key), **at),
             MuDataLibraryField(LIBRARY_KEY, library_key, **at),
         ]
         method = cls._get_setup_method_args(cls=cls, mdata=mdata, **arguments)
@@ -190,10 +193,40 @@ class SetupMixin(BaseModelClass):
         cls.register_manager(manager)
 
 
+def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `setup_anndata`, those left out as `harmonize` wrote them down."""
+    found = harmonised_keys(adata)
+    control, contexts = given["control"], given["context_keys"]
+    return {
+        "layer": given["layer"],
+        "perturbation_key": given["perturbation_key"]
+        or found.get("perturbation", PERTURBATION_COLUMN),
+        "control": as_label(control) if control is not None else found.get("control", CONTROL),
+        "dose_key": given["dose_key"] or found.get("dose"),
+        "time_key": given["time_key"] or found.get("time"),
+        "perturbation_type_key": given["perturbation_type_key"] or found.get("kind"),
+        "context_keys": as_columns(contexts if contexts is not None else found.get("context")),
+        "batch_key": given["batch_key"] or found.get("batch"),
+        "library_key": given["library_key"] or found.get("library"),
+        "separator": given["separator"] or found.get("separator", SEPARATOR),
+    }
+
+
+def screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
+    """Return the fields of a screen of counts."""
+    return [
+        CountsField(arguments["layer"]),
+        PerturbationField(condition_keys(arguments)),
+        LabelField(CONTEXT_KEY, arguments["context_keys"]),
+        LabelField(BATCH_KEY, as_columns(arguments["batch_key"])),
+        LibraryField(LIBRARY_KEY, arguments["library_key"]),
+    ]
+
+
 def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
     """Return the columns of conditions among the arguments of `setup_anndata`."""
     return ConditionKeys(
-        arguments["perturbation_key"],
+        arguments["perturbation_key"] or PERTURBATION_COLUMN,
         dose=arguments["dose_key"],
         time=arguments["time_key"],
         kind=arguments["perturbation_type_key"],
@@ -202,14 +235,14 @@ def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
     )
 
 
-def _columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return columns as a tuple; one name is one column, not its letters."""
     if columns is None:
         return ()
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
-def _harmonised(adata: AnnData) -> dict[str, Any]:
+def harmonised_keys(adata: AnnData) -> dict[str, Any]:
     """Return the columns that `harmonize` wrote down, by what they hold."""
     recorded = adata.uns.get(UNS_KEY, {})
     keys = dict(recorded.get("keys", {})) if hasattr(recorded, "get") else {}

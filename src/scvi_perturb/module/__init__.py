@@ -3,6 +3,10 @@
 from scvi_perturb.module._asked import Asked
 from scvi_perturb.module._autoencoder import AutoencoderConfig, CountAutoencoder
 from scvi_perturb.module._bins import RawCounts
+from scvi_perturb.module._causal import GroupedAutoencoder
+from scvi_perturb.module._causal_config import CausalConfig, Independence
+from scvi_perturb.module._causal_design import CausalDesign
+from scvi_perturb.module._causal_groups import Groups, state_divergence
 from scvi_perturb.module._conditions import ConditionTensors
 from scvi_perturb.module._count_diffusion import CountDiffusion
 from scvi_perturb.module._diffusion import LatentDiffusion
@@ -19,6 +23,8 @@ from scvi_perturb.module._two_stage import TwoStageModule
 __all__ = [
     "Asked",
     "AutoencoderConfig",
+    "CausalConfig",
+    "CausalDesign",
     "ConditionTensors",
     "CountAutoencoder",
     "CountDiffusion",
@@ -26,6 +32,9 @@ __all__ = [
     "DiffusionConfig",
     "FlowConfig",
     "GeneratorConfig",
+    "GroupedAutoencoder",
+    "Groups",
+    "Independence",
     "LatentDiffusion",
     "LatentFlow",
     "LatentGenerator",
@@ -34,4 +43,5 @@ __all__ = [
     "Representation",
     "ScviRepresentation",
     "TwoStageModule",
+    "state_divergence",
 ]

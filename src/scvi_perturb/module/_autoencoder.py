@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput
+from scvi.module.base import LossOutput
 from torch import Tensor
 
-from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, TARGET_SUM, X_KEY
+from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, X_KEY
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative import normal_log_prob
-from scvi_perturb.module._representation import (
-    CountParameters,
-    Likelihood,
-    batch_weights,
-    counts_log_prob,
-)
-from scvi_perturb.nn import CountDecoder, Decoded, ExpressionEncoder
+from scvi_perturb.module._count_module import CountModule
+from scvi_perturb.module._representation import CountParameters, Likelihood, batch_weights
+from scvi_perturb.nn import CountDecoder, ExpressionEncoder
 
 if TYPE_CHECKING:
     from scvi_perturb._typing import Batch
@@ -60,7 +55,7 @@ class AutoencoderConfig:
         check_choice("decoder", self.decoder, ("mlp", "linear"))
 
 
-class CountAutoencoder(BaseModuleClass):
+class CountAutoencoder(CountModule):
     """Encode counts, decode proportions; the library size is given, never learned.
 
     Parameters
@@ -111,37 +106,6 @@ class CountAutoencoder(BaseModuleClass):
         return self._count_parameters(
             self.decoder(latent, batch_weights(batch, self.seen_batch)), library
         )
-
-    def transform(self, tensors: Batch) -> Tensor:
-        """Return `log1p` counts per ten thousand, `(B, G)`."""
-        return torch.log1p(tensors[X_KEY] * (TARGET_SUM / tensors[LIBRARY_KEY][:, None]))
-
-    def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
-        """Return the log-likelihood of each cell in nats, `(B,)`."""
-        if self.likelihood == "normal":
-            return normal_log_prob(self.transform(tensors), *parameters[:2])
-        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
-        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
-
-    def initialise(self, mean_proportions: Tensor) -> None:
-        """Start the decoder at the mean profile of the training cells, `(n_genes,)`.
-
-        Where the panel is partial, the rest of the library is the last proportion.
-        """
-        if self.likelihood == "normal":
-            self.decoder.initialise_bias(torch.log1p(TARGET_SUM * mean_proportions))
-            return
-        if len(self.decoder.logits.bias) > self.n_genes:
-            other = (1.0 - mean_proportions.sum()).clamp_min(1e-4)
-            mean_proportions = torch.cat([mean_proportions, other[None]])
-        self.decoder.initialise_bias(torch.log(mean_proportions + 1e-7))
-
-    def _count_parameters(self, decoded: Decoded, library: Tensor) -> CountParameters:
-        dispersion = decoded.log_dispersion.float().clamp(-8, 12).exp()
-        if self.likelihood == "normal":
-            return CountParameters(decoded.logits.float(), dispersion, None)
-        proportions = torch.softmax(decoded.logits.float(), dim=-1)[:, : self.n_genes]
-        return CountParameters(proportions * library[:, None], dispersion, decoded.zero_logits)
 
     # scvi-tools' contract ------------------------------------------------------------------
 

@@ -39,7 +39,10 @@ class Decoded(NamedTuple):
 
 
 class ExpressionEncoder(nn.Module):
-    """Encode `log1p` counts and the batch into the mean and log variance of a latent."""
+    """Encode `log1p` counts and the batch into the mean and log variance of a latent.
+
+    With `linear`, a linear map is added to the mean, which what is known before training can set.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,13 @@ class ExpressionEncoder(nn.Module):
         n_hidden: int,
         n_layers: int,
         dropout: float,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         self.hidden = hidden_layers(n_genes + n_batch, n_hidden, n_layers, dropout=dropout)
         self.mean = nn.Linear(n_hidden, n_latent)
         self.log_variance = nn.Linear(n_hidden, n_latent)
+        self.linear = nn.Linear(n_genes + n_batch, n_latent, bias=False) if linear else None
 
     def forward(self, inputs: Tensor, batch_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `(n_cells, n_latent)`.
@@ -66,8 +71,12 @@ class ExpressionEncoder(nn.Module):
         batch_weights
             Membership in each batch, `(n_cells, n_batch)`, rows sum to one.
         """
-        hidden = self.hidden(_beside(inputs, batch_weights))
-        return self.mean(hidden), self.log_variance(hidden).clamp(-8.0, 4.0)
+        inputs = _beside(inputs, batch_weights)
+        hidden = self.hidden(inputs)
+        mean = self.mean(hidden)
+        if self.linear is not None:
+            mean = mean + self.linear(inputs)
+        return mean, self.log_variance(hidden).clamp(-8.0, 4.0)
 
 
 class CountDecoder(nn.Module):
@@ -104,10 +113,11 @@ class CountDecoder(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.dispersion = dispersion
-        n_in = n_latent + n_batch
+        self.n_in = n_in = n_latent + n_batch
         self.hidden = hidden_layers(n_in, n_hidden, n_layers, dropout=0.0)
         width = n_hidden if n_layers else n_in
         self.logits = nn.Linear(width, n_genes + n_other)
+        self.linear: nn.Linear | None = None
         self.zeros = nn.Linear(width, n_genes) if zero_inflated else None
         if dispersion == "gene-cell":
             self.cell_dispersion = nn.Linear(width, n_genes)
@@ -117,7 +127,8 @@ class CountDecoder(nn.Module):
 
     def forward(self, latent: Tensor, batch_weights: Tensor) -> Decoded:
         """Decode `latent (n_cells, n_latent)` in batches `batch_weights (n_cells, n_batch)`."""
-        hidden = self.hidden(_beside(latent, batch_weights))
+        inputs = _beside(latent, batch_weights)
+        hidden = self.hidden(inputs)
         if self.dispersion == "gene-cell":
             log_dispersion = self.cell_dispersion(hidden)
         elif self.log_dispersion.shape[0] > 1:
@@ -125,7 +136,15 @@ class CountDecoder(nn.Module):
         else:
             log_dispersion = DISPERSION_PACE * self.log_dispersion[0]
         zeros = None if self.zeros is None else self.zeros(hidden)
-        return Decoded(self.logits(hidden), log_dispersion, zeros)
+        logits = self.logits(hidden)
+        if self.linear is not None:
+            logits = logits + self.linear(inputs)
+        return Decoded(logits, log_dispersion, zeros)
+
+    def add_linear(self) -> None:
+        """Add a linear map from latent to logits to a decoder with hidden layers."""
+        out = self.logits.out_features
+        self.linear = nn.Linear(self.n_in, out, bias=False)
 
     def initialise_bias(self, log_proportions: Tensor) -> None:
         """Start at the mean profile: the first epochs need not learn it."""
