@@ -129,7 +129,7 @@ def harmonize(
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     labels = ControlLabels(control)
     metadata, unknown = metadata_columns(adata.obs, columns, terms)
-    made, units = metadata | _library_size(adata.obs, columns), {}
+    made, units = metadata | _library_size(adata.obs, columns), dict[str, str]()
     if perturbed:
         fields = {field: column for field, column in columns.items() if field not in SAMPLE_FIELDS}
         conditions, units, strange = condition_columns(adata.obs, fields, labels)
