@@ -18,7 +18,7 @@ _UNITS = {
         (1 / _YEAR, "d day days"),
         (7 / _YEAR, "w wk wks week weeks"),
         (1 / 12, "m mo mos mth mths month months"),
-        (1.0, "y yr yrs year years yo y.o. y/o"),
+        (1.0, "y yr yrs year years yo y.o y/o"),
     )
     for alias in aliases.split()
 }
@@ -51,6 +51,7 @@ def age_in_years(value: object, unit: object = None) -> float | None:
     if match is None:
         return None
     own = match[3] or ("years" if says_nothing(unit) else as_label(unit).casefold())
+    own = own.rstrip(".")
     low = float(match[1])
     high = low if match[2] is None else float(match[2])
     if own not in _UNITS or high < low:

@@ -140,7 +140,7 @@ def harmonize(
         adata.obs[column] = values
     _report(adata, name, columns, labels if perturbed else None)
     for field, values in unknown.items():
-        values.warn(field)
+        values.warn(field, adata.n_obs)
     for field in sorted(terms.keys() - unknown.keys()):
         logger.warning("No column of %s was found to check against its ontology.", field)
     adata.uns[UNS_KEY] = {

@@ -41,7 +41,7 @@ class Unknown:
         """The values, sorted."""
         return sorted(self._n_cells)
 
-    def warn(self, name: str) -> None:
+    def warn(self, field: str, n_cells: int) -> None:
         """Log one warning for all values of the field, the most frequent ones by name."""
         if not self._n_cells:
             return
@@ -49,11 +49,12 @@ class Unknown:
         named = []
         for label in often[:_MOST]:
             near = self.suggest(label) if self.suggest else []
-            hint = f" (nearest: {', '.join(near)})" if near else ""
-            named.append(f"{label!r} in {self._n_cells[label]}{hint}")
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            named.append(f"{label!r} ({self._n_cells[label]}{hint})")
         rest = f" and {len(often) - _MOST} more" if len(often) > _MOST else ""
         logger.warning(
-            "%s of %d cells not understood: %s%s. Expected %s. They are listed in "
+            "%s is not understood in %d of %d cells: %s%s. Expected %s. All are listed in "
             "uns['scvi_perturb']['unknown_terms'][%r].",
-            *(name, sum(self._n_cells.values()), "; ".join(named), rest, self.expected, name),
+            *(field, sum(self._n_cells.values()), n_cells, ", ".join(named), rest),
+            *(self.expected, field),
         )
