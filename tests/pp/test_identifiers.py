@@ -20,6 +20,8 @@ from scvi_perturb.pp._identifiers import perturbation_identifier, term_identifie
         ("hsapdv:0000087", "HsapDv:0000087"),
         ("CVCL_0004", "CVCL_0004"),
         ("cvcl:b0z9", "CVCL_B0Z9"),
+        ("RRID: CVCL_0004", "CVCL_0004"),
+        ("cellosaurus:CVCL_0004", "CVCL_0004"),
         ("HANCESTRO:0005", "HANCESTRO:0005"),
         ("NCIT_c3224", "NCIT:C3224"),
     ],

@@ -31,9 +31,9 @@ _TERMS: Mapping[str, tuple[str, str]] = {
     "ZFA": ("ZFA:{}", r"\d{7}"),
     "ZFS": ("ZFS:{}", r"\d{7}"),
 }
-#: A CURIE, the same with "_", or the end of an address such as "http://.../obo/CL_0000236".
+#: A CURIE, the same with "_", or the end of "http://.../obo/CL_0000236" or "RRID:CVCL_0004".
 _TERM_PATTERNS = [
-    (re.compile(rf"(?:.*/)?{prefix}[:_]({rest})", re.IGNORECASE), form)
+    (re.compile(rf"(?:.*[/#]|RRID:\s*|cellosaurus:)?{prefix}[:_]({rest})", re.IGNORECASE), form)
     for prefix, (form, rest) in _TERMS.items()
 ]
 #: Genes of Ensembl without their version, compounds of ChEBI and ChEMBL, taxa of NCBI.
