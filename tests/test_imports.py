@@ -45,6 +45,7 @@ OPTIONAL = {
     "decoupler",
     "ot",
     "pertpy",
+    "pronto",
     "ray",
     "rdkit",
     "sentence_transformers",

@@ -48,6 +48,37 @@ def test_the_unit_may_come_first_for_times():
     assert to_one_unit([("day 7", None), ("h24", None)], what="time")[0] == [168.0, 24.0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["72 hour", "72 hours post infection", "72h post-transfection", "72 hpi", "72 hrs after"],
+)
+def test_times_since_something_are_times(text):
+    assert to_one_unit([(text, None), (4, "days after plating")], what="time") == ([72, 96], "h")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1,000 nM", (1.0, "uM")), ("1,234,567.5", (1234567.5, "")), ("10 uM", (10.0, "uM"))],
+)
+def test_commas_separate_thousands(text, expected):
+    (number,), unit = to_one_unit([(text, None)], what="dose")
+    assert (number, unit) == (pytest.approx(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize("text", ["0,5 uM", "1,0000 nM", "10, uM", "1234,567", "1.5.2"])
+def test_other_commas_are_not_understood(text):
+    with pytest.raises(SchemaError, match="is not a quantity"):
+        to_one_unit([(text, None)], what="dose")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5 mcg/mL", (5000, "ng/mL")), ("100 units/mL", (100, "U/mL")), ("10 µM", (10, "uM"))],
+)
+def test_further_spellings_of_units(text, expected):
+    assert to_one_unit([(text, None)], what="dose") == ([expected[0]], expected[1])
+
+
 def test_the_unit_of_the_value_wins_over_that_of_the_column():
     assert to_one_unit([("5 nM", "uM"), (5, "uM")], what="dose")[0] == pytest.approx([0.005, 5])
 

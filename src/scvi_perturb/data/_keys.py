@@ -94,7 +94,7 @@ def default_keys(adata: AnnData) -> ConditionKeys:
         If nothing is recorded and there is no column "perturbation".
     """
     recorded = adata.uns.get(UNS_KEY, {}).get("keys")
-    if recorded:
+    if recorded and "perturbation" in recorded:  # not of samples that were not perturbed
         roles = {*ConditionKeys.__dataclass_fields__} & {*recorded}
         return ConditionKeys(**{role: str(recorded[role]) for role in roles})
     if PERTURBATION_COLUMN not in adata.obs:

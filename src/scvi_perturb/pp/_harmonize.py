@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from scvi_perturb._constants import (
@@ -18,26 +16,40 @@ from scvi_perturb._constants import (
     TIME_COLUMN,
     UNS_KEY,
 )
-from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._condition import as_label
-from scvi_perturb.data._keys import as_labels, row_codes
-from scvi_perturb.pp._components import conditions_of, parts_of
+from scvi_perturb._errors import check_choice
+from scvi_perturb.pp._conditions import condition_columns
 from scvi_perturb.pp._controls import ControlLabels
-from scvi_perturb.pp._layouts import Schema, source_columns
-from scvi_perturb.pp._units import is_missing, to_one_unit
+from scvi_perturb.pp._layouts import (
+    METADATA,
+    SAMPLE_FIELDS,
+    TERM_FIELDS,
+    Schema,
+    source_columns,
+)
+from scvi_perturb.pp._metadata import metadata_columns
+from scvi_perturb.pp._ontology import OntologyTerms, read_ontologies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
-    from numpy.typing import NDArray
+
+    from scvi_perturb.pp._unknown import Unknown
 
 __all__ = ["harmonize"]
 
 logger = logging.getLogger(__name__)
 
-_LABEL_COLUMNS = ("cell_type", "batch", "donor")
 _LIBRARY_COLUMN = "library_size"
+_AGE_UNIT = "years"
+#: Columns of conditions by what a model calls them.
+_ROLES = {
+    "perturbation": PERTURBATION_COLUMN,
+    "dose": DOSE_COLUMN,
+    "time": TIME_COLUMN,
+    "kind": KIND_COLUMN,
+}
 
 
 def harmonize(
@@ -45,20 +57,29 @@ def harmonize(
     schema: Schema | Mapping[str, str] = "auto",
     *,
     control: str | Sequence[str] | None = None,
+    perturbed: bool = True,
+    ontologies: Mapping[str, str | Path | OntologyTerms] | None = None,
     copy: bool = True,
 ) -> AnnData:
     """Write canonical columns from the layout of a public screen.
 
-    Columns written, where the screen has them: `perturbation` ("A+B", "control"), `dose` ("5+10",
-    in one unit), `time` (hours), `perturbation_type`, `cell_type`, `batch`, `donor`,
-    `library_size`. Other columns and the counts stay as they are. What was read from where, the
-    keys and the units are put into `uns["scvi_perturb"]`; translations are logged. The "(+)" of a
+    Columns written, where the screen has them: of conditions `perturbation` ("A+B", "control"),
+    `dose` ("5+10", in one unit), `time` (hours), `perturbation_type` (as the screen calls it),
+    `perturbation_id` (Ensembl, ChEBI, ChEMBL or NCBI taxon); of samples and cells `cell_type`,
+    `batch`, `donor`, `age` (years), `sex` ("female", "male"), `tissue`, `cell_line`, `disease`,
+    `developmental_stage`, `ethnicity`, and `tissue_ontology_term_id` and its like for identifiers
+    of terms; and `library_size`. Other columns and the counts stay as they are. The "(+)" of a
     chemical name is written "(plus)": "+" stands between components.
+
+    Nothing is imputed: what is missing, or says "unknown", is missing afterwards. What is not
+    understood is listed under `uns["scvi_perturb"]["unknown_terms"]`, by field, and a warning is
+    logged. Such a label stays as it is; such an age or sex is missing. What was read from where,
+    the keys and the units are put into `uns["scvi_perturb"]` too; translations are logged.
 
     Parameters
     ----------
     adata
-        A screen.
+        A screen, or samples that were not perturbed.
     schema
         "scperturb", "gears", "cpa", "pertpy", "canonical", or "auto" to recognise one of them by
         its columns; or a mapping of canonical field to column, such as
@@ -66,6 +87,14 @@ def harmonize(
     control
         Label or labels of control cells. None recognises the usual ones, such as "ctrl",
         "non-targeting", "NT", "DMSO", "vehicle", "unperturbed".
+    perturbed
+        Whether there are perturbations. If not, as in an atlas, only the columns of samples and
+        cells are written, and a column of perturbations is not looked for.
+    ontologies
+        For a field (`tissue`, `cell_type`, `cell_line`, `disease`, `developmental_stage`,
+        `ethnicity`) the ontology to check it against: a file as :meth:`OntologyTerms.read` takes
+        it, or the terms. A label that is the name or an exact synonym of a term, whatever its
+        case, becomes the term's name and gets its identifier; an identifier gets the name.
     copy
         Whether to leave `adata` as it is. A copy of a backed AnnData is read into memory; a view
         is always copied.
@@ -77,105 +106,126 @@ def harmonize(
     Raises
     ------
     ValueError
-        If the schema is not known.
+        If the schema, or a field of `ontologies`, is not known.
     SchemaError
         If a column is absent, a perturbation is missing, a perturbed cell has no dose though others
-        have, or units cannot be brought to one.
+        have, units cannot be brought to one, or a file holds no ontology.
+    FileNotFoundError
+        If a file of an ontology is absent.
+    ImportError
+        If an ontology is in OWL and pronto is not installed.
 
     References
     ----------
-    Peidli et al., scPerturb, Nature Methods 2024, for its layout.
+    Peidli et al., scPerturb, Nature Methods 2024, for its layout. CELLxGENE's schema for the names
+    of columns of identifiers.
     """
+    for field in ontologies or ():
+        check_choice("ontologies field", field, TERM_FIELDS)
     before = adata.uns.get(UNS_KEY, {})
-    if schema == "auto" and "schema" in before:
-        schema = "canonical"
-    name, columns = source_columns(schema, adata.obs.columns)
-    if name == "canonical" and "units" in before:  # done before: units of the source are past
-        columns = {f: c for f, c in columns.items() if f not in ("dose_unit", "time_unit")}
+    name, columns = _sources(adata, schema, perturbed=perturbed)
+    terms = read_ontologies(ontologies)
     if copy or adata.is_view:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     labels = ControlLabels(control)
-    made, units = _condition_columns(adata.obs, columns, labels)
-    for field in _LABEL_COLUMNS:
-        if field in columns:
-            made[field] = _categories(adata.obs[columns[field]])
-    if _LIBRARY_COLUMN in columns:
-        sizes = pd.to_numeric(adata.obs[columns[_LIBRARY_COLUMN]], errors="coerce")
-        if (sizes > 0).all():
-            made[_LIBRARY_COLUMN] = sizes.to_numpy(float)
-        else:
-            logger.warning("Column %r is not a library size.", columns[_LIBRARY_COLUMN])
+    metadata, unknown = metadata_columns(adata.obs, columns, terms)
+    made, units = metadata | _library_size(adata.obs, columns), dict[str, str]()
+    if perturbed:
+        fields = {field: column for field, column in columns.items() if field not in SAMPLE_FIELDS}
+        conditions, units, strange = condition_columns(adata.obs, fields, labels)
+        made, unknown = conditions | made, unknown | strange
+    if "age" in made:
+        units["age"] = _AGE_UNIT
     for column, values in made.items():
         adata.obs[column] = values
-    _report(adata, name, columns, labels)
-    keys = {
-        "perturbation": PERTURBATION_COLUMN,
-        "dose": DOSE_COLUMN,
-        "time": TIME_COLUMN,
-        "kind": KIND_COLUMN,
-    }
-    known = before.get("units", {})
+    _report(adata, name, columns, labels if perturbed else None)
+    for field, values in unknown.items():
+        values.warn(field, adata.n_obs)
+    for field in sorted(terms.keys() - unknown.keys()):
+        logger.warning("No column of %s was found to check against its ontology.", field)
     adata.uns[UNS_KEY] = {
         **before,
         "schema": name,
         "source": columns,
-        "units": {what: unit or known.get(what, "") for what, unit in units.items()},
-        "keys": {role: column for role, column in keys.items() if column in made}
-        | {"control": CONTROL, "separator": SEPARATOR}
-        | ({"batch": "batch"} if "batch" in made else {})
-        | ({"context": ["cell_type"]} if "cell_type" in made else {}),
+        "units": _units(before, units),
+        "keys": _keys(adata, before, made),
+        "unknown_terms": _unknown_terms(before, unknown, terms),
     }
     return adata
 
 
-def _condition_columns(
-    obs: pd.DataFrame, columns: Mapping[str, str], control: ControlLabels
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the columns that describe conditions, and the units of doses and times."""
-    fields = {f: c for f, c in columns.items() if f not in (*_LABEL_COLUMNS, _LIBRARY_COLUMN)}
-    first, inverse = row_codes(obs, list(fields.values()))
-    picked = {field: obs[column].iloc[first].tolist() for field, column in fields.items()}
-    rows = [{field: values[i] for field, values in picked.items()} for i in range(len(first))]
-    labels = [row["perturbation"] for row in rows]
-    missing = np.array([is_missing(x) and as_label(x) not in control for x in labels])[inverse]
-    if missing.any():
-        msg = (
-            f"obs[{columns['perturbation']!r}] is missing for {missing.sum()} of {len(obs)} cells; "
-            "drop these cells, or label them as control."
-        )
-        raise SchemaError(msg)
-    conditions, dose_unit = conditions_of([parts_of(row, control) for row in rows])
-    made: dict[str, Any] = {PERTURBATION_COLUMN: [c.format() for c in conditions]}
-    units = {}
-    if dose_unit is not None:
-        made[DOSE_COLUMN] = [c.format_doses() for c in conditions]
-        units["dose"] = dose_unit
-    if "perturbation_type" in columns:
-        made[KIND_COLUMN] = [c.format_kinds() or CONTROL for c in conditions]
-    written: dict[str, Any] = {column: _spread(values, inverse) for column, values in made.items()}
-    times, unit = to_one_unit(
-        [(row.get("time"), row.get("time_unit")) for row in rows], what="time"
-    )
-    if not all(map(math.isnan, times)):
-        written[TIME_COLUMN] = np.array(times)[inverse]
-        units["time"] = unit
-    return written, units
+def _sources(
+    adata: AnnData, schema: Schema | Mapping[str, str], *, perturbed: bool
+) -> tuple[str, dict[str, str]]:
+    """Return the layout and the column of each field, without what was converted before."""
+    before = adata.uns.get(UNS_KEY, {})
+    if schema == "auto" and PERTURBATION_COLUMN in before.get("keys", {}):
+        schema = "canonical"
+    name, columns = source_columns(schema, adata.obs.columns, perturbed=perturbed)
+    past = set()  # units of the source, which no longer hold
+    if name == "canonical" and "units" in before:
+        past |= {"dose_unit", "time_unit"}
+    if "age" in before.get("units", {}) and columns.get("age") == "age":
+        past.add("age_unit")
+    return name, {field: column for field, column in columns.items() if field not in past}
 
 
-def _spread(values: Sequence[str], inverse: NDArray[np.int64]) -> pd.Categorical[str]:
-    """Return one value a cell from those of distinct rows."""
-    return pd.Categorical(np.array(values, dtype=object)[inverse])
+def _library_size(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return the column of library sizes, if there is one and it holds some."""
+    if _LIBRARY_COLUMN not in columns:
+        return {}
+    sizes = pd.to_numeric(obs[columns[_LIBRARY_COLUMN]], errors="coerce")
+    if (sizes > 0).all():
+        return {_LIBRARY_COLUMN: sizes.to_numpy(float)}
+    logger.warning("Column %r is not a library size.", columns[_LIBRARY_COLUMN])
+    return {}
 
 
-def _categories(column: pd.Series[Any]) -> pd.Categorical[Any]:
-    """Return labels as text categories; missing ones stay missing."""
-    return pd.Categorical(as_labels(column))
+def _units(before: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, str]:
+    """Return the units of what was read now, and of ages that were converted before."""
+    known = before.get("units", {})
+    kept = {what: str(unit) for what, unit in known.items() if what == "age"}
+    return kept | {what: unit or known.get(what, "") for what, unit in units.items()}
 
 
-def _report(adata: AnnData, name: str, columns: Mapping[str, str], control: ControlLabels) -> None:
+def _keys(adata: AnnData, before: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which columns hold what; those of metadata found before stay."""
+    found = {*made, *map(str, before.get("keys", {}).get("metadata", ()))}
+    keys: dict[str, Any] = {role: column for role, column in _ROLES.items() if column in made}
+    if PERTURBATION_COLUMN in made:
+        keys |= {"control": CONTROL, "separator": SEPARATOR}
+    if "batch" in made:
+        keys["batch"] = "batch"
+    if "cell_type" in made:
+        keys["context"] = ["cell_type"]
+    return keys | {"metadata": [field for field in METADATA if field in found & {*adata.obs}]}
+
+
+def _unknown_terms(
+    before: Mapping[str, Any],
+    unknown: Mapping[str, Unknown],
+    terms: Mapping[str, OntologyTerms],
+) -> dict[str, list[str]]:
+    """Return the values that were not understood, by field; those of before, unless checked anew.
+
+    An age or a sex that was not understood is missing the second time, hence known from before.
+    """
+    kept = {
+        field: [*map(str, labels)]
+        for field, labels in before.get("unknown_terms", {}).items()
+        if field not in terms
+    }
+    return kept | {field: values.labels for field, values in unknown.items() if values.labels}
+
+
+def _report(
+    adata: AnnData, name: str, columns: Mapping[str, str], control: ControlLabels | None
+) -> None:
     """Log what was read from where, and what was taken for control."""
     renamed = {field: column for field, column in columns.items() if field != column}
     logger.info("Layout %r; columns read under other names: %s.", name, renamed or "none")
+    if control is None:  # nothing was perturbed
+        return
     translated = sorted(control.met - {CONTROL})
     if translated:
         logger.info("Labels taken for %r: %s.", CONTROL, translated)

@@ -29,8 +29,8 @@ _MASS = {
     alias: factor
     for factor, aliases in (
         (1e-3, "pg/ml ng/l"),
-        (1.0, "ng/ml ug/l"),
-        (1e3, "ug/ml mg/l ng/ul"),
+        (1.0, "ng/ml ug/l mcg/l"),
+        (1e3, "ug/ml mcg/ml mg/l ng/ul"),
         (1e6, "mg/ml g/l ug/ul"),
     )
     for alias in aliases.split()
@@ -40,9 +40,9 @@ _TIME = {
     for factor, aliases in (
         (1 / 3600, "s sec secs second seconds"),
         (1 / 60, "min mins minute minutes"),
-        (1.0, "h hr hrs hour hours"),
+        (1.0, "h hr hrs hour hours hpi"),
         (24.0, "d day days"),
-        (168.0, "w week weeks"),
+        (168.0, "w wk wks week weeks"),
     )
     for alias in aliases.split()
 }
@@ -51,13 +51,16 @@ _UNITS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "dose": {
         "uM": _MOLAR,
         "ng/mL": _MASS,
-        "U/mL": {"u/ml": 1.0, "iu/ml": 1.0},
+        "U/mL": dict.fromkeys(("u/ml", "iu/ml", "unit/ml", "units/ml"), 1.0),
         "Gy": {"gy": 1.0, "cgy": 0.01, "mgy": 0.001},
         "%": {"%": 1.0, "percent": 1.0},
     },
     "time": {"h": _TIME},
 }
-_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+#: The comma of "1,000" separates thousands; a text with any other is not understood.
+_QUANTITY = re.compile(rf"\s*({_NUMBER})(?![\d.,])\s*(.*?)\s*")
+_SINCE = re.compile(r"[\s-]+(?:post|after)\b.*")  # "24 hours post infection"
 _UNIT_FIRST = re.compile(r"\s*([a-zA-Z]+)\s*(\d+\.?\d*)\s*")  # "day 7", "h24"
 _MISSING = frozenset({"", "none", "nan", "na", "n/a", "null", "<na>"})
 
@@ -74,7 +77,7 @@ def to_one_unit(
 
     Molar units become uM, mass concentrations ng/mL, times hours. Doses of several kinds (drugs in
     uM, cytokines in ng/mL) keep one unit a kind. A unit that is not known is kept where it is the
-    only one.
+    only one. "1,000" is a thousand, "24 hours post infection" is 24 hours.
 
     Parameters
     ----------
@@ -123,13 +126,15 @@ def _read(value: object, unit: object, what: str) -> tuple[float, str]:
     text = str(value)
     given = "" if is_missing(unit) else str(unit)
     if match := _QUANTITY.fullmatch(text):
-        number, own = match[1], match[2]
+        number, own = match[1].replace(",", ""), match[2]
     elif what == "time" and (match := _UNIT_FIRST.fullmatch(text)):
         number, own = match[2], match[1]
     else:
         msg = f"{what} {text!r} is not a quantity; expected a number, or one with a unit: '10 uM'."
         raise SchemaError(msg)
     named = (own or given).strip()
+    if what == "time":
+        named = _SINCE.sub("", named)
     plain = named.replace("µ", "u").replace("μ", "u").casefold()
     return float(number), plain if _converted(plain, what) else named
 
