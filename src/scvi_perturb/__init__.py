@@ -15,8 +15,13 @@ from scvi_perturb._errors import (
 from scvi_perturb._version import __version__
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model import HybridResidualModel, PerturbDiffusion, PerturbFlow
-from scvi_perturb.module import DiffusionConfig, FlowConfig
+from scvi_perturb.model import (
+    CausalPerturbVAE,
+    HybridResidualModel,
+    PerturbDiffusion,
+    PerturbFlow,
+)
+from scvi_perturb.module import CausalConfig, DiffusionConfig, FlowConfig
 from scvi_perturb.train import PlanConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from scvi_perturb import benchmark, metrics, pl, predictors
 
 __all__ = [
+    "CausalConfig",
+    "CausalPerturbVAE",
     "DiffusionConfig",
     "FlowConfig",
     "HybridResidualModel",

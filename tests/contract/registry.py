@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scvi_perturb import (
+    CausalConfig,
+    CausalPerturbVAE,
     DiffusionConfig,
     FlowConfig,
     HybridResidualModel,
@@ -54,7 +56,7 @@ class ModelCase:
     likelihood
         The verb that tells how likely cells are.
     samplers
-        Methods of drawing, the default first.
+        Methods of drawing, the default first; none where one pass draws.
     without_likelihood
         Variants that have none.
     """
@@ -82,6 +84,7 @@ CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 
 _SIZE = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
+_GROUPS = {"n_identity": 3, "n_state": 3, "n_technical": 2}
 _SHORT = {"max_epochs": 2, "n_steps": 10, "batch_size": 64, **CPU}
 _LARGER = {"n_latent": 8, "n_hidden": 32}
 _LONGER = {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU}
@@ -147,5 +150,29 @@ MODELS = (
         },
         units={"normal": "log1p(counts per 10,000)"},
         samplers=("heun", *(name for name in SOLVERS if name != "heun")),
+    ),
+    ModelCase(
+        CausalPerturbVAE,
+        init={"n_hidden": 16, "n_layers": 1, "causal": CausalConfig(**_GROUPS)},
+        train={"max_epochs": 2, "batch_size": 64, **CPU},
+        stages=("representation",),
+        selected=("representation",),
+        accurate=({"n_hidden": 32}, {"max_epochs": 60, "batch_size": 128, **CPU}),
+        variants={
+            "normal": {"likelihood": "normal"},
+            "linear": {"decoder": "linear"},
+            "zinb": {"likelihood": "zinb", "dispersion": "gene-cell"},
+            "poisson": {"likelihood": "poisson"},
+            "mixture": {"causal": CausalConfig(prior="mixture", n_components=3, **_GROUPS)},
+            "flow": {"causal": CausalConfig(prior="flow", **_GROUPS)},
+            "adversary": {"causal": CausalConfig(independence="adversary", **_GROUPS)},
+            "total correlation": {
+                "causal": CausalConfig(
+                    independence="total_correlation", free_bits=0.5, responders=False, **_GROUPS
+                )
+            },
+        },
+        units={"normal": "log1p(counts per 10,000)"},
+        samplers=(),
     ),
 )

@@ -9,7 +9,14 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX, X_KEY
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    METADATA_PREFIX,
+    X_KEY,
+)
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager

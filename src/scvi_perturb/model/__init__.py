@@ -1,7 +1,8 @@
 """Models: AnnData in, AnnData out."""
 
+from scvi_perturb.model._causal import CausalPerturbVAE
 from scvi_perturb.model._diffusion import PerturbDiffusion
 from scvi_perturb.model._flow import PerturbFlow
 from scvi_perturb.model._hybrid import HybridResidualModel
 
-__all__ = ["HybridResidualModel", "PerturbDiffusion", "PerturbFlow"]
+__all__ = ["CausalPerturbVAE", "HybridResidualModel", "PerturbDiffusion", "PerturbFlow"]

@@ -13,7 +13,7 @@ from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.data import ScreenReader, align_genes
 from scvi_perturb.generative import SAMPLERS, SamplerConfig
-from scvi_perturb.model._checks import digest
+from scvi_perturb.model._checks import check_interval, digest
 from scvi_perturb.model._draw import Drawn, DrawOptions, draw_cells, write_cells
 from scvi_perturb.model._effects import effects_adata
 from scvi_perturb.model._latents import chosen_rows, encode_cells
@@ -203,27 +203,13 @@ class PerturbationModel(SetupMixin):
         NotTrainedError, UnknownPerturbationError, SchemaError
             As for :meth:`sample`.
         """
-        if not 0 < interval < 1:
-            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
-            raise ValueError(msg)
+        check_interval(interval)
         request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(request, cells, plan, sampler=config, seed=seed)
-        result = effects_adata(
-            drawn,
-            plan,
-            request,
-            cells,
-            screen=self._screen,
-            likelihood=self._representation().likelihood,
-            interval=interval,
-            seed=seed,
-        )
-        result.obs["novelty"] = self._novelty(request, cells, plan)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        units = "log1p(counts per 10,000)"
-        result.uns = self._provenance(config, seed, units)
+        result = self._effects(drawn, (request, cells, plan), interval=interval, seed=seed)
+        result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
         return result
 
     def get_latent_representation(
@@ -259,6 +245,30 @@ class PerturbationModel(SetupMixin):
         if key_added is not None:
             (self.adata if adata is None else adata).obsm[key_added] = mean.numpy()
         return mean.numpy()
+
+    def _effects(
+        self,
+        drawn: Iterator[Drawn],
+        asked: tuple[Request, Reference, Plan],
+        *,
+        interval: float,
+        seed: int | None,
+    ) -> AnnData:
+        """Return the effects of drawn cells, with the novelty of what was asked."""
+        request, cells, plan = asked
+        result = effects_adata(
+            drawn,
+            plan,
+            request,
+            cells,
+            screen=self._screen,
+            likelihood=self._representation().likelihood,
+            interval=interval,
+            seed=seed,
+        )
+        result.obs["novelty"] = self._novelty(request, cells, plan)
+        result.obs["support"] = 1.0 - result.obs["novelty"]
+        return result
 
     # Shared machinery ---------------------------------------------------------------------
 

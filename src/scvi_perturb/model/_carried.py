@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from scvi_perturb.model._latents import chunks
 from scvi_perturb.model._result import cells_adata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     from anndata import AnnData
 
     from scvi_perturb.model._screen import Screen
-    from scvi_perturb.module import Representation
+    from scvi_perturb.module import CountParameters, Representation
 
 __all__ = ["LATENT_KEY", "Carried", "Output", "carried_adata"]
 
@@ -27,6 +29,7 @@ __all__ = ["LATENT_KEY", "Carried", "Output", "carried_adata"]
 LATENT_KEY = "X_latent"
 
 Output = Literal["counts", "mean"]
+Decode: TypeAlias = "Callable[[np.ndarray, torch.Tensor, torch.Tensor], CountParameters]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,23 @@ def carried_adata(
     output: Output,
     seed: int | None,
     device: torch.device,
+    decode: Decode | None = None,
 ) -> AnnData:
     """Return carried cells as AnnData: counts drawn, or expected counts.
 
-    `obsm["X_latent"]` has the latents.
+    `obsm["X_latent"]` has the latents. `decode` is for representations that are told more than
+    latents, library sizes and batches: `(rows, latents, library sizes) -> parameters`.
     """
     random = generator(seed, device)
     blocks = []
     for rows in chunks(len(carried.latent)):
         library = torch.from_numpy(carried.library[rows].astype(np.float32)).to(device)
         batch = torch.from_numpy(carried.batch[rows]).to(device)
-        parameters = representation.decode(carried.latent[rows].to(device), library, batch)
+        latent = carried.latent[rows].to(device)
+        if decode is None:
+            parameters = representation.decode(latent, library, batch)
+        else:
+            parameters = decode(rows, latent, library)
         if output == "counts":
             drawn = Drawn(rows, library, parameters)
             blocks.append(draw_matrix(drawn, representation.likelihood, random))

@@ -18,7 +18,13 @@ from scvi_perturb.data._fields import (
 from scvi_perturb.data._metadata_fields import MetadataField
 from scvi_perturb.model._base import PerturbationModel
 from scvi_perturb.model._screen import SIGNATURES
-from scvi_perturb.model._setup import as_columns, completed, condition_keys, screen_fields
+from scvi_perturb.model._setup import (
+    as_columns,
+    completed,
+    condition_keys,
+    harmonised_keys,
+    screen_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +35,6 @@ __all__ = ["CausalSetup"]
 
 #: Groups of latents that metadata can belong to.
 GROUPS: Final = ("identity", "technical")
-
-MetadataKeys = "Mapping[str, str | Sequence[str]]"
 
 
 class CausalSetup(PerturbationModel):
@@ -70,8 +74,9 @@ class CausalSetup(PerturbationModel):
             is metadata of the technical group.
         metadata_keys
             Further metadata by group, e.g. `{"identity": ["tissue", "age", "sex"],
-            "technical": ["platform"]}`. Columns of numbers are numbers, all others labels; missing
-            values may occur, are marked, and are never filled in.
+            "technical": ["platform"]}`; None takes those that :func:`scvi_perturb.pp.harmonize` found
+            for identity. Columns of numbers are numbers, all others labels; missing values may
+            occur, are marked, and are never filled in.
 
         Raises
         ------
@@ -94,12 +99,11 @@ class CausalSetup(PerturbationModel):
             "separator": separator,
         }
         arguments = completed(adata, given)
-        named = perturbation_key is not None or "source_registry" in kwargs
         key = arguments["perturbation_key"]
-        if "source_registry" in kwargs:
-            key = perturbation_key
-        elif not named and key == PERTURBATION_COLUMN and key not in adata.obs:
+        if perturbation_key is None and ("source_registry" in kwargs or key not in adata.obs):
             key = None
+        if metadata_keys is None:
+            metadata_keys = _harmonised_metadata(adata, arguments)
         arguments |= {"perturbation_key": key, "metadata_keys": _by_group(metadata_keys)}
         fields = screen_fields(arguments)
         if key is None:
@@ -168,6 +172,14 @@ class CausalSetup(PerturbationModel):
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+
+def _harmonised_metadata(adata: AnnData, arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the metadata that `harmonize` found, save contexts and batch."""
+    found = harmonised_keys(adata).get("metadata", ())
+    taken = {*arguments["context_keys"], arguments["batch_key"]}
+    columns = [str(c) for c in found if c not in taken and adata.obs[c].notna().any()]
+    return {"identity": columns} if columns else {}
 
 
 def _by_group(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data import ScreenReader
     from scvi_perturb.model._screen import Screen
 
-__all__ = ["check_folder", "check_training_cells", "digest"]
+__all__ = ["check_folder", "check_interval", "check_training_cells", "digest"]
 
 #: Cells whose counts are compared with a registered library size.
 N_COMPARED = 512
@@ -103,6 +103,13 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     unfinished = folder / f"run.{os.getpid()}.part"
     unfinished.write_text(json.dumps(now, indent=1))
     unfinished.replace(path)
+
+
+def check_interval(interval: float) -> None:
+    """Raise `ValueError` unless a coverage lies between 0 and 1."""
+    if not 0 < interval < 1:
+        msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
+        raise ValueError(msg)
 
 
 def digest(items: Iterable[object]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb.data import ScreenDataModule, read_rows
+from scvi_perturb.data import ScreenDataModule
 from scvi_perturb.model._additive import fit_additive
+from scvi_perturb.model._epochs import mean_proportions, n_batches, representation_stage
 from scvi_perturb.model._held_out import (
     HeldOutError,
     best_step,
@@ -19,6 +20,7 @@ from scvi_perturb.model._held_out import (
     error_history,
 )
 from scvi_perturb.model._latents import LatentPairs, encode_cells, make_pairs
+from scvi_perturb.model._trained_on import Parts
 from scvi_perturb.model._vocabulary import reference_doses, to_tensors
 from scvi_perturb.train import Stage, fit_stage
 
@@ -31,15 +33,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module import CountAutoencoder
     from scvi_perturb.train import TrainConfig
 
-__all__ = ["Fit", "Parts"]
-
-
-class Parts(NamedTuple):
-    """Indices of the cells that train, validate, and are held out."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+__all__ = ["Fit"]
 
 
 @dataclass(slots=True)
@@ -67,28 +61,18 @@ class Fit:
         """Train stage one on counts."""
         module = cast("CountAutoencoder", self.model.module.representation)
         if not self.model.is_trained_:
-            module.initialise(self._mean_proportions())
+            module.initialise(mean_proportions(self.reader, self.parts.train))
         batches = torch.from_numpy(np.unique(self.reader.codes[BATCH_KEY][self.parts.train]))
         module.seen_batch.zero_().index_fill_(0, batches.to(module.device), value=True)
-        n_batches = self._n_batches(len(self.parts.train), batch_size)
-        wanted = round(self.config.representation_steps / n_batches)
-        epochs = max_epochs or int(np.clip(wanted, 10, 100))
-        data = ScreenDataModule(
-            self.reader,
-            train_idx=self.parts.train,
-            val_idx=self.parts.validation,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        stage = Stage(
-            "representation",
+        n_in_epoch = n_batches(len(self.parts.train), batch_size, self.trainer_kwargs)
+        stage = representation_stage(
             module,
-            data,
-            replace(self.config.representation, n_steps=epochs * n_batches),
-            epochs,
-            patience=self.config.patience if self.config.early_stopping else None,
-            keep_best=self.config.keep_best,
-            gradient_clip=self.config.gradient_clip[0],
+            self.reader,
+            self.parts,
+            self.config,
+            max_epochs=max_epochs,
+            batches=(batch_size, n_in_epoch),
+            seed=seed,
         )
         self._fit(stage, self.folder, {})
 
@@ -109,9 +93,7 @@ class Fit:
         )
         n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
         model.n_steps_ = n_steps
-        condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
-        trained = np.stack([condition[self.parts.train], context[self.parts.train]], axis=1)
-        model.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
+        model._remember_pairs(codes, self.parts.train)
         self._prepare(pairs, latents[0], self.parts.train)
         self._fit_generator(pairs, self.parts, n_steps, name="generator", seed=seed)
 
@@ -172,7 +154,7 @@ class Fit:
         data = ScreenDataModule(
             pairs, train_idx=learn, val_idx=check, batch_size=batch_size, seed=seed + 1
         )
-        epochs = -(-n_steps // self._n_batches(len(learn), batch_size))
+        epochs = -(-n_steps // n_batches(len(learn), batch_size, self.trainer_kwargs))
         stage = Stage(
             name,
             self.model.module.generator,
@@ -218,12 +200,6 @@ class Fit:
             target_variance=pairs.target_log_variance[learn].exp().mean(0).to(device),
         )
 
-    def _n_batches(self, n_cells: int, batch_size: int) -> int:
-        """Return the number of batches of an epoch in each process."""
-        devices = self.trainer_kwargs.get("devices")
-        share = -(-n_cells // (devices if isinstance(devices, int) and devices > 1 else 1))
-        return max(1, -(-share // batch_size))
-
     def _learnt(self, cells: np.ndarray) -> np.ndarray:
         """Return the cells whose targets are learnt: controls start and end at themselves."""
         if not self.model.module.generator.from_cell:
@@ -241,13 +217,3 @@ class Fit:
             every_n_epochs=self.config.checkpoint_every_n_epochs,
         )
         self.model.module.eval()
-
-    def _mean_proportions(self) -> torch.Tensor:
-        """Return the mean over training cells of each gene's share of the library."""
-        train, library = self.parts.train, self.reader.library
-        total = np.zeros(self.reader.counts.shape[1])
-        for rows in np.array_split(train, max(1, len(train) // 4096)):
-            counts = read_rows(self.reader.counts, rows)
-            size = np.asarray(counts.sum(axis=1)).ravel() if library is None else library[rows]
-            total += np.asarray(counts.T @ (1.0 / np.maximum(size, 1.0))).ravel()
-        return torch.from_numpy(total / len(train)).float()

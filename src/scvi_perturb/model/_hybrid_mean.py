@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.data import Split
-    from scvi_perturb.model._fit import Parts
+    from scvi_perturb.model._trained_on import Parts
     from scvi_perturb.model._two_stage import LatentModel
     from scvi_perturb.predictors import Predictor
     from scvi_perturb.predictors._questions import Question

@@ -152,7 +152,7 @@ class LikelihoodMixin(PerturbationModel):
                 )
                 library = batch[LIBRARY_KEY].to(device)
                 with torch.inference_mode():
-                    parameters = stage.decode(latent, library, batch[BATCH_KEY].to(device))
+                    parameters = self._decode_cells(latent, batch, adata)
                 matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
                 blocks.append(coo_matrix(matrix))
             draws.append(vstack(blocks, format="coo"))
@@ -171,6 +171,14 @@ class LikelihoodMixin(PerturbationModel):
                 "train with space='latent'."
             )
             raise ValueError(msg)
+
+    def _decode_cells(
+        self, latent: torch.Tensor, batch: dict[str, torch.Tensor], adata: AnnData | MuData | None
+    ) -> CountParameters:
+        """Return the parameters of the counts of given cells at other latents."""
+        del adata
+        library, label = (batch[key].to(latent.device) for key in (LIBRARY_KEY, BATCH_KEY))
+        return self._representation().decode(latent, library, label)
 
     def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
         """Return the training controls, and mean and log variance of their latents."""

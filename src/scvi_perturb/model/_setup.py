@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scvi.data.fields import BaseAnnDataField
 
-__all__ = ["SetupMixin", "as_columns", "completed", "condition_keys", "screen_fields"]
+__all__ = [
+    "SetupMixin",
+    "as_columns",
+    "completed",
+    "condition_keys",
+    "harmonised_keys",
+    "screen_fields",
+]
 
 
 class SetupMixin(BaseModelClass):

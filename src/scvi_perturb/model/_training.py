@@ -5,29 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from scvi_perturb.model._base import PerturbationModel
-from scvi_perturb.model._checks import check_folder, check_training_cells, digest
-from scvi_perturb.model._fit import Fit, Parts
-from scvi_perturb.model._library import library_shifts
+from scvi_perturb.model._checks import check_folder, check_training_cells
+from scvi_perturb.model._fit import Fit
+from scvi_perturb.model._trained_on import TrainedOn
 from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
-    from scvi_perturb.data import ScreenReader, Split
+    from scvi_perturb.data import Split
     from scvi_perturb.module import TwoStageModule
 
 __all__ = ["TwoStageTraining"]
 
 
-class TwoStageTraining(PerturbationModel):
+class TwoStageTraining(TrainedOn):
     """`train` of models with a representation and a generator."""
 
     module: TwoStageModule
     #: Arguments of scVI's module where stage one is a trained scVI.
     scvi_settings_: dict[str, Any] | None
-    #: Codes of condition and context with training cells.
-    trained_pairs_: list[tuple[int, int]]
     #: Steps of stage two that the held-out conditions asked for, if they were asked.
     n_steps_: int | None
 
@@ -92,39 +87,4 @@ class TwoStageTraining(PerturbationModel):
         if self._trains_representation:
             fit.representation(max_epochs, batch_size=batch_size, seed=seed)
         fit.generator(n_steps, seed=seed)
-        self.train_indices, self.validation_indices = parts.train, parts.validation
-        self.test_indices = parts.test
-        self.library_shifts_ = library_shifts(reader.codes, reader.library_sizes(), parts.train)
-        self._after_training(reader, parts.train)
-        self.is_trained_ = True
-        self.trained_on_ = {
-            "n_cells": len(parts.train),
-            "n_genes": len(self._screen.genes),
-            "seed": seed,
-            "split": "random" if split is None else split.kind,
-            "split_seed": seed if split is None else split.seed,
-            "data_hash": "" if split is None else split.data_hash,
-            "cells_hash": self._cells_digest(),
-        }
-
-    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
-        """Remember what a kind of model needs of the training cells."""
-
-    def _parts(self, split: Split | None, n_cells: int, seed: int) -> Parts:
-        if split is not None:
-            split.check(self._plain_adata())
-            return Parts(*(np.array(p) for p in (split.train, split.validation, split.test)))
-        order = np.random.default_rng(seed).permutation(n_cells)
-        n_validation = n_cells // 10
-        return Parts(np.sort(order[n_validation:]), np.sort(order[:n_validation]), order[:0])
-
-    def _describe_run(self, parts: Parts, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return what makes a run the same as another, for its folder."""
-        arguments = {k: v for k, v in self.init_params_["non_kwargs"].items() if k != "registry"}
-        return {
-            "cells": self._cells_digest(),
-            "training cells": digest(parts.train),
-            "validation cells": digest(parts.validation),
-            "model": {key: str(value) for key, value in arguments.items()},
-            "settings": {key: str(value) for key, value in settings.items()},
-        }
+        self._remember(reader, parts, split, seed)

@@ -12,7 +12,6 @@ from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.generative import SAMPLERS, SOLVERS
 from scvi_perturb.model._likelihood import LikelihoodMixin
-from scvi_perturb.model._novelty import UNKNOWN, Place, novelty
 from scvi_perturb.model._scvi import scvi_settings
 from scvi_perturb.model._training import TwoStageTraining
 from scvi_perturb.model._vocabulary import to_tensors
@@ -233,22 +232,3 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         return self.module.generator.sample_latent(
             conditions, which, reference, context, sampler=sampler, generator=random
         )
-
-    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
-        columns = self._screen.context_columns
-        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
-        asked, row = [], []
-        for i, condition in enumerate(request.conditions):
-            used = labels[np.unique(plan.reference[plan.row == i])]
-            for column, label in request.where(i).items():
-                used[:, columns.index(column)] = label
-            contexts = sorted({tuple(map(str, context)) for context in used})
-            asked += [Place(condition, context) for context in contexts]
-            row += [i] * len(contexts)
-        trained = [
-            Place(self._screen.table.conditions[code], self._screen.contexts[context])
-            for code, context in self.trained_pairs_
-            if code != 0
-        ]
-        each = novelty(asked, trained, self._vocabulary.features)
-        return np.bincount(row, weights=each) / np.bincount(row)

@@ -3,7 +3,7 @@
 from scvi_perturb.module._asked import Asked
 from scvi_perturb.module._autoencoder import AutoencoderConfig, CountAutoencoder
 from scvi_perturb.module._bins import RawCounts
-from scvi_perturb.module._causal import GroupedAutoencoder
+from scvi_perturb.module._causal import CausalModule, GroupedAutoencoder
 from scvi_perturb.module._causal_config import CausalConfig, Independence
 from scvi_perturb.module._causal_design import CausalDesign
 from scvi_perturb.module._causal_groups import Groups, state_divergence
@@ -25,6 +25,7 @@ __all__ = [
     "AutoencoderConfig",
     "CausalConfig",
     "CausalDesign",
+    "CausalModule",
     "ConditionTensors",
     "CountAutoencoder",
     "CountDiffusion",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
+from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    METADATA_PREFIX,
+)
 from scvi_perturb.module._causal_groups import Groups
 from scvi_perturb.module._causal_loss import causal_loss
 from scvi_perturb.module._conditions import ConditionTensors
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module._causal_design import CausalDesign
     from scvi_perturb.module._representation import CountParameters
 
-__all__ = ["GroupedAutoencoder"]
+__all__ = ["CausalModule", "GroupedAutoencoder"]
 
 #: Log variance of the depth, which is observed.
 _SURE = -30.0
@@ -298,3 +305,17 @@ class GroupedAutoencoder(CountModule):
         return causal_loss(
             self, tensors, inference_outputs, generative_outputs["px"], kl_weight=kl_weight
         )
+
+
+class CausalModule(BaseModuleClass):
+    """The module of a model of latent groups: its one stage is a representation.
+
+    Parameters
+    ----------
+    representation
+        The autoencoder.
+    """
+
+    def __init__(self, representation: GroupedAutoencoder) -> None:
+        super().__init__()
+        self.representation = representation

@@ -1,0 +1,242 @@
+"""Operators as tables: vectors, their size, and what they do to genes, with intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.stats import norm
+
+from scvi_perturb._constants import CONDITION_KEY, TARGET_SUM
+from scvi_perturb.model._causal_verbs import CausalVerbs
+from scvi_perturb.model._checks import check_interval
+from scvi_perturb.model._draw import Drawn, expected_proportions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mudata import MuData
+
+    from scvi_perturb.data import ScreenReader
+    from scvi_perturb.module import ConditionTensors
+
+__all__ = ["CausalEffects"]
+
+#: Reference cells that an effect is averaged over, and draws of operators for its interval.
+N_CELLS, N_DRAWS = 300, 50
+
+
+class CausalEffects(CausalVerbs):
+    """`get_perturbation_effects` and `get_perturbation_representation`."""
+
+    #: Number of training cells of each component id, and of controls.
+    operator_cells_: np.ndarray
+    n_controls_: int
+
+    def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
+        """Return the operator of each perturbation at its reference dose and time.
+
+        Parameters
+        ----------
+        names
+            Perturbations trained on or with features; None for all of them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `(n_perturbations, n_state)`, indexed by name; in standard deviations of the basal
+            state of the average cell.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownPerturbationError
+            For a name that is neither.
+        """
+        self._check_trained()
+        seen = self._seen()
+        names = self._vocabulary.known(seen) if names is None else list(names)
+        ids = torch.tensor([self._vocabulary.id_of(name, seen) for name in names], dtype=torch.long)
+        vectors = self._network.operators.vectors.detach().cpu()[ids]
+        columns = [f"state_{i}" for i in range(vectors.shape[1])]
+        return pd.DataFrame(
+            vectors.numpy(), index=pd.Index(names, name="perturbation"), columns=columns
+        )
+
+    def get_perturbation_effects(
+        self,
+        names: Sequence[str] | pd.DataFrame | Mapping[str, Mapping[str, float]] | None = None,
+        *,
+        by_context: bool = False,
+        reference: AnnData | MuData | None = None,
+        interval: float = 0.9,
+        seed: int | None = 0,
+    ) -> AnnData:
+        """Return what operators do to genes in reference cells that respond, with intervals.
+
+        Parameters
+        ----------
+        names
+            Perturbations, combinations or a table of conditions; or a mapping of a name of your
+            own to weights, `{"A without B": {"A": 1, "B": -1}}`; None for all single
+            perturbations that are known.
+        by_context
+            Whether there is one row for each context of the reference, else one over all.
+        reference
+            Control cells; None takes the training controls.
+        interval
+            Coverage aimed at, of intervals of the operators: the error of a vector that is the
+            mean of so many cells, one against the other. They do not contain what the model
+            itself has wrong; NaN for perturbations known by features alone.
+        seed
+            Seed of the choice of reference cells and of the intervals.
+
+        Returns
+        -------
+        AnnData
+            One row a perturbation (and context). `X`: change of `log1p` counts per ten thousand of
+            the summed expression, also in layers `lower`, `upper`, `std`. `obs`: `norm`, the length
+            of the operator in standard deviations of the basal state, `norm_error`, what chance
+            alone makes of it; `responders`, the share of cells that respond. `obsm["operator"]`.
+
+        Raises
+        ------
+        NotTrainedError, UnknownPerturbationError, SchemaError
+            As for :meth:`sample`.
+        """
+        check_interval(interval)
+        if names is None:
+            self._check_trained()
+            names = self._vocabulary.known(self._seen())
+        asked, weight, frame = self._asked_operators(names)
+        pools = self._pools(reference, by_context=by_context, seed=seed)
+        random = np.random.default_rng(seed)
+        tables, layers, operators = [], [], []
+        for labels, latent in pools:
+            for i in range(len(frame)):
+                one = asked.rows(torch.full((len(latent),), i, device=self._device()))
+                own = None if weight is None else weight[i].expand(len(latent), -1)
+                shift, gene = self._effect(latent, one, own, random, interval)
+                odds = torch.sigmoid(self._network.log_odds(one))[0]
+                error = float(np.sqrt(self._variance(one, own) * len(shift)))
+                tables.append(
+                    frame.iloc[i].to_dict()
+                    | labels
+                    | {
+                        "norm": float(np.linalg.norm(shift)),
+                        "norm_error": error,
+                        "responders": float(odds),
+                    }
+                )
+                layers.append(gene)
+                operators.append(shift)
+        obs = pd.DataFrame(tables, index=[f"row{i}" for i in range(len(tables))])
+        result = AnnData(
+            np.stack([g["lfc"] for g in layers]),
+            obs=obs,
+            var=pd.DataFrame(index=pd.Index(self._screen.genes)),
+            layers={k: np.stack([g[k] for g in layers]) for k in ("lower", "upper", "std")},
+            obsm={"operator": np.stack(operators)},
+        )
+        result.uns = self._one_pass(seed, "change of log1p(counts per 10,000)")
+        return result
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Remember how many cells each operator was learned from."""
+        codes = reader.codes[CONDITION_KEY][train]
+        table, counts = self._screen.table, np.zeros(self._network.operators.n_components)
+        used, sizes = np.unique(codes, return_counts=True)
+        for code, size in zip(used, sizes, strict=True):
+            for part in table.conditions[code].components:
+                counts[table.component_index(part.name, part.kind)] += size
+        self.operator_cells_ = counts
+        self.n_controls_ = int((codes == 0).sum())
+
+    def _pools(
+        self, reference: AnnData | MuData | None, *, by_context: bool, seed: int | None
+    ) -> list[tuple[dict[str, str], torch.Tensor]]:
+        """Return the labels and basal latents of reference cells, in all or of each context."""
+        if self._screen.real_values:
+            random = np.random.default_rng(seed)
+            rows = random.permutation(self.train_indices)[:N_CELLS]
+            return [({}, self._basal(self._given(None, np.sort(rows).tolist())))]
+        _, cells = self._ask([self._screen.table.control], reference)
+        random = np.random.default_rng(seed)
+        place, labels = np.zeros(len(cells), dtype=np.int64), [{}]  # type: ignore[var-annotated]
+        columns = [c for c in self._screen.context_columns if c in cells.labels]
+        if by_context and columns:
+            groups = cells.labels.groupby(columns, observed=True, sort=True)
+            place = groups.ngroup().to_numpy()
+            firsts = cells.labels.iloc[np.unique(place, return_index=True)[1]]
+            labels = firsts[columns].astype(str).to_dict(orient="records")
+        found = []
+        for i, own in enumerate(labels):
+            rows = np.flatnonzero(place == i)
+            if len(rows) > N_CELLS:
+                rows = np.sort(random.choice(rows, N_CELLS, replace=False))
+            latents = self._latents_of(cells, rows)
+            found.append((own, latents.mean))
+        return found
+
+    @torch.inference_mode()
+    def _effect(
+        self,
+        latent: torch.Tensor,
+        conditions: ConditionTensors,
+        weight: torch.Tensor | None,
+        random: np.random.Generator,
+        interval: float,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the mean operator over cells, and its effect on genes with its interval."""
+        latent = latent.to(self._device())
+        own = self._groups(latent)
+        shift = self._network.shift(conditions, own.identity, weight)
+        control = self._profile(latent, None)
+        centre = self._profile(self._with_state(own, own.state + shift), conditions) - control
+        sd = np.sqrt(self._variance(conditions, weight))
+        if not np.isfinite(sd):
+            nothing = np.full_like(centre, np.nan)
+            layers = {"lower": nothing, "upper": nothing, "std": nothing}
+            return shift.mean(0).cpu().numpy(), {"lfc": centre} | layers
+        noise = random.standard_normal((N_DRAWS, shift.shape[1])).astype(np.float32) * sd
+        draws = []
+        for one in torch.from_numpy(noise).to(latent.device):
+            moved = self._with_state(own, own.state + shift + one)
+            draws.append(self._profile(moved, conditions) - control)
+        std = np.std(draws, axis=0, ddof=1)
+        half = norm.ppf(0.5 + interval / 2) * std
+        layers = {"lower": centre - half, "upper": centre + half, "std": std}
+        return shift.mean(0).cpu().numpy(), {"lfc": centre} | layers
+
+    def _variance(self, conditions: ConditionTensors, weight: torch.Tensor | None) -> float:
+        """Return the variance of each entry of an operator: that of means of so many cells."""
+        mask = conditions.mask[0].cpu().numpy()
+        ids = conditions.component[0].cpu().numpy()[mask]
+        if len(ids) == 0:
+            return 0.0
+        factor = np.ones(len(ids)) if weight is None else weight[0].cpu().numpy()[mask]
+        share = float(torch.sigmoid(self._network.log_odds(conditions))[0])
+        cells = self.operator_cells_[ids] * share
+        with np.errstate(divide="ignore"):
+            own = factor**2 / cells
+        control = factor.sum() ** 2 / max(self.n_controls_, 1)
+        total = float(own.sum() + control)
+        return total if np.isfinite(total) else float("nan")
+
+    def _with_state(self, own: object, state: torch.Tensor) -> torch.Tensor:
+        return torch.cat([own.identity, state, own.technical], dim=1)  # type: ignore[attr-defined]
+
+    def _profile(self, latent: torch.Tensor, conditions: ConditionTensors | None) -> np.ndarray:
+        """Return `log1p` counts per ten thousand of the cells' summed expression, `(n_genes,)`."""
+        one = torch.ones(len(latent), device=latent.device)
+        parameters = self._network.decode(latent, one, None, conditions)
+        if self._screen.real_values:
+            return parameters.mean.mean(0).cpu().numpy()
+        drawn = Drawn(np.arange(len(latent)), one, parameters)
+        share = expected_proportions(drawn, self._network.likelihood).mean(axis=0)
+        profile: np.ndarray = np.log1p(TARGET_SUM * share)
+        return profile

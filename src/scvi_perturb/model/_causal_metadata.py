@@ -1,0 +1,338 @@
+"""From metadata to cells, and from cells to metadata."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scvi_perturb._constants import BATCH_KEY, CONTEXT_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb._random import generator
+from scvi_perturb.model._causal_design import labels_of
+from scvi_perturb.model._causal_likelihood import CausalLikelihood
+from scvi_perturb.model._causal_rows import MetadataRows, parse_rows
+from scvi_perturb.model._draw import Drawn, write_cells
+from scvi_perturb.model._effects import effects_table
+from scvi_perturb.model._latents import chunks
+from scvi_perturb.model._library import library_shift
+from scvi_perturb.model._novelty import UNKNOWN, Place
+from scvi_perturb.model._request import parse_request
+from scvi_perturb.model._result import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scvi_perturb.data import ScreenReader
+    from scvi_perturb.model._draw import LibrarySize
+    from scvi_perturb.nn import MetadataSpec
+
+__all__ = ["CausalMetadata"]
+
+#: Draws of the latent over which predictions of metadata are averaged.
+N_DRAWS = 8
+#: Draws of identity over which a signature is averaged.
+N_SIGNATURE_DRAWS = 200
+
+
+class CausalMetadata(CausalLikelihood):
+    """`predict_metadata`, and draws from metadata alone."""
+
+    #: Mean of the log library size of each batch, the overall one last, and the spread around it.
+    depth_: dict[str, np.ndarray]
+
+    def predict_metadata(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        fields: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+        seed: int | None = 0,
+        key_added: str | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Predict the metadata of cells, and their perturbation.
+
+        Each column is read from its own group: contexts and further identity metadata from the
+        identity, batch and technical metadata from the technical latents, the perturbation (at
+        whatever dose and time) from the state.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of training; None for the data of training. The columns that are
+            registered must be there, their values are not read.
+        fields
+            Columns to predict; None for all that have several labels or are numbers.
+        indices
+            Cells, in the order wanted; None for all.
+        seed
+            Seed of the draws of latents over which probabilities are averaged.
+        key_added
+            Prefix of columns of `obs` to write to as well: `<prefix>_<field>`, the most probable
+            label or the expected number, and `<prefix>_<field>_probability` or `_std`; needs
+            `indices=None`.
+
+        Returns
+        -------
+        dict of pandas.DataFrame
+            Field -> one row a cell: probabilities of the labels, a column each; or `mean` and
+            `std` of a number.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        SchemaError
+            For a field that cannot be predicted.
+        """
+        given = self._given(adata, indices, key_added)
+        heads = self._heads()
+        chosen = list(heads) if fields is None else list(fields)
+        wrong = sorted(set(chosen) - set(heads))
+        if wrong:
+            msg = f"Fields {wrong} cannot be predicted; the model predicts {sorted(heads)}."
+            raise SchemaError(msg)
+        found = {}
+        for field in chosen:
+            random = generator(seed, self._device())
+            table = self._read_head(heads[field], given.latents, random)
+            found[field] = table.set_axis(given.names, axis=0)
+        if key_added is not None:
+            obs = (self.adata if adata is None else adata).obs
+            for field, table in found.items():
+                _write(obs, f"{key_added}_{field}", table)
+        return found
+
+    def _heads(self) -> dict[str, tuple[str, str, MetadataSpec, tuple[str, ...] | None]]:
+        """Return for each field the head, the group it reads, the column and its labels."""
+        screen, network = self._screen, self._network
+        levels: dict[str, tuple[str, ...] | None] = {c.name: c.levels for c in screen.metadata}
+        for i, column in enumerate(screen.context_columns):
+            levels[column] = tuple(sorted({row[i] for row in screen.contexts}))
+        if screen.batch_column is not None:
+            levels[screen.batch_column] = tuple(sorted({row[0] for row in screen.batches}))
+        found = {}
+        for group in ("identity", "technical"):
+            for i, spec in enumerate(getattr(network, f"{group}_prior").metadata.specs):
+                name = f"{group}_{i}"
+                if name in network.heads:
+                    found[spec.name] = (name, group, spec, levels[spec.name])
+        if "perturbation" in network.heads:
+            spec = network.heads["perturbation"].spec
+            labels = tuple(labels_of(screen)[0])
+            found[screen.keys.perturbation] = ("perturbation", "state", spec, labels)
+        return found
+
+    @torch.inference_mode()
+    def _read_head(
+        self,
+        head: tuple[str, str, MetadataSpec, tuple[str, ...] | None],
+        latents: Any,  # noqa: ANN401
+        random: torch.Generator,
+    ) -> pd.DataFrame:
+        """Return the prediction of one field, averaged over draws of the latent."""
+        name, group, spec, labels = head
+        network, blocks = self._network, []
+        for rows in chunks(len(latents.mean)):
+            outputs = []
+            for _ in range(N_DRAWS):
+                own = getattr(network.groups(latents.draw(rows, random)), group)
+                own = own[:, 1:] if group == "technical" else own
+                outputs.append(network.heads[name](own))
+            each = torch.stack(outputs)
+            if not spec.is_numeric:
+                blocks.append(each.softmax(-1).mean(0).cpu().numpy())
+                continue
+            mean, log_sd = each[..., 0], each[..., 1].clamp(-4.0, 2.0)
+            variance = mean.var(0) + (2 * log_sd).exp().mean(0)
+            blocks.append(torch.stack([mean.mean(0), variance.sqrt()], 1).cpu().numpy())
+        values = np.concatenate(blocks)
+        if labels is not None:
+            return pd.DataFrame(values, columns=pd.Index(labels, name=spec.name))
+        encoder = getattr(network, f"{group}_prior").metadata
+        i = [s.name for s in encoder.specs].index(spec.name)
+        centre, spread = (float(getattr(encoder, f"{k}_{i}")) for k in ("centre", "spread"))
+        return pd.DataFrame({"mean": centre + spread * values[:, 0], "std": spread * values[:, 1]})
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Remember the depth of each batch."""
+        super()._after_training(reader, train)
+        if self._screen.real_values:
+            return
+        depth = np.log(np.maximum(reader.library_sizes()[train].astype(float), 1.0))
+        batch = reader.codes[BATCH_KEY][train]
+        overall = depth.mean()
+        means = [
+            depth[batch == code].mean() if (batch == code).any() else overall
+            for code in range(len(self._screen.batches))
+        ]
+        away = depth - np.array(means)[batch]
+        self.depth_ = {
+            "mean": np.array([*means, overall]),
+            "std": np.array([away.std(), depth.std()]),
+        }
+
+    def _sample_metadata(
+        self,
+        metadata: pd.DataFrame,
+        *,
+        n_samples: int | None,
+        seed: int | None,
+        library_size: LibrarySize,
+        path: str | Path | None,
+    ) -> AnnData:
+        """Draw cells from the priors alone."""
+        self._check_trained()
+        n = 1 if n_samples is None else n_samples
+        if n < 1:
+            msg = f"n_samples={n_samples} must be at least 1."
+            raise ValueError(msg)
+        rows = parse_rows(metadata, self._screen)
+        obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
+        obs["draw"] = np.tile(np.arange(n), len(rows))
+        obs.index = pd.Index([f"row{i}_draw{j}" for i in range(len(rows)) for j in range(n)])
+        return write_cells(
+            self._drawn_from(rows, np.repeat(np.arange(len(rows)), n), seed, library_size),
+            obs=obs,
+            screen=self._screen,
+            likelihood=self._network.likelihood,
+            uns=self._one_pass(seed, self._units, library_size=str(library_size)),
+            seed=seed,
+            path=path,
+        )
+
+    def _drawn_from(
+        self,
+        rows: MetadataRows,
+        which: np.ndarray,
+        seed: int | None,
+        library_size: LibrarySize,
+    ) -> Iterator[Drawn]:
+        """Yield cells of rows of metadata, `which` row each."""
+        self.module.eval()
+        device, network = self._device(), self._network
+        random = generator(seed, device)
+        conditions = self._condition_tensors(rows.conditions)
+        fields = self._row_fields(rows)
+        library = self._row_library(rows, which, seed, library_size)
+        for chunk in chunks(len(which)):
+            at = torch.from_numpy(which[chunk]).to(device)
+            own = {name: values[at] for name, values in fields.items()}
+            asked, n = conditions.rows(at), len(chunk)
+            with torch.inference_mode():
+                identity = network.identity_prior.draw(own, n, random)
+                technical = network.technical_prior.draw(own, n, random)
+                shape = (n, network.sizes[1])
+                basal = torch.randn(shape, generator=random, device=device)
+                state = basal + self._response(asked, identity, random)
+                depth = torch.zeros(n, 1, device=device)
+                latent = torch.cat([identity, state, depth, technical], dim=1)
+                size = torch.from_numpy(library[chunk].astype(np.float32)).to(device)
+                yield Drawn(chunk, size, network.decode(latent, size, None, asked))
+
+    def _row_fields(self, rows: MetadataRows) -> dict[str, torch.Tensor]:
+        """Return the metadata of rows as the module takes them, on the device."""
+        tensors = {
+            CONTEXT_KEY: torch.zeros(len(rows), dtype=torch.long),
+            BATCH_KEY: torch.zeros(len(rows), dtype=torch.long),
+        }
+        fields = self._fields_of(tensors)
+        for name in fields:
+            fields[name] = torch.from_numpy(rows.fields[name])
+        return {
+            name: (v.float() if v.is_floating_point() else v).to(self._device())
+            for name, v in fields.items()
+        }
+
+    def _row_library(
+        self, rows: MetadataRows, which: np.ndarray, seed: int | None, library_size: LibrarySize
+    ) -> np.ndarray:
+        """Return the library size of each cell: drawn as in training, or the number given."""
+        if self._screen.real_values:
+            return np.ones(len(which))
+        if not isinstance(library_size, str):
+            if not library_size > 0:
+                msg = f"library_size={library_size!r}; expected a positive number of counts."
+                raise ValueError(msg)
+            return np.full(len(which), float(library_size))
+        mean = self.depth_["mean"][rows.batch[which]]
+        std = self.depth_["std"][(rows.batch[which] < 0).astype(int)]
+        size = mean + std * np.random.default_rng(seed).standard_normal(len(which))
+        if library_size == "predicted":
+            shifts, table = self.library_shifts_, self._screen.table
+            size = (
+                size + np.array([library_shift(c, shifts, table) for c in rows.conditions])[which]
+            )
+        elif library_size != "reference":
+            msg = f"library_size={library_size!r}; expected 'reference', 'predicted' or a number."
+            raise ValueError(msg)
+        return np.exp(size)
+
+    def _predict_signatures(
+        self, conditions: Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
+    ) -> AnnData:
+        """Predict mean signatures of conditions, averaged over identities of their context."""
+        self._check_trained()
+        request = parse_request(conditions, self._screen)
+        frame = pd.DataFrame(
+            {c: [label or np.nan for label in labels] for c, labels in request.context.items()},
+            index=range(len(request)),
+        )
+        if request.batch is not None and self._screen.batch_column is not None:
+            frame[self._screen.batch_column] = [label or np.nan for label in request.batch]
+        rows = parse_rows(frame, self._screen)
+        fields, device = self._row_fields(rows), self._device()
+        random = generator(seed, device)
+        tensors, n = self._condition_tensors(request.conditions), N_SIGNATURE_DRAWS
+        profiles, layers = [], []
+        for i in range(len(request)):
+            at = torch.full((n,), i, dtype=torch.long, device=device)
+            own = {name: values[at] for name, values in fields.items()}
+            with torch.inference_mode():
+                identity = self._network.identity_prior.draw(own, n, random)
+                technical = self._network.technical_prior.draw(own, n, random)
+                state = torch.zeros(n, self._network.sizes[1], device=device)
+                depth = torch.zeros(n, 1, device=device)
+                latent = torch.cat([identity, state, depth, technical], dim=1)
+                control = self._profile(latent, None)
+            numbers = np.random.default_rng(seed)
+            _, gene = self._effect(latent, tensors.rows(at), None, numbers, interval)
+            profiles.append(control + gene["lfc"])
+            layers.append(gene)
+        names = ("lfc", "lower", "upper", "std")
+        plan = Plan(
+            np.arange(len(request)), np.zeros(len(request), int), np.zeros(len(request), int)
+        )
+        result = effects_table(
+            np.stack(profiles),
+            {k: np.stack([g[k] for g in layers]) for k in names},
+            plan,
+            request,
+            self._screen,
+        )
+        labels = frame.reindex(columns=list(self._screen.context_columns)).fillna(UNKNOWN)
+        places = [
+            Place(condition, tuple(map(str, labels.iloc[i])))
+            for i, condition in enumerate(request.conditions)
+        ]
+        result.obs["novelty"] = self._novelty_at(places)
+        result.obs["support"] = 1.0 - result.obs["novelty"]
+        result.uns = self._one_pass(seed, self._units)
+        return result
+
+
+def _write(obs: pd.DataFrame, column: str, table: pd.DataFrame) -> None:
+    """Write a prediction: the label and its probability, or the number and its error."""
+    if list(table.columns) == ["mean", "std"]:
+        obs[column], obs[f"{column}_std"] = table["mean"].to_numpy(), table["std"].to_numpy()
+        return
+    values = table.to_numpy()
+    codes = values.argmax(axis=1)
+    obs[column] = pd.Categorical.from_codes(codes, categories=table.columns.astype(str))
+    obs[f"{column}_probability"] = values.max(axis=1)
