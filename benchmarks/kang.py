@@ -61,6 +61,8 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     ", 1,000 cells": {"n_samples": 1_000},
     ", library predicted, 1,000 cells": {"n_samples": 1_000, "library_size": "predicted"},
 }
+#: Genes of a diffusion of counts.
+MAX_COUNT_GENES: Final = 2_000
 KEYS: Final = ("method", "cell_type", "seed")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 NOTES: Final = """\
@@ -79,7 +81,8 @@ half; of its own sampling variance nothing is subtracted, as for any prediction,
 error of half an experiment and not 0. The model samples one cell for each control cell, at the
 control cell's library size; `library predicted`: at that times the mean change of library size
 under the perturbation in the other types; `1,000 cells`: as many cells, so that less of the nmse
-is the sampling noise of the prediction itself; and both together."""
+is the sampling noise of the prediction itself; and both together. A diffusion of counts models the
+2,000 most variable genes of the training cells; the others are the control cell's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
@@ -145,7 +148,7 @@ def train_model(name: str, case: Case, seed: int) -> PerturbationModel:
 
     class_name, chosen = MODELS[name]
     cls = getattr(models, class_name)
-    adata = case.screen.copy()
+    adata = case.screen[:, _modelled(name, case)].copy()
     cls.setup_anndata(
         adata,
         perturbation_key="perturbation",
@@ -164,8 +167,28 @@ def sampled_cells(
     if model is None:
         msg = "There is no trained model to sample from."
         raise ValueError(msg)
+    genes = model.adata.var_names
     cells = model.sample(request(case), reference=case.reference, seed=seed, **variant)
-    return log_normalize(cells.X)
+    if cells.uns["scvi_perturb"]["units"] != "counts":  # log-normalised already, and unbounded
+        return np.maximum(cells.X, 0.0)
+    if len(genes) == case.screen.n_vars:
+        return log_normalize(cells.X)
+    # Of genes that the model does not know, those of the control cell that each starts from.
+    start = case.reference.obs_names.get_indexer(cells.obs["reference_cell"])
+    counts = case.reference.X[start].toarray()
+    counts[:, case.screen.var_names.get_indexer(genes)] = cells.X.toarray()
+    return log_normalize(counts)
+
+
+def _modelled(name: str, case: Case) -> np.ndarray:
+    """Return the genes that a model is given: all, or the most variable ones of the training cells.
+
+    A diffusion of counts is for 2,000 genes at most.
+    """
+    if MODELS[name][1].get("space") != "counts":
+        return np.arange(case.screen.n_vars)
+    values = log_normalize(case.screen.X[case.split.train])
+    return np.sort(np.argsort(-values.var(axis=0))[:MAX_COUNT_GENES])
 
 
 def request(case: Case) -> pd.DataFrame:

@@ -55,13 +55,16 @@ def test_cells_say_which_control_they_start_from(trained, simulated):
 
 
 def test_results_say_what_they_are(case, trained):
-    method = case.samplers[-1]
-    kept = trained.sample([SINGLE], n_samples=3, seed=4, sampler=SamplerConfig(method, 6, 2.0))
-    told = kept.uns["scvi_perturb"]
+    method, asked = "one pass", {}
+    if case.samplers:
+        method = case.samplers[-1]
+        asked = {"sampler": SamplerConfig(method, 6, 2.0)}
+    told = trained.sample([SINGLE], n_samples=3, seed=4, **asked).uns["scvi_perturb"]
     assert told["model"] == case.name
     assert (told["units"], told["seed"], told["sampler"]) == ("counts", 4, method)
     assert told["library_size"] == "reference"
-    assert told["n_function_evaluations"] == 12, "guidance asks the network twice"
+    # Guidance asks the network twice.
+    assert told["n_function_evaluations"] == (12 if case.samplers else 1)
     assert told["trained_on"] == trained.trained_on_
     effect = trained.predict([SINGLE], n_samples=3).uns["scvi_perturb"]
     assert effect["units"] == "log1p(counts per 10,000)"
@@ -75,6 +78,10 @@ def test_every_sampler_draws(case, trained):
 
 
 def test_samplers_of_other_models_are_refused(case, trained):
+    if not case.samplers:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'sampler'"):
+            trained.sample([SINGLE], n_samples=5, sampler="heun")
+        return
     other = next(name for name in (*SAMPLERS, *SOLVERS) if name not in case.samplers)
     with pytest.raises(ValueError, match=f"sampler='{re.escape(other)}'"):
         trained.sample([SINGLE], n_samples=5, sampler=other)
@@ -213,6 +220,8 @@ def test_number_of_samples_must_be_positive(trained, n_samples):
 
 
 def test_unknown_sampler_is_refused(case, trained):
+    if not case.samplers:
+        pytest.skip("one pass draws: there is no sampler to choose")
     with pytest.raises(ValueError, match=f"'{re.escape(case.samplers[-1])}'"):
         trained.sample([SINGLE], sampler="runge")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,40 +16,46 @@ __all__ = ["hsic", "total_correlation"]
 
 #: Fewer points than this say nothing of dependence.
 _FEWEST = 4
+#: Points whose distances from all others set the width of a kernel.
+_FOR_WIDTH = 32
 
 
-def hsic(first: Tensor, second: Tensor) -> Tensor:
-    """Return the normalised Hilbert-Schmidt criterion of independence of two groups.
+def hsic(*groups: Tensor) -> Tensor:
+    """Return the normalised Hilbert-Schmidt criterion of dependence, summed over pairs of groups.
 
-    Gaussian kernels whose width is the median distance; 0 if independent (in the limit of many
-    points), 1 if each determines the other in the same way.
+    Gaussian kernels whose width is the median distance. Of a pair it is 0 if independent (in the
+    limit of many points), 1 if each determines the other in the same way.
 
     Parameters
     ----------
-    first, second
-        Draws of the groups of the same cells, `(n, k)` and `(n, l)`.
+    *groups
+        Draws of groups of variables of the same cells, `(n, k)` each.
 
     Returns
     -------
-    A number in [0, 1], 0 for fewer than four points.
+    A number from 0 to the number of pairs, 0 for fewer than four points.
 
     References
     ----------
     Gretton et al., Measuring statistical dependence with Hilbert-Schmidt norms, 2005.
     """
-    if len(first) < _FEWEST:
-        return first.new_zeros(())
-    one, two = _centred_kernel(first), _centred_kernel(second)
-    scale = (one.square().mean() * two.square().mean()).clamp_min(1e-20).sqrt()
-    return (one * two).mean() / scale
+    total = groups[0].new_zeros(())
+    if len(groups[0]) < _FEWEST:
+        return total
+    kernels = [_centred_kernel(points) for points in groups]
+    for one, two in combinations(kernels, 2):
+        total = total + (one * two).mean()
+    return total
 
 
 def _centred_kernel(points: Tensor) -> Tensor:
+    """Return a kernel with rows and columns of mean 0, whose mean square is 1."""
     squared = torch.cdist(points, points).square()
-    width = squared.detach().median().clamp_min(1e-6)
-    kernel = torch.exp(-squared / width)
+    some = squared.detach()[:, :: max(1, len(points) // _FOR_WIDTH)]
+    kernel = torch.exp(-squared / some.median().clamp_min(1e-6))
     rows = kernel.mean(0, keepdim=True)
-    return kernel - rows - rows.T + kernel.mean()
+    centred = kernel - rows - rows.T + kernel.mean()
+    return centred / centred.square().mean().clamp_min(1e-12).sqrt()
 
 
 def total_correlation(

@@ -1,11 +1,10 @@
-"""`CausalPerturbVAE`: identity, state and technical latents; perturbations are operators on state."""
+"""`CausalPerturbVAE`: identity, state, technical latents; perturbations are operators on state."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from scvi_perturb._errors import SchemaError, check_choice
@@ -13,8 +12,10 @@ from scvi_perturb._random import forked_seed
 from scvi_perturb.model._causal_design import make_design
 from scvi_perturb.model._causal_draw import CONDITIONING, check_conditioning
 from scvi_perturb.model._causal_metadata import CausalMetadata
+from scvi_perturb.model._causal_training import latent_names
 from scvi_perturb.model._checks import check_interval
 from scvi_perturb.model._draw import write_cells
+from scvi_perturb.model._loadings import loadings
 from scvi_perturb.model._result import Plan, cell_obs
 from scvi_perturb.module import AutoencoderConfig, CausalConfig, CausalModule, GroupedAutoencoder
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
@@ -279,3 +281,25 @@ class CausalPerturbVAE(CausalMetadata):
                 raise ValueError(msg)
             (self.adata if adata is None else adata).obsm[key_added] = latent
         return latent
+
+    def get_loadings(self) -> pd.DataFrame:
+        """Return the weights of the linear decoder: change in log proportion per unit of latent.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `(n_genes, n_latent)`, columns as the rows of `active_units_`; the depth has none.
+
+        Raises
+        ------
+        ValueError
+            When the decoder is not linear.
+        """
+        network = self._network
+        if network.decoder.linear is not None:
+            msg = "Loadings exist for decoder='linear' only; this model has another decoder."
+            raise ValueError(msg)
+        names = latent_names(network.sizes)
+        coded = [name for name in names if name != "depth"]
+        table = loadings(network.decoder, self._screen.genes, coded)
+        return table.reindex(columns=names, fill_value=0.0)

@@ -58,7 +58,7 @@ def make_design(screen: Screen, vocabulary: Vocabulary) -> CausalDesign:
 
 
 def labels_of(screen: Screen) -> tuple[list[str], np.ndarray]:
-    """Return the perturbations of a screen, whatever their doses and times, and that of each code."""
+    """Return the perturbations of a screen, at whatever dose and time, and that of each code."""
     names = screen.table.frame()["perturbation"].astype(str)
     labels, label = np.unique(names.to_numpy(), return_inverse=True)
     return labels.tolist(), label.astype(np.int64)

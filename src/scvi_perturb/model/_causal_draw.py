@@ -43,10 +43,14 @@ class Latents:
 
     def draw(self, rows: np.ndarray, random: torch.Generator) -> torch.Tensor:
         """Draw a latent of each of some cells, on the generator's device."""
+        shape = (len(rows), self.mean.shape[1])
+        return self.at(rows, torch.randn(shape, generator=random, device=random.device))
+
+    def at(self, rows: np.ndarray, noise: torch.Tensor) -> torch.Tensor:
+        """Return latents of some cells, so many standard deviations from their means."""
         at = torch.from_numpy(rows)
-        spread = (0.5 * self.log_variance[at]).exp().to(random.device)
-        noise = torch.randn(spread.shape, generator=random, device=random.device)
-        return self.mean[at].to(random.device) + spread * noise
+        spread = (0.5 * self.log_variance[at]).exp().to(noise.device)
+        return self.mean[at].to(noise.device) + spread * noise
 
     def fields_of(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
         """Return the metadata of some cells."""
@@ -75,11 +79,19 @@ class CausalDraw(CausalTraining):
 
     @property
     def _network(self) -> GroupedAutoencoder:
-        return cast("GroupedAutoencoder", self.module.representation)
+        return self.module.representation
 
     def _seen(self) -> np.ndarray:
         seen: np.ndarray = self._network.seen.cpu().numpy()
         return seen
+
+    def _seen_batch(self) -> np.ndarray:
+        network = self._network
+        if not network.columns["technical"] or network.batch_levels.shape[1] == 0:
+            return np.ones(len(self._screen.batches), dtype=bool)
+        seen = cast("torch.Tensor", network.technical_prior.metadata.seen_0)
+        batches: np.ndarray = seen[network.batch_levels[:, 0]].cpu().numpy()
+        return batches
 
     def _draw_latents(self, *_: Any, **__: Any) -> torch.Tensor:  # noqa: ANN401
         msg = "Latents of this model are drawn by groups."
@@ -131,7 +143,7 @@ class CausalDraw(CausalTraining):
     ) -> torch.Tensor:
         """Return latents under conditions, `(n, n_latent)`.
 
-        `batch` has the code of the batch asked for of each cell, -1 for its own; None asks for none.
+        `batch` has the code of the batch asked for, -1 for a cell's own; None asks for none.
         """
         network, n, device = self._network, len(place), random.device
         own = network.groups(latents.draw(place, random))

@@ -166,13 +166,15 @@ class CausalEffects(CausalVerbs):
             return [({}, self._basal(self._given(None, np.sort(rows).tolist())))]
         _, cells = self._ask([self._screen.table.control], reference)
         random = np.random.default_rng(seed)
-        place, labels = np.zeros(len(cells), dtype=np.int64), [{}]  # type: ignore[var-annotated]
+        place: np.ndarray = np.zeros(len(cells), dtype=np.int64)
+        labels: list[dict[str, str]] = [{}]
         columns = [c for c in self._screen.context_columns if c in cells.labels]
         if by_context and columns:
             groups = cells.labels.groupby(columns, observed=True, sort=True)
             place = groups.ngroup().to_numpy()
             firsts = cells.labels.iloc[np.unique(place, return_index=True)[1]]
-            labels = firsts[columns].astype(str).to_dict(orient="records")
+            records = firsts[columns].astype(str).itertuples(index=False)
+            labels = [dict(zip(columns, record, strict=True)) for record in records]
         found = []
         for i, own in enumerate(labels):
             rows = np.flatnonzero(place == i)

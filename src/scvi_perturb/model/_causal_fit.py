@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -100,6 +100,12 @@ class CausalFit:
             batches=(batch_size, n_in_epoch),
             seed=seed,
         )
+        # Draws are from priors: the divergence has its weight before a short training ends.
+        plan = stage.plan
+        warmup = min(plan.n_steps_kl_warmup, (plan.n_steps or 2) // 2)
+        weight = 1.0 if plan.max_kl_weight is None else plan.max_kl_weight
+        plan = replace(plan, n_steps_kl_warmup=warmup, max_kl_weight=weight)
+        stage = replace(stage, plan=plan)
         fit_stage(
             self.model,
             stage,
@@ -177,7 +183,7 @@ class CausalFit:
                 continue
             effects = level_effects(scores, [fields[s.name].numpy() for _, s in specs])
             for (i, _), effect in zip(specs, effects, strict=True):
-                weight = prior.metadata.embeddings[str(i)].weight
+                weight = cast("torch.Tensor", prior.metadata.embeddings[str(i)].weight)
                 weight[: len(effect), :n] = torch.from_numpy(effect).to(weight)
 
     def _operators(self, state: np.ndarray, codes: dict[str, np.ndarray]) -> AdditiveFit | None:

@@ -116,9 +116,10 @@ class CausalLikelihood(CausalEffects, LikelihoodMixin):
         -------
         pandas.DataFrame
             One row a cell, nats. `surprise`: minus the log-density of the mean latent under the
-            priors given condition and metadata (the raw likelihood follows the depth). `control_ratio`:
-            the bound of the likelihood under control less that under the own condition, high for
-            cells that look as if the perturbation had not reached them, 0 for controls.
+            priors given condition and metadata; the raw likelihood would follow the depth.
+            `control_ratio`: the bound of the likelihood under control less that under the own
+            condition, high for cells that look as if the perturbation had not reached them, 0
+            for controls.
 
         Raises
         ------
@@ -150,7 +151,9 @@ class CausalLikelihood(CausalEffects, LikelihoodMixin):
     ) -> np.ndarray:
         """Return the importance-weighted bound of given cells under conditions, `(n_cells,)`."""
         device, network = self._device(), self._network
-        random = generator(seed, device)
+        # The same noise for all cells: what a cell gets does not depend on the others.
+        shape = (n_samples, 1, network.n_latent)
+        noises = torch.randn(shape, generator=generator(seed, device), device=device)
         values = np.zeros(len(given))
         for rows in chunks(len(given), _CHUNK):
             at = torch.from_numpy(rows)
@@ -160,8 +163,8 @@ class CausalLikelihood(CausalEffects, LikelihoodMixin):
                 for x in (given.latents.mean, given.latents.log_variance)
             )
             own, weights = conditions.rows(at.to(device)), []
-            for _ in range(n_samples):
-                latent = given.latents.draw(rows, random)
+            for noise in noises:
+                latent = given.latents.at(rows, noise)
                 parameters = network.decode(latent, batch[LIBRARY_KEY], None, own)
                 drawn = network.groups(latent)
                 proposal = sum(
@@ -208,8 +211,14 @@ class CausalLikelihood(CausalEffects, LikelihoodMixin):
         self, latent: torch.Tensor, batch: dict[str, torch.Tensor], adata: AnnData | MuData | None
     ) -> CountParameters:
         """Decode latents of given cells, edited genes corrected."""
-        table = Screen.from_registry(self._manager(adata).registry).table
+        table, seen = Screen.from_registry(self._manager(adata).registry).table, self._seen()
         used, which = torch.unique(batch[CONDITION_KEY], return_inverse=True)
-        conditions = self._condition_tensors([table.conditions[int(c)] for c in used])
+        known = {*self._vocabulary.known(seen)}
+        # The posterior needs no operator: of what is not known only the correction is left out.
+        own = [
+            c if known.issuperset(c.names) else Condition()
+            for c in (table.conditions[int(code)] for code in used)
+        ]
+        conditions = self._condition_tensors(own)
         rows = conditions.rows(which.to(latent.device))
         return self._network.decode(latent, batch[LIBRARY_KEY].to(latent.device), None, rows)

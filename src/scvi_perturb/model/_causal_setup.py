@@ -74,8 +74,8 @@ class CausalSetup(PerturbationModel):
             is metadata of the technical group.
         metadata_keys
             Further metadata by group, e.g. `{"identity": ["tissue", "age", "sex"],
-            "technical": ["platform"]}`; None takes those that :func:`scvi_perturb.pp.harmonize` found
-            for identity. Columns of numbers are numbers, all others labels; missing values may
+            "technical": ["platform"]}`; None takes what :func:`scvi_perturb.pp.harmonize` found for
+            identity. Columns of numbers are numbers, all others labels; missing values may
             occur, are marked, and are never filled in.
 
         Raises
@@ -163,7 +163,7 @@ class CausalSetup(PerturbationModel):
         fields = [
             ValuesField(layer),
             PerturbationField(condition_keys(arguments), require_control=False),
-            LabelField(CONTEXT_KEY, arguments["context_keys"]),
+            LabelField(CONTEXT_KEY, as_columns(context_keys)),
             LabelField(BATCH_KEY, as_columns(batch_key)),
             *_metadata_fields(arguments),
         ]

@@ -14,7 +14,7 @@ from scvi_perturb.model._causal_fit import CausalFit
 from scvi_perturb.model._causal_setup import CausalSetup
 from scvi_perturb.model._checks import check_folder, check_training_cells
 from scvi_perturb.model._trained_on import TrainedOn
-from scvi_perturb.train import PlanConfig, TrainConfig
+from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data import ScreenReader, Split
     from scvi_perturb.module import CausalModule
 
-__all__ = ["CausalTraining"]
-
-#: What measured best: the whole divergence, so that draws from priors are like cells.
-PLAN = PlanConfig(max_kl_weight=1.0)
+__all__ = ["CausalTraining", "latent_names"]
 
 
 class CausalTraining(CausalSetup, TrainedOn):
@@ -66,8 +63,7 @@ class CausalTraining(CausalSetup, TrainedOn):
             Where the state of the run is written; calling `train` again with the same folder
             after a kill goes on where it stopped. A folder of another run is refused.
         config
-            Optimisation and stopping, of which `representation` is read; None for the defaults
-            with the whole weight on the divergence.
+            Optimisation and stopping, of which `representation` is read.
         **trainer_kwargs
             For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
             `precision`, ...
@@ -82,7 +78,7 @@ class CausalTraining(CausalSetup, TrainedOn):
         reader = self._reader(None)
         parts = self._parts(split, len(reader), seed)
         self._check_cells(reader, parts.train)
-        config = config or TrainConfig(representation=PLAN)
+        config = config or TrainConfig()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None:
             asked = {"max_epochs": max_epochs, "batch_size": batch_size}
@@ -107,16 +103,10 @@ class CausalTraining(CausalSetup, TrainedOn):
 
     def _remember_activity(self, active: np.ndarray) -> None:
         """Remember which latents are in use."""
-        groups = ("identity", "state", "technical")
-        sizes = self.module.representation.sizes
-        names = [(g, i) for g, n in zip(groups, sizes, strict=True) for i in range(n)]
-        self.active_units_ = pd.DataFrame(
-            {"group": [g for g, _ in names], "active": active.astype(bool)},
-            index=[
-                "depth" if (g, i) == ("technical", 0) else f"{g}_{i - (g == 'technical')}"
-                for g, i in names
-            ],
-        )
+        names = latent_names(self.module.representation.sizes)
+        groups = ["technical" if n == "depth" else n.rpartition("_")[0] for n in names]
+        table = {"group": groups, "active": active.astype(bool)}
+        self.active_units_ = pd.DataFrame(table, index=names)
 
     def _remember_spread(self, latent: torch.Tensor, codes: dict[str, np.ndarray]) -> None:
         """Remember how identity varies within contexts and between them."""
@@ -139,3 +129,12 @@ class CausalTraining(CausalSetup, TrainedOn):
             "between": np.diag(between + 1e-6),
             "centre": centre,
         }
+
+
+def latent_names(sizes: tuple[int, int, int]) -> list[str]:
+    """Return the names of latents: `identity_0`, ..., the depth first of the technical ones."""
+    groups = ("identity", "state", "technical")
+    names = [f"{group}_{i}" for group, n in zip(groups, sizes, strict=True) for i in range(n)]
+    first = sizes[0] + sizes[1]
+    kept, technical = names[:first], names[first:-1]
+    return [*kept, "depth", *technical]

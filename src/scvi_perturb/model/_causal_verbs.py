@@ -1,4 +1,4 @@
-"""Verbs on given cells: what they would be, on the way between conditions, in another population."""
+"""Verbs on given cells: what they would be, what lies between, the population they stand for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from scvi_perturb.model._causal_given import CausalGiven
 from scvi_perturb.model._causal_sums import OperatorSums
 from scvi_perturb.model._request import parse_request
 from scvi_perturb.model._result import Plan, cell_obs
-from scvi_perturb.module import ConditionTensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.model._carried import Output
     from scvi_perturb.model._reference import Reference
+    from scvi_perturb.module import ConditionTensors
 
 __all__ = ["CausalVerbs"]
 
@@ -244,7 +244,7 @@ class CausalVerbs(CausalGiven, OperatorSums):
         """Return conditions or sums of operators, their weights, and how they are called."""
         if isinstance(conditions, Mapping):
             return self._sums(conditions)
-        request = parse_request(conditions, self._screen)  # type: ignore[arg-type]
+        request = parse_request(conditions, self._screen)
         if request.context or request.batch is not None:
             msg = "The cells say their context and batch; ask with conditions alone."
             raise SchemaError(msg)

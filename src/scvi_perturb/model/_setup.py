@@ -128,7 +128,7 @@ class SetupMixin(BaseModelClass):
         fields: list[BaseAnnDataField],
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Register fields; `arguments` are what this method is called with when a model is loaded."""
+        """Register fields; `arguments` are those of the call, kept for loading."""
         method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(adata, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -12,6 +11,7 @@ from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._random import forked_seed
 from scvi_perturb.generative import SAMPLERS, SOLVERS
 from scvi_perturb.model._likelihood import LikelihoodMixin
+from scvi_perturb.model._loadings import loadings
 from scvi_perturb.model._scvi import scvi_settings
 from scvi_perturb.model._training import TwoStageTraining
 from scvi_perturb.model._vocabulary import to_tensors
@@ -34,6 +34,7 @@ from scvi_perturb.module import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from anndata import AnnData
     from scvi.model import SCVI
 
@@ -140,11 +141,8 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         if not isinstance(stage, CountAutoencoder) or stage.config.decoder != "linear":
             msg = "Loadings exist for decoder='linear' only; this model has another decoder."
             raise ValueError(msg)
-        weights = stage.decoder.logits.weight.detach().cpu().numpy()
-        genes = self._screen.genes
         columns = [f"program_{i}" for i in range(stage.n_latent)]
-        table = pd.DataFrame(weights[: len(genes), : stage.n_latent], index=genes, columns=columns)
-        return table - table.mean()  # a softmax sees differences between genes only
+        return loadings(stage.decoder, self._screen.genes, columns)
 
     @property
     def _trains_representation(self) -> bool:

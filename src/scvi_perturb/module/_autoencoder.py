@@ -80,11 +80,14 @@ class CountAutoencoder(CountModule):
         self.n_latent, self.likelihood = config.n_latent, config.likelihood
         self.register_buffer("seen_batch", torch.ones(n_batch, dtype=torch.bool))
         n_columns = n_batch if n_batch > 1 else 0
-        size = {"n_hidden": config.n_hidden, "n_layers": config.n_layers}
         self.encoder = ExpressionEncoder(
-            n_genes, n_columns, config.n_latent, dropout=config.dropout, **size
+            n_genes,
+            n_columns,
+            config.n_latent,
+            n_hidden=config.n_hidden,
+            n_layers=config.n_layers,
+            dropout=config.dropout,
         )
-        size["n_layers"] = 0 if config.decoder == "linear" else 1
         self.decoder = CountDecoder(
             config.n_latent,
             n_genes,
@@ -93,7 +96,8 @@ class CountAutoencoder(CountModule):
             # Poisson has none: no head is built that it would ignore.
             dispersion="gene" if config.likelihood == "poisson" else config.dispersion,
             zero_inflated=config.likelihood == "zinb",
-            **size,
+            n_hidden=config.n_hidden,
+            n_layers=0 if config.decoder == "linear" else 1,
         )
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Autoencoder with a latent in three groups: identity, state (perturbations shift it), technical."""
+"""Autoencoder with a latent in three groups: identity, state, technical; operators on state."""
 
 from __future__ import annotations
 
@@ -71,9 +71,14 @@ class GroupedAutoencoder(CountModule):
         self.n_latent = config.n_latent
         self.sizes = (config.n_identity, config.n_state, config.n_technical + 1)
         self._build_networks(design, size)
-        prior = {"kind": config.prior, "n_components": config.n_components}
         share = config.metadata_dropout
-        self.identity_prior = GroupPrior(design.identity, config.n_identity, dropout=share, **prior)
+        self.identity_prior = GroupPrior(
+            design.identity,
+            config.n_identity,
+            kind=config.prior,
+            n_components=config.n_components,
+            dropout=share,
+        )
         self.technical_prior = GroupPrior(design.technical, config.n_technical, dropout=share)
         self.operators = PerturbationOperators(
             design.n_components, config.n_state, config.n_identity, design.pairs
@@ -88,22 +93,26 @@ class GroupedAutoencoder(CountModule):
 
     def _build_networks(self, design: CausalDesign, size: AutoencoderConfig) -> None:
         n_coded = self.n_latent - 1
-        width = {"n_hidden": size.n_hidden, "n_layers": size.n_layers}
         # The depth stands beside the genes.
         self.encoder = ExpressionEncoder(
-            design.n_genes, 1, n_coded, dropout=size.dropout, linear=True, **width
+            design.n_genes,
+            1,
+            n_coded,
+            n_hidden=size.n_hidden,
+            n_layers=size.n_layers,
+            dropout=size.dropout,
+            linear=True,
         )
         linear = size.decoder == "linear"
-        width["n_layers"] = 0 if linear else 1
-        counts = size.likelihood != "normal"
         self.decoder = CountDecoder(
             n_coded,
             design.n_genes,
             0,
-            n_other=int(design.partial_panel and counts),
+            n_hidden=size.n_hidden,
+            n_layers=0 if linear else 1,
+            n_other=int(design.partial_panel and size.likelihood != "normal"),
             dispersion="gene" if size.likelihood == "poisson" else size.dispersion,
             zero_inflated=size.likelihood == "zinb",
-            **width,
         )
         if not linear:  # starts as its linear part, which is set before training
             self.decoder.add_linear()
@@ -248,7 +257,7 @@ class GroupedAutoencoder(CountModule):
 
     def fields(self, tensors: Batch) -> dict[str, Tensor]:
         """Return the metadata of cells, column -> values `(B,)`, both groups together."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for key, levels, group in (
             (CONTEXT_KEY, self.context_levels, "identity"),
             (BATCH_KEY, self.batch_levels, "technical"),

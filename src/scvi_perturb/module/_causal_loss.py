@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from scvi.module.base import LossOutput
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from scvi_perturb._typing import Batch
     from scvi_perturb.module._causal import GroupedAutoencoder
     from scvi_perturb.module._representation import CountParameters
+    from scvi_perturb.nn import MetadataHead
 
 __all__ = ["causal_loss"]
 
@@ -124,11 +124,13 @@ def _heads_loss(
                 continue
             values, present = fields[spec.name], encoder.present(i, fields[spec.name])
             target = encoder.standardised(i, values) if spec.is_numeric else values
-            total = total + module.heads[name].loss(getattr(draw, group), target, present)
+            head = cast("MetadataHead", module.heads[name])
+            total = total + head.loss(getattr(draw, group), target, present)
     if "perturbation" in module.heads:
         label = module.label[tensors[CONDITION_KEY]]
         there = torch.ones_like(label, dtype=torch.bool)
-        total = total + module.heads["perturbation"].loss(draw.state, label, there)
+        head = cast("MetadataHead", module.heads["perturbation"])
+        total = total + head.loss(draw.state, label, there)
     return total
 
 
@@ -138,7 +140,7 @@ def _dependence(
     """Return how much the groups depend on each other in a batch, states freed of their shifts."""
     kind = module.config.independence
     if kind == "hsic":
-        return torch.stack([hsic(one, two) for one, two in combinations(basal, 2)]).sum()
+        return hsic(*basal)
     if kind == "adversary":
         return _adversary_loss(module, basal.state, tensors)
     draw = posterior.draw._replace(state=posterior.draw.state - moved)

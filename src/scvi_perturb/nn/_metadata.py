@@ -74,8 +74,9 @@ class MetadataEncoder(nn.Module):
                 self.register_buffer(f"centre_{i}", torch.zeros(()))
                 self.register_buffer(f"spread_{i}", torch.ones(()))
             else:
-                self.embeddings[key] = nn.Embedding(spec.n_levels, n_out)
-                nn.init.normal_(self.embeddings[key].weight, std=0.1)
+                embedding = nn.Embedding(spec.n_levels, n_out)
+                nn.init.normal_(embedding.weight, std=0.1)
+                self.embeddings[key] = embedding
                 self.register_buffer(f"seen_{i}", torch.ones(spec.n_levels, dtype=torch.bool))
 
     def forward(self, fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,9 @@ class PerturbationOperators(nn.Module):
     def dose_factor(self, component: Tensor, dose: Tensor) -> Tensor:
         """Return the Hill curve of the dose, 1 at the reference dose: `(n, m) -> (n, m)`."""
         relative = (dose / self.reference_dose[component]).clamp_min(1e-12).log()
-        return hill_factor(relative, self.log_ec50[component], self.log_slope[component])
+        factor = hill_factor(relative, self.log_ec50[component], self.log_slope[component])
+        # Exactly: rounding errors would be gradients of curves that nothing is known of.
+        return torch.where(relative == 0, torch.ones_like(factor), factor)
 
     def time_factor(self, component: Tensor, time: Tensor) -> Tensor:
         """Return the saturating curve of the time, 1 at the reference time and where unknown."""
@@ -107,7 +109,7 @@ class PerturbationOperators(nn.Module):
         relative = torch.where(known, time / self.reference_time, torch.ones_like(time))
         rate = (-self.log_tau[component]).exp()
         factor = torch.expm1(-rate * relative) / torch.expm1(-rate)
-        return torch.where(known, factor, torch.ones_like(factor))
+        return torch.where(known & (relative != 1), factor, torch.ones_like(factor))
 
     def penalties(self, used: Tensor) -> OperatorPenalties:
         """Return the sizes of the parts of the operators of the ids `used`."""

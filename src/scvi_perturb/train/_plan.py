@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from scvi.train import TrainingPlan
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from scvi_perturb._typing import Batch
 
 __all__ = ["PlanConfig", "StagePlan"]
+
+#: Of models whose prior is never drawn from.
+MAX_KL_WEIGHT: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class PlanConfig:
         Share of `lr` left at the end.
     max_kl_weight, n_steps_kl_warmup
         Weight of the divergence and the steps over which it rises (in steps, since the number
-        of epochs shrinks as data grow).
+        of epochs shrinks as data grow). None takes what measured best for the model: 0.1 where the
+        prior is never drawn from, 1 where it is.
     """
 
     lr: float = 2e-3
@@ -44,7 +48,7 @@ class PlanConfig:
     n_warmup_steps: int = 100
     n_steps: int | None = None
     final_lr_fraction: float = 0.02
-    max_kl_weight: float = 0.1
+    max_kl_weight: float | None = None
     n_steps_kl_warmup: int = 500
 
 
@@ -72,7 +76,7 @@ class StagePlan(TrainingPlan):
             ),
             n_epochs_kl_warmup=None,
             n_steps_kl_warmup=config.n_steps_kl_warmup,
-            max_kl_weight=config.max_kl_weight,
+            max_kl_weight=MAX_KL_WEIGHT if config.max_kl_weight is None else config.max_kl_weight,
         )
         self.config = config
 
