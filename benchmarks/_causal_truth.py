@@ -1,0 +1,206 @@
+"""What a simulated screen says of a model of latent groups: every figure with its ceiling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import RidgeCV
+
+from scvi_perturb.data import (
+    SimulatorConfig,
+    SplitOptions,
+    expected_profile,
+    simulate_screen,
+    split,
+    state_shift,
+    true_effect,
+)
+from scvi_perturb.metrics import block_r2
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scvi_perturb import CausalPerturbVAE
+    from scvi_perturb.data import Split
+
+__all__ = ["GROUPS", "dose_scores", "make_dose_screen", "make_screen", "scores"]
+
+GROUPS: Final = ("identity", "state", "technical")
+CONFIG: Final = SimulatorConfig(
+    n_perturbations=12, n_combinations=10, n_contexts=3, n_batches=4, batch_effect=0.5
+)
+N_CELLS: Final = 8_000
+N_GENES: Final = 1_000
+
+
+def make_screen(seed: int) -> tuple[AnnData, Split]:
+    """Return a screen of 12 perturbations and 10 pairs, a share of the pairs held out."""
+    adata = simulate_screen(n_cells=N_CELLS, n_genes=N_GENES, seed=seed, config=CONFIG)
+    return adata, split(adata, "unseen_combination", seed=seed)
+
+
+def make_dose_screen(seed: int) -> tuple[AnnData, Split]:
+    """Return a screen of eight perturbations at four doses, the third held out of half of them."""
+    config = SimulatorConfig(
+        n_perturbations=8, n_combinations=0, doses=(0.1, 0.3, 1.0, 3.0), n_contexts=2
+    )
+    adata = simulate_screen(n_cells=6_000, n_genes=500, seed=seed, config=config)
+    return adata, split(adata, "dose", seed=seed, options=SplitOptions(dose="inner"))
+
+
+def scores(model: CausalPerturbVAE, adata: AnnData, made: Split, seed: int) -> dict[str, float]:
+    """Return all figures of one model on one screen; cells that were not trained on, where cells."""
+    cells = np.union1d(made.validation, made.test)
+    latents = {g: model.get_latent_representation(group=g) for g in GROUPS}
+    truths = {g: np.asarray(adata.obsm[f"truth_{g}"]) for g in GROUPS}
+    table = block_r2({g: x[cells] for g, x in latents.items()},
+                     {g: x[cells] for g, x in truths.items()}, seed=seed)  # fmt: skip
+    found = {f"R2 {g}": float(table.loc[g, g]) for g in GROUPS}
+    leaks = table.to_numpy()[~np.eye(3, dtype=bool)]
+    found["largest leak"] = float(leaks.max())
+    found |= _operators(model, adata, latents["state"], truths["state"], made)
+    found |= _combinations(model, adata, made)
+    found |= _metadata(model, adata, cells, truths)
+    found |= _control(model, adata)
+    return found
+
+
+def _operators(
+    model: CausalPerturbVAE, adata: AnnData, state: np.ndarray, truth: np.ndarray, made: Split
+) -> dict[str, float]:
+    """Compare operators with the truth: in the state, up to a linear map, and in genes."""
+    names = [str(n) for n in adata.uns["truth"]["perturbations"][: CONFIG.n_perturbations]]
+    to_truth = RidgeCV(np.logspace(-3, 3, 7)).fit(state[made.train], truth[made.train])
+    learned = model.get_perturbation_representation(names).to_numpy() @ to_truth.coef_.T
+    true = np.stack([state_shift(adata, name) for name in names])
+    # Of the cells that respond.
+    share = CONFIG.responder_fraction
+    genes = model.get_perturbation_effects(names).X * share
+    wanted = np.stack([true_effect(adata, name) for name in names])
+    in_state, in_genes = _cosines(learned, true), _cosines(genes, wanted)
+    return {
+        "operator cosine, state": float(in_state.mean()),
+        "least operator cosine, state": float(in_state.min()),
+        "operator cosine, genes": float(in_genes.mean()),
+        "least operator cosine, genes": float(in_genes.min()),
+    }
+
+
+def _combinations(model: CausalPerturbVAE, adata: AnnData, made: Split) -> dict[str, float]:
+    """Compare held-out pairs with the truth, and with the sum of the true single effects."""
+    pairs = sorted({row["perturbation"] for row in made.held_out})
+    predicted = model.predict(pairs, n_samples=2_000).layers["lfc"]
+    wanted = np.stack([true_effect(adata, pair) for pair in pairs])
+    added = np.stack([sum(true_effect(adata, one) for one in pair.split("+")) for pair in pairs])
+    return {
+        "pairs, cosine": float(_cosines(predicted, wanted).mean()),
+        "pairs, error": _error(predicted, wanted),
+        "pairs, error of added true effects": _error(added, wanted),
+    }
+
+
+def _metadata(
+    model: CausalPerturbVAE, adata: AnnData, cells: np.ndarray, truths: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Return the accuracy on cells not trained on, and that of the true latents' posterior."""
+    found = {}
+    guesses = model.predict_metadata(indices=cells)
+    limits = _bayes(adata, cells, truths)
+    labels = adata.obs.iloc[cells]
+    # Of held-out pairs the classifier knows nothing: they are left out.
+    trained = {label for label in guesses["perturbation"].columns}
+    held = ~labels["perturbation"].isin(set(labels["perturbation"]) - trained).to_numpy()
+    seen = np.isin(labels["perturbation"].to_numpy(), _trained_labels(model)) & held
+    for field in ("cell_type", "batch", "perturbation"):
+        keep = seen if field == "perturbation" else np.ones(len(cells), dtype=bool)
+        truth = labels[field].astype(str).to_numpy()[keep]
+        guess = guesses[field].idxmax(axis=1).to_numpy()[keep]
+        found[f"accuracy {field}"] = float((guess == truth).mean())
+        found[f"accuracy {field}, true latents"] = float((limits[field][keep] == truth).mean())
+    return found
+
+
+def _trained_labels(model: CausalPerturbVAE) -> list[str]:
+    labels = model.adata.obs["perturbation"].astype(str).to_numpy()
+    return sorted(set(labels[model.train_indices]))
+
+
+def _bayes(
+    adata: AnnData, cells: np.ndarray, truths: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the most probable labels given the true latents of their group: no model does better."""
+    truth = adata.uns["truth"]
+    contexts, batches = (np.asarray(truth[k]).astype(str) for k in ("contexts", "batches"))
+    identity, technical = truths["identity"][cells], truths["technical"][cells][:, 1:]
+    centres = np.asarray(truth["context_centroids"]), np.asarray(truth["batch_centroids"])[:, 1:]
+    context = _nearest(identity, centres[0])
+    found = {"cell_type": contexts[context], "batch": batches[_nearest(technical, centres[1])]}
+    labels = adata.obs["perturbation"].astype(str)
+    names, counts = np.unique(labels, return_counts=True)
+    state, share = truths["state"][cells], CONFIG.responder_fraction
+    best = np.full(len(cells), -np.inf)
+    chosen = np.zeros(len(cells), dtype=object)
+    for name, count in zip(names, counts, strict=True):
+        shifts = np.zeros((len(contexts), state.shape[1]))
+        if name != "control":
+            shifts = np.stack([state_shift(adata, name, context=c) for c in contexts])
+        moved = _log_density(state - shifts[context])
+        score = np.log(count) + moved
+        if name != "control":
+            stayed = _log_density(state) + np.log1p(-share)
+            score = np.log(count) + np.logaddexp(moved + np.log(share), stayed)
+        better = score > best
+        best[better], chosen[better] = score[better], name
+    return found | {"perturbation": chosen.astype(str)}
+
+
+def _log_density(away: np.ndarray) -> np.ndarray:
+    density: np.ndarray = -0.5 * (away**2).sum(axis=1) / CONFIG.state_sd**2
+    return density
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return np.argmin(((points[:, None] - centres[None]) ** 2).sum(-1), axis=1)
+
+
+def _control(model: CausalPerturbVAE, adata: AnnData) -> dict[str, float]:
+    """Return how far control in, control out is from the truth, beside half of the controls."""
+    moved = np.abs(model.predict(["control"], n_samples=None).layers["lfc"]).mean()
+    controls = adata.X[(adata.obs["perturbation"] == "control").to_numpy()]
+    order = np.random.default_rng(0).permutation(controls.shape[0])
+    sums = [np.asarray(controls[part].sum(axis=0)).ravel() for part in np.array_split(order, 2)]
+    halves = [np.log1p(1e4 * total / total.sum()) for total in sums]
+    true = np.log1p(1e4 * expected_profile(adata, "control"))
+    drawn = model.predict(["control"], n_samples=2_000).X[0]
+    return {
+        "control moves": float(moved),
+        "two halves of controls": float(np.abs(halves[0] - halves[1]).mean()),
+        "control profile, error": float(np.abs(drawn - true).mean()),
+    }
+
+
+def dose_scores(model: CausalPerturbVAE, adata: AnnData, made: Split) -> dict[str, float]:
+    """Compare held-out doses with the truth, beside the nearest dose that was measured."""
+    rows = pd.DataFrame([dict(row) for row in made.held_out])[["perturbation", "dose"]]
+    rows = rows.drop_duplicates().reset_index(drop=True)
+    predicted = model.predict(rows, n_samples=2_000).layers["lfc"]
+    wanted = np.stack([true_effect(adata, r.perturbation, dose=r.dose) for r in rows.itertuples()])
+    top = np.stack([true_effect(adata, r.perturbation) for r in rows.itertuples()])
+    return {
+        "doses, cosine": float(_cosines(predicted, wanted).mean()),
+        "doses, error": _error(predicted, wanted),
+        "doses, error of the true effect at the next dose": _error(top, wanted),
+    }
+
+
+def _cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    cosines: np.ndarray = (one * two).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return cosines
+
+
+def _error(predicted: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the squared error over that of no change."""
+    return float(((predicted - wanted) ** 2).sum() / (wanted**2).sum())
