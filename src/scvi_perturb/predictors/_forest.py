@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
-from sklearn.ensemble import ExtraTreesRegressor
 
 from scvi_perturb.predictors._mean import MeanPredictor
 from scvi_perturb.predictors._ridge import Responses
@@ -99,6 +98,8 @@ class FeatureForest(MeanPredictor):
         SchemaError
             If there are no features, or no training condition has any.
         """
+        from sklearn.ensemble import ExtraTreesRegressor
+
         super()._learn()
         features = require_features(self.features, type(self).__name__)
         self._modalities = measured_modalities(features) or features.modalities
