@@ -52,8 +52,7 @@ class FeatureForest(MeanPredictor):
         features are left out, of which a warning tells the number; asked for, they raise
         `UnknownPerturbationError`.
     n_trees
-        Number of trees. More are no worse: what two forests say differently is chance, and it turns
-        predictions away from their direction.
+        Number of trees.
     n_components
         Number of leading components of the changes, at most the rank.
     seed
@@ -77,7 +76,7 @@ class FeatureForest(MeanPredictor):
         self,
         features: PerturbationFeatures | None = None,
         *,
-        n_trees: int = 300,
+        n_trees: int = 100,
         n_components: int = 50,
         seed: int | None = 0,
         profile: Profile = "pseudobulk",
