@@ -204,7 +204,7 @@ class CausalEffects(CausalVerbs):
             nothing = np.full_like(centre, np.nan)
             layers = {"lower": nothing, "upper": nothing, "std": nothing}
             return shift.mean(0).cpu().numpy(), {"lfc": centre} | layers
-        noise = random.standard_normal((N_DRAWS, shift.shape[1])).astype(np.float32) * sd
+        noise = (random.standard_normal((N_DRAWS, shift.shape[1])) * sd).astype(np.float32)
         draws = []
         for one in torch.from_numpy(noise).to(latent.device):
             moved = self._with_state(own, own.state + shift + one)
