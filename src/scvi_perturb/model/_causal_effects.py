@@ -121,7 +121,7 @@ class CausalEffects(CausalVerbs):
                 one = asked.rows(torch.full((len(latent),), i, device=self._device()))
                 own = None if weight is None else weight[i].expand(len(latent), -1)
                 shift, gene = self._effect(latent, one, own, random, interval)
-                odds = torch.sigmoid(self._network.log_odds(one))[0]
+                odds = torch.sigmoid(self._network.log_odds(one).detach())[0]
                 error = float(np.sqrt(self._variance(one, own) * len(shift)))
                 tables.append(
                     frame.iloc[i].to_dict()
@@ -221,7 +221,7 @@ class CausalEffects(CausalVerbs):
         if len(ids) == 0:
             return 0.0
         factor = np.ones(len(ids)) if weight is None else weight[0].cpu().numpy()[mask]
-        share = float(torch.sigmoid(self._network.log_odds(conditions))[0])
+        share = float(torch.sigmoid(self._network.log_odds(conditions).detach())[0])
         cells = self.operator_cells_[ids] * share
         with np.errstate(divide="ignore"):
             own = factor**2 / cells
