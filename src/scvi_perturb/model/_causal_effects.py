@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy.stats import norm
 
 from scvi_perturb._constants import CONDITION_KEY, TARGET_SUM
+from scvi_perturb._errors import SchemaError
 from scvi_perturb.model._causal_verbs import CausalVerbs
 from scvi_perturb.model._checks import check_interval
 from scvi_perturb.model._draw import Drawn, expected_proportions
@@ -112,6 +113,9 @@ class CausalEffects(CausalVerbs):
         if names is None:
             self._check_trained()
             names = self._vocabulary.known(self._seen())
+            if not names:
+                msg = "No perturbation was registered, so the model has no operators."
+                raise SchemaError(msg)
         asked, weight, frame = self._asked_operators(names)
         pools = self._pools(reference, by_context=by_context, seed=seed)
         random = np.random.default_rng(seed)
@@ -121,7 +125,7 @@ class CausalEffects(CausalVerbs):
                 one = asked.rows(torch.full((len(latent),), i, device=self._device()))
                 own = None if weight is None else weight[i].expand(len(latent), -1)
                 shift, gene = self._effect(latent, one, own, random, interval)
-                odds = torch.sigmoid(self._network.log_odds(one))[0]
+                odds = torch.sigmoid(self._network.log_odds(one).detach())[0]
                 error = float(np.sqrt(self._variance(one, own) * len(shift)))
                 tables.append(
                     frame.iloc[i].to_dict()
@@ -221,7 +225,7 @@ class CausalEffects(CausalVerbs):
         if len(ids) == 0:
             return 0.0
         factor = np.ones(len(ids)) if weight is None else weight[0].cpu().numpy()[mask]
-        share = float(torch.sigmoid(self._network.log_odds(conditions))[0])
+        share = float(torch.sigmoid(self._network.log_odds(conditions).detach())[0])
         cells = self.operator_cells_[ids] * share
         with np.errstate(divide="ignore"):
             own = factor**2 / cells

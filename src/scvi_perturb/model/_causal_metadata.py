@@ -195,6 +195,7 @@ class CausalMetadata(CausalLikelihood):
             raise ValueError(msg)
         rows = parse_rows(metadata, self._screen)
         obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
+        obs["row"] = np.repeat(np.arange(len(rows)), n)
         obs["draw"] = np.tile(np.arange(n), len(rows))
         obs.index = pd.Index([f"row{i}_draw{j}" for i in range(len(rows)) for j in range(n)])
         return write_cells(
