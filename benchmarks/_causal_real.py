@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from scvi_perturb import CausalConfig
     from scvi_perturb.data import Split
 
-__all__ = ["GROUPS", "PATHWAY", "fitted", "kang_metadata", "morphic", "papalexi"]
+__all__ = [
+    "GROUPS",
+    "PAPALEXI",
+    "PATHWAY",
+    "fitted",
+    "kang_metadata",
+    "morphic",
+    "papalexi",
+    "pca_effects",
+]
 
 GROUPS: Final = ("identity", "state", "technical")
 #: One pathway: interferon gamma to STAT1.

@@ -10,6 +10,7 @@ import torch
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_KEY
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import Condition
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._carried import Carried, Output, carried_adata
 from scvi_perturb.model._causal_draw import CausalDraw, Latents
@@ -71,8 +72,10 @@ class CausalGiven(CausalDraw):
         adata: AnnData | MuData | None,
         indices: Sequence[int] | None,
         key_added: str | None = None,
+        *,
+        with_conditions: bool = True,
     ) -> GivenCells:
-        """Read cells with their conditions and metadata."""
+        """Read cells with their metadata and conditions, which need not be known if not asked."""
         self._check_trained()
         self.module.eval()
         reader = self._reader(adata)
@@ -88,7 +91,8 @@ class CausalGiven(CausalDraw):
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in columns.items()}
         table = Screen.from_registry(self._manager(adata).registry).table
         used, which = np.unique(codes[CONDITION_KEY], return_inverse=True)
-        conditions = self._condition_tensors([table.conditions[code] for code in used])
+        named = [table.conditions[code] if with_conditions else Condition() for code in used]
+        conditions = self._condition_tensors(named)
         data = self._plain_adata() if adata is None else adata
         return GivenCells(
             data.obs_names[rows],

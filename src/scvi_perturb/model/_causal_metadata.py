@@ -67,7 +67,7 @@ class CausalMetadata(CausalLikelihood):
         ----------
         adata
             Cells with the genes of training; None for the data of training. The columns that are
-            registered must be there, their values are not read.
+            registered must be there; their values are not read, and may be anything.
         fields
             Columns to predict; None for all that have several labels or are numbers.
         indices
@@ -92,7 +92,7 @@ class CausalMetadata(CausalLikelihood):
         SchemaError
             For a field that cannot be predicted.
         """
-        given = self._given(adata, indices, key_added)
+        given = self._given(adata, indices, key_added, with_conditions=False)
         heads = self._heads()
         chosen = list(heads) if fields is None else list(fields)
         wrong = sorted(set(chosen) - set(heads))
