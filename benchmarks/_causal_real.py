@@ -199,7 +199,10 @@ def morphic(seed: int) -> dict[str, float]:
         overall = means.mean()
         trivial = np.stack([means.loc[s] if s in means.index else overall
                             for s in asked["model_system"]])  # fmt: skip
-        predicted = model.predict(asked.reset_index(drop=True)).X
+        # A system without a training signature is not known: its label is missing.
+        known = asked["model_system"].where(asked["model_system"].isin(set(systems)))
+        told_of = asked.assign(model_system=known).reset_index(drop=True)
+        predicted = model.predict(told_of).X
         for name, values in (("CausalPerturbVAE", predicted), ("mean of the system", trivial),
                              ("no change", np.zeros_like(wanted))):  # fmt: skip
             squared[name] += float(((values - wanted) ** 2).sum())
