@@ -198,7 +198,8 @@ class CausalEffects(CausalVerbs):
         own = self._groups(latent)
         shift = self._network.shift(conditions, own.identity, weight)
         control = self._profile(latent, None)
-        centre = self._profile(self._with_state(own, own.state + shift), conditions) - control
+        moved = self._with_state(own, own.state + shift)
+        centre = self._profile(moved, conditions, weight) - control
         sd = np.sqrt(self._variance(conditions, weight))
         if not np.isfinite(sd):
             nothing = np.full_like(centre, np.nan)
@@ -208,7 +209,7 @@ class CausalEffects(CausalVerbs):
         draws = []
         for one in torch.from_numpy(noise).to(latent.device):
             moved = self._with_state(own, own.state + shift + one)
-            draws.append(self._profile(moved, conditions) - control)
+            draws.append(self._profile(moved, conditions, weight) - control)
         std = np.std(draws, axis=0, ddof=1)
         half = norm.ppf(0.5 + interval / 2) * std
         layers = {"lower": centre - half, "upper": centre + half, "std": std}
@@ -232,10 +233,15 @@ class CausalEffects(CausalVerbs):
     def _with_state(self, own: object, state: torch.Tensor) -> torch.Tensor:
         return torch.cat([own.identity, state, own.technical], dim=1)  # type: ignore[attr-defined]
 
-    def _profile(self, latent: torch.Tensor, conditions: ConditionTensors | None) -> np.ndarray:
+    def _profile(
+        self,
+        latent: torch.Tensor,
+        conditions: ConditionTensors | None,
+        weight: torch.Tensor | None = None,
+    ) -> np.ndarray:
         """Return `log1p` counts per ten thousand of the cells' summed expression, `(n_genes,)`."""
         one = torch.ones(len(latent), device=latent.device)
-        parameters = self._network.decode(latent, one, None, conditions)
+        parameters = self._network.decode(latent, one, None, conditions, weight)
         if self._screen.real_values:
             return parameters.mean.mean(0).cpu().numpy()
         drawn = Drawn(np.arange(len(latent)), one, parameters)
