@@ -260,7 +260,10 @@ def test_real_values_are_used_as_they_are():
 
 
 def test_loss_without_further_terms_is_the_evidence_bound():
-    module, batch = make(classification=0.0, independence="none", control_invariance=0.0), make_cells()
+    module, batch = (
+        make(classification=0.0, independence="none", control_invariance=0.0),
+        make_cells(),
+    )
     inference, generative, output = module(batch, loss_kwargs={"kl_weight": 0.3})
     assert set(output.extra_metrics) == {"shrinkage"}
     counts = NegativeBinomial(mu=generative["px"].mean, theta=generative["px"].dispersion)
@@ -336,7 +339,9 @@ def test_each_group_has_so_many_nats_for_nothing():
     expected = reconstruction + 0.5 * 3e4 + output.extra_metrics["shrinkage"]
     torch.testing.assert_close(output.loss, expected)
     output.loss.backward()
-    assert module.identity_prior.centre.grad is None or (module.identity_prior.centre.grad == 0).all()
+    assert (
+        module.identity_prior.centre.grad is None or (module.identity_prior.centre.grad == 0).all()
+    )
 
 
 def test_controls_are_in_the_basal_state_of_each_context():

@@ -49,9 +49,7 @@ def test_control_shifts_nothing(operators):
 
 
 def test_order_does_not_matter(operators):
-    one, other = apply(
-        operators, [(0, 3.0), (1, 2.0), (2, None)], [(2, None), (0, 3.0), (1, 2.0)]
-    )
+    one, other = apply(operators, [(0, 3.0), (1, 2.0), (2, None)], [(2, None), (0, 3.0), (1, 2.0)])
     torch.testing.assert_close(one, other)
 
 
@@ -128,9 +126,7 @@ def test_weights_make_sums_and_differences(operators):
 def test_identity_bends_vectors_and_not_pairs(operators):
     identity = torch.tensor([[0.4, -1.0]] * 3)
     bend = 1 + operators.bend.weight @ identity[0]
-    one, two, both = apply(
-        operators, *alone(0, 2), [(0, None), (2, None)], identity=identity
-    )
+    one, two, both = apply(operators, *alone(0, 2), [(0, None), (2, None)], identity=identity)
     torch.testing.assert_close(one, operators.vectors[0] * bend)
     torch.testing.assert_close(both - one - two, operators.pairs[0])
     average = apply(operators, *alone(0), identity=torch.zeros(1, N_IDENTITY))

@@ -155,9 +155,7 @@ class CausalVerbs(CausalGiven, OperatorSums):
         weight = torch.stack([1 - at, at], dim=1).repeat_interleave(both.mask.shape[1], dim=1)
         weight = weight.repeat_interleave(len(plan), dim=0).to(self._device())
         library = np.tile(cells.library[plan.reference], n_steps)
-        return self._decoded(
-            points, library, rows, every, output=output, seed=seed, weight=weight
-        )
+        return self._decoded(points, library, rows, every, output=output, seed=seed, weight=weight)
 
     def transfer(
         self,
