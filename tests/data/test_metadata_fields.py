@@ -179,7 +179,7 @@ def test_real_values_are_accepted_if_finite(make):
     ValuesField("z").register_field(adata)
     with pytest.raises(SchemaError, match=r"'t' was not found; the layers are \['z'\]"):
         ValuesField("t").register_field(adata)
-    with pytest.raises(SchemaError, match="negative|whole"):
+    with pytest.raises(SchemaError, match=r"negative|whole"):
         CountsField(None).register_field(adata)
 
 
