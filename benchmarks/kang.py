@@ -51,6 +51,7 @@ MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "flow-unbalanced": ("PerturbFlow", {"flow": FlowConfig(coupling="unbalanced")}),
     "flow-single-pairs": ("PerturbFlow", {"flow": FlowConfig(n_neighbours=1)}),
     "flow-no-null": ("PerturbFlow", {"flow": FlowConfig(null_fraction=0.0)}),
+    "causal": ("CausalPerturbVAE", {}),
     "diffusion-log1p": ("PerturbDiffusion", {"space": "log1p"}),
     "diffusion-counts": ("PerturbDiffusion", {"space": "counts"}),
 }
@@ -60,6 +61,15 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     ", library predicted": {"n_samples": None, "library_size": "predicted"},
     ", 1,000 cells": {"n_samples": 1_000},
     ", library predicted, 1,000 cells": {"n_samples": 1_000, "library_size": "predicted"},
+}
+#: What is asked of some models besides: the population that so many control cells stand for.
+FURTHER: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "causal": {
+        ", state kept": {"n_samples": None, "conditioning": ("identity", "state", "technical")},
+        ", transfer from one cell": {"n_samples": 500, "n_reference": 1},
+        ", transfer from ten cells": {"n_samples": 500, "n_reference": 10},
+        ", transfer from all cells": {"n_samples": 500, "n_reference": None},
+    }
 }
 #: Genes of a diffusion of counts.
 MAX_COUNT_GENES: Final = 2_000
@@ -82,7 +92,9 @@ error of half an experiment and not 0. The model samples one cell for each contr
 control cell's library size; `library predicted`: at that times the mean change of library size
 under the perturbation in the other types; `1,000 cells`: as many cells, so that less of the nmse
 is the sampling noise of the prediction itself; and both together. A diffusion of counts models the
-2,000 most variable genes of the training cells; the others are the control cell's."""
+2,000 most variable genes of the training cells; the others are the control cell's. `state kept`:
+the control cell's own basal state is moved, in place of one drawn from the prior; `transfer`: the
+population that one random control cell, ten, or all stand for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
@@ -105,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Results) -> None:
     """Score every method that the results do not yet hold for this type and seed."""
-    own = [f"{model}{variant}" for variant in VARIANTS] if model != "none" else []
+    variants = VARIANTS | FURTHER.get(model, {})
+    own = [f"{model}{variant}" for variant in variants] if model != "none" else []
     methods = ["no change", "shifted control", *own, "replicate"]
     missing = [method for method in methods if not results.has(method, cell_type, seed)]
     if not missing:
@@ -122,7 +135,7 @@ def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Resul
             scores = score_replicate(case, seed)
         else:
             cells = (
-                sampled_cells(trained, case, VARIANTS[method.removeprefix(model)], seed)
+                sampled_cells(trained, case, variants[method.removeprefix(model)], seed)
                 if method in own
                 else predicted_cells(method, case)
             )
@@ -167,7 +180,12 @@ def sampled_cells(
     if model is None:
         msg = "There is no trained model to sample from."
         raise ValueError(msg)
-    genes = model.adata.var_names
+    genes, variant = model.adata.var_names, dict(variant)
+    if "n_reference" in variant:
+        n, few = variant.pop("n_reference"), case.reference
+        if n is not None:
+            few = few[np.random.default_rng(seed).choice(few.n_obs, n, replace=False)].copy()
+        return log_normalize(model.transfer(few, request(case), seed=seed, **variant).X)
     cells = model.sample(request(case), reference=case.reference, seed=seed, **variant)
     if cells.uns["scvi_perturb"]["units"] != "counts":  # log-normalised already, and unbounded
         return np.maximum(cells.X, 0.0)

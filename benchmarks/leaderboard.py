@@ -16,6 +16,7 @@ from benchmarks._tasks import missing, tasks
 from scvi_perturb import FlowConfig
 from scvi_perturb.benchmark import (
     CONDITION_GP,
+    CONTRASTED_STACK,
     STACKED_MEAN,
     TRIVIAL,
     Results,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "leaderboard.md"
 RESULTS: Final = ROOT / "benchmarks" / "results" / "leaderboard"
+#: Models of the mean.
+MEANS: Final = (CONDITION_GP, STACKED_MEAN, CONTRASTED_STACK)
 #: Finished models: name in results, class, and what is chosen.
 MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "PerturbDiffusion": ("PerturbDiffusion", {}),
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         print(f"no {file}: its task is left out (SCVI_PERTURB_DATA)")
     study = Study(
         tasks=tuple(chosen),
-        methods=(*TRIVIAL, CONDITION_GP, STACKED_MEAN, *map(_method, options.models)),
+        methods=(*TRIVIAL, *MEANS, *map(_method, options.models)),
         seeds=(0,) if options.quick else tuple(range(options.seeds)),
         max_folds=QUICK_FOLDS if options.quick else None,
     )

@@ -7,7 +7,12 @@ from scvi_perturb.benchmark._judge import evaluate
 from scvi_perturb.benchmark._memory import peak_memory, reset_peak_memory
 from scvi_perturb.benchmark._method import REPLICATE, Method, Setting
 from scvi_perturb.benchmark._model import ModelPredictor
-from scvi_perturb.benchmark._models import CONDITION_GP, STACKED_MEAN, model_method
+from scvi_perturb.benchmark._models import (
+    CONDITION_GP,
+    CONTRASTED_STACK,
+    STACKED_MEAN,
+    model_method,
+)
 from scvi_perturb.benchmark._record import Record
 from scvi_perturb.benchmark._results import Results
 from scvi_perturb.benchmark._run import missing_jobs, run
@@ -21,6 +26,7 @@ from scvi_perturb.benchmark._view import markdown_table, markdown_tables, write_
 
 __all__ = [
     "CONDITION_GP",
+    "CONTRASTED_STACK",
     "REPLICATE",
     "STACKED_MEAN",
     "TRIVIAL",

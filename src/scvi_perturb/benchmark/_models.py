@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark._method import Setting
     from scvi_perturb.predictors import Predictor
 
-__all__ = ["CONDITION_GP", "STACKED_MEAN", "model_method", "model_names"]
+__all__ = ["CONDITION_GP", "CONTRASTED_STACK", "STACKED_MEAN", "model_method", "model_names"]
 
 
 def _condition_gp(setting: Setting) -> Predictor:
     return ConditionGP(setting.features, profile=setting.profile)
 
 
-def _stacked_mean(setting: Setting) -> Predictor:
-    return StackedMean(setting.features, seed=setting.seed, profile=setting.profile)
+def _stacked_mean(setting: Setting, contrast: float = 0.0) -> Predictor:
+    return StackedMean(
+        setting.features, seed=setting.seed, contrast=contrast, profile=setting.profile
+    )
 
 
 #: The stack of means: the regression and the trivial predictions, by their errors.
@@ -33,6 +35,19 @@ STACKED_MEAN: Final = Method(
     make=_stacked_mean,
     role="model",
     values=("counts", "effects"),
+)
+
+
+#: The same where a perturbation never seen is to be told from others. On one seed of LINCS, 2 has a
+#: left-out error, in training, within a standard error of the least in all five folds.
+CONTRASTED_STACK: Final = Method(
+    name="stacked_mean_contrast",
+    title="StackedMean, contrast 2",
+    make=partial(_stacked_mean, contrast=2.0),
+    role="model",
+    values=("counts", "effects"),
+    kinds=("unseen_perturbation",),
+    needs_features=True,
 )
 
 

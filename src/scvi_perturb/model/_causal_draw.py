@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONTEXT_KEY, METADATA_PREFIX
+from scvi_perturb._constants import BATCH_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX
 from scvi_perturb._random import generator
+from scvi_perturb.data import Condition
+from scvi_perturb.model._causal_anchor import reference_factors
 from scvi_perturb.model._causal_training import CausalTraining
-from scvi_perturb.model._draw import Drawn, DrawOptions
+from scvi_perturb.model._draw import Drawn, DrawOptions, expected_proportions
+from scvi_perturb.model._hybrid_draw import moved
 from scvi_perturb.model._latents import chunks, encode_cells
 from scvi_perturb.module import ConditionTensors, Groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scvi_perturb.data import Condition
+    from scvi_perturb._typing import Batch
     from scvi_perturb.generative import SamplerConfig
     from scvi_perturb.model._draw import LibrarySize
     from scvi_perturb.model._reference import Reference
@@ -124,13 +127,50 @@ class CausalDraw(CausalTraining):
         )
         used, place = np.unique(plan.reference, return_inverse=True)
         latents = self._latents_of(cells, used)
+        group, factors = self._anchored(cells, used, latents, conditioning, seed)
         for chunk in chunks(len(plan)):
             rows = conditions.rows(torch.from_numpy(plan.row[chunk]).to(device))
             batch = None if options.batch is None else options.batch[plan.row[chunk]]
             with torch.inference_mode():
                 latent = self._moved(latents, place[chunk], rows, batch, conditioning, random)
                 library = self._library(cells, plan, chunk, options).to(device)
-                yield Drawn(chunk, library, self._network.decode(latent, library, None, rows))
+                drawn = Drawn(chunk, library, self._network.decode(latent, library, None, rows))
+            yield moved(
+                drawn,
+                factors[group[place[chunk]]],
+                self._network.likelihood,
+                partial=self._screen.library_key is not None,
+            )
+
+    def _anchored(
+        self,
+        cells: Reference,
+        used: np.ndarray,
+        latents: Latents,
+        conditioning: tuple[str, ...],
+        seed: int | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the group of each reference cell used, and the factors of genes of each group."""
+        codes = np.stack([cells.context[used], cells.batch[used]], axis=1)
+        _, group = np.unique(codes, axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        random = generator(seed, self._device())
+        control = self._condition_tensors([Condition()])
+
+        def parts() -> Iterator[tuple[np.ndarray, Batch, torch.Tensor]]:
+            for rows in chunks(len(used)):
+                batch = cells.read(used[rows])
+                at = torch.zeros(len(rows), dtype=torch.long, device=self._device())
+                with torch.inference_mode():
+                    own = self._moved(latents, rows, control.rows(at), None, conditioning, random)
+                    size = batch[LIBRARY_KEY].to(self._device())
+                    parameters = self._network.decode(own, size, None, None)
+                drawn = Drawn(rows, size, parameters)
+                share = expected_proportions(drawn, self._network.likelihood)
+                yield group[rows], batch, torch.from_numpy(share)
+
+        found = reference_factors(parts(), self._network.n_genes)
+        return group, np.stack([found[i] for i in range(len(found))])
 
     def _moved(
         self,

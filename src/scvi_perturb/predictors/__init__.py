@@ -19,6 +19,7 @@ from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._contrasted_mean import ContrastedMean
 from scvi_perturb.predictors._dose_line import DoseLine
 from scvi_perturb.predictors._first_known import FirstKnown
+from scvi_perturb.predictors._forest import FeatureForest
 from scvi_perturb.predictors._given import GivenMeans
 from scvi_perturb.predictors._kernel_ridge import KernelRidge
 from scvi_perturb.predictors._latent_additive import LatentAdditive
@@ -46,6 +47,7 @@ __all__ = [
     "ContextMean",
     "ContrastedMean",
     "DoseLine",
+    "FeatureForest",
     "FirstKnown",
     "GivenMeans",
     "KernelRidge",
@@ -73,6 +75,7 @@ PREDICTORS: Final[Mapping[str, type[Predictor]]] = MappingProxyType(
             ConditionGP,
             ContextMean,
             DoseLine,
+            FeatureForest,
             KernelRidge,
             LatentAdditive,
             MatchingMean,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb.predictors._contrast import Contrast, check_contrast
 from scvi_perturb.predictors._mean import MeanPredictor
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class ContrastedMean(MeanPredictor):
     with `(I + c S / s)^-1`, with `S` the covariance of training changes, `s` its largest
     eigenvalue and `c` the contrast: components are damped by as much as they vary, the
     leading one to `1 / (1 + c)`. It is the direction by which Fisher's discriminant tells
-    conditions apart, with a covariance that is shrunk to a multiple of the identity.
+    conditions apart, with a covariance that is shrunk to a multiple of the identity. All of it is
+    then multiplied with the number by which training changes, treated alike, come nearest to what
+    they were: what is damped shall not make predictions small.
 
     This is a trade and no knowledge: predictions find their own condition among others more often,
     and have a larger error. For least error take the predictor itself.
@@ -56,11 +58,8 @@ class ContrastedMean(MeanPredictor):
 
     def __init__(self, base: MeanPredictor, *, contrast: float = 1.0) -> None:
         super().__init__(profile=base.profile)
-        if not 0 <= contrast < np.inf:
-            msg = f"contrast={contrast}; expected a finite number, at least 0."
-            raise ValueError(msg)
         self.base = base
-        self.contrast = contrast
+        self.contrast = check_contrast(contrast)
         self.needs_variances = base.needs_variances
 
     def _learn(self) -> None:
@@ -73,14 +72,7 @@ class ContrastedMean(MeanPredictor):
         """
         super()._learn()
         self.base.fit_profiles(self.profiles)
-        changes = [change for seen in self.deltas.values() for change in seen.values()]
-        if not changes:
-            msg = "ContrastedMean found no training condition that has a control to change from."
-            raise SchemaError(msg)
-        self._mean = np.mean(changes, axis=0)
-        _, spread, self._axes = np.linalg.svd(changes - self._mean, full_matrices=False)
-        share = (spread / max(float(spread[0]), 1e-300)) ** 2
-        self._damped = self.contrast * share / (1 + self.contrast * share)
+        self._damping = Contrast.of(self.deltas, self.contrast, who=type(self).__name__)
 
     def changes(
         self, requests: Sequence[Request], given: Reference | None = None
@@ -88,8 +80,7 @@ class ContrastedMean(MeanPredictor):
         """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
         made = self.base.changes(requests, given)
         treated = np.array([not request.condition.is_control for request in requests])
-        along = (made[treated] - self._mean) @ self._axes.T
-        made[treated] -= (along * self._damped) @ self._axes
+        made[treated] = self._damping(made[treated])
         return made
 
     def _delta(self, request: Request) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb.predictors._contrast import check_contrast
 from scvi_perturb.predictors._mean import MeanPredictor
 from scvi_perturb.predictors._questions import QUESTIONS, Question, Seen, likely_question
 from scvi_perturb.predictors._reference import read_request
@@ -65,6 +66,11 @@ class StackedMean(MeanPredictor):
         Seed of folds and of the bootstraps over which weights are averaged.
     outside
         Members that are trained elsewhere, by name.
+    contrast
+        How much of what many perturbations have in common is taken off the prediction of one never
+        seen, as `ContrastedMean` does; other questions are not touched. 0 is the prediction of
+        least error. Above, a perturbation is told from others more often, at a larger error; the
+        weights are those of least error given the contrast, and intervals cover it.
     profile
         What the mean of a population is; see `MeanPredictor`.
 
@@ -87,6 +93,7 @@ class StackedMean(MeanPredictor):
         n_folds: int = 10,
         seed: int | None = 0,
         outside: Mapping[str, Outside] | None = None,
+        contrast: float = 0.0,
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
@@ -108,6 +115,10 @@ class StackedMean(MeanPredictor):
         self.n_folds = n_folds
         self.seed = seed
         self.outside = dict(outside or {})
+        self.contrast = check_contrast(contrast)
+        if contrast and outside:
+            msg = f"contrast={contrast} has no meaning for members of elsewhere, {list(outside)}."
+            raise ValueError(msg)
         self._stacks: dict[Question, QuestionStack] = {}
 
     @property
@@ -142,6 +153,7 @@ class StackedMean(MeanPredictor):
                 n_folds=self.n_folds,
                 seed=self.seed,
                 lenient=self.members is None,
+                contrast=self.contrast if question == "unseen_perturbation" else 0.0,
             )
         return self._stacks[question]
 

@@ -87,7 +87,7 @@ def answer_question(
     UnknownPerturbationError, SchemaError
         If no member answers.
     """
-    said, posterior, novelty = said_by(stack.members, requests, given, stack.prior)
+    said, posterior, novelty = said_by(stack.members, requests, given, stack.prior, stack.contrast)
     if len(requests) > 1 and len(said) < len(stack.members):
         # some member refuses some request: each is answered by those that know it
         parts = [
@@ -190,7 +190,7 @@ def _fold_centres(
         return np.stack([np.asarray(centre)] * len(spread.units))
     centres = []
     for members in stack.refits:
-        again = said_by(members, requests, given, stack.prior).changes
+        again = said_by(members, requests, given, stack.prior, stack.contrast).changes
         total = sum(w * again.get(name, said[name]) for name, w in weights.items())
         centres.append(np.asarray(total))
     return np.stack(centres)

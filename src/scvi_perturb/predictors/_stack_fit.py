@@ -11,6 +11,7 @@ import numpy as np
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.predictors._condition_gp import ConditionGP
+from scvi_perturb.predictors._contrast import Contrast
 from scvi_perturb.predictors._control_prior import ControlPrior
 from scvi_perturb.predictors._questions import Fold, folds_of, unit_of
 from scvi_perturb.predictors._stack_spread import Clues, Spread
@@ -122,6 +123,8 @@ class QuestionStack:
         Of the controls of contexts that were never seen perturbed.
     seed
         Of the bootstraps of weights.
+    contrast
+        Of all predictions, see `Contrast`.
     """
 
     question: Question
@@ -133,6 +136,7 @@ class QuestionStack:
     own: Floats
     prior: ControlPrior | None
     seed: int | None
+    contrast: float = 0.0
     _solved: dict[tuple[str, ...], tuple[dict[str, float], Spread]] = field(default_factory=dict)
 
     @classmethod
@@ -146,6 +150,7 @@ class QuestionStack:
         n_folds: int,
         seed: int | None,
         lenient: bool,
+        contrast: float = 0.0,
     ) -> QuestionStack:
         """Fit members to all of training, and to what each fold leaves of it.
 
@@ -165,7 +170,9 @@ class QuestionStack:
         else:
             folds, refits = [], []
         if len(folds) > 1:
-            left_out = _leave_out(question, profiles, rows, groups, folds, refits, prior)
+            left_out = _leave_out(
+                question, profiles, (rows, groups), folds, refits, prior, contrast
+            )
             for name, member in outside.items():
                 said = member.left_out(question, rows, folds)
                 if said is not None:
@@ -174,9 +181,9 @@ class QuestionStack:
                 predicted = np.stack(list(left_out.said.values()))
                 moments = moments_of(left_out.truth, predicted, left_out.unit)
                 kept = refits if len(rows) <= MOST_KEPT else []
-                return cls(question, fitted, kept, left_out, *moments, prior, seed)
+                return cls(question, fitted, kept, left_out, *moments, prior, seed, contrast)
         empty = np.empty(0)
-        return cls(question, fitted, [], None, empty, empty, empty, prior, seed)
+        return cls(question, fitted, [], None, empty, empty, empty, prior, seed, contrast)
 
     def solve(self, names: Sequence[str]) -> tuple[dict[str, float], Spread]:
         """Return the weights of members that answer, and the law of their errors.
@@ -225,8 +232,9 @@ def said_by(
     requests: Sequence[Request],
     given: Reference | None,
     prior: ControlPrior | None,
+    contrast: float = 0.0,
 ) -> Said:
-    """Return what each member that answers all requests says.
+    """Return what each member that answers all requests says, contrasted by what it learned from.
 
     With a prior on controls, changes lead from the measured control to what is expected: they are
     those of the members and the expected change of the control's measurement.
@@ -247,6 +255,9 @@ def said_by(
     if prior is not None and said:
         shifts = np.stack([_shift(prior, one, given, profiles) for one in requests])
         said = {name: changes + shifts for name, changes in said.items()}
+    if contrast and said:
+        damping = Contrast.of(profiles.deltas, contrast, who="StackedMean")
+        said = {name: damping(changes) for name, changes in said.items()}
     return Said(said, posterior, novelty)
 
 
@@ -313,20 +324,21 @@ def _answerable(
 def _leave_out(
     question: Question,
     profiles: TrainingProfiles,
-    rows: Sequence[Request],
-    groups: NDArray[np.intp],
+    treated: tuple[list[Request], NDArray[np.intp]],
     folds: Sequence[Fold],
     refits: Sequence[Members],
     prior: ControlPrior | None,
+    contrast: float,
 ) -> LeftOut:
     """Ask the refits of each fold about what it left out; members must answer in all folds."""
+    rows, groups = treated
     asked = np.concatenate([fold.asked for fold in folds])
     chosen = [rows[i] for i in asked]
     said: dict[str, list[Floats]] = {}
     posterior: list[Floats] = []
     novelty: list[Floats] = []
     for fold, members in zip(folds, refits, strict=True):
-        found = said_by(members, [rows[i] for i in fold.asked], None, prior)
+        found = said_by(members, [rows[i] for i in fold.asked], None, prior, contrast)
         posterior.append(found.posterior)
         novelty.append(found.novelty)
         for name, changes in found.changes.items():

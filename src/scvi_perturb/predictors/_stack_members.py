@@ -9,6 +9,7 @@ from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dose_line import DoseLine
+from scvi_perturb.predictors._forest import FeatureForest, measured_modalities
 from scvi_perturb.predictors._latent_additive import LatentAdditive
 from scvi_perturb.predictors._matching_mean import MatchingMean
 from scvi_perturb.predictors._nearest_perturbation import NearestPerturbation
@@ -69,6 +70,8 @@ def default_members(
         found["nearest_perturbation"] = NearestPerturbation(features, profile=profile)
     if features is not None and question == "unseen_perturbation":
         found["latent_additive"] = LatentAdditive(features, profile=profile)
+        if measured_modalities(features):
+            found["feature_forest"] = FeatureForest(features, profile=profile)
     return found
 
 
