@@ -149,7 +149,8 @@ class CausalVerbs(CausalGiven, OperatorSums):
         every.index = pd.Index([f"{name}_{i}" for i in range(n_steps) for name in obs.index])
         every = every.drop(columns=self._screen.keys.perturbation)
         # Of the genes that both edit, as much is corrected as each has of the point.
-        joined = ConditionTensors(*(x.reshape(1, -1) for x in both[:3]), both.time[:1])
+        component, dose, mask = (x.reshape(1, -1) for x in both[:3])
+        joined = ConditionTensors(component, dose, mask, both.time[:1])
         rows = joined.rows(torch.zeros(len(points), dtype=torch.long, device=self._device()))
         at = torch.from_numpy(fractions).to(points.dtype)
         weight = torch.stack([1 - at, at], dim=1).repeat_interleave(both.mask.shape[1], dim=1)
