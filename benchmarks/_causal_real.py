@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks._kang_frame import load_kang
-from benchmarks._tasks import load_papalexi
+from benchmarks._tasks import gene_sets, load_morphic, load_papalexi
 from scvi_perturb import CausalPerturbVAE
-from scvi_perturb.data import SplitOptions, split
+from scvi_perturb.data import ConditionKeys, split
 from scvi_perturb.metrics import log_normalize
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scvi_perturb import CausalConfig
     from scvi_perturb.data import Split
 
-__all__ = ["GROUPS", "PATHWAY", "fitted", "kang_metadata", "papalexi"]
+__all__ = ["GROUPS", "PATHWAY", "fitted", "kang_metadata", "morphic", "papalexi"]
 
 GROUPS: Final = ("identity", "state", "technical")
 #: One pathway: interferon gamma to STAT1.
@@ -35,12 +35,17 @@ N_COMPONENTS: Final = 50
 
 
 def fitted(
-    adata: AnnData, made: Split | None, seed: int, *, setup: dict[str, Any], **init: Any
+    adata: AnnData,
+    made: Split | None,
+    seed: int,
+    *,
+    setup: dict[str, Any],
+    config: CausalConfig | None = None,
 ) -> CausalPerturbVAE:
     """Return a trained model on a copy of the data."""
     adata = adata.copy()
     CausalPerturbVAE.setup_anndata(adata, **setup)
-    model = CausalPerturbVAE(adata, seed=seed, **init)
+    model = CausalPerturbVAE(adata, causal=config, seed=seed)
     model.train(split=made, seed=seed, **QUIET)
     return model
 
@@ -54,7 +59,7 @@ PAPALEXI: Final = {
 def papalexi(seed: int, config: CausalConfig | None = None) -> dict[str, float]:
     """Return how near the pathway's operators are, and what the latents know of the replicate."""
     adata = load_papalexi()
-    model = fitted(adata, None, seed, setup=PAPALEXI, causal=config)
+    model = fitted(adata, None, seed, setup=PAPALEXI, config=config)
     found = {}
     names = sorted(set(adata.obs["perturbation"].astype(str)) - {"control"})
     for title, vectors in (
@@ -111,7 +116,7 @@ def auroc(latent: np.ndarray, labels: pd.Series, seed: int = 0) -> float:
 def kang_metadata(seed: int) -> dict[str, float]:
     """Return macro F1 of cell type and perturbation on held-out cells, beside other methods."""
     adata = load_kang()
-    made = split(adata, "cells", seed=seed, options=SplitOptions())
+    made = split(adata, "cells", seed=seed, keys=ConditionKeys("perturbation"))
     setup = {"perturbation_key": "perturbation", "context_keys": ["cell_type"]}
     model = fitted(adata, made, seed, setup=setup)
     test, train = made.test, np.union1d(made.train, made.validation)
@@ -157,4 +162,49 @@ def scanvi(
         found: np.ndarray = np.asarray(model.predict(data[test].copy()))
     finally:
         scvi.settings.seed = before
+    return found
+
+
+def morphic(seed: int) -> dict[str, float]:
+    """Return how well signatures of genes never seen are predicted, and what a signature tells."""
+    adata = load_morphic()
+    adata.obs["day"] = adata.obs["day"].astype(float)
+    genes = adata.obs["perturbation"].astype(str).to_numpy()
+    names = np.random.default_rng(seed).permutation(np.unique(genes))
+    squared = {"CausalPerturbVAE": 0.0, "mean of the system": 0.0, "no change": 0.0}
+    guessed: dict[str, list[np.ndarray]] = {"model_system": [], "strategy": [], "day": []}
+    setup = {
+        "context_keys": ["model_system"],
+        "metadata_keys": {"identity": ["day", "strategy"]},
+    }
+    for held in np.array_split(names, 5):
+        test = np.isin(genes, held)
+        train = adata[~test].copy()
+        CausalPerturbVAE.setup_signatures(train, **setup)
+        model = CausalPerturbVAE(train, features=gene_sets(adata), seed=seed)
+        model.train(seed=seed, batch_size=32, **QUIET)
+        asked = adata.obs.loc[test, ["perturbation", "model_system"]].astype(str)
+        wanted = adata.X[test]
+        systems = train.obs["model_system"].astype(str)
+        means = pd.DataFrame(train.X).groupby(systems.to_numpy()).mean()
+        overall = means.mean()
+        trivial = np.stack([means.loc[s] if s in means.index else overall
+                            for s in asked["model_system"]])  # fmt: skip
+        predicted = model.predict(asked.reset_index(drop=True)).X
+        for name, values in (("CausalPerturbVAE", predicted), ("mean of the system", trivial),
+                             ("no change", np.zeros_like(wanted))):  # fmt: skip
+            squared[name] += float(((values - wanted) ** 2).sum())
+        told = model.predict_metadata(adata[test].copy())
+        for field in ("model_system", "strategy"):
+            truth = adata.obs.loc[test, field].astype(str).to_numpy()
+            guessed[field].append(told[field].idxmax(axis=1).to_numpy() == truth)
+        guessed["day"].append(np.abs(told["day"]["mean"] - adata.obs.loc[test, "day"]).to_numpy())
+    found = {f"error: {name}": value / squared["no change"] for name, value in squared.items()}
+    for field in ("model_system", "strategy"):
+        found[f"accuracy {field}"] = float(np.concatenate(guessed[field]).mean())
+        largest = adata.obs[field].value_counts(normalize=True).max()
+        found[f"accuracy {field}, the most frequent"] = float(largest)
+    found["days, mean absolute error"] = float(np.concatenate(guessed["day"]).mean())
+    day = adata.obs["day"]
+    found["days, of the median"] = float((day - day.median()).abs().mean())
     return found

@@ -1,70 +1,63 @@
 """What is known of `CausalPerturbVAE`: `python -m benchmarks.causal`.
 
-On simulated screens: whether latent groups, operators, combinations, doses and metadata are
-recovered. On Papalexi 2021: which operators are near each other, and where the replicate goes. On
-Kang 2018: metadata beside other methods, and populations of few reference cells. On MorPhiC: bulk
-signatures. Terms of the loss, one at a time. A run that was interrupted goes on where it stopped.
+On simulated screens: whether latent groups, operators, pairs, doses and metadata are recovered, and
+how much two models of one screen agree. On Papalexi 2021: which operators are near each other, and
+where the replicate goes. On Kang 2018: metadata beside other methods. On MorPhiC: bulk signatures.
+Then the terms of the loss, one at a time, on two of these. A run that was interrupted goes on where
+it stopped. The Kang rows of cells never seen stimulated are those of
+`python -m benchmarks.kang --model causal`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
+from benchmarks._causal_real import GROUPS, fitted, kang_metadata, morphic, papalexi
 from benchmarks._causal_truth import dose_scores, make_dose_screen, make_screen, scores
 from benchmarks._results import Results
-from scvi_perturb import CausalConfig, CausalPerturbVAE
+from scvi_perturb import CausalConfig
 from scvi_perturb.benchmark import markdown_table
+from scvi_perturb.metrics import block_r2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from anndata import AnnData
-
-    from scvi_perturb.data import Split
+    import pandas as pd
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
-QUIET: Final = {"enable_progress_bar": False}
 KEYS: Final = ("part", "setting", "seed", "figure")
-
-
-def fitted(
-    adata: AnnData,
-    made: Split | None,
-    seed: int,
-    *,
-    setup: dict[str, Any],
-    **init: Any,
-) -> CausalPerturbVAE:
-    """Return a trained model on a copy of the data."""
-    adata = adata.copy()
-    CausalPerturbVAE.setup_anndata(adata, **setup)
-    model = CausalPerturbVAE(adata, seed=seed, **init)
-    model.train(split=made, seed=seed, **QUIET)
-    return model
-
-
 SIMULATED: Final = {"context_keys": ["cell_type"], "batch_key": "batch"}
+#: Terms of the loss, left out or exchanged one at a time.
+SETTINGS: Final[dict[str, CausalConfig]] = {
+    "default": CausalConfig(),
+    "no independence": CausalConfig(independence="none"),
+    "total correlation": CausalConfig(independence="total_correlation"),
+    "adversary": CausalConfig(independence="adversary", independence_weight=1.0),
+    "no classification": CausalConfig(classification=0.0),
+    "no control invariance": CausalConfig(control_invariance=0.0),
+    "no shrinkage": CausalConfig(operator_shrinkage=0.0, context_shrinkage=0.0, additivity=0.0),
+    "sparse operators": CausalConfig(sparsity=10.0),
+    "all respond": CausalConfig(responders=False),
+    "mixture prior": CausalConfig(prior="mixture"),
+}
+#: Figures of the simulated screen that the table of terms has.
+ABLATED: Final = (
+    "R2 identity", "R2 state", "R2 technical", "largest leak", "operator cosine, genes",
+    "pairs, error", "accuracy perturbation",
+)  # fmt: skip
 
 
-def simulator(seed: int, setting: CausalConfig | None = None) -> dict[str, float]:
-    """Return the figures of a simulated screen, of pairs and of doses."""
+def simulator(seed: int) -> dict[str, float]:
+    """Return the figures of a simulated screen with pairs, and of one with doses."""
     adata, made = make_screen(seed)
-    start = time.perf_counter()
-    model = fitted(adata, made, seed, setup=SIMULATED, causal=setting)
-    seconds = time.perf_counter() - start
-    found = scores(model, adata, made, seed)
-    if setting is None:
-        adata, made = make_dose_screen(seed)
-        setup = SIMULATED | {"dose_key": "dose"}
-        found |= dose_scores(fitted(adata, made, seed, setup=setup), adata, made)
-        found["training, s"] = seconds
-    return found
+    found = scores(fitted(adata, made, seed, setup=SIMULATED), adata, made, seed)
+    adata, made = make_dose_screen(seed)
+    model = fitted(adata, made, seed, setup=SIMULATED | {"dose_key": "dose"})
+    return found | dose_scores(model, adata, made)
 
 
 def stability(seed: int) -> dict[str, float]:
@@ -72,21 +65,51 @@ def stability(seed: int) -> dict[str, float]:
     adata, made = make_screen(0)
     pair = [fitted(adata, made, s, setup=SIMULATED) for s in (seed, seed + 10)]
     genes = [model.get_perturbation_effects().X for model in pair]
-    cosine = (genes[0] * genes[1]).sum(1) / np.prod([np.linalg.norm(g, axis=1) for g in genes], 0)
-    from scvi_perturb.metrics import block_r2
-
+    length = np.linalg.norm(genes[0], axis=1) * np.linalg.norm(genes[1], axis=1)
     latents = [{g: m.get_latent_representation(group=g) for g in GROUPS} for m in pair]
     table = block_r2(latents[0], latents[1])
-    return {"operator cosine between seeds": float(cosine.mean())} | {
-        f"R2 {g} between seeds": float(table.loc[g, g]) for g in GROUPS
+    cosine = float(((genes[0] * genes[1]).sum(axis=1) / length).mean())
+    return {"operator cosine between seeds": cosine} | {
+        f"R2 of {g} from {g} of another seed": float(table.loc[g, g]) for g in GROUPS
     }
 
 
-GROUPS: Final = ("identity", "state", "technical")
+def ablated(setting: str) -> dict[str, float]:
+    """Return figures of two tasks with other weights: a smaller simulated screen, and Papalexi."""
+    config = SETTINGS[setting]
+    adata, made = make_screen(0, n_cells=4_000, n_genes=500)
+    model = fitted(adata, made, 0, setup=SIMULATED, config=config)
+    every = scores(model, adata, made, 0)
+    found = {f"simulated: {name}": every[name] for name in ABLATED}
+    for name, value in papalexi(0, config).items():
+        if name.startswith(("operators", "replicate")) and "PCA" not in name:
+            found[f"Papalexi: {name}"] = value
+    return found
+
+
 PARTS: Final[dict[str, Callable[[int], dict[str, float]]]] = {
     "simulator": simulator,
+    "papalexi": papalexi,
+    "kang_metadata": kang_metadata,
+    "morphic": morphic,
     "stability": stability,
 }
+TITLES: Final = {
+    "simulator": "Simulated screens: known truth",
+    "papalexi": "Papalexi 2021: operators and the replicate",
+    "kang_metadata": "Kang 2018: metadata of held-out cells, macro F1",
+    "morphic": "MorPhiC: signatures of knock-outs of genes never seen",
+    "stability": "One simulated screen, two models",
+}
+
+
+def runs(parts: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Yield part, setting and seed of everything to be run."""
+    for part in parts:
+        if part == "ablation":
+            yield from ((part, setting, 0) for setting in SETTINGS)
+        else:
+            yield from ((part, "default", seed) for seed in range(seeds))
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
@@ -95,14 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     results = Results(options.out / "causal.csv", KEYS)
     if options.fresh:
         results.clear()
-    for part in options.parts:
-        for seed in range(options.seeds):
-            if results.has(part, "default", seed, "done"):
-                continue
-            for figure, value in (PARTS[part](seed) | {"done": 1.0}).items():
-                results.add(dict(zip(KEYS, (part, "default", seed, figure), strict=True))
-                            | {"value": value})  # fmt: skip
-                print(f"{part}, seed {seed}: {figure} {value:.3f}", flush=True)
+    for part, setting, seed in runs(options.parts, options.seeds):
+        if results.has(part, setting, seed, "done"):
+            continue
+        found = ablated(setting) if part == "ablation" else PARTS[part](seed)
+        for figure, value in (found | {"done": 1.0}).items():
+            results.add(
+                dict(zip(KEYS, (part, setting, seed, figure), strict=True)) | {"value": value}
+            )
+            print(f"{part}, {setting}, seed {seed}: {figure} {value:.3f}", flush=True)
     frame = results.frame()
     (options.out / "causal.md").write_text(report(frame), encoding="utf-8")
     return frame
@@ -110,18 +134,35 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 def report(frame: pd.DataFrame) -> str:
     """Return the tables in Markdown."""
-    parts = ["# CausalPerturbVAE", ""]
-    for part, own in frame[frame["figure"] != "done"].groupby("part", sort=False):
-        table = own.groupby("figure", sort=False)["value"].agg(["mean", "std", "count"])
-        rows = [[str(f), f"{r['mean']:.3f}", f"{r['std']:.3f}", f"{r['count']:.0f}"]
-                for f, r in table.iterrows()]  # fmt: skip
-        parts += [f"## {part}", "", markdown_table(["figure", "mean", "sd", "seeds"], rows), ""]
+    parts = ["# CausalPerturbVAE", "", "Written by `python -m benchmarks.causal`.", ""]
+    frame = frame[frame["figure"] != "done"]
+    for part, own in frame.groupby("part", sort=False):
+        if part == "ablation":
+            continue
+        rows = [
+            [str(figure), _number(values.mean()), _number(values.std()), str(len(values))]
+            for figure, values in own.groupby("figure", sort=False)["value"]
+        ]
+        header = ["figure", "mean", "sd over seeds", "seeds"]
+        parts += [f"## {TITLES[str(part)]}", "", markdown_table(header, rows), ""]
+    own = frame[frame["part"] == "ablation"]
+    if len(own):
+        order = [name for name in SETTINGS if name in set(own["setting"])]
+        table = own.pivot_table(index="figure", columns="setting", values="value", sort=False)
+        rows = [[str(figure), *(_number(row[name]) for name in order)]
+                for figure, row in table.iterrows()]  # fmt: skip
+        parts += ["## Terms of the loss, seed 0", "", markdown_table(["figure", *order], rows), ""]
     return "\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.causal", description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    every = [*PARTS, "ablation"]
+    parser.add_argument("--parts", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")

@@ -636,3 +636,11 @@ def test_likelihoods_of_counts_are_not_of_signatures():
     adata.X[0, 0] = np.nan
     with pytest.raises(SchemaError, match="1 values are not finite"):
         CausalPerturbVAE.setup_signatures(adata)
+
+
+def test_signatures_start_from_no_control_cells(of_signatures):
+    model, adata, _ = of_signatures
+    with pytest.raises(SchemaError, match="no control cells to start from"):
+        model.sample(["drug_0"])
+    with pytest.raises(SchemaError, match="leave `reference` out"):
+        model.predict(["drug_0"], reference=adata)

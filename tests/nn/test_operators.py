@@ -117,6 +117,9 @@ def test_weights_make_sums_and_differences(operators):
     both = [[(0, None), (1, None)]]
     minus = apply(operators, *both, weight=torch.tensor([[1.0, -1.0]]))
     torch.testing.assert_close(minus[0], operators.vectors[0] - operators.vectors[1])
+    # Also of a pair that was measured: what it does beyond the sum is no part of either.
+    plus = apply(operators, [(0, None), (2, None)], weight=torch.ones(1, 2))
+    torch.testing.assert_close(plus[0], operators.vectors[0] + operators.vectors[2])
     nothing = apply(operators, [(0, None), (2, None)], weight=torch.zeros(1, 2))
     assert torch.equal(nothing, torch.zeros(1, N_STATE))
     same = apply(operators, [(0, None), (0, None)], weight=torch.tensor([[1.0, -1.0]]))

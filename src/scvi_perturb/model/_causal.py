@@ -184,7 +184,10 @@ class CausalPerturbVAE(CausalMetadata):
         if (conditions is None) == (metadata is None) or (
             metadata is not None and reference is not None
         ):
-            msg = "Ask with `conditions` (and `reference`), or with `metadata`, not with both."
+            msg = "Ask with `conditions` (and `reference`), or with `metadata`: one of the two."
+            raise SchemaError(msg)
+        if metadata is None and self._screen.real_values:
+            msg = "Signatures have no control cells to start from; draw with `metadata=`."
             raise SchemaError(msg)
         if metadata is not None:
             return self._sample_metadata(
@@ -240,6 +243,9 @@ class CausalPerturbVAE(CausalMetadata):
         check_interval(interval)
         kept = check_conditioning(conditioning)
         if self._screen.real_values:
+            if reference is not None:
+                msg = "Signatures are predicted from their metadata; leave `reference` out."
+                raise SchemaError(msg)
             return self._predict_signatures(conditions, interval=interval, seed=seed)
         request, cells = self._ask(conditions, reference)
         plan = Plan.make(request, cells, n_samples, seed)

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy.stats import norm
 
 from scvi_perturb._constants import CONDITION_KEY, TARGET_SUM
+from scvi_perturb._errors import SchemaError
 from scvi_perturb.model._causal_verbs import CausalVerbs
 from scvi_perturb.model._checks import check_interval
 from scvi_perturb.model._draw import Drawn, expected_proportions
@@ -112,6 +113,9 @@ class CausalEffects(CausalVerbs):
         if names is None:
             self._check_trained()
             names = self._vocabulary.known(self._seen())
+            if not names:
+                msg = "No perturbation was registered, so the model has no operators."
+                raise SchemaError(msg)
         asked, weight, frame = self._asked_operators(names)
         pools = self._pools(reference, by_context=by_context, seed=seed)
         random = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ from scvi_perturb.model._library import library_shift
 from scvi_perturb.model._novelty import UNKNOWN, Place
 from scvi_perturb.model._request import parse_request
 from scvi_perturb.model._result import Plan
+from scvi_perturb.module import perturbation_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -142,9 +143,13 @@ class CausalMetadata(CausalLikelihood):
         for rows in chunks(len(latents.mean)):
             outputs = []
             for _ in range(N_DRAWS):
-                own = getattr(network.groups(latents.draw(rows, random)), group)
-                own = own[:, 1:] if group == "technical" else own
-                outputs.append(network.heads[name](own))
+                drawn = network.groups(latents.draw(rows, random))
+                own = {
+                    "identity": drawn.identity,
+                    "state": perturbation_inputs(drawn),
+                    "technical": drawn.technical[:, 1:],
+                }
+                outputs.append(network.heads[name](own[group]))
             each = torch.stack(outputs)
             if not spec.is_numeric:
                 blocks.append(each.softmax(-1).mean(0).cpu().numpy())
@@ -195,6 +200,7 @@ class CausalMetadata(CausalLikelihood):
             raise ValueError(msg)
         rows = parse_rows(metadata, self._screen)
         obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
+        obs["row"] = np.repeat(np.arange(len(rows)), n)
         obs["draw"] = np.tile(np.arange(n), len(rows))
         obs.index = pd.Index([f"row{i}_draw{j}" for i in range(len(rows)) for j in range(n)])
         return write_cells(

@@ -130,7 +130,8 @@ class GroupedAutoencoder(CountModule):
                     self.heads[f"{group}_{i}"] = MetadataHead(sizes[group], spec)
         if design.n_labels > 1:
             spec = MetadataSpec("perturbation", design.n_labels)
-            self.heads["perturbation"] = MetadataHead(config.n_state, spec)
+            # What a perturbation does depends on the identity, which is read beside the state.
+            self.heads["perturbation"] = MetadataHead(config.n_state + config.n_identity, spec)
         self.adversaries = nn.ModuleDict()
         if config.independence == "adversary":
             sizes = {CONTEXT_KEY: len(design.context_levels), BATCH_KEY: len(design.batch_levels)}

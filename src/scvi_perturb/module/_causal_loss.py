@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module._representation import CountParameters
     from scvi_perturb.nn import MetadataHead
 
-__all__ = ["causal_loss"]
+__all__ = ["causal_loss", "perturbation_inputs"]
 
 
 class _Posterior(NamedTuple):
@@ -130,8 +130,13 @@ def _heads_loss(
         label = module.label[tensors[CONDITION_KEY]]
         there = torch.ones_like(label, dtype=torch.bool)
         head = cast("MetadataHead", module.heads["perturbation"])
-        total = total + head.loss(draw.state, label, there)
+        total = total + head.loss(perturbation_inputs(draw), label, there)
     return total
+
+
+def perturbation_inputs(groups: Groups) -> Tensor:
+    """Return what the perturbation is read from; identity does not learn from it."""
+    return torch.cat([groups.state, groups.identity.detach()], dim=1)
 
 
 def _dependence(

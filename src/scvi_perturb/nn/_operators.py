@@ -85,7 +85,8 @@ class PerturbationOperators(nn.Module):
         identity
             Identity of the cells, `(n, n_identity)`; None for the average cell.
         weight
-            Factor of each component, `(n, m)`, for sums and differences; None for ones.
+            Factor of each component, `(n, m)`, for sums and differences, which have no terms of
+            pairs; None for ones.
         """
         factor = self.dose_factor(component, dose) * self.time_factor(component, time[:, None])
         factor = factor * mask.to(factor.dtype)
@@ -94,7 +95,8 @@ class PerturbationOperators(nn.Module):
         total = (self.vectors[component] * factor[..., None]).sum(dim=1)
         if identity is not None:
             total = total * (1.0 + self.bend(identity))
-        return total + self._of_pairs(component, factor, mask)
+        # A weighted sum is of vectors alone: what pairs do beyond it is no part of either.
+        return total if weight is not None else total + self._of_pairs(component, factor, mask)
 
     def dose_factor(self, component: Tensor, dose: Tensor) -> Tensor:
         """Return the Hill curve of the dose, 1 at the reference dose: `(n, m) -> (n, m)`."""
