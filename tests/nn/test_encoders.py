@@ -138,3 +138,27 @@ def test_dropout_acts_while_training_only():
     assert not torch.equal(made(cells, weights)[0], made(cells, weights)[0])
     made.eval()
     assert torch.equal(made(cells, weights)[0], made(cells, weights)[0])
+
+
+def test_linear_map_adds_to_the_mean_only():
+    made = ExpressionEncoder(
+        N_GENES, N_BATCH, N_LATENT, n_hidden=8, n_layers=1, dropout=0.0, linear=True
+    ).eval()
+    cells, weights = torch.randn(4, N_GENES), batches(0, 1, 0, 1)
+    mean, log_variance = made(cells, weights)
+    inputs = torch.cat([cells, weights], dim=1)
+    with torch.no_grad():
+        added = inputs @ made.linear.weight.T
+        made.linear.weight.zero_()
+    without = made(cells, weights)
+    torch.testing.assert_close(mean - added, without[0])
+    assert torch.equal(log_variance, without[1])
+
+
+def test_linear_map_adds_to_the_logits():
+    made = decoder()
+    latent, weights = torch.randn(3, N_LATENT), batches(0, 1, 0)
+    before = made(latent, weights).logits
+    made.add_linear()
+    added = torch.cat([latent, weights], dim=1) @ made.linear.weight.T
+    torch.testing.assert_close(made(latent, weights).logits, before + added)

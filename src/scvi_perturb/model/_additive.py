@@ -83,6 +83,9 @@ def fit_additive(
             kernel = _kernel(common, share, alike, len(reference_dose))
             for level in NOISES if len(codes) > 3 else NOISES[:1]:
                 error, _ = _solve(design[some], kernel, mean[some], noise[some], level)
+                # Of equals the first: where each component has one condition, the level does not
+                # matter to those left out, and rounding must not choose it.
+                error = float(f"{error:.8g}")
                 tried.append((error, log_ec50, float(np.log(slope)), common, share, level))
     _, log_ec50, log_slope, common, share, level = min(tried)
     design = _design(rows, reference_dose, log_ec50, log_slope)

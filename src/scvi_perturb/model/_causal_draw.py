@@ -244,7 +244,8 @@ class CausalDraw(CausalTraining):
             tensors.setdefault(METADATA_PREFIX + column.name, missing)
         device = self._device()
         fields = self._network.fields({k: v.to(device) for k, v in tensors.items()})
-        return {name: values.cpu() for name, values in fields.items()}
+        # Numbers are read in double precision, which the networks do not have.
+        return {k: (v.float() if v.is_floating_point() else v).cpu() for k, v in fields.items()}
 
     def _library(
         self, cells: Reference, plan: Plan, chunk: np.ndarray, options: DrawOptions

@@ -125,7 +125,7 @@ class CausalEffects(CausalVerbs):
                 one = asked.rows(torch.full((len(latent),), i, device=self._device()))
                 own = None if weight is None else weight[i].expand(len(latent), -1)
                 shift, gene = self._effect(latent, one, own, random, interval)
-                odds = torch.sigmoid(self._network.log_odds(one).detach())[0]
+                share = self._share(one)
                 error = float(np.sqrt(self._variance(one, own) * len(shift)))
                 tables.append(
                     frame.iloc[i].to_dict()
@@ -133,7 +133,7 @@ class CausalEffects(CausalVerbs):
                     | {
                         "norm": float(np.linalg.norm(shift)),
                         "norm_error": error,
-                        "responders": float(odds),
+                        "responders": share,
                     }
                 )
                 layers.append(gene)
@@ -146,7 +146,8 @@ class CausalEffects(CausalVerbs):
             layers={k: np.stack([g[k] for g in layers]) for k in ("lower", "upper", "std")},
             obsm={"operator": np.stack(operators)},
         )
-        result.uns = self._one_pass(seed, "change of log1p(counts per 10,000)")
+        of = "values as given" if self._screen.real_values else "log1p(counts per 10,000)"
+        result.uns = self._one_pass(seed, f"change of {of}")
         return result
 
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
@@ -202,7 +203,8 @@ class CausalEffects(CausalVerbs):
         own = self._groups(latent)
         shift = self._network.shift(conditions, own.identity, weight)
         control = self._profile(latent, None)
-        centre = self._profile(self._with_state(own, own.state + shift), conditions) - control
+        moved = self._with_state(own, own.state + shift)
+        centre = self._profile(moved, conditions, weight) - control
         sd = np.sqrt(self._variance(conditions, weight))
         if not np.isfinite(sd):
             nothing = np.full_like(centre, np.nan)
@@ -212,7 +214,7 @@ class CausalEffects(CausalVerbs):
         draws = []
         for one in torch.from_numpy(noise).to(latent.device):
             moved = self._with_state(own, own.state + shift + one)
-            draws.append(self._profile(moved, conditions) - control)
+            draws.append(self._profile(moved, conditions, weight) - control)
         std = np.std(draws, axis=0, ddof=1)
         half = norm.ppf(0.5 + interval / 2) * std
         layers = {"lower": centre - half, "upper": centre + half, "std": std}
@@ -225,21 +227,30 @@ class CausalEffects(CausalVerbs):
         if len(ids) == 0:
             return 0.0
         factor = np.ones(len(ids)) if weight is None else weight[0].cpu().numpy()[mask]
-        share = float(torch.sigmoid(self._network.log_odds(conditions).detach())[0])
-        cells = self.operator_cells_[ids] * share
+        cells = self.operator_cells_[ids] * self._share(conditions)
         with np.errstate(divide="ignore"):
             own = factor**2 / cells
         control = factor.sum() ** 2 / max(self.n_controls_, 1)
         total = float(own.sum() + control)
         return total if np.isfinite(total) else float("nan")
 
+    @torch.inference_mode()
+    def _share(self, conditions: ConditionTensors) -> float:
+        """Return the share of cells that respond to the first of some conditions."""
+        return float(torch.sigmoid(self._network.log_odds(conditions))[0])
+
     def _with_state(self, own: object, state: torch.Tensor) -> torch.Tensor:
         return torch.cat([own.identity, state, own.technical], dim=1)  # type: ignore[attr-defined]
 
-    def _profile(self, latent: torch.Tensor, conditions: ConditionTensors | None) -> np.ndarray:
+    def _profile(
+        self,
+        latent: torch.Tensor,
+        conditions: ConditionTensors | None,
+        weight: torch.Tensor | None = None,
+    ) -> np.ndarray:
         """Return `log1p` counts per ten thousand of the cells' summed expression, `(n_genes,)`."""
         one = torch.ones(len(latent), device=latent.device)
-        parameters = self._network.decode(latent, one, None, conditions)
+        parameters = self._network.decode(latent, one, None, conditions, weight)
         if self._screen.real_values:
             return parameters.mean.mean(0).cpu().numpy()
         drawn = Drawn(np.arange(len(latent)), one, parameters)

@@ -128,13 +128,15 @@ class CausalGiven(CausalDraw):
         *,
         output: Output,
         seed: int | None,
+        weight: torch.Tensor | None = None,
     ) -> AnnData:
         """Return cells at latents as AnnData, counts or means; conditions are of each cell."""
         device = self._device()
 
         def decode(rows: np.ndarray, own: torch.Tensor, size: torch.Tensor) -> CountParameters:
             at = torch.from_numpy(rows).to(device)
-            return self._network.decode(own, size, None, conditions.rows(at))
+            factor = None if weight is None else weight[at]
+            return self._network.decode(own, size, None, conditions.rows(at), factor)
 
         carried = Carried(latent, library, np.zeros(len(latent), dtype=np.int64))
         result = carried_adata(

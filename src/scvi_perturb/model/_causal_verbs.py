@@ -15,6 +15,7 @@ from scvi_perturb.model._causal_given import CausalGiven
 from scvi_perturb.model._causal_sums import OperatorSums
 from scvi_perturb.model._request import parse_request
 from scvi_perturb.model._result import Plan, cell_obs
+from scvi_perturb.module import ConditionTensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.model._carried import Output
     from scvi_perturb.model._reference import Reference
-    from scvi_perturb.module import ConditionTensors
 
 __all__ = ["CausalVerbs"]
 
@@ -82,14 +82,13 @@ class CausalVerbs(CausalGiven, OperatorSums):
         basal, n = self._basal(given), len(given)
         at = torch.arange(len(frame), device=self._device()).repeat_interleave(n)
         rows = asked.rows(at)
-        own = self._shifted(
-            basal.repeat(len(frame), 1), rows, None if weight is None else weight[at]
-        )
+        factor = None if weight is None else weight[at]
+        own = self._shifted(basal.repeat(len(frame), 1), rows, factor)
         obs = frame.loc[frame.index.repeat(n)].reset_index(drop=True)
         obs["reference_cell"] = np.tile(given.names.astype(str).to_numpy(), len(frame))
         obs.index = pd.Index([f"row{i}_cell{j}" for i in range(len(frame)) for j in range(n)])
         library = np.tile(given.library, len(frame))
-        return self._decoded(own, library, rows, obs, output=output, seed=seed)
+        return self._decoded(own, library, rows, obs, output=output, seed=seed, weight=factor)
 
     def interpolate(
         self,
@@ -149,10 +148,15 @@ class CausalVerbs(CausalGiven, OperatorSums):
         every = pd.concat([obs.assign(fraction=f, start=start, end=end) for f in fractions])
         every.index = pd.Index([f"{name}_{i}" for i in range(n_steps) for name in obs.index])
         every = every.drop(columns=self._screen.keys.perturbation)
-        nothing = self._condition_tensors([request.conditions[0].__class__()])
-        rows = nothing.rows(torch.zeros(len(points), dtype=torch.long, device=self._device()))
+        # Of the genes that both edit, as much is corrected as each has of the point.
+        component, dose, mask = (x.reshape(1, -1) for x in both[:3])
+        joined = ConditionTensors(component, dose, mask, both.time[:1])
+        rows = joined.rows(torch.zeros(len(points), dtype=torch.long, device=self._device()))
+        at = torch.from_numpy(fractions).to(points.dtype)
+        weight = torch.stack([1 - at, at], dim=1).repeat_interleave(both.mask.shape[1], dim=1)
+        weight = weight.repeat_interleave(len(plan), dim=0).to(self._device())
         library = np.tile(cells.library[plan.reference], n_steps)
-        return self._decoded(points, library, rows, every, output=output, seed=seed)
+        return self._decoded(points, library, rows, every, output=output, seed=seed, weight=weight)
 
     def transfer(
         self,

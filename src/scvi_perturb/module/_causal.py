@@ -174,12 +174,16 @@ class GroupedAutoencoder(CountModule):
         """The linear part of the decoder: change in log proportion per unit of latent."""
         return self.decoder.logits if self.decoder.linear is None else self.decoder.linear
 
-    def _on_target(self, logits: Tensor, conditions: ConditionTensors) -> Tensor:
+    def _on_target(
+        self, logits: Tensor, conditions: ConditionTensors, weight: Tensor | None
+    ) -> Tensor:
         """Return logits with those of the genes that the cell's components edit corrected."""
         component = conditions.component
         gene = self.target[component]
         change = self.on_target_kind[self.kind[component]] + self.on_target[component]
         change = change * (conditions.mask & (gene >= 0))
+        if weight is not None:
+            change = change * weight
         correction = torch.zeros_like(logits)
         return logits + correction.scatter_add(1, gene.clamp_min(0), change.to(logits.dtype))
 
@@ -221,6 +225,7 @@ class GroupedAutoencoder(CountModule):
         library: Tensor,
         batch: Tensor | None = None,
         conditions: ConditionTensors | None = None,
+        weight: Tensor | None = None,
     ) -> CountParameters:
         """Return the parameters of the counts.
 
@@ -234,13 +239,15 @@ class GroupedAutoencoder(CountModule):
             Not read: the technical group says it.
         conditions
             Of each cell, for the genes that they edit; None for no such correction.
+        weight
+            Factor of each component, `(B, m)`, for sums and differences; None for ones.
         """
         del batch
         cut = self.sizes[0] + self.sizes[1]
         coded = torch.cat([latent[:, :cut], latent[:, cut + 1 :]], dim=1)
         decoded = self.decoder(coded, coded[:, :0])
         if conditions is not None and bool((self.target >= 0).any()):
-            decoded = decoded._replace(logits=self._on_target(decoded.logits, conditions))
+            decoded = decoded._replace(logits=self._on_target(decoded.logits, conditions, weight))
         return self._count_parameters(decoded, library)
 
     def shift(

@@ -56,6 +56,8 @@ class MetadataEncoder(nn.Module):
         Share of values taken for missing while training.
     """
 
+    nothing: Tensor
+
     def __init__(self, specs: Sequence[MetadataSpec], n_out: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.specs = tuple(specs)
@@ -64,6 +66,8 @@ class MetadataEncoder(nn.Module):
         self.numbers = nn.ModuleDict()
         self.missing = nn.ParameterDict()
         self.missing_variance = nn.ParameterDict()
+        # What there is without columns; a buffer, to be on the device of the prior.
+        self.register_buffer("nothing", torch.zeros(1, n_out), persistent=False)
         for i, spec in enumerate(self.specs):
             key = str(i)
             self.missing[key] = nn.Parameter(torch.zeros(n_out))
@@ -92,8 +96,7 @@ class MetadataEncoder(nn.Module):
         Two tensors `(n, n_out)`; zeros without columns, `(1, n_out)`.
         """
         if not self.specs:
-            size = next(iter(self.parameters()), torch.zeros(1))
-            return size.new_zeros(1, 1), size.new_zeros(1, 1)
+            return self.nothing, self.nothing
         total: Tensor | float = 0.0
         variance: Tensor | float = 0.0
         for i, spec in enumerate(self.specs):
