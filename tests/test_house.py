@@ -28,6 +28,8 @@ PASS_ON = {
     # from scvi-tools' `load`, which adds arguments of its own
     ("model", "setup_anndata"),
     ("model", "setup_mudata"),
+    ("model", "setup_signatures"),
+    ("model", "_register"),
     # signatures of scvi-tools' that are overridden
     ("data", "transfer_field"),
     ("module", "_get_inference_input"),
@@ -36,7 +38,7 @@ PASS_ON = {
     ("module", "on_load"),
     ("module", "sample"),
 }
-SETUP = {"__init__", "setup_anndata", "setup_mudata"}
+SETUP = {"__init__", "setup_anndata", "setup_mudata", "setup_signatures"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,7 @@ def test_fields_are_levels_of_codes_and_columns():
 def test_odds_add_over_components_unless_all_respond():
     module = make()
     own = module.responds_own
-    expected = module.responds + torch.stack([0 * own[0], own[0], own[1], own.sum()])
+    expected = 10 * (module.responds + torch.stack([0 * own[0], own[0], own[1], own.sum()]))
     torch.testing.assert_close(module.log_odds(module.table), expected)
     assert torch.isinf(make(responders=False).log_odds(module.table)).all()
 
@@ -291,14 +291,15 @@ def test_shrinkage_is_a_prior_that_many_cells_outweigh():
     )
     expected = (
         2 * (operators.vectors.square().sum() + 0.1 * curves)
-        + 3 * operators.bend.weight.square().sum()
         + 5 * operators.pairs.square().sum()
         + 7 * operators.vectors.abs().sum()
-        + module.responds_own.square().sum()
+        + (10 * module.responds_own).square().sum()
         + module.on_target.square().sum()
     )
     found = module(make_cells())[-1].extra_metrics["shrinkage"]
-    torch.testing.assert_close(found, expected / 100)
+    # Of what contexts differ in, the contexts are the sample.
+    contexts = 3 * operators.bend.weight.square().sum() / len(module.context_levels)
+    torch.testing.assert_close(found, expected / 100 + contexts)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scvi_perturb._constants import CONDITION_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
-from scvi_perturb._random import generator
 from scvi_perturb.data import ScreenReader, align_genes
 from scvi_perturb.generative import SAMPLERS, SamplerConfig
 from scvi_perturb.model._checks import check_interval, digest
-from scvi_perturb.model._draw import Drawn, DrawOptions, draw_cells, write_cells
+from scvi_perturb.model._draw import Drawn, write_cells
 from scvi_perturb.model._effects import effects_adata
 from scvi_perturb.model._latents import chosen_rows, encode_cells
 from scvi_perturb.model._reference import (
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from scvi_perturb.generative import SamplerName
     from scvi_perturb.model._draw import LibrarySize
     from scvi_perturb.model._request import Request
-    from scvi_perturb.module import ConditionTensors
 
 __all__ = ["PerturbationModel"]
 
@@ -86,17 +83,17 @@ class PerturbationModel(SetupMixin):
         """Return how far each row is from what was trained on, in [0, 1]."""
 
     @abstractmethod
-    def _draw_latents(
+    def _draw(
         self,
-        conditions: ConditionTensors,
-        which: torch.Tensor,
-        reference: torch.Tensor,
-        context: torch.Tensor,
+        request: Request,
+        cells: Reference,
+        plan: Plan,
         *,
         sampler: SamplerConfig,
-        random: torch.Generator,
-    ) -> torch.Tensor:
-        """Draw a latent for each cell, see `LatentGenerator.sample_latent`."""
+        seed: int | None,
+        library_size: LibrarySize = "reference",
+    ) -> Iterator[Drawn]:
+        """Yield the distribution of the cells of a plan, chunk by chunk."""
 
     # Verbs --------------------------------------------------------------------------------
 
@@ -332,38 +329,6 @@ class PerturbationModel(SetupMixin):
         allowed = np.sort(self.train_indices_)
         rows = allowed[reader.codes[CONDITION_KEY][allowed] == 0]
         return reference_from_screen(reader, rows, self._screen, self._plain_adata().obs_names)
-
-    def _draw(
-        self,
-        request: Request,
-        cells: Reference,
-        plan: Plan,
-        *,
-        sampler: SamplerConfig,
-        seed: int | None,
-        library_size: LibrarySize = "reference",
-    ) -> Iterator[Drawn]:
-        """Yield the distribution of the cells of a plan, chunk by chunk."""
-        self.module.eval()
-        device = self._device()
-        random = generator(seed, device)
-        tensors = self._vocabulary.tensors(request.conditions, self._seen())
-        return draw_cells(
-            self._representation(),
-            partial(self._draw_latents, sampler=sampler, random=random),
-            conditions=type(tensors)(*(t.to(device) for t in tensors)),
-            cells=cells,
-            plan=plan,
-            options=DrawOptions.make(
-                request,
-                self._screen,
-                library_size=library_size,
-                shifts=self.library_shifts_,
-                seen_batch=self._seen_batch(),
-                population=self._population_reference,
-            ),
-            random=random,
-        )
 
     def _reader(self, adata: AnnData | MuData | None) -> ScreenReader:
         """Register data with the model where that is still to be done, and open them."""

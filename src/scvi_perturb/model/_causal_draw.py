@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import torch
@@ -95,10 +95,6 @@ class CausalDraw(CausalTraining):
         seen = cast("torch.Tensor", network.technical_prior.metadata.seen_0)
         batches: np.ndarray = seen[network.batch_levels[:, 0]].cpu().numpy()
         return batches
-
-    def _draw_latents(self, *_: Any, **__: Any) -> torch.Tensor:  # noqa: ANN401
-        msg = "Latents of this model are drawn by groups."
-        raise AssertionError(msg)
 
     def _draw(
         self,

@@ -10,6 +10,7 @@ import torch
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.model._additive import fit_additive
+from scvi_perturb.model._causal_heads import fit_heads
 from scvi_perturb.model._causal_start import control_centred, find_start, level_effects
 from scvi_perturb.model._epochs import mean_proportions, n_batches, representation_stage
 from scvi_perturb.model._latents import encode_cells
@@ -115,15 +116,25 @@ class CausalFit:
         )
         self.model.module.eval()
 
-    def finish(self) -> None:
+    def finish(self, *, seed: int) -> None:
         """Look at the latents of the training cells; give operators to what was not seen."""
         module, train = self.module, self.parts.train
-        mean, _ = encode_cells(
+        mean, log_variance = encode_cells(
             module, lambda i: self.reader[train[i]], len(train), self.model._device()
         )
         self.model._remember_activity(mean.var(0).numpy() > ACTIVE)
         codes = {k: self.reader.codes[k][train] for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)}
         self.model._remember_spread(mean, codes)
+        columns = {**codes, **{k: v[train] for k, v in self.reader.metadata.items()}}
+        device = self.model._device()
+        fields = module.fields({k: torch.from_numpy(v).to(device) for k, v in columns.items()})
+        fit_heads(
+            self.model.module,
+            (mean, log_variance),
+            {k: (v.float() if v.is_floating_point() else v).cpu() for k, v in fields.items()},
+            torch.from_numpy(codes[CONDITION_KEY]),
+            seed=seed,
+        )
         fit = self._operators(module.groups(mean).state.numpy(), codes)
         if fit is None or bool(module.seen.all()):
             return
@@ -134,7 +145,7 @@ class CausalFit:
             size = fit.vectors[seen].square().sum().clamp_min(1e-9)
             factor = ((learned[seen] * fit.vectors[seen]).sum() / size).clamp(0.0, 3.0)
             filled = torch.where(seen[:, None], learned, factor * fit.vectors)
-            module.operators.vectors.copy_(filled)
+            module.operators.set_vectors(filled)
             for name in ("log_ec50", "log_slope", "log_tau"):
                 curve = getattr(module.operators, name)
                 curve[~module.seen] = curve[module.seen].mean()
@@ -154,14 +165,14 @@ class CausalFit:
                 own = slice(place, place + encoder.shape[1])
                 n_genes = module.n_genes
                 weight = torch.from_numpy(encoder.T.astype(np.float32))
+                weight = weight / module.encoder.linear_scale
                 module.linear_encoder.weight[own, :n_genes] = weight.to(device)
                 weight = torch.from_numpy(decoder.astype(np.float32))
                 module.linear_decoder.weight[:n_genes, own] = weight.to(device)
             self._start_priors(start)
             fit = self._operators(start.scores["state"], codes)
             if fit is not None:
-                n = start.scores["state"].shape[1]
-                module.operators.vectors[:, :n] = fit.vectors[:, :n].to(device)
+                module.operators.set_vectors(fit.vectors)
                 module.operators.log_ec50.fill_(fit.log_ec50)
                 module.operators.log_slope.fill_(fit.log_slope)
 

@@ -13,7 +13,7 @@ from scvi_perturb._random import generator
 from scvi_perturb.data import Condition
 from scvi_perturb.model._causal_effects import CausalEffects
 from scvi_perturb.model._latents import chunks
-from scvi_perturb.model._likelihood import LikelihoodMixin
+from scvi_perturb.model._likelihood import PosteriorMixin
 from scvi_perturb.model._screen import Screen
 from scvi_perturb.nn import gaussian_log_prob
 
@@ -31,7 +31,7 @@ __all__ = ["CausalLikelihood"]
 _CHUNK = 512
 
 
-class CausalLikelihood(CausalEffects, LikelihoodMixin):
+class CausalLikelihood(CausalEffects, PosteriorMixin):
     """`log_likelihood_bound` and `anomaly_scores`."""
 
     def log_likelihood_bound(

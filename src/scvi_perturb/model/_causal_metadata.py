@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data import ScreenReader
     from scvi_perturb.model._draw import LibrarySize
-    from scvi_perturb.nn import MetadataSpec
+    from scvi_perturb.nn import MetadataHead, MetadataSpec
 
 __all__ = ["CausalMetadata"]
 
@@ -122,10 +122,10 @@ class CausalMetadata(CausalLikelihood):
         for group in ("identity", "technical"):
             for i, spec in enumerate(getattr(network, f"{group}_prior").metadata.specs):
                 name = f"{group}_{i}"
-                if name in network.heads:
+                if name in self.module.heads:
                     found[spec.name] = (name, group, spec, levels[spec.name])
-        if "perturbation" in network.heads:
-            spec = network.heads["perturbation"].spec
+        if "perturbation" in self.module.heads:
+            spec = cast("MetadataHead", self.module.heads["perturbation"]).spec
             labels = tuple(labels_of(screen)[0])
             found[screen.keys.perturbation] = ("perturbation", "state", spec, labels)
         return found
@@ -149,7 +149,7 @@ class CausalMetadata(CausalLikelihood):
                     "state": perturbation_inputs(drawn),
                     "technical": drawn.technical[:, 1:],
                 }
-                outputs.append(network.heads[name](own[group]))
+                outputs.append(self.module.heads[name](own[group]))
             each = torch.stack(outputs)
             if not spec.is_numeric:
                 blocks.append(each.softmax(-1).mean(0).cpu().numpy())

@@ -43,7 +43,7 @@ class Start(NamedTuple):
     rows
         Cells that were looked at, `(n,)`.
     profile
-        Mean of their expression, `(n_genes,)`.
+        Mean of their expression, `(n_genes,)`; of signatures that of the controls, if there are any.
     scores
         Of the cells by group, `(n, k)` each; in standard deviations.
     encoder, decoder
@@ -67,9 +67,13 @@ def find_start(
     values = np.concatenate([
         module.transform(reader[rows[part]]).numpy() for part in chunks(len(rows))
     ])  # fmt: skip
-    profile = values.mean(axis=0)
-    values -= profile
     codes = {key: reader.codes[key][rows] for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)}
+    profile = values.mean(axis=0)
+    if module.real_values and (codes[CONDITION_KEY] == 0).any():
+        # Few rows: the state of a control is 0 from the start. Screens find that by themselves, and
+        # do better from the middle of their cells.
+        profile = values[codes[CONDITION_KEY] == 0].mean(axis=0)
+    values -= profile
     _, place = np.unique(
         np.stack([codes[CONDITION_KEY], codes[CONTEXT_KEY]]), axis=1, return_inverse=True
     )
@@ -91,11 +95,15 @@ def find_start(
 def control_centred(scores: Floats, codes: dict[str, np.ndarray]) -> tuple[Floats, np.ndarray]:
     """Return the displacement of treated cells from their controls, and which cells are treated.
 
-    Controls are those of the same context and batch; without any control scores stay.
+    Controls are those of the same context and batch; without any control it is the mean of the
+    context that cells are displaced from.
     """
     treated = np.flatnonzero(codes[CONDITION_KEY] != 0)
-    if len(treated) == len(scores) or len(treated) == 0:
+    if len(treated) == 0:
         return scores[treated], treated
+    if len(treated) == len(scores):
+        _, context = np.unique(codes[CONTEXT_KEY], return_inverse=True)
+        return scores - _group_means(scores, context)[context], treated
     groups = group_controls(codes[CONTEXT_KEY], codes[BATCH_KEY], codes[CONDITION_KEY] == 0)
     pools = (scores[groups.pool(g)].mean(axis=0) for g in range(len(groups.start)))
     centre = np.stack(list(pools))[groups.group]

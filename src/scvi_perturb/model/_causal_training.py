@@ -89,7 +89,7 @@ class CausalTraining(CausalSetup, TrainedOn):
         fit.prepare(seed=seed)
         fit.optimise(max_epochs, batch_size=batch_size, seed=seed)
         self._remember_pairs(reader.codes, parts.train)
-        fit.finish()
+        fit.finish(seed=seed)
         self._remember(reader, parts, split, seed)
 
     def _check_cells(self, reader: ScreenReader, train: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,83 +28,13 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data import Condition
     from scvi_perturb.model._reference import Reference
+    from scvi_perturb.module import ConditionTensors
 
-__all__ = ["LikelihoodMixin"]
+__all__ = ["LikelihoodMixin", "PosteriorMixin"]
 
 
-class LikelihoodMixin(PerturbationModel):
-    """Likelihood bounds and posterior-predictive samples of models with a representation."""
-
-    def log_likelihood_bound(
-        self,
-        adata: AnnData | MuData | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        n_samples: int | None = None,
-        seed: int | None = 0,
-        key_added: str | None = None,
-    ) -> np.ndarray:
-        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
-
-        For each condition, context and batch, `n_samples` latents are drawn from the model,
-        starting from training controls there, and the likelihood of a cell is averaged over
-        them: `log 1/K sum_k p(x | z_k)`. Its expectation is a lower bound (Jensen) which rises
-        to the log-likelihood with K; it is loose by several nats where a cell lies between
-        draws, alike for all conditions. Differences between conditions are therefore more
-        telling than values.
-
-        Parameters
-        ----------
-        adata
-            Data with the genes and columns of training; None for the data of training.
-        indices
-            Cells, in the order wanted; None for all.
-        n_samples
-            Latents per condition, K; None takes 256.
-        seed
-            Seed of the draws.
-        key_added
-            Column of `obs` to write to as well; needs `indices=None`.
-
-        Returns
-        -------
-        numpy.ndarray
-            `(n_cells,)`, nats.
-
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For cells with a perturbation neither trained on nor with features.
-        ValueError
-            When the model draws counts without a likelihood, or `n_samples` is below 1.
-        """
-        self._check_likelihood()
-        n_samples = 256 if n_samples is None else n_samples
-        if n_samples < 1:
-            msg = f"n_samples={n_samples}; expected at least 1, or None."
-            raise ValueError(msg)
-        self.module.eval()
-        reader = self._reader(adata)
-        rows = chosen_rows(indices, len(reader), key_added)
-        values = np.full(len(rows), np.nan)
-        random = generator(seed, self._device())
-        keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
-        codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
-        table = Screen.from_registry(self._manager(adata).registry).table
-        controls = self._encoded_controls()
-        for code in np.unique(codes, axis=0):
-            members = np.flatnonzero((codes == code).all(axis=1))
-            reference = self._references(controls, code, n_samples, random)
-            condition = table.conditions[code[0]]
-            latents = self._latents_under(condition, code, reference, random)
-            unit = self._unit_parameters(latents, condition, code)
-            for chunk in np.array_split(members, -(-len(members) // 128)):
-                values[chunk] = self._average_likelihood(reader[rows[chunk]], unit)
-        if key_added is not None:
-            (self.adata if adata is None else adata).obs[key_added] = values
-        return values
+class PosteriorMixin(PerturbationModel):
+    """Posterior-predictive samples of models with a representation."""
 
     def posterior_predictive_sample(
         self,
@@ -179,6 +110,94 @@ class LikelihoodMixin(PerturbationModel):
         del adata
         library, label = (batch[key].to(latent.device) for key in (LIBRARY_KEY, BATCH_KEY))
         return self._representation().decode(latent, library, label)
+
+
+class LikelihoodMixin(PosteriorMixin):
+    """Likelihood bounds of models that draw latents under conditions."""
+
+    def log_likelihood_bound(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        n_samples: int | None = None,
+        seed: int | None = 0,
+        key_added: str | None = None,
+    ) -> np.ndarray:
+        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
+
+        For each condition, context and batch, `n_samples` latents are drawn from the model,
+        starting from training controls there, and the likelihood of a cell is averaged over
+        them: `log 1/K sum_k p(x | z_k)`. Its expectation is a lower bound (Jensen) which rises
+        to the log-likelihood with K; it is loose by several nats where a cell lies between
+        draws, alike for all conditions. Differences between conditions are therefore more
+        telling than values.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes and columns of training; None for the data of training.
+        indices
+            Cells, in the order wanted; None for all.
+        n_samples
+            Latents per condition, K; None takes 256.
+        seed
+            Seed of the draws.
+        key_added
+            Column of `obs` to write to as well; needs `indices=None`.
+
+        Returns
+        -------
+        numpy.ndarray
+            `(n_cells,)`, nats.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownPerturbationError
+            For cells with a perturbation neither trained on nor with features.
+        ValueError
+            When the model draws counts without a likelihood, or `n_samples` is below 1.
+        """
+        self._check_likelihood()
+        n_samples = 256 if n_samples is None else n_samples
+        if n_samples < 1:
+            msg = f"n_samples={n_samples}; expected at least 1, or None."
+            raise ValueError(msg)
+        self.module.eval()
+        reader = self._reader(adata)
+        rows = chosen_rows(indices, len(reader), key_added)
+        values = np.full(len(rows), np.nan)
+        random = generator(seed, self._device())
+        keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
+        table = Screen.from_registry(self._manager(adata).registry).table
+        controls = self._encoded_controls()
+        for code in np.unique(codes, axis=0):
+            members = np.flatnonzero((codes == code).all(axis=1))
+            reference = self._references(controls, code, n_samples, random)
+            condition = table.conditions[code[0]]
+            latents = self._latents_under(condition, code, reference, random)
+            unit = self._unit_parameters(latents, condition, code)
+            for chunk in np.array_split(members, -(-len(members) // 128)):
+                values[chunk] = self._average_likelihood(reader[rows[chunk]], unit)
+        if key_added is not None:
+            (self.adata if adata is None else adata).obs[key_added] = values
+        return values
+
+    @abstractmethod
+    def _draw_latents(
+        self,
+        conditions: ConditionTensors,
+        which: torch.Tensor,
+        reference: torch.Tensor,
+        context: torch.Tensor,
+        *,
+        sampler: SamplerConfig,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """Draw a latent for each cell, see `LatentGenerator.sample_latent`."""
 
     def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
         """Return the training controls, and mean and log variance of their latents."""

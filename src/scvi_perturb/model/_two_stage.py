@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import pandas as pd
 import torch
 
 from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._random import forked_seed
+from scvi_perturb._random import forked_seed, generator
 from scvi_perturb.generative import SAMPLERS, SOLVERS
+from scvi_perturb.model._draw import DrawOptions, draw_cells
 from scvi_perturb.model._likelihood import LikelihoodMixin
 from scvi_perturb.model._loadings import loadings
 from scvi_perturb.model._scvi import scvi_settings
@@ -197,8 +199,25 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
                 "is drawn; leave it at 'reference'."
             )
             raise ValueError(msg)
-        return super()._draw(
-            request, cells, plan, sampler=sampler, seed=seed, library_size=library_size
+        self.module.eval()
+        device = self._device()
+        random = generator(seed, device)
+        tensors = self._vocabulary.tensors(request.conditions, self._seen())
+        return draw_cells(
+            self._representation(),
+            partial(self._draw_latents, sampler=sampler, random=random),
+            conditions=type(tensors)(*(t.to(device) for t in tensors)),
+            cells=cells,
+            plan=plan,
+            options=DrawOptions.make(
+                request,
+                self._screen,
+                library_size=library_size,
+                shifts=self.library_shifts_,
+                seen_batch=self._seen_batch(),
+                population=self._population_reference,
+            ),
+            random=random,
         )
 
     def _provenance(

@@ -7,7 +7,7 @@ from scvi_perturb.module._causal import CausalModule, GroupedAutoencoder
 from scvi_perturb.module._causal_config import CausalConfig, Independence
 from scvi_perturb.module._causal_design import CausalDesign
 from scvi_perturb.module._causal_groups import Groups, state_divergence
-from scvi_perturb.module._causal_loss import perturbation_inputs
+from scvi_perturb.module._causal_loss import heads_loss, perturbation_inputs
 from scvi_perturb.module._conditions import ConditionTensors
 from scvi_perturb.module._count_diffusion import CountDiffusion
 from scvi_perturb.module._diffusion import LatentDiffusion
@@ -45,6 +45,7 @@ __all__ = [
     "Representation",
     "ScviRepresentation",
     "TwoStageModule",
+    "heads_loss",
     "perturbation_inputs",
     "state_divergence",
 ]

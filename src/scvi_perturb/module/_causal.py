@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from scvi_perturb.module._causal_loss import causal_loss
 from scvi_perturb.module._conditions import ConditionTensors
 from scvi_perturb.module._count_module import CountModule
 from scvi_perturb.nn import (
+    PACE,
     CountDecoder,
     ExpressionEncoder,
     GroupPrior,
@@ -84,7 +86,7 @@ class GroupedAutoencoder(CountModule):
             design.n_components, config.n_state, config.n_identity, design.pairs
         )
         n_ids = self.operators.n_components
-        self.responds = nn.Parameter(torch.full((), 2.0))
+        self.responds = nn.Parameter(torch.full((), 2.0 / PACE))
         self.responds_own = nn.Parameter(torch.zeros(n_ids))
         self.on_target_kind = nn.Parameter(torch.zeros(1 + max([0, *design.kind.tolist()])))
         self.on_target = nn.Parameter(torch.zeros(n_ids))
@@ -260,7 +262,7 @@ class GroupedAutoencoder(CountModule):
     def log_odds(self, conditions: ConditionTensors) -> Tensor:
         """Return the log-odds that a cell responds, `(B,)`; infinite where all do."""
         own = self.responds_own[conditions.component] * conditions.mask
-        odds = self.responds + own.sum(1)
+        odds = PACE * (self.responds + own.sum(1))
         return odds if self.config.responders else torch.full_like(odds, torch.inf)
 
     def fields(self, tensors: Batch) -> dict[str, Tensor]:
@@ -325,7 +327,7 @@ class GroupedAutoencoder(CountModule):
 
 
 class CausalModule(BaseModuleClass):
-    """The module of a model of latent groups: its one stage is a representation.
+    """The module of a model of latent groups: a representation, and heads fitted to it after.
 
     Parameters
     ----------
@@ -336,3 +338,4 @@ class CausalModule(BaseModuleClass):
     def __init__(self, representation: GroupedAutoencoder) -> None:
         super().__init__()
         self.representation = representation
+        self.heads = deepcopy(representation.heads)

@@ -20,7 +20,8 @@ class CausalConfig:
 
     The loss is, per cell and in nats, the negative evidence bound plus the terms below; the weight
     of the divergence itself is `max_kl_weight` of the training plan. Penalties of parameters are
-    divided by the number of training cells: they are the negative logarithm of a prior.
+    divided by the number of training cells, that of `context_shrinkage` by the number of contexts:
+    they are the negative logarithm of a prior.
 
     Parameters
     ----------

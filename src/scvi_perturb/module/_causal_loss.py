@@ -12,14 +12,17 @@ from torch.nn import functional
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.generative import hsic, total_correlation
 from scvi_perturb.module._causal_groups import Groups, state_divergence
+from scvi_perturb.nn import PACE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from scvi_perturb._typing import Batch
     from scvi_perturb.module._causal import GroupedAutoencoder
     from scvi_perturb.module._representation import CountParameters
     from scvi_perturb.nn import MetadataHead
 
-__all__ = ["causal_loss", "perturbation_inputs"]
+__all__ = ["causal_loss", "heads_loss", "perturbation_inputs"]
 
 
 class _Posterior(NamedTuple):
@@ -83,8 +86,8 @@ def _terms(
     basal = posterior.mean._replace(state=posterior.mean.state - moved)
     terms = {"shrinkage": _shrinkage(module)}
     if config.classification > 0:
-        terms["classification"] = config.classification * _heads_loss(
-            module, tensors, posterior.draw, fields
+        terms["classification"] = config.classification * heads_loss(
+            module, module.heads, posterior.draw, fields, tensors[CONDITION_KEY]
         )
     if config.independence_weight > 0 and config.independence != "none":
         terms["independence"] = config.independence_weight * _dependence(
@@ -100,36 +103,41 @@ def _terms(
 def _shrinkage(module: GroupedAutoencoder) -> Tensor:
     """Return the penalties of the operators, of which the data are a sample of `n_cells`."""
     config, sizes = module.config, module.operators.penalties(module.seen)
-    own = module.responds_own.square().sum() + module.on_target.square().sum()
+    own = (PACE * module.responds_own).square().sum() + module.on_target.square().sum()
     total = (
         config.operator_shrinkage * sizes.vectors
         + config.additivity * sizes.pairs
-        + config.context_shrinkage * sizes.context
         + config.sparsity * sizes.absolute
         + own
     )
-    return total / module.n_cells
+    # What contexts differ in is learned from as many of them, however many cells they have.
+    contexts = config.context_shrinkage * sizes.context / len(module.context_levels)
+    return total / module.n_cells + contexts
 
 
-def _heads_loss(
-    module: GroupedAutoencoder, tensors: Batch, draw: Groups, fields: dict[str, Tensor]
+def heads_loss(
+    module: GroupedAutoencoder,
+    heads: nn.ModuleDict,
+    draw: Groups,
+    fields: dict[str, Tensor],
+    condition: Tensor,
 ) -> Tensor:
-    """Return the loss of the heads: metadata from their group, the perturbation from the state."""
+    """Return the loss of heads: metadata from their group, the perturbation from the state."""
     total = draw.state.new_zeros(())
     for group in ("identity", "technical"):
         encoder = getattr(module, f"{group}_prior").metadata
         for i, spec in enumerate(encoder.specs):
             name = f"{group}_{i}"
-            if name not in module.heads:
+            if name not in heads:
                 continue
             values, present = fields[spec.name], encoder.present(i, fields[spec.name])
             target = encoder.standardised(i, values) if spec.is_numeric else values
-            head = cast("MetadataHead", module.heads[name])
+            head = cast("MetadataHead", heads[name])
             total = total + head.loss(getattr(draw, group), target, present)
-    if "perturbation" in module.heads:
-        label = module.label[tensors[CONDITION_KEY]]
+    if "perturbation" in heads:
+        label = module.label[condition]
         there = torch.ones_like(label, dtype=torch.bool)
-        head = cast("MetadataHead", module.heads["perturbation"])
+        head = cast("MetadataHead", heads["perturbation"])
         total = total + head.loss(perturbation_inputs(draw), label, there)
     return total
 

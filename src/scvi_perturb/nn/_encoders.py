@@ -60,6 +60,9 @@ class ExpressionEncoder(nn.Module):
         self.mean = nn.Linear(n_hidden, n_latent)
         self.log_variance = nn.Linear(n_hidden, n_latent)
         self.linear = nn.Linear(n_genes + n_batch, n_latent, bias=False) if linear else None
+        # An adaptive optimiser moves all weights by the same step: of thousands of genes, that of
+        # their sum would be far too large.
+        self.linear_scale = (n_genes + n_batch) ** -0.5
 
     def forward(self, inputs: Tensor, batch_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `(n_cells, n_latent)`.
@@ -75,7 +78,7 @@ class ExpressionEncoder(nn.Module):
         hidden = self.hidden(inputs)
         mean = self.mean(hidden)
         if self.linear is not None:
-            mean = mean + self.linear(inputs)
+            mean = mean + self.linear(inputs * self.linear_scale)
         return mean, self.log_variance(hidden).clamp(-8.0, 4.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,12 @@ from scvi_perturb.nn._additive import hill_factor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OperatorPenalties", "PerturbationOperators"]
+__all__ = ["PACE", "OperatorPenalties", "PerturbationOperators"]
+
+#: Vectors are this times their parameter. An adaptive optimiser moves every parameter by its
+#: learning rate a step, and vectors are several units long: at that pace they would be left behind
+#: while encoder and decoder change the scale of the state.
+PACE: Final = 10.0
 
 
 class OperatorPenalties(NamedTuple):
@@ -27,10 +32,11 @@ class OperatorPenalties(NamedTuple):
 class PerturbationOperators(nn.Module):
     """Shift of the state under a condition.
 
-    `sum_j w_j f_j(d_j) g_j(t) e_j * (1 + M z) + sum_{i<j} f_i f_j p_ij`: a vector `e` a component,
-    scaled by a monotone saturating function of its dose and time (1 at the reference dose and
-    time), bent by the identity `z` of the cell, plus a term for each pair that was measured. The
-    control shifts nothing, the order of components does not matter, and a pair never measured adds.
+    `sum_j w_j f_j(d_j) g_j(t) e_j * (1 + tanh(M z)) + sum_{i<j} f_i f_j p_ij`: a
+    vector `e` a component, scaled by a monotone saturating function of its dose and time (1 at the
+    reference dose and time), bent by the identity `z` of the cell, plus a term for each pair that
+    was measured. The control shifts nothing, the order of components does not matter, and a pair
+    never measured adds.
 
     Parameters
     ----------
@@ -52,7 +58,7 @@ class PerturbationOperators(nn.Module):
     ) -> None:
         super().__init__()
         self.n_components = max(n_components, 1)
-        self.vectors = nn.Parameter(torch.zeros(self.n_components, n_state))
+        self.paced = nn.Parameter(torch.zeros(self.n_components, n_state))
         self.log_ec50 = nn.Parameter(torch.zeros(self.n_components))
         self.log_slope = nn.Parameter(torch.zeros(self.n_components))
         self.log_tau = nn.Parameter(torch.zeros(self.n_components))
@@ -94,9 +100,20 @@ class PerturbationOperators(nn.Module):
             factor = factor * weight
         total = (self.vectors[component] * factor[..., None]).sum(dim=1)
         if identity is not None:
-            total = total * (1.0 + self.bend(identity))
+            # Bounded: an identity far from those of training must not turn effects around.
+            total = total * (1.0 + torch.tanh(self.bend(identity)))
         # A weighted sum is of vectors alone: what pairs do beyond it is no part of either.
         return total if weight is not None else total + self._of_pairs(component, factor, mask)
+
+    @property
+    def vectors(self) -> Tensor:
+        """Vector of each component, `(n_components, n_state)`."""
+        return PACE * self.paced
+
+    @torch.no_grad()
+    def set_vectors(self, vectors: Tensor) -> None:
+        """Set the leading dimensions of all vectors, `(n_components, k)`."""
+        self.paced[:, : vectors.shape[1]] = (vectors / PACE).to(self.paced)
 
     def dose_factor(self, component: Tensor, dose: Tensor) -> Tensor:
         """Return the Hill curve of the dose, 1 at the reference dose: `(n, m) -> (n, m)`."""
