@@ -148,7 +148,7 @@ def test_linear_map_adds_to_the_mean_only():
     mean, log_variance = made(cells, weights)
     inputs = torch.cat([cells, weights], dim=1)
     with torch.no_grad():
-        added = inputs @ made.linear.weight.T
+        added = made.linear_scale * inputs @ made.linear.weight.T
         made.linear.weight.zero_()
     without = made(cells, weights)
     torch.testing.assert_close(mean - added, without[0])

@@ -43,7 +43,7 @@ class Start(NamedTuple):
     rows
         Cells that were looked at, `(n,)`.
     profile
-        Mean of their expression, `(n_genes,)`; of signatures that of the controls, if there are any.
+        Mean of their expression, `(n_genes,)`; of signatures that of the controls, if any.
     scores
         Of the cells by group, `(n, k)` each; in standard deviations.
     encoder, decoder
