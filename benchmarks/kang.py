@@ -180,13 +180,14 @@ def sampled_cells(
     if model is None:
         msg = "There is no trained model to sample from."
         raise ValueError(msg)
-    genes, variant = model.adata.var_names, dict(variant)
+    variant = dict(variant)
     if "n_reference" in variant:
         n, few = variant.pop("n_reference"), case.reference
         if n is not None:
             few = few[np.random.default_rng(seed).choice(few.n_obs, n, replace=False)].copy()
         return log_normalize(model.transfer(few, request(case), seed=seed, **variant).X)
     cells = model.sample(request(case), reference=case.reference, seed=seed, **variant)
+    genes = cells.var_names
     if cells.uns["scvi_perturb"]["units"] != "counts":  # log-normalised already, and unbounded
         return np.maximum(cells.X, 0.0)
     if len(genes) == case.screen.n_vars:

@@ -222,7 +222,7 @@ WRONG = {
     "unknown method": ('methods = ["trivia"]\n' + TASK, "did you mean 'trivial'"),
     "unknown model": (
         TASK + '[[model]]\nclass = "Diffusion"',
-        "one of HybridResidualModel, PerturbDiffusion",
+        "one of CausalPerturbVAE, HybridResidualModel, PerturbDiffusion",
     ),
     "unknown option": (
         TASK + '[[model]]\nclass = "PerturbDiffusion"\noptions = { n_latents = 3 }',

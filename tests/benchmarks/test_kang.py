@@ -119,7 +119,8 @@ class _Oracle:
     """A model that samples the held-out cells themselves."""
 
     def __init__(self, case):
-        self.cells = case.screen[case.split.test]
+        self.cells = case.screen[case.split.test].copy()
+        self.cells.uns["scvi_perturb"] = {"units": "counts"}
 
     def sample(self, *_, **__):
         return self.cells

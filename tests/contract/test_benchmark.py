@@ -66,6 +66,6 @@ def test_a_model_is_fitted_on_visible_cells_alone(case):
 
 def test_unknown_models_are_refused():
     with pytest.raises(
-        ValueError, match=r"Model 'scGPT' is not known; choose one of Hybrid.*, Perturb"
+        ValueError, match=r"Model 'scGPT' is not known; choose one of Causal.*, Hybrid.*, Perturb"
     ):
         model_method("scGPT")
