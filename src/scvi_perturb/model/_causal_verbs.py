@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scvi_perturb.model._carried import Output
-    from scvi_perturb.model._reference import Reference
+    from scvi_perturb.model._causal_draw import Latents
 
 __all__ = ["CausalVerbs"]
 
@@ -202,7 +202,7 @@ class CausalVerbs(CausalGiven, OperatorSums):
         random = generator(seed, self._device())
         latents = self._latents_of(cells, np.arange(len(cells)))
         own = self._groups(latents.draw(plan.reference, random))
-        identity = self._population(cells, latents, plan, random)
+        identity = self._population(latents, plan, random)
         rows = self._condition_tensors(request.conditions).rows(
             torch.from_numpy(plan.row).to(self._device())
         )
@@ -214,12 +214,10 @@ class CausalVerbs(CausalGiven, OperatorSums):
         library = cells.library[plan.reference]
         return self._decoded(latent, library, rows, obs, output=output, seed=seed)
 
-    def _population(
-        self, cells: Reference, latents: object, plan: Plan, random: torch.Generator
-    ) -> torch.Tensor:
+    def _population(self, latents: Latents, plan: Plan, random: torch.Generator) -> torch.Tensor:
         """Draw identities of the population of the reference cells of each row."""
         spread, found = self.identity_spread_, []
-        mean = self._groups(latents.mean).identity.double().numpy()  # type: ignore[attr-defined]
+        mean = self._groups(latents.mean).identity.double().numpy()
         for row in np.unique(plan.row):
             pool = np.unique(plan.reference[plan.row == row])
             noise = spread["within"] / len(pool)
@@ -230,7 +228,6 @@ class CausalVerbs(CausalGiven, OperatorSums):
             values, vectors = np.linalg.eigh(spread["within"])
             root = vectors * np.sqrt(np.maximum(values, 0.0))
             found.append(centre + unit.double().numpy() @ root.T)
-        del cells
         return torch.from_numpy(np.concatenate(found)).float().to(random.device)
 
     @torch.inference_mode()
