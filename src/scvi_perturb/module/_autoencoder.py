@@ -113,9 +113,6 @@ class CountAutoencoder(CountModule):
 
     # scvi-tools' contract ------------------------------------------------------------------
 
-    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
-        return {"tensors": tensors}
-
     def _get_generative_input(
         self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object
     ) -> dict[str, Tensor]:
@@ -123,16 +120,6 @@ class CountAutoencoder(CountModule):
             "latent": inference_outputs["z"],
             "library": tensors[LIBRARY_KEY],
             "batch": tensors[BATCH_KEY],
-        }
-
-    def inference(self, tensors: Batch) -> dict[str, Tensor]:
-        """Return the posterior of the latent and one draw from it."""
-        mean, log_variance = self.encode(tensors)
-        noise = torch.randn_like(mean)
-        return {
-            "qz_m": mean,
-            "qz_logv": log_variance,
-            "z": mean + (0.5 * log_variance).exp() * noise,
         }
 
     def generative(

@@ -284,9 +284,6 @@ class GroupedAutoencoder(CountModule):
 
     # scvi-tools' contract ------------------------------------------------------------------
 
-    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
-        return {"tensors": tensors}
-
     def _get_generative_input(
         self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object
     ) -> dict[str, Tensor]:
@@ -294,16 +291,6 @@ class GroupedAutoencoder(CountModule):
             "latent": inference_outputs["z"],
             "library": tensors[LIBRARY_KEY],
             "condition": tensors[CONDITION_KEY],
-        }
-
-    def inference(self, tensors: Batch) -> dict[str, Tensor]:
-        """Return the posterior of the latent and one draw from it."""
-        mean, log_variance = self.encode(tensors)
-        noise = torch.randn_like(mean)
-        return {
-            "qz_m": mean,
-            "qz_logv": log_variance,
-            "z": mean + (0.5 * log_variance).exp() * noise,
         }
 
     def generative(

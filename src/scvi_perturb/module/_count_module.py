@@ -20,13 +20,17 @@ __all__ = ["CountModule"]
 
 
 class CountModule(BaseModuleClass):
-    """A module with a decoder of counts, or of real values with a Normal likelihood."""
+    """An autoencoder of counts, or of real values with a Normal likelihood."""
 
     decoder: CountDecoder
     n_genes: int
     likelihood: Likelihood
     #: Whether the data are real values as they are, and not counts.
     real_values = False
+
+    def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the latent, `(B, n_latent)` each."""
+        raise NotImplementedError
 
     def transform(self, tensors: Batch) -> Tensor:
         """Return `log1p` counts per ten thousand, `(B, G)`; real values as they are."""
@@ -57,6 +61,19 @@ class CountModule(BaseModuleClass):
             other = (1.0 - mean_proportions.sum()).clamp_min(1e-4)
             mean_proportions = torch.cat([mean_proportions, other[None]])
         self.decoder.initialise_bias(torch.log(mean_proportions + 1e-7))
+
+    def _get_inference_input(self, tensors: Batch, **_: object) -> dict[str, Batch]:
+        return {"tensors": tensors}
+
+    def inference(self, tensors: Batch) -> dict[str, Tensor]:
+        """Return the posterior of the latent and one draw from it."""
+        mean, log_variance = self.encode(tensors)
+        noise = torch.randn_like(mean)
+        return {
+            "qz_m": mean,
+            "qz_logv": log_variance,
+            "z": mean + (0.5 * log_variance).exp() * noise,
+        }
 
     def _count_parameters(self, decoded: Decoded, library: Tensor) -> CountParameters:
         dispersion = decoded.log_dispersion.float().clamp(-8, 12).exp()
