@@ -66,6 +66,7 @@ def scores(model: CausalPerturbVAE, adata: AnnData, made: Split, seed: int) -> d
     found["largest leak"] = float(leaks.max())
     found |= _operators(model, adata, latents["state"], truths["state"], made)
     found |= _combinations(model, adata, made)
+    found |= _coverage(model, adata, made)
     noise = 1.0 - np.array([found[f"R2 {group}"] for group in GROUPS])
     found |= _metadata(model, adata, cells, truths, noise)
     found |= _control(model, adata)
@@ -105,6 +106,22 @@ def _combinations(model: CausalPerturbVAE, adata: AnnData, made: Split) -> dict[
         "pairs, error": _error(predicted, wanted),
         "pairs, error of sums": _error(added, wanted),
     }
+
+
+def _coverage(model: CausalPerturbVAE, adata: AnnData, made: Split) -> dict[str, float]:
+    """Return the share of true effects, in cells that respond, within intervals of 90 %."""
+    names = [str(n) for n in adata.uns["truth"]["perturbations"][: CONFIG.n_perturbations]]
+    pairs = sorted({row["perturbation"] for row in made.held_out})
+    control, share = expected_profile(adata, "control"), CONFIG.responder_fraction
+    found = {}
+    for title, asked in (("effects", names), ("held-out pairs", pairs)):
+        effects = model.get_perturbation_effects(asked, interval=0.9)
+        mixed = np.stack([expected_profile(adata, name) for name in asked])
+        moved = (mixed - (1 - share) * control) / share
+        true = np.log1p(1e4 * moved) - np.log1p(1e4 * control)
+        within = (true >= effects.layers["lower"]) & (true <= effects.layers["upper"])
+        found[f"{title} within intervals of 90 %"] = float(within.mean())
+    return found
 
 
 def _metadata(

@@ -5,6 +5,9 @@ of the identity known from its group 0.904 to 0.969, of the state 0.812 to 0.878
 genes tell of a state is less than all of it), across groups 0.028 to 0.059; cosine of an effect
 with the true one 0.956 to 0.987; squared error of a combination never measured, relative to that of
 no change, 0.042 to 0.211.
+
+Of true changes of genes, 0.93 lie in intervals of 90 % on this seed. Errors of the genes of one
+perturbation go together: the bar is wide.
 """
 
 from __future__ import annotations
@@ -13,7 +16,13 @@ import numpy as np
 import pytest
 
 from scvi_perturb import CausalPerturbVAE
-from scvi_perturb.data import SimulatorConfig, simulate_screen, split, true_effect
+from scvi_perturb.data import (
+    SimulatorConfig,
+    expected_profile,
+    simulate_screen,
+    split,
+    true_effect,
+)
 from scvi_perturb.metrics import block_r2
 
 GROUPS = ("identity", "state")
@@ -54,6 +63,21 @@ def test_operators_have_the_true_effects(fitted):
         for name, effect in zip(effects.obs["perturbation"], effects.X, strict=True)
     ]
     assert min(close) >= 0.9
+
+
+def test_intervals_of_effects_cover_the_true_ones(fitted):
+    adata, model, _ = fitted
+    effects = model.get_perturbation_effects(interval=0.9)
+    control = expected_profile(adata, "control")
+    share = SimulatorConfig().responder_fraction  # effects are of the cells that respond
+    within = []
+    for name, lower, upper in zip(
+        effects.obs["perturbation"], effects.layers["lower"], effects.layers["upper"], strict=True
+    ):
+        moved = (expected_profile(adata, name) - (1 - share) * control) / share
+        true = np.log1p(1e4 * moved) - np.log1p(1e4 * control)
+        within.append(((true >= lower) & (true <= upper)).mean())
+    assert 0.8 <= np.mean(within) <= 0.98
 
 
 def test_combinations_never_measured_add_up(fitted):

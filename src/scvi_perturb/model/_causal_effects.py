@@ -12,9 +12,11 @@ from scipy.stats import norm
 
 from scvi_perturb._constants import CONDITION_KEY, TARGET_SUM
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.model._causal_error import HeldOutEffects, excess, weight_covariance
 from scvi_perturb.model._causal_verbs import CausalVerbs
 from scvi_perturb.model._checks import check_interval
 from scvi_perturb.model._draw import Drawn, expected_proportions
+from scvi_perturb.model._latents import encode_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +38,10 @@ class CausalEffects(CausalVerbs):
     #: Number of training cells of each component id, and of controls.
     operator_cells_: np.ndarray
     n_controls_: int
+    #: Covariance of each gene's weights of the state, `(n_genes, n_state, n_state)`.
+    weight_covariance_: np.ndarray
+    #: Squared errors of effects over those that chance leaves, at least 1.
+    error_excess_: float = 1.0
 
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
         """Return the operator of each perturbation at its reference dose and time.
@@ -90,9 +96,10 @@ class CausalEffects(CausalVerbs):
         reference
             Control cells; None takes the training controls.
         interval
-            Coverage aimed at, of intervals of the operators: the error of a vector that is the
-            mean of so many cells, one against the other. They do not contain what the model
-            itself has wrong; NaN for perturbations known by features alone.
+            Coverage aimed at. Intervals hold the error of a vector that is the mean of so many
+            cells, that of the decoder's weights, and a factor for the rest, learned from how far
+            effects are from those of validation cells. NaN for perturbations known by features
+            alone.
         seed
             Seed of the choice of reference cells and of the intervals.
 
@@ -160,6 +167,31 @@ class CausalEffects(CausalVerbs):
                 counts[table.component_index(part.name, part.kind)] += size
         self.operator_cells_ = counts
         self.n_controls_ = int((codes == 0).sum())
+        if self._screen.is_perturbed:
+            self.weight_covariance_ = weight_covariance(self._network, reader, train, seed=0)
+            self.error_excess_ = 1.0
+            self.error_excess_ = self._excess(reader, train)
+
+    def _excess(self, reader: ScreenReader, train: np.ndarray) -> float:
+        """Return how much larger squared errors on validation cells are than what is stated."""
+        controls = train[reader.codes[CONDITION_KEY][train] == 0]
+        if self._screen.real_values or len(self.validation_indices) == 0:
+            return excess(np.zeros(0), np.zeros(0))
+        held = HeldOutEffects.of(
+            self._network, reader, (train, np.asarray(self.validation_indices)), seed=0
+        )
+        random = np.random.default_rng(0)
+        rows = np.sort(random.permutation(controls)[:N_CELLS])
+        latent, _ = encode_cells(
+            self._network, lambda i: reader[rows[i]], len(rows), self._device()
+        )
+        stated = []
+        for code in held.code:
+            one = self._condition_tensors([self._screen.table.conditions[code]])
+            one = one.rows(torch.zeros(len(latent), dtype=torch.long, device=self._device()))
+            _, gene = self._effect(latent, one, None, random, 0.9)
+            stated.append(self._share(one) ** 2 * float((gene["std"] ** 2).sum()))
+        return excess(held.squared, np.array(stated))
 
     def _pools(
         self, reference: AnnData | MuData | None, *, by_context: bool, seed: int | None
@@ -202,23 +234,33 @@ class CausalEffects(CausalVerbs):
         latent = latent.to(self._device())
         own = self._groups(latent)
         shift = self._network.shift(conditions, own.identity, weight)
+        operator = shift.mean(0).cpu().numpy()
         control = self._profile(latent, None)
-        moved = self._with_state(own, own.state + shift)
-        centre = self._profile(moved, conditions, weight) - control
-        sd = np.sqrt(self._variance(conditions, weight))
-        if not np.isfinite(sd):
-            nothing = np.full_like(centre, np.nan)
-            layers = {"lower": nothing, "upper": nothing, "std": nothing}
-            return shift.mean(0).cpu().numpy(), {"lfc": centre} | layers
-        noise = (sd * random.standard_normal((N_DRAWS, shift.shape[1]))).astype(np.float32)
-        draws = []
-        for one in torch.from_numpy(noise).to(latent.device):
-            moved = self._with_state(own, own.state + shift + one)
-            draws.append(self._profile(moved, conditions, weight) - control)
-        std = np.std(draws, axis=0, ddof=1)
-        half = norm.ppf(0.5 + interval / 2) * std
-        layers = {"lower": centre - half, "upper": centre + half, "std": std}
-        return shift.mean(0).cpu().numpy(), {"lfc": centre} | layers
+        profile = self._profile(self._with_state(own, own.state + shift), conditions, weight)
+        sd = float(np.sqrt(self._variance(conditions, weight)))
+        std = np.full_like(profile, np.nan)
+        if np.isfinite(sd):
+            draws = []
+            for _ in range(N_DRAWS):
+                noise = sd * random.standard_normal(shift.shape[1]).astype(np.float32)
+                moved = own.state + shift + torch.from_numpy(noise).to(shift.device)
+                draws.append(self._profile(self._with_state(own, moved), conditions, weight))
+            std = np.sqrt(
+                self.error_excess_
+                * (np.var(draws, axis=0, ddof=1) + self._weight_variance(operator, profile))
+            )
+        centre, half = profile - control, norm.ppf(0.5 + interval / 2) * std
+        return operator, {"lfc": centre, "lower": centre - half, "upper": centre + half, "std": std}
+
+    def _weight_variance(self, operator: np.ndarray, profile: np.ndarray) -> np.ndarray:
+        """Return the variance of an effect that is due to the decoder's weights, `(n_genes,)`."""
+        variance: np.ndarray = np.einsum(
+            "s,gst,t->g", operator, self.weight_covariance_, operator, optimize=True
+        )
+        if self._network.likelihood == "normal":
+            return variance
+        # Weights are of the logarithm of a mean m, profiles of that of 1 + m.
+        return variance * (1.0 - np.exp(-profile)) ** 2
 
     def _variance(self, conditions: ConditionTensors, weight: torch.Tensor | None) -> float:
         """Return the variance of each entry of an operator: that of means of so many cells."""

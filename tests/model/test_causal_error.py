@@ -1,0 +1,106 @@
+"""Errors of effects: what the weights of genes leave open, and what validation cells say of it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_perturb import CausalConfig, CausalPerturbVAE
+from scvi_perturb.model._causal_error import USUAL, HeldOutEffects, excess, weight_covariance
+from tests.contract._screens import make_screen
+
+CONFIG = CausalConfig(n_identity=2, n_state=3, n_technical=1)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    adata = make_screen()
+    CausalPerturbVAE.setup_anndata(adata, context_keys="cell_type", batch_key="batch")
+    model = CausalPerturbVAE(adata, n_hidden=16, n_layers=1, likelihood="poisson", causal=CONFIG)
+    model.train(20, batch_size=64, accelerator="cpu", enable_progress_bar=False)
+    return model
+
+
+def halves(model):
+    """Return two halves of the cells, as if the second had been held out."""
+    cells = np.arange(model.adata.n_obs)
+    return cells[::2], cells[1::2]
+
+
+def test_weights_are_as_sure_as_a_regression_of_counts(trained):
+    network, reader = trained.module.representation, trained._reader(None)
+    train = np.asarray(trained.train_indices)
+    batch = reader[train]
+    with torch.no_grad():
+        latent, _ = network.encode(batch)
+        conditions = network.table.rows(batch["condition"])
+        mean = network.decode(latent, batch["library"], None, conditions).mean[:, 7].double()
+        latent[:, 5] = 1.0  # the depth is no input of the decoder: the intercept
+    latent = latent.double()
+
+    def loss(change):
+        """Minus the log-posterior of weights of a gene, less what does not depend on them."""
+        return (mean * (latent @ change).exp()).sum() + 0.5 * change.square().sum()
+
+    hessian = torch.autograd.functional.hessian(loss, torch.zeros(7, dtype=torch.float64))
+    expected = torch.linalg.inv(hessian)[2:5, 2:5].numpy()
+    found = weight_covariance(network, reader, train, seed=0)
+    assert found.shape == (trained.adata.n_vars, 3, 3)
+    np.testing.assert_allclose(found[7], expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_array_equal(found, trained.weight_covariance_)
+
+
+def test_wrong_operators_are_seen_on_validation_cells(trained):
+    network, reader = trained.module.representation, trained._reader(None)
+    own = HeldOutEffects.of(network, reader, halves(trained), seed=0)
+    assert len(own.code) > 3
+    assert 0 not in own.code
+    spoiled = deepcopy(network)
+    with torch.no_grad():
+        spoiled.operators.paced.mul_(-1.0)
+    other = HeldOutEffects.of(spoiled, reader, halves(trained), seed=0)
+    np.testing.assert_array_equal(own.code, other.code)
+    assert other.squared.sum() > own.squared.sum()
+
+
+def test_without_held_out_controls_nothing_is_measured(trained):
+    train, held = halves(trained)
+    reader = trained._reader(None)
+    held = held[reader.codes["condition"][held] != 0]
+    network = trained.module.representation
+    assert len(HeldOutEffects.of(network, reader, (train, held), seed=0).code) == 0
+
+
+def test_errors_beyond_what_is_stated_widen_intervals(trained):
+    model = deepcopy(trained)
+    effects = []
+    for model.error_excess_ in (1.0, 4.0):
+        effects.append(model.get_perturbation_effects())
+    known = np.isfinite(effects[0].layers["std"])
+    assert known.any()
+    np.testing.assert_allclose(
+        effects[1].layers["std"][known], 2 * effects[0].layers["std"][known], rtol=1e-5
+    )
+
+
+def test_of_few_conditions_nothing_is_learned():
+    assert excess(np.array([8.0, 8.0]), [1.0, 1.0]) == USUAL
+    assert excess(np.zeros(0), np.zeros(0)) == USUAL
+
+
+def test_what_all_conditions_say_is_believed():
+    stated = np.linspace(1.0, 2.0, 30)
+    assert excess(6.0 * stated, stated) == pytest.approx(6.0)
+    # Smaller errors than chance alone leaves are not believed.
+    assert excess(0.2 * stated, stated) == 1.0
+
+
+def test_what_conditions_disagree_on_is_believed_less():
+    random = np.random.default_rng(0)
+    stated = np.ones(20)
+    noisy = 6.0 + 20.0 * random.standard_normal(20)
+    ratio = noisy.mean()
+    assert abs(excess(noisy, stated) - USUAL) < 0.5 * abs(ratio - USUAL)
