@@ -382,8 +382,10 @@ def test_operator_is_the_vector_bent_by_the_mean_identity(trained, simulated):
     )
     identity = trained.get_latent_representation(group="identity")[rows].mean(0)
     vectors = trained.get_perturbation_representation([SINGLE, OTHER]).to_numpy()
-    bend = trained.module.representation.operators.bend.weight.detach().numpy()
-    expected = vectors * (1 + bend @ identity)
+    operators = trained.module.representation.operators
+    spread = operators.cosines.numpy()
+    bend = spread @ np.diag(1 + operators.bend.weight.detach().numpy() @ identity) @ spread.T
+    expected = vectors @ bend
     np.testing.assert_allclose(effects.obsm["operator"], expected, rtol=1e-4, atol=1e-5)
 
 

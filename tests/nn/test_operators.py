@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 
 from scvi_perturb.nn import PerturbationOperators
 
@@ -128,12 +130,25 @@ def test_weights_make_sums_and_differences(operators):
 
 def test_identity_bends_vectors_and_not_pairs(operators):
     identity = torch.tensor([[0.4, -1.0]] * 3)
-    bend = 1 + torch.tanh(operators.bend.weight @ identity[0])
+    spread = torch.from_numpy(dct(np.eye(N_STATE), norm="ortho", axis=0)).float()
+    bend = spread @ torch.diag(1 + torch.tanh(operators.bend.weight @ identity[0])) @ spread.T
     one, two, both = apply(operators, *alone(0, 2), [(0, None), (2, None)], identity=identity)
-    torch.testing.assert_close(one, operators.vectors[0] * bend)
+    torch.testing.assert_close(one, bend @ operators.vectors[0])
     torch.testing.assert_close(both - one - two, operators.pairs[0])
     average = apply(operators, *alone(0), identity=torch.zeros(1, N_IDENTITY))
     torch.testing.assert_close(average, apply(operators, *alone(0)))
+
+
+def test_identity_turns_a_vector_along_one_direction(operators):
+    with torch.no_grad():
+        operators.paced.zero_()
+        operators.paced[0, 0] = 0.1
+    identity = torch.tensor([[0.4, -1.0]])
+    shift = apply(operators, *alone(0), identity=identity)[0]
+    assert (shift.abs() > 1e-3).all()
+    # Never longer than twice the vector, nor against it.
+    assert shift.norm() <= 2 * operators.vectors[0].norm()
+    assert shift @ operators.vectors[0] >= 0
 
 
 def test_a_new_operator_does_nothing_yet():

@@ -132,12 +132,13 @@ def _columns(reader: ScreenReader) -> dict[str, np.ndarray]:
 
 
 def _state(values: Floats, codes: dict[str, np.ndarray]) -> Floats:
-    """Return the directions in which conditions differ from their controls."""
+    """Return the directions in which conditions differ from the controls of their context."""
     moved, treated = control_centred(values, codes)
     if len(treated) == 0:
         return np.zeros((0, values.shape[1]), values.dtype)
-    _, condition = np.unique(codes[CONDITION_KEY][treated], return_inverse=True)
-    means, sizes = _group_means(moved, condition), np.bincount(condition)
+    both = np.stack([codes[key][treated] for key in (CONDITION_KEY, CONTEXT_KEY)])
+    _, place = np.unique(both, axis=1, return_inverse=True)
+    means, sizes = _group_means(moved, place.reshape(-1)), np.bincount(place.reshape(-1))
     return np.linalg.svd(means * np.sqrt(sizes)[:, None], full_matrices=False)[2]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
 import torch
+from scipy.fft import dct
 from torch import Tensor, nn
 
 from scvi_perturb.nn._additive import hill_factor
@@ -32,11 +34,15 @@ class OperatorPenalties(NamedTuple):
 class PerturbationOperators(nn.Module):
     """Shift of the state under a condition.
 
-    `sum_j w_j f_j(d_j) g_j(t) e_j * (1 + tanh(M z)) + sum_{i<j} f_i f_j p_ij`: a
-    vector `e` a component, scaled by a monotone saturating function of its dose and time (1 at the
-    reference dose and time), bent by the identity `z` of the cell, plus a term for each pair that
-    was measured. The control shifts nothing, the order of components does not matter, and a pair
-    never measured adds.
+    `B(z) sum_j w_j f_j(d_j) g_j(t) e_j + sum_{i<j} f_i f_j p_ij`: a vector `e` a component, scaled
+    by a monotone saturating function of its dose and time (1 at the reference dose and time), bent
+    by the identity `z` of the cell, plus a term for each pair that was measured. The control shifts
+    nothing, the order of components does not matter, and a pair never measured adds.
+
+    Bending is `B(z) = C diag(1 + tanh(M z)) C'` with `C` of the orthonormal cosine transform: each
+    factor has a part in every direction of the state, so that vectors turn with identity. Factors
+    of the state's own entries would stretch them and no more, and those start with one direction
+    for the mean response, beside which there is nothing to stretch.
 
     Parameters
     ----------
@@ -51,7 +57,7 @@ class PerturbationOperators(nn.Module):
     reference_dose: Tensor
     reference_time: Tensor
     pair_keys: Tensor
-    pair_order: Tensor
+    cosines: Tensor
 
     def __init__(
         self, n_components: int, n_state: int, n_identity: int, pairs: Iterable[tuple[int, int]]
@@ -64,6 +70,8 @@ class PerturbationOperators(nn.Module):
         self.log_tau = nn.Parameter(torch.zeros(self.n_components))
         self.bend = nn.Linear(n_identity, n_state, bias=False)
         nn.init.zeros_(self.bend.weight)
+        cosines = torch.from_numpy(dct(np.eye(n_state), norm="ortho", axis=0)).float()
+        self.register_buffer("cosines", cosines, persistent=False)
         keys = sorted({self._key(min(p), max(p)) for p in pairs})
         self.register_buffer("pair_keys", torch.tensor(keys, dtype=torch.long), persistent=False)
         self.pairs = nn.Parameter(torch.zeros(max(len(keys), 1), n_state))
@@ -101,7 +109,8 @@ class PerturbationOperators(nn.Module):
         total = (self.vectors[component] * factor[..., None]).sum(dim=1)
         if identity is not None:
             # Bounded: an identity far from those of training must not turn effects around.
-            total = total * (1.0 + torch.tanh(self.bend(identity)))
+            bent = torch.tanh(self.bend(identity))
+            total = total + (total @ self.cosines * bent) @ self.cosines.T
         # A weighted sum is of vectors alone: what pairs do beyond it is no part of either.
         return total if weight is not None else total + self._of_pairs(component, factor, mask)
 
