@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from scvi_perturb import (
     UnknownPerturbationError,
 )
 from scvi_perturb.data import perturbation_features
+from scvi_perturb.data import split as data_split
 from tests.contract._screens import FEATURED, NEW_PAIR, OTHER, SINGLE, controls, dense, make_screen
 
 CONFIG = CausalConfig(n_identity=3, n_state=3, n_technical=2)
@@ -351,6 +355,27 @@ def test_transferred_cells_are_counts_of_the_conditions(trained, simulated):
     assert cells.obs["perturbation"].tolist() == [SINGLE] * 5 + [NEW_PAIR] * 5
     with pytest.raises(ValueError, match="'counts', 'mean'"):
         trained.transfer(controls(simulated), [SINGLE], output="both")
+
+
+def test_labels_without_training_cells_are_warned_of(simulated):
+    adata = simulated.copy()
+    made = data_split(adata, "cells", seed=0)
+    first = adata.obs["cell_type"].iloc[0]
+    held = np.flatnonzero(adata.obs["cell_type"] == first)
+    made = replace(
+        made,
+        train=np.setdiff1d(made.train, held),
+        validation=np.setdiff1d(made.validation, held),
+        test=np.union1d(made.test, held),
+    )
+    model = fresh(adata, COLUMNS)
+    model.train(2, split=made, **TRAIN)
+    others = sorted(set(adata.obs["cell_type"]) - {first})
+    with pytest.warns(UserWarning, match=f"No training cell has cell_type \\['{first}'\\]"):
+        model.sample(metadata=pd.DataFrame({"cell_type": [first, others[0]]}), n_samples=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(metadata=pd.DataFrame({"cell_type": [others[0], None]}), n_samples=2)
 
 
 # Operators as tables ------------------------------------------------------------------------

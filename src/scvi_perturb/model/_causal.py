@@ -158,6 +158,7 @@ class CausalPerturbVAE(CausalMetadata):
         metadata
             In place of `conditions` and `reference`: a table with one row a population, of columns
             of metadata, perturbation, dose, time, batch; what is left out, or NaN, is not known.
+            A label without training cells counts as not known, of which there is a warning.
             `n_samples` cells are drawn for each row.
         library_size
             Total counts of the drawn cells: the reference cell's (from metadata: drawn as in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -199,6 +200,7 @@ class CausalMetadata(CausalLikelihood):
             msg = f"n_samples={n_samples} must be at least 1."
             raise ValueError(msg)
         rows = parse_rows(metadata, self._screen)
+        self._warn_of_untrained(rows)
         obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
         obs["row"] = np.repeat(np.arange(len(rows)), n)
         obs["draw"] = np.tile(np.arange(n), len(rows))
@@ -212,6 +214,23 @@ class CausalMetadata(CausalLikelihood):
             seed=seed,
             path=path,
         )
+
+    def _warn_of_untrained(self, rows: MetadataRows) -> None:
+        """Warn of labels that no training cell has: they count as missing."""
+        for prior in (self._network.identity_prior, self._network.technical_prior):
+            for i, spec in enumerate(prior.metadata.specs):
+                if spec.is_numeric:
+                    continue
+                values = torch.from_numpy(rows.fields[spec.name])
+                trained = prior.metadata.present(i, values.to(self._device())).cpu()
+                lost = ((values >= 0) & ~trained).numpy()
+                if lost.any():
+                    labels = sorted(set(rows.frame.loc[lost, spec.name]))
+                    msg = (
+                        f"No training cell has {spec.name} {labels}. The "
+                        "cells are drawn as of a label that is not known, which is wider."
+                    )
+                    warnings.warn(msg, UserWarning, stacklevel=4)
 
     def _drawn_from(
         self,
