@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from scvi_perturb import CausalConfig, CausalPerturbVAE
-from scvi_perturb.model._causal_error import USUAL, HeldOutEffects, excess, weight_covariance
-from tests.contract._screens import make_screen
+from scvi_perturb.model._causal_error import (
+    USUAL,
+    HeldOutEffects,
+    _expected,
+    excess,
+    weight_covariance,
+)
+from tests.contract._screens import SINGLE, make_screen
 
 CONFIG = CausalConfig(n_identity=2, n_state=3, n_technical=1)
 
@@ -74,6 +80,41 @@ def test_without_held_out_controls_nothing_is_measured(trained):
     assert len(HeldOutEffects.of(network, reader, (train, held), seed=0).code) == 0
 
 
+def test_conditions_of_parts_never_trained_on_tell_nothing(trained):
+    network, reader = deepcopy(trained.module.representation), trained._reader(None)
+    own = HeldOutEffects.of(network, reader, halves(trained), seed=0)
+    lost = network.table.component[own.code[0], 0]
+    network.seen[lost] = False
+    other = HeldOutEffects.of(network, reader, halves(trained), seed=0)
+    table = network.table.rows(torch.from_numpy(own.code))
+    without = ~((table.component == lost) & table.mask).any(1).numpy()
+    assert not without.all()
+    np.testing.assert_array_equal(other.code, own.code[without])
+
+
+def test_edited_genes_are_corrected_in_all_cells_of_a_condition():
+    adata = make_screen()
+    adata.var_names = [SINGLE, *adata.var_names[1:]]
+    CausalPerturbVAE.setup_anndata(adata, context_keys="cell_type", batch_key="batch")
+    model = CausalPerturbVAE(adata, n_hidden=16, n_layers=1, causal=CONFIG)
+    network, reader = model.module.representation.eval(), model._reader(None)
+    with torch.no_grad():
+        network.on_target.fill_(-2.0)
+        network.responds.fill_(-10.0)  # no cell responds
+    code = next(
+        i
+        for i, one in enumerate(model._screen.table.conditions)
+        if [part.name for part in one.components] == [SINGLE]
+    )
+    batch = reader[np.arange(4)]
+    shares = []
+    for own in (0, code):
+        with torch.inference_mode():
+            shares.append(_expected(network, batch, torch.full((4,), own)))
+    odds = [share[:, 0] / (1 - share[:, 0]) for share in shares]
+    np.testing.assert_allclose(np.log(odds[1] / odds[0]), -2.0, rtol=1e-3)
+
+
 def test_errors_beyond_what_is_stated_widen_intervals(trained):
     model = deepcopy(trained)
     effects = []
@@ -89,6 +130,14 @@ def test_errors_beyond_what_is_stated_widen_intervals(trained):
 def test_of_few_conditions_nothing_is_learned():
     assert excess(np.array([8.0, 8.0]), [1.0, 1.0]) == USUAL
     assert excess(np.zeros(0), np.zeros(0)) == USUAL
+
+
+def test_conditions_of_unknown_error_are_left_out():
+    stated = np.ones(30)
+    squared = 6.0 * stated
+    lost = np.arange(30) == 3
+    unknown = excess(np.where(lost, 1e9, squared), np.where(lost, np.nan, stated))
+    assert unknown == pytest.approx(6.0)
 
 
 def test_what_all_conditions_say_is_believed():

@@ -254,6 +254,8 @@ class CausalEffects(CausalVerbs):
 
     def _weight_variance(self, operator: np.ndarray, profile: np.ndarray) -> np.ndarray:
         """Return the variance of an effect that is due to the decoder's weights, `(n_genes,)`."""
+        if not operator.any():
+            return np.zeros_like(profile)
         variance: np.ndarray = np.einsum(
             "s,gst,t->g", operator, self.weight_covariance_, operator, optimize=True
         )

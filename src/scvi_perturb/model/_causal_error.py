@@ -40,8 +40,8 @@ MAX_CELLS: Final = 20_000
 PRIOR: Final = 1.0
 #: Genes whose information is inverted at once.
 BLOCK: Final = 1024
-#: Controls that stand for each held-out cell; held-out cells looked at; fewest of a condition.
-N_CONTROLS, MAX_HELD_OUT, FEWEST = 5, 5_000, 5
+#: Controls that stand for each held-out cell; conditions looked at; cells of one, least and most.
+N_CONTROLS, MAX_CONDITIONS, FEWEST, MOST = 5, 50, 5, 200
 #: Squared errors over what is stated, before any is measured, and how far that may be off: on
 #: simulated screens it was 2.1 to 2.9.
 USUAL, SPREAD = 2.5, 1.0
@@ -74,7 +74,7 @@ def weight_covariance(
     prior = PRIOR * torch.eye(d, dtype=torch.float64)
     found = []
     for genes in total.split(BLOCK):
-        inverse = torch.linalg.inv(genes.double().cpu().reshape(-1, d, d) + prior)
+        inverse = torch.linalg.inv(genes.cpu().double().reshape(-1, d, d) + prior)
         found.append(inverse[:, state, state].float().numpy())
     return np.concatenate(found)
 
@@ -120,24 +120,32 @@ class HeldOutEffects(NamedTuple):
         """
         random = np.random.default_rng(seed)
         train, held = parts
-        held = random.permutation(held)[:MAX_HELD_OUT]
         controls = train[reader.codes[CONDITION_KEY][train] == 0]
         rows = np.concatenate([controls, held])
         context, batch = (reader.codes[key][rows] for key in (CONTEXT_KEY, BATCH_KEY))
         groups = group_controls(context, batch, np.arange(len(rows)) < len(controls))
         code = reader.codes[CONDITION_KEY][held]
         sums = {}
-        for own in np.unique(code):
-            at = np.flatnonzero(code == own)
-            if len(at) >= FEWEST:
-                pools = [groups.pool(groups.group[len(controls) + i]) for i in at]
-                chosen = np.stack([random.choice(pool, N_CONTROLS) for pool in pools])
-                sums[int(own)] = _residual(network, reader, held[at], rows[chosen])
+        for own in _asked(network, code):
+            at = random.permutation(np.flatnonzero(code == own))[:MOST]
+            pools = [groups.pool(groups.group[len(controls) + i]) for i in at]
+            chosen = np.stack([random.choice(pool, N_CONTROLS) for pool in pools])
+            sums[own] = _residual(network, reader, held[at], rows[chosen])
         if 0 not in sums:
             return cls(np.zeros(0, dtype=np.int64), np.zeros(0))
         error, noise = sums.pop(0)
         squared = [((e - error) ** 2 - n - noise).sum() for e, n in sums.values()]
         return cls(np.array(list(sums), dtype=np.int64), np.array(squared))
+
+
+def _asked(network: GroupedAutoencoder, code: np.ndarray) -> list[int]:
+    """Return the control and the conditions with most cells, all of whose parts were trained on."""
+    used, size = np.unique(code, return_counts=True)
+    asked = used[np.argsort(-size, kind="stable")][: (size >= FEWEST).sum()]
+    table = network.table.rows(torch.from_numpy(asked).to(network.profile.device))
+    known = (network.seen[table.component] | ~table.mask).all(dim=1).cpu().numpy()
+    treated = [int(c) for c in asked[known] if c != 0]
+    return [*(int(c) for c in asked if c == 0), *treated[:MAX_CONDITIONS]]
 
 
 def _residual(
@@ -177,11 +185,8 @@ def _expected(
     state = own.state + network.shift(conditions, own.identity)
     one = torch.ones(len(latent), device=latent.device)
     made = []
-    for z, what in (
-        (latent, None),
-        (torch.cat([own.identity, state, own.technical], dim=1), conditions),
-    ):
-        parameters = network.decode(z, one, None, what)
+    for z in (latent, torch.cat([own.identity, state, own.technical], dim=1)):
+        parameters = network.decode(z, one, None, conditions)
         drawn = Drawn(np.arange(len(z)), one, parameters)
         made.append(expected_proportions(drawn, network.likelihood))
     responds = torch.sigmoid(network.log_odds(conditions)).cpu().numpy()[:, None]
@@ -201,11 +206,12 @@ def excess(squared: np.ndarray, stated: Sequence[float] | np.ndarray) -> float:
 
     The ratio over all conditions, weighed against the usual one by how much it varies among them.
     """
-    stated = np.asarray(stated, dtype=float)
-    n, total = len(stated), float(np.sum(stated))
+    told = np.asarray(stated, dtype=float)
+    squared, told = squared[np.isfinite(told)], told[np.isfinite(told)]
+    n, total = len(told), float(np.sum(told))
     if n < 3 or total <= 0:
         return USUAL
     ratio = float(np.sum(squared)) / total
-    variance = n / (n - 1) * float(((squared - ratio * stated) ** 2).sum()) / total**2
+    variance = n / (n - 1) * float(((squared - ratio * told) ** 2).sum()) / total**2
     weight = SPREAD**2 / (SPREAD**2 + variance)
     return max(1.0, USUAL + weight * (ratio - USUAL))

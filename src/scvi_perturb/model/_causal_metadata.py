@@ -225,7 +225,7 @@ class CausalMetadata(CausalLikelihood):
                 trained = prior.metadata.present(i, values.to(self._device())).cpu()
                 lost = ((values >= 0) & ~trained).numpy()
                 if lost.any():
-                    labels = sorted(set(rows.frame.loc[lost, spec.name]))
+                    labels = sorted(set(rows.frame.loc[lost, spec.name].astype(str)))
                     msg = (
                         f"No training cell has {spec.name} {labels}. The "
                         "cells are drawn as of a label that is not known, which is wider."
@@ -312,6 +312,7 @@ class CausalMetadata(CausalLikelihood):
         if request.batch is not None and self._screen.batch_column is not None:
             frame[self._screen.batch_column] = [label or np.nan for label in request.batch]
         rows = parse_rows(frame, self._screen)
+        self._warn_of_untrained(rows)
         fields, device = self._row_fields(rows), self._device()
         random = generator(seed, device)
         tensors, n = self._condition_tensors(request.conditions), N_SIGNATURE_DRAWS

@@ -31,6 +31,8 @@ MAX_VALUES: Final = 100_000_000
 #: Least slope of log1p counts against the logarithm of a proportion.
 _LEAST_SLOPE: Final = 0.05
 _RIDGE: Final = 1.0
+#: Groups of cells of which all directions are looked for.
+MAX_GROUPS: Final = 500
 
 Floats = np.ndarray
 
@@ -80,7 +82,7 @@ def find_start(
     config = module.config
     technical = _technical(module, reader, rows, values, place)[: config.n_technical]
     rest = values - values @ technical.T @ technical
-    state = _state(rest, codes)[: config.n_state]
+    state = _state(rest, codes, config.n_state, seed=seed)
     rest -= rest @ state.T @ state
     n_identity = min(config.n_identity, min(rest.shape) - 1)
     identity = randomized_svd(rest, max(n_identity, 1), random_state=seed)[2]
@@ -131,7 +133,7 @@ def _columns(reader: ScreenReader) -> dict[str, np.ndarray]:
     return {**reader.codes, **reader.metadata}
 
 
-def _state(values: Floats, codes: dict[str, np.ndarray]) -> Floats:
+def _state(values: Floats, codes: dict[str, np.ndarray], n_directions: int, *, seed: int) -> Floats:
     """Return the directions in which conditions differ from the controls of their context."""
     moved, treated = control_centred(values, codes)
     if len(treated) == 0:
@@ -139,7 +141,10 @@ def _state(values: Floats, codes: dict[str, np.ndarray]) -> Floats:
     both = np.stack([codes[key][treated] for key in (CONDITION_KEY, CONTEXT_KEY)])
     _, place = np.unique(both, axis=1, return_inverse=True)
     means, sizes = _group_means(moved, place.reshape(-1)), np.bincount(place.reshape(-1))
-    return np.linalg.svd(means * np.sqrt(sizes)[:, None], full_matrices=False)[2]
+    weighted = means * np.sqrt(sizes)[:, None]
+    if len(weighted) > MAX_GROUPS:
+        return randomized_svd(weighted, n_directions, random_state=seed)[2]
+    return np.linalg.svd(weighted, full_matrices=False)[2][:n_directions]
 
 
 def _directions(values: Floats, labels: Sequence[np.ndarray]) -> Floats:

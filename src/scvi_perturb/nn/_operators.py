@@ -39,10 +39,10 @@ class PerturbationOperators(nn.Module):
     by the identity `z` of the cell, plus a term for each pair that was measured. The control shifts
     nothing, the order of components does not matter, and a pair never measured adds.
 
-    Bending is `B(z) = C diag(1 + tanh(M z)) C'` with `C` of the orthonormal cosine transform: each
-    factor has a part in every direction of the state, so that vectors turn with identity. Factors
-    of the state's own entries would stretch them and no more, and those start with one direction
-    for the mean response, beside which there is nothing to stretch.
+    Bending is `B(z) = C diag(1 + tanh(M z)) C'` with `C` of the orthonormal cosine transform: the
+    state's first direction has an equal part in all factors, so that vectors turn with identity.
+    Factors of the state's own entries would stretch them and no more, and those start with one
+    direction for the mean response, beside which there is nothing to stretch.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class PerturbationOperators(nn.Module):
         self.bend = nn.Linear(n_identity, n_state, bias=False)
         nn.init.zeros_(self.bend.weight)
         cosines = torch.from_numpy(dct(np.eye(n_state), norm="ortho", axis=0)).float()
-        self.register_buffer("cosines", cosines, persistent=False)
+        self.register_buffer("cosines", cosines)
         keys = sorted({self._key(min(p), max(p)) for p in pairs})
         self.register_buffer("pair_keys", torch.tensor(keys, dtype=torch.long), persistent=False)
         self.pairs = nn.Parameter(torch.zeros(max(len(keys), 1), n_state))
