@@ -332,13 +332,11 @@ class CausalMetadata(CausalLikelihood):
             profiles.append(control + gene["lfc"])
             layers.append(gene)
         names = ("lfc", "lower", "upper", "std")
-        plan = Plan(
-            np.arange(len(request)), np.zeros(len(request), int), np.zeros(len(request), int)
-        )
+        none = np.zeros(len(request), dtype=np.int64)
         result = effects_table(
             np.stack(profiles),
             {k: np.stack([g[k] for g in layers]) for k in names},
-            plan,
+            Plan(np.arange(len(request)), none, none),
             request,
             self._screen,
         )

@@ -31,6 +31,8 @@ MAX_VALUES: Final = 100_000_000
 #: Least slope of log1p counts against the logarithm of a proportion.
 _LEAST_SLOPE: Final = 0.05
 _RIDGE: Final = 1.0
+#: Cells of which half is believed of what their context adds to the response to a condition.
+FEW_CELLS: Final = 50
 #: Groups of cells of which all directions are looked for.
 MAX_GROUPS: Final = 500
 
@@ -134,14 +136,22 @@ def _columns(reader: ScreenReader) -> dict[str, np.ndarray]:
 
 
 def _state(values: Floats, codes: dict[str, np.ndarray], n_directions: int, *, seed: int) -> Floats:
-    """Return the directions in which conditions differ from the controls of their context."""
+    """Return the directions in which conditions differ from controls, in all and by context.
+
+    What contexts differ in is a small part of it, and is drawn towards none where cells are few.
+    """
     moved, treated = control_centred(values, codes)
     if len(treated) == 0:
         return np.zeros((0, values.shape[1]), values.dtype)
-    both = np.stack([codes[key][treated] for key in (CONDITION_KEY, CONTEXT_KEY)])
-    _, place = np.unique(both, axis=1, return_inverse=True)
-    means, sizes = _group_means(moved, place.reshape(-1)), np.bincount(place.reshape(-1))
-    weighted = means * np.sqrt(sizes)[:, None]
+    _, condition = np.unique(codes[CONDITION_KEY][treated], return_inverse=True)
+    both = np.stack([condition, codes[CONTEXT_KEY][treated]])
+    pairs, place = np.unique(both, axis=1, return_inverse=True)
+    place = place.reshape(-1)
+    sizes, own = np.bincount(condition), np.bincount(place)
+    means = _group_means(moved, condition)
+    apart = _group_means(moved, place) - means[pairs[0]]
+    shrunk = np.sqrt(own) * own / (own + FEW_CELLS)
+    weighted = np.concatenate([means * np.sqrt(sizes)[:, None], apart * shrunk[:, None]])
     if len(weighted) > MAX_GROUPS:
         return randomized_svd(weighted, n_directions, random_state=seed)[2]
     return np.linalg.svd(weighted, full_matrices=False)[2][:n_directions]
