@@ -236,7 +236,7 @@ class CausalEffects(CausalVerbs):
         shift = self._network.shift(conditions, own.identity, weight)
         operator = shift.mean(0).cpu().numpy()
         control = self._profile(latent, None)
-        profile = self._profile(self._with_state(own, own.state + shift), conditions, weight)
+        profile = self._profile(own.with_state(own.state + shift), conditions, weight)
         sd = float(np.sqrt(self._variance(conditions, weight)))
         std = np.full_like(profile, np.nan)
         if np.isfinite(sd):
@@ -244,7 +244,7 @@ class CausalEffects(CausalVerbs):
             for _ in range(N_DRAWS):
                 noise = sd * random.standard_normal(shift.shape[1]).astype(np.float32)
                 moved = own.state + shift + torch.from_numpy(noise).to(shift.device)
-                draws.append(self._profile(self._with_state(own, moved), conditions, weight))
+                draws.append(self._profile(own.with_state(moved), conditions, weight))
             std = np.sqrt(
                 self.error_excess_
                 * (np.var(draws, axis=0, ddof=1) + self._weight_variance(operator, profile))
@@ -282,9 +282,6 @@ class CausalEffects(CausalVerbs):
     def _share(self, conditions: ConditionTensors) -> float:
         """Return the share of cells that respond to the first of some conditions."""
         return float(torch.sigmoid(self._network.log_odds(conditions))[0])
-
-    def _with_state(self, own: object, state: torch.Tensor) -> torch.Tensor:
-        return torch.cat([own.identity, state, own.technical], dim=1)  # type: ignore[attr-defined]
 
     def _profile(
         self,

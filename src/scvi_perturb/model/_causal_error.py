@@ -185,7 +185,7 @@ def _expected(
     state = own.state + network.shift(conditions, own.identity)
     one = torch.ones(len(latent), device=latent.device)
     made = []
-    for z in (latent, torch.cat([own.identity, state, own.technical], dim=1)):
+    for z in (latent, own.with_state(state)):
         parameters = network.decode(z, one, None, conditions)
         drawn = Drawn(np.arange(len(z)), one, parameters)
         made.append(expected_proportions(drawn, network.likelihood))

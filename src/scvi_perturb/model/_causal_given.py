@@ -117,7 +117,7 @@ class CausalGiven(CausalDraw):
         odds = self._network.log_odds(given.conditions)
         _, responded = state_divergence((mean.state, variance.state), shift, odds)
         state = mean.state - responded[:, None] * shift
-        return torch.cat([mean.identity, state, mean.technical], dim=1).cpu()
+        return mean.with_state(state).cpu()
 
     def _decoded(
         self,

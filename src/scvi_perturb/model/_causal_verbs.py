@@ -209,7 +209,7 @@ class CausalVerbs(CausalGiven, OperatorSums):
         with torch.inference_mode():
             basal = torch.randn(own.state.shape, generator=random, device=random.device)
             state = basal + self._response(rows, identity, random)
-        latent = torch.cat([identity, state, own.technical], dim=1).cpu()
+        latent = own._replace(identity=identity).with_state(state).cpu()
         obs = cell_obs(plan, request, cells, self._screen)
         library = cells.library[plan.reference]
         return self._decoded(latent, library, rows, obs, output=output, seed=seed)
@@ -237,7 +237,7 @@ class CausalVerbs(CausalGiven, OperatorSums):
         """Return latents whose state is moved by conditions, one a cell; on the CPU."""
         own = self._groups(latent.to(self._device()))
         state = own.state + self._network.shift(conditions, own.identity, weight)
-        return torch.cat([own.identity, state, own.technical], dim=1).cpu()
+        return own.with_state(state).cpu()
 
     def _asked_operators(
         self, conditions: Sequence[str] | pd.DataFrame | Mapping[str, Mapping[str, float]]

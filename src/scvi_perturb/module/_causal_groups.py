@@ -20,6 +20,10 @@ class Groups(NamedTuple):
     state: Tensor
     technical: Tensor
 
+    def with_state(self, state: Tensor) -> Tensor:
+        """Return the latent with another state, `(n, n_latent)`."""
+        return torch.cat([self.identity, state, self.technical], dim=1)
+
 
 def state_divergence(
     posterior: tuple[Tensor, Tensor], shift: Tensor, responds: Tensor
