@@ -83,14 +83,7 @@ def hold_out(adata: AnnData, cell_type: str, seed: int = 0) -> Case:
 
     `seed` chooses the validation cells among the others; the rest does not depend on it.
     """
-    made = split(
-        adata,
-        "unseen_context",
-        seed=seed,
-        keys=ConditionKeys("perturbation", control=CONTROL),
-        context_keys=CONTEXT_KEYS,
-        options=SplitOptions(context=cell_type),
-    )
+    made = split_without(adata, cell_type, seed)
     normalized = log_normalize(adata.X)
     seen = np.setdiff1d(np.arange(adata.n_obs), made.test)
     control = (adata.obs["cell_type"] == cell_type) & (adata.obs["perturbation"] == CONTROL)
@@ -102,6 +95,18 @@ def hold_out(adata: AnnData, cell_type: str, seed: int = 0) -> Case:
         control=Population.from_cells(normalized[np.flatnonzero(control)]),
         observed=Population.from_cells(normalized[made.test]),
         space=Space(fit_pca(normalized[seen])),
+    )
+
+
+def split_without(adata: AnnData, cell_type: str, seed: int) -> Split:
+    """Return the split that holds out the stimulated cells of one type."""
+    return split(
+        adata,
+        "unseen_context",
+        seed=seed,
+        keys=ConditionKeys("perturbation", control=CONTROL),
+        context_keys=CONTEXT_KEYS,
+        options=SplitOptions(context=cell_type),
     )
 
 

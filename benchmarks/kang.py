@@ -26,6 +26,7 @@ from benchmarks._kang_frame import (
     load_kang,
     score_cells,
     score_replicate,
+    split_without,
 )
 from benchmarks._results import Results
 from scvi_perturb import FlowConfig
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 def run(adata: AnnData, cell_type: str, seed: int, *, model: str, results: Results) -> None:
     """Score every method that the results do not yet hold for this type and seed."""
-    variants = VARIANTS | FURTHER.get(model, {})
+    variants = _variants(model)
     own = [f"{model}{variant}" for variant in variants] if model != "none" else []
     methods = ["no change", "shifted control", *own, "replicate"]
     missing = [method for method in methods if not results.has(method, cell_type, seed)]
@@ -170,7 +171,10 @@ def train_model(name: str, case: Case, seed: int) -> PerturbationModel:
         context_keys=list(CONTEXT_KEYS),
     )
     model = cls(adata, seed=seed, **chosen)
-    model.train(split=case.split, seed=seed, enable_progress_bar=False)
+    made = case.split
+    if adata.n_vars < case.screen.n_vars:  # the same cells, of a screen with fewer genes
+        made = split_without(adata, case.cell_type, made.seed)
+    model.train(split=made, seed=seed, enable_progress_bar=False)
     return model
 
 
@@ -198,6 +202,14 @@ def sampled_cells(
     counts = case.reference.X[start].toarray()
     counts[:, case.screen.var_names.get_indexer(genes)] = cells.X.toarray()
     return log_normalize(counts)
+
+
+def _variants(model: str) -> dict[str, dict[str, Any]]:
+    """Return what is asked of a model; one of counts draws its own library sizes."""
+    asked = VARIANTS | FURTHER.get(model, {})
+    if model == "none" or MODELS[model][1].get("space") != "counts":
+        return asked
+    return {name: chosen for name, chosen in asked.items() if "library_size" not in chosen}
 
 
 def _modelled(name: str, case: Case) -> np.ndarray:
