@@ -53,9 +53,15 @@ SETTINGS: Final[dict[str, CausalConfig]] = {
     "no classification": CausalConfig(classification=0.0),
     "no control invariance": CausalConfig(control_invariance=0.0),
     "no shrinkage": CausalConfig(operator_shrinkage=0.0, context_shrinkage=0.0, additivity=0.0),
+    "no shrinkage of operators": CausalConfig(operator_shrinkage=0.0),
+    "no shrinkage by context": CausalConfig(context_shrinkage=0.0),
+    "no additivity": CausalConfig(additivity=0.0),
     "sparse operators": CausalConfig(sparsity=10.0),
     "all respond": CausalConfig(responders=False),
     "mixture prior": CausalConfig(prior="mixture"),
+    "flow prior": CausalConfig(prior="flow"),
+    "free bits": CausalConfig(free_bits=1.0),
+    "no metadata dropout": CausalConfig(metadata_dropout=0.0),
 }
 #: Figures of the simulated screen that the table of terms has.
 ABLATED: Final = (

@@ -378,6 +378,12 @@ def test_labels_without_training_cells_are_warned_of(simulated):
         model.sample(metadata=pd.DataFrame({"cell_type": [others[0], None]}), n_samples=2)
 
 
+@pytest.mark.parametrize("verb", ["anomaly_scores", "log_likelihood_bound"])
+def test_number_of_latents_is_checked(trained, verb):
+    with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
+        getattr(trained, verb)(indices=[0], n_samples=0)
+
+
 # Operators as tables ------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ def test_errors_beyond_what_is_stated_widen_intervals(trained):
 
 
 def test_of_few_conditions_nothing_is_learned():
-    assert excess(np.array([8.0, 8.0]), [1.0, 1.0]) == USUAL
+    assert excess(np.array([8.0, 8.0]), np.ones(2)) == USUAL
     assert excess(np.zeros(0), np.zeros(0)) == USUAL
 
 

@@ -425,4 +425,6 @@ def test_refits_leave_the_registration_of_the_screen_alone():
     for cls in (PerturbDiffusion, HybridResidualModel):
         cls.setup_anndata(adata, context_keys=CONTEXT)
     fit(CASE, HybridResidualModel(adata, n_refits=1, **CASE.init), max_epochs=1, n_steps=2)
-    PerturbDiffusion(adata, n_latent=4)  # would raise that the data are not those set up
+    again = PerturbDiffusion(adata, n_latent=4)  # would raise that the data are not those set up
+    assert again.adata is adata
+    assert again.registry["model_name"] == "PerturbDiffusion"

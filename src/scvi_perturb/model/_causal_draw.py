@@ -240,8 +240,7 @@ class CausalDraw(CausalTraining):
             tensors.setdefault(METADATA_PREFIX + column.name, missing)
         device = self._device()
         fields = self._network.fields({k: v.to(device) for k, v in tensors.items()})
-        # Numbers are read in double precision, which the networks do not have.
-        return {k: (v.float() if v.is_floating_point() else v).cpu() for k, v in fields.items()}
+        return {k: v.cpu() for k, v in fields.items()}
 
     def _library(
         self, cells: Reference, plan: Plan, chunk: np.ndarray, options: DrawOptions

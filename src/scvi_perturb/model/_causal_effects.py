@@ -12,10 +12,15 @@ from scipy.stats import norm
 
 from scvi_perturb._constants import CONDITION_KEY, TARGET_SUM
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.model._causal_error import HeldOutEffects, excess, weight_covariance
+from scvi_perturb.model._causal_error import (
+    USUAL,
+    HeldOutEffects,
+    excess,
+    shares,
+    weight_covariance,
+)
 from scvi_perturb.model._causal_verbs import CausalVerbs
 from scvi_perturb.model._checks import check_interval
-from scvi_perturb.model._draw import Drawn, expected_proportions
 from scvi_perturb.model._latents import encode_cells
 
 if TYPE_CHECKING:
@@ -41,7 +46,7 @@ class CausalEffects(CausalVerbs):
     #: Covariance of each gene's weights of the state, `(n_genes, n_state, n_state)`.
     weight_covariance_: np.ndarray
     #: Squared errors of effects over those that chance leaves, at least 1.
-    error_excess_: float = 1.0
+    error_excess_: float
 
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
         """Return the operator of each perturbation at its reference dose and time.
@@ -169,14 +174,14 @@ class CausalEffects(CausalVerbs):
         self.n_controls_ = int((codes == 0).sum())
         if self._screen.is_perturbed:
             self.weight_covariance_ = weight_covariance(self._network, reader, train, seed=0)
-            self.error_excess_ = 1.0
+            self.error_excess_ = 1.0  # which what is stated is compared with
             self.error_excess_ = self._excess(reader, train)
 
     def _excess(self, reader: ScreenReader, train: np.ndarray) -> float:
         """Return how much larger squared errors on validation cells are than what is stated."""
         controls = train[reader.codes[CONDITION_KEY][train] == 0]
         if self._screen.real_values or len(self.validation_indices) == 0:
-            return excess(np.zeros(0), np.zeros(0))
+            return USUAL
         held = HeldOutEffects.of(
             self._network, reader, (train, np.asarray(self.validation_indices)), seed=0
         )
@@ -290,11 +295,10 @@ class CausalEffects(CausalVerbs):
         weight: torch.Tensor | None = None,
     ) -> np.ndarray:
         """Return `log1p` counts per ten thousand of the cells' summed expression, `(n_genes,)`."""
-        one = torch.ones(len(latent), device=latent.device)
-        parameters = self._network.decode(latent, one, None, conditions, weight)
         if self._screen.real_values:
-            return parameters.mean.mean(0).cpu().numpy()
-        drawn = Drawn(np.arange(len(latent)), one, parameters)
-        share = expected_proportions(drawn, self._network.likelihood).mean(axis=0)
+            one = torch.ones(len(latent), device=latent.device)
+            values = self._network.decode(latent, one, None, conditions, weight)
+            return values.mean.mean(0).cpu().numpy()
+        share = shares(self._network, latent, conditions, weight).mean(axis=0)
         profile: np.ndarray = np.log1p(TARGET_SUM * share)
         return profile

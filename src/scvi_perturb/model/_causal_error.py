@@ -26,13 +26,11 @@ from scvi_perturb.model._draw import Drawn, expected_proportions
 from scvi_perturb.model._latents import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from scvi_perturb._typing import Batch
     from scvi_perturb.data import ScreenReader
-    from scvi_perturb.module import CountParameters, GroupedAutoencoder
+    from scvi_perturb.module import ConditionTensors, CountParameters, GroupedAutoencoder
 
-__all__ = ["HeldOutEffects", "excess", "weight_covariance"]
+__all__ = ["USUAL", "HeldOutEffects", "excess", "shares", "weight_covariance"]
 
 #: Training cells that the information is summed over.
 MAX_CELLS: Final = 20_000
@@ -183,35 +181,43 @@ def _expected(
     conditions = network.table.rows(code)
     own = network.groups(latent)
     state = own.state + network.shift(conditions, own.identity)
-    one = torch.ones(len(latent), device=latent.device)
-    made = []
-    for z in (latent, own.with_state(state)):
-        parameters = network.decode(z, one, None, conditions)
-        drawn = Drawn(np.arange(len(z)), one, parameters)
-        made.append(expected_proportions(drawn, network.likelihood))
+    stay, moved = (shares(network, z, conditions) for z in (latent, own.with_state(state)))
     responds = torch.sigmoid(network.log_odds(conditions)).cpu().numpy()[:, None]
-    mixed: np.ndarray = made[0] + responds * (made[1] - made[0])
+    mixed: np.ndarray = stay + responds * (moved - stay)
     return mixed
 
 
-def excess(squared: np.ndarray, stated: Sequence[float] | np.ndarray) -> float:
+def shares(
+    network: GroupedAutoencoder,
+    latent: torch.Tensor,
+    conditions: ConditionTensors | None,
+    weight: torch.Tensor | None = None,
+) -> np.ndarray:
+    """Return the expected proportions of genes in cells, `(n, n_genes)`; see `decode`."""
+    one = torch.ones(len(latent), device=latent.device)
+    parameters = network.decode(latent, one, None, conditions, weight)
+    return expected_proportions(Drawn(np.arange(len(latent)), one, parameters), network.likelihood)
+
+
+def excess(squared: np.ndarray, stated: np.ndarray) -> float:
     """Return squared errors over what was stated for them, at least 1.
+
+    It is the ratio over all conditions, weighed against the usual one by how much it varies among
+    them.
 
     Parameters
     ----------
     squared
         Measured squared errors of conditions, less chance; single ones may be below 0.
     stated
-        Stated squared errors of the same.
-
-    The ratio over all conditions, weighed against the usual one by how much it varies among them.
+        Stated squared errors of the same; NaN where nothing was stated.
     """
-    told = np.asarray(stated, dtype=float)
-    squared, told = squared[np.isfinite(told)], told[np.isfinite(told)]
-    n, total = len(told), float(np.sum(told))
+    known = np.isfinite(stated)
+    squared, stated = squared[known], stated[known]
+    n, total = len(stated), float(stated.sum())
     if n < 3 or total <= 0:
         return USUAL
-    ratio = float(np.sum(squared)) / total
-    variance = n / (n - 1) * float(((squared - ratio * told) ** 2).sum()) / total**2
+    ratio = float(squared.sum()) / total
+    variance = n / (n - 1) * float(((squared - ratio * stated) ** 2).sum()) / total**2
     weight = SPREAD**2 / (SPREAD**2 + variance)
     return max(1.0, USUAL + weight * (ratio - USUAL))

@@ -131,7 +131,7 @@ class CausalFit:
         fit_heads(
             self.model.module,
             (mean, log_variance),
-            {k: (v.float() if v.is_floating_point() else v).cpu() for k, v in fields.items()},
+            {k: v.cpu() for k, v in fields.items()},
             torch.from_numpy(codes[CONDITION_KEY]),
             seed=seed,
         )

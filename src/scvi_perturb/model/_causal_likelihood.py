@@ -12,6 +12,7 @@ from scvi_perturb._constants import CONDITION_KEY, LIBRARY_KEY
 from scvi_perturb._random import generator
 from scvi_perturb.data import Condition
 from scvi_perturb.model._causal_effects import CausalEffects
+from scvi_perturb.model._checks import check_n_samples
 from scvi_perturb.model._latents import chunks
 from scvi_perturb.model._likelihood import PosteriorMixin
 from scvi_perturb.model._screen import Screen
@@ -50,16 +51,10 @@ class CausalLikelihood(CausalEffects, PosteriorMixin):
 
         Parameters
         ----------
-        adata
-            Cells with the genes and columns of training; None for the data of training.
-        indices
-            Cells, in the order wanted; None for all.
+        adata, indices, seed, key_added
+            As for :meth:`PerturbDiffusion.log_likelihood_bound`.
         n_samples
             Latents a cell, K; None takes 32.
-        seed
-            Seed of the draws.
-        key_added
-            Column of `obs` to write to as well; needs `indices=None`.
 
         Returns
         -------
@@ -68,21 +63,15 @@ class CausalLikelihood(CausalEffects, PosteriorMixin):
 
         Raises
         ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For cells with a perturbation neither trained on nor with features.
-        ValueError
-            When `n_samples` is below 1.
+        NotTrainedError, UnknownPerturbationError, ValueError
+            As for :meth:`PerturbDiffusion.log_likelihood_bound`.
 
         References
         ----------
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
         """
+        check_n_samples(n_samples)
         n_samples = 32 if n_samples is None else n_samples
-        if n_samples < 1:
-            msg = f"n_samples={n_samples}; expected at least 1, or None."
-            raise ValueError(msg)
         given = self._given(adata, indices, key_added)
         values = self._bound(given, given.conditions, n_samples, seed)
         if key_added is not None:
@@ -126,6 +115,7 @@ class CausalLikelihood(CausalEffects, PosteriorMixin):
         NotTrainedError, UnknownPerturbationError, ValueError
             As for :meth:`log_likelihood_bound`.
         """
+        check_n_samples(n_samples)
         given = self._given(adata, indices, key_added)
         device = self._device()
         with torch.inference_mode():

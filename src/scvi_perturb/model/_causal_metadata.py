@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONTEXT_KEY
+from scvi_perturb._constants import BATCH_KEY
 from scvi_perturb._errors import SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.model._causal_design import labels_of
 from scvi_perturb.model._causal_likelihood import CausalLikelihood
 from scvi_perturb.model._causal_rows import MetadataRows, parse_rows
+from scvi_perturb.model._checks import check_n_samples
 from scvi_perturb.model._draw import Drawn, write_cells
 from scvi_perturb.model._effects import effects_table
 from scvi_perturb.model._latents import chunks
@@ -196,9 +197,7 @@ class CausalMetadata(CausalLikelihood):
         """Draw cells from the priors alone."""
         self._check_trained()
         n = 1 if n_samples is None else n_samples
-        if n < 1:
-            msg = f"n_samples={n_samples} must be at least 1."
-            raise ValueError(msg)
+        check_n_samples(n)
         rows = parse_rows(metadata, self._screen)
         self._warn_of_untrained(rows)
         obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
@@ -263,16 +262,10 @@ class CausalMetadata(CausalLikelihood):
 
     def _row_fields(self, rows: MetadataRows) -> dict[str, torch.Tensor]:
         """Return the metadata of rows as the module takes them, on the device."""
-        tensors = {
-            CONTEXT_KEY: torch.zeros(len(rows), dtype=torch.long),
-            BATCH_KEY: torch.zeros(len(rows), dtype=torch.long),
-        }
-        fields = self._fields_of(tensors)
-        for name in fields:
-            fields[name] = torch.from_numpy(rows.fields[name])
+        columns = self._network.columns
         return {
-            name: (v.float() if v.is_floating_point() else v).to(self._device())
-            for name, v in fields.items()
+            name: torch.from_numpy(rows.fields[name]).to(self._device())
+            for name in (*columns["identity"], *columns["technical"])
         }
 
     def _row_library(

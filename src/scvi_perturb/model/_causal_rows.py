@@ -83,8 +83,8 @@ def _values(frame: pd.DataFrame, name: str, levels: tuple[str, ...] | None) -> n
     """Return codes or numbers of a column, all missing where it is not there."""
     if levels is None:
         if name not in frame:
-            return np.full(len(frame), np.nan)
-        return np.asarray(pd.to_numeric(frame[name]), dtype=np.float64)
+            return np.full(len(frame), np.nan, dtype=np.float32)
+        return np.asarray(pd.to_numeric(frame[name]), dtype=np.float32)
     if name not in frame:
         return np.full(len(frame), -1, dtype=np.int64)
     labels = as_labels(frame[name], missing="")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data import ScreenReader
     from scvi_perturb.model._screen import Screen
 
-__all__ = ["check_folder", "check_interval", "check_training_cells", "digest"]
+__all__ = ["check_folder", "check_interval", "check_n_samples", "check_training_cells", "digest"]
 
 #: Cells whose counts are compared with a registered library size.
 N_COMPARED = 512
@@ -109,6 +109,13 @@ def check_interval(interval: float) -> None:
     """Raise `ValueError` unless a coverage lies between 0 and 1."""
     if not 0 < interval < 1:
         msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
+        raise ValueError(msg)
+
+
+def check_n_samples(n_samples: int | None) -> None:
+    """Raise `ValueError` unless a number of draws is at least 1, or left out."""
+    if n_samples is not None and n_samples < 1:
+        msg = f"n_samples={n_samples}; expected at least 1, or None."
         raise ValueError(msg)
 
 

@@ -11,6 +11,7 @@ import torch
 from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY
 from scvi_perturb._random import generator
 from scvi_perturb.generative import SamplerConfig
+from scvi_perturb.model._checks import check_n_samples
 from scvi_perturb.model._flow_base import FlowBase, FlowCells
 from scvi_perturb.model._latents import chosen_rows, chunks
 from scvi_perturb.model._request import parse_request
@@ -189,9 +190,7 @@ class DensityMixin(FlowBase):
         ----------
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
         """
-        if n_samples is not None and n_samples < 1:
-            msg = f"n_samples={n_samples}; expected at least 1, or None."
-            raise ValueError(msg)
+        check_n_samples(n_samples)
         if not self.has_density:
             return super().log_likelihood_bound(
                 adata, indices=indices, n_samples=n_samples, seed=seed, key_added=key_added

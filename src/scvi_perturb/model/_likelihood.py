@@ -14,6 +14,7 @@ from scvi_perturb._random import generator
 from scvi_perturb.data import group_controls
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model._base import PerturbationModel
+from scvi_perturb.model._checks import check_n_samples
 from scvi_perturb.model._draw import Drawn, draw_matrix
 from scvi_perturb.model._latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model._screen import Screen
@@ -161,10 +162,8 @@ class LikelihoodMixin(PosteriorMixin):
             When the model draws counts without a likelihood, or `n_samples` is below 1.
         """
         self._check_likelihood()
+        check_n_samples(n_samples)
         n_samples = 256 if n_samples is None else n_samples
-        if n_samples < 1:
-            msg = f"n_samples={n_samples}; expected at least 1, or None."
-            raise ValueError(msg)
         self.module.eval()
         reader = self._reader(adata)
         rows = chosen_rows(indices, len(reader), key_added)

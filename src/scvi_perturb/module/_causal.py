@@ -280,7 +280,8 @@ class GroupedAutoencoder(CountModule):
         for name in (*self.columns["identity"], *self.columns["technical"]):
             if name not in found:
                 found[name] = tensors[METADATA_PREFIX + name]
-        return found
+        # Numbers are read in double precision, which the networks do not have.
+        return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
     # scvi-tools' contract ------------------------------------------------------------------
 
