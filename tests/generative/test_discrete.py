@@ -64,9 +64,9 @@ def test_one_gene_is_drawn_from_its_law(transition, n_evaluations):
     process = DiscreteDiffusion(K, transition)
     calls = []
 
-    def classify(x_t, t):
+    def classify(x_t, t, places):
         calls.append(t)
-        weight = DATA * forward(process, t)[:K].T[x_t]
+        weight = DATA * forward(process, t)[:K].T[x_t[places]]
         return weight / weight.sum(-1, keepdim=True)
 
     n = 20_000
@@ -83,8 +83,8 @@ def test_more_steps_keep_what_goes_together():
     """Two genes that are always equal: one step draws them apart, many steps together."""
     process = DiscreteDiffusion(2, "absorbing")
 
-    def classify(x_t, t):
-        other = x_t.flip(1)
+    def classify(x_t, t, places):
+        other = x_t.flip(1)[places]
         known = other < 2
         chances = torch.nn.functional.one_hot(other.clamp_max(1), 2).double()
         return torch.where(known[..., None], chances, torch.full_like(chances, 0.5))
@@ -98,10 +98,28 @@ def test_more_steps_keep_what_goes_together():
     assert agree[50] > 0.95
 
 
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_steps_follow_the_posterior(transition):
+    """Shares of states half way are those that the posterior of one step from noise gives."""
+    process = DiscreteDiffusion(K, transition)
+    seen = {}
+
+    def classify(x_t, t, places):
+        seen[t] = x_t.clone()
+        return DATA.expand(int(places.sum()), -1)
+
+    n = 40_000
+    process.sample(classify, (n, 1), n_evaluations=2, generator=torch.Generator().manual_seed(2))
+    first, half = (seen[t][:, 0] for t in (1.0, 0.5))
+    truth = process.posterior(first, DATA.expand(n, -1), 1.0, 0.5).mean(0)
+    share = torch.bincount(half, minlength=process.n_symbols).double() / n
+    assert float(((share - truth).abs() / (truth / n).sqrt()).max()) < 4
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="transition='gaussian'"):
         DiscreteDiffusion(3, "gaussian")
     with pytest.raises(ValueError, match="n_evaluations=0"):
         DiscreteDiffusion(3).sample(
-            lambda x, t: x, (1, 1), n_evaluations=0, generator=torch.Generator()
+            lambda x, t, places: x, (1, 1), n_evaluations=0, generator=torch.Generator()
         )

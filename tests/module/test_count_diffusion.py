@@ -99,6 +99,26 @@ def test_it_learns_what_a_perturbation_does(transition):
     assert float(moved.abs().mean() - 0.6) < 0.5, "the control cell's counts are kept"
 
 
+def test_a_steps_loss_is_of_noised_values_of_some_genes():
+    module = make(n_loss_genes=2)
+    noised = torch.full((400, N_GENES), module.process.n_states)
+    noised[:, 0] = 3
+    counted = module.train()._counted(noised)
+    assert int(counted.all(0).sum()) == int(counted.any(0).sum()) <= 2
+    assert not counted[:, 0].any()
+    assert torch.equal(module.eval()._counted(noised), noised == module.process.n_states)
+
+
+def test_the_loss_of_some_genes_is_on_average_that_of_all():
+    module = make(transition="uniform", n_loss_genes=2)
+    counts = torch.poisson(torch.full((400, N_GENES), 2.0))
+    few = batch(counts, counts, 1)
+    some = torch.stack([module.train().loss(few).loss.detach() for _ in range(60)])
+    whole = torch.stack([module.eval().loss(few).loss.detach() for _ in range(60)])
+    error = (some.var() / 60 + whole.var() / 60).sqrt()
+    assert float((some.mean() - whole.mean()).abs() / error) < 4
+
+
 def test_guidance_overstates_the_condition():
     module = make().eval()
     with torch.no_grad():

@@ -22,8 +22,9 @@ __all__ = ["DiscreteDiffusion", "Transition"]
 
 Transition = Literal["absorbing", "uniform"]
 
-#: Maps noised states and a time to the probabilities of the data, `(..., n_states)`.
-Classifier = Callable[[Tensor, float], Tensor]
+#: Maps noised states, a time and a mask of `m` of the states to the probabilities of the data
+#: there, `(m, n_states)`.
+Classifier = Callable[[Tensor, float, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +94,15 @@ class DiscreteDiffusion:
         Tensor
             Probabilities, `(..., n_symbols)`.
         """
-        at_t, at_s = (float(self.alpha(torch.tensor(u, dtype=torch.float64))) for u in (t, s))
         if self.transition == "absorbing":
             masked = (x_t == self.n_states)[..., None]
-            revealed = (at_s - at_t) / max(1 - at_t, 1e-12)
+            revealed = self._revealed(t, s)
             hidden = torch.full_like(data[..., :1], 1 - revealed)
             fresh = torch.cat([revealed * data, hidden], dim=-1)
             kept = torch.zeros_like(fresh).scatter_(-1, x_t[..., None], 1.0)
             return torch.where(masked, fresh, kept)
         # q(x_s | x_t, x_0) is q(x_t | x_s) q(x_s | x_0) over q(x_t | x_0), summed over x_0.
+        at_t, at_s = self._alphas(t, s)
         step, k = at_t / max(at_s, 1e-12), self.n_states
         here = torch.zeros_like(data).scatter_(-1, x_t[..., None], 1.0)
         forward = step * here + (1 - step) / k
@@ -120,10 +121,13 @@ class DiscreteDiffusion:
     ) -> Tensor:
         """Draw states of the data, with one call of the network a step.
 
+        A masked state becomes one of the data once, and only then is it classified.
+
         Parameters
         ----------
         classify
-            `(x_t, t) -> probabilities of the data (..., n_states)`.
+            `(x_t, t, places) -> probabilities of the data (m, n_states)`; `places` is a mask of
+            `m` of the states, in whose order they come.
         shape
             Of the result.
         n_evaluations
@@ -140,6 +144,26 @@ class DiscreteDiffusion:
         x = self.noise(shape, generator)
         times = torch.linspace(1, 0, n_evaluations + 1, dtype=torch.float64).tolist()
         for t, s in pairwise(times):
-            chances = self.posterior(x, classify(x, t), t, s).flatten(0, -2)
-            x = torch.multinomial(chances, 1, generator=generator).view(x.shape)
+            places = self._changing(x, t, s, generator)
+            chances = classify(x, t, places)
+            if self.transition == "uniform":
+                chances = self.posterior(x[places], chances, t, s)
+            if len(chances):
+                x[places] = torch.multinomial(chances, 1, generator=generator)[:, 0]
         return x
+
+    def _changing(self, x_t: Tensor, t: float, s: float, generator: torch.Generator) -> Tensor:
+        """Draw which states are looked at: those that lose their mask, or all."""
+        if self.transition == "uniform":
+            return torch.ones_like(x_t, dtype=torch.bool)
+        chance = torch.rand(x_t.shape, generator=generator, device=x_t.device)
+        return (x_t == self.n_states) & (chance < self._revealed(t, s))
+
+    def _alphas(self, t: float, s: float) -> tuple[float, float]:
+        at_t, at_s = (float(self.alpha(torch.tensor(u, dtype=torch.float64))) for u in (t, s))
+        return at_t, at_s
+
+    def _revealed(self, t: float, s: float) -> float:
+        """Return the chance that a state masked at `t` is not at `s`."""
+        at_t, at_s = self._alphas(t, s)
+        return (at_s - at_t) / max(1 - at_t, 1e-12)

@@ -127,14 +127,25 @@ class CountDiffusion(LatentGenerator):
         x_0 = bins_of((reference + move).expm1().round().long(), self.edges)
         time = torch.rand(len(x_0), device=x_0.device)
         x_t = self.process.corrupt(x_0, time)
-        logits = nets.network(self._inputs(x_t, reference, effect), time, condition)
-        surprise = functional.cross_entropy(logits.transpose(1, 2), x_0, reduction="none")
-        if self.config.transition == "absorbing":
-            counted = (x_t == self.process.n_states).float()
-            loss = (surprise * counted).sum(1) / counted.sum(1).clamp_min(1)
-        else:
-            loss = surprise.mean(1)
+        counted = self._counted(x_t)
+        inputs = self._inputs(x_t, reference, effect)
+        logits = nets.network(inputs, time, condition, counted)
+        surprise = functional.cross_entropy(logits, x_0[counted], reduction="none")
+        total = torch.zeros_like(time).index_add(0, counted.nonzero()[:, 0], surprise)
+        loss = total / counted.sum(1).clamp_min(1)
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
+
+    def _counted(self, x_t: Tensor) -> Tensor:
+        """Return the mask of the states whose loss is taken: noised ones, of the step's genes."""
+        if self.config.transition == "absorbing":
+            counted = x_t == self.process.n_states
+        else:
+            counted = torch.ones_like(x_t, dtype=torch.bool)
+        most = self.config.n_loss_genes
+        if self.training and most is not None and most < self.n_latent:
+            others = torch.randperm(self.n_latent, device=x_t.device)[most:]
+            counted[:, others] = False
+        return counted
 
     @torch.inference_mode()
     def sample_latent(
@@ -175,16 +186,16 @@ class CountDiffusion(LatentGenerator):
         effect: Tensor,
         conditions: tuple[Tensor, Tensor],
         scale: float,
-    ) -> Callable[[Tensor, float], Tensor]:
+    ) -> Callable[[Tensor, float, Tensor], Tensor]:
         """Return the chances of each bin; `conditions` are embedded, and hidden ones."""
         network, (known, free) = self.average.network, conditions
 
-        def classify(x_t: Tensor, t: float) -> Tensor:
+        def classify(x_t: Tensor, t: float, places: Tensor) -> Tensor:
             time = torch.full((len(x_t),), t, device=x_t.device, dtype=reference.dtype)
-            logits = network(self._inputs(x_t, reference, effect), time, known)
+            logits = network(self._inputs(x_t, reference, effect), time, known, places)
             if scale != 1.0:
                 inputs = self._inputs(x_t, reference, torch.zeros_like(effect))
-                logits = torch.lerp(network(inputs, time, free), logits, scale)
+                logits = torch.lerp(network(inputs, time, free, places), logits, scale)
             return logits.softmax(-1)
 
         return classify

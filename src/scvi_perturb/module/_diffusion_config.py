@@ -37,6 +37,9 @@ class DiffusionConfig(GeneratorConfig):
     n_bins, transition
         Of `space="counts"`: bins of counts, and whether noise is an absorbing mask or a bin drawn
         uniformly (`"absorbing"`, `"uniform"`).
+    n_loss_genes
+        Of `space="counts"`: genes that the loss of a step is of, drawn anew each step; None for
+        all, at a cost that grows with them.
     """
 
     reference: Literal["cell", "population", "none"] = "cell"
@@ -45,6 +48,7 @@ class DiffusionConfig(GeneratorConfig):
     min_snr_gamma: float | None = 5.0
     n_bins: int = 24
     transition: Transition = "absorbing"
+    n_loss_genes: int | None = 512
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -53,6 +57,9 @@ class DiffusionConfig(GeneratorConfig):
         check_choice("schedule", self.schedule, ("cosine", "linear"))
         check_choice("parameterisation", self.parameterisation, ("v", "eps", "x0"))
         check_choice("transition", self.transition, ("absorbing", "uniform"))
+        if self.n_loss_genes is not None and self.n_loss_genes < 1:
+            msg = f"n_loss_genes={self.n_loss_genes}; expected at least 1, or None for all."
+            raise ValueError(msg)
         if not 2 <= self.n_bins <= _MOST_BINS:
             msg = f"n_bins={self.n_bins}; expected 2 to {_MOST_BINS}."
             raise ValueError(msg)

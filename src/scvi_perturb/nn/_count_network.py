@@ -21,7 +21,7 @@ class CountNetwork(nn.Module):
 
     A head sees its gene's noised value, the same gene of the control cell, the additive effect on
     it, what the hidden state says of the gene, and an embedding of the gene. So it costs little
-    more with many genes than with few.
+    more with many genes than with few, and nothing where nobody asks.
 
     Parameters
     ----------
@@ -62,8 +62,10 @@ class CountNetwork(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(n_genes, n_bins))
 
-    def forward(self, inputs: Sequence[Tensor], time: Tensor, condition: Tensor) -> Tensor:
-        """Return logits `(n, n_genes, n_bins)`.
+    def forward(
+        self, inputs: Sequence[Tensor], time: Tensor, condition: Tensor, places: Tensor
+    ) -> Tensor:
+        """Return logits of the asked places, `(m, n_bins)`, row by row.
 
         Parameters
         ----------
@@ -72,12 +74,23 @@ class CountNetwork(nn.Module):
             each `(n, n_genes)`.
         time, condition
             `(n,)` and `(n, n_condition)`.
+        places
+            Which `m` values are asked for, `(n, n_genes)`, boolean.
         """
         read = functional.silu(self.read(torch.cat(list(inputs[:3]), dim=1)))
         first, second = read.chunk(2, dim=1)
         modulation = self.hidden.modulation(time, condition)
-        said = self.say(first + self.hidden(first, second, modulation))
-        own = said.view(len(said), self.n_genes, self.n_gene)
-        gene = self.gene.expand(len(own), -1, -1)
-        seen = torch.cat([torch.stack(list(inputs), dim=-1), own, gene], dim=-1)
-        return self.head(seen) + self.bias
+        state = first + self.hidden(first, second, modulation)
+        asked = places.any(dim=0).nonzero()[:, 0]
+        row, column = places[:, asked].nonzero(as_tuple=True)
+        gene = asked[column]
+        own = self._said(state, asked)[row, column]
+        seen = torch.stack([one[row, gene] for one in inputs], dim=-1)
+        return self.head(torch.cat([seen, own, self.gene[gene]], dim=-1)) + self.bias[gene]
+
+    def _said(self, state: Tensor, genes: Tensor) -> Tensor:
+        """Return what hidden states say of some genes, `(n, n_asked, n_gene)`."""
+        weight = self.say.weight.view(self.n_genes, self.n_gene, -1)[genes]
+        bias = self.say.bias.view(self.n_genes, self.n_gene)[genes]
+        said = functional.linear(state, weight.flatten(0, 1), bias.flatten())
+        return said.view(len(state), len(genes), self.n_gene)
