@@ -59,7 +59,8 @@ class GeneratorMember:
         if self.n_refits < 1:
             return None
         made: list[np.ndarray | None] = [None] * len(folds)
-        for joined in np.array_split(np.arange(len(folds)), min(self.n_refits, len(folds))):
+        n = min(self.n_refits, len(folds))
+        for joined in (np.arange(i, len(folds), n) for i in range(n)):  # large ones with small
             removed = {rows[i] for k in joined for i in folds[k].removed}
             asked = [rows[i] for k in joined for i in folds[k].asked]
             changes = self._refit(removed, asked)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb.predictors._closure import closed, controls_of
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._contrast import Contrast
 from scvi_perturb.predictors._control_prior import ControlPrior
@@ -237,7 +238,8 @@ def said_by(
     """Return what each member that answers all requests says, contrasted by what it learned from.
 
     With a prior on controls, changes lead from the measured control to what is expected: they are
-    those of the members and the expected change of the control's measurement.
+    those of the members and the expected change of the control's measurement. Profiles that they
+    lead to are closed where those learned from are.
     """
     said: dict[str, Floats] = {}
     profiles = next(iter(members.values())).profiles
@@ -258,6 +260,9 @@ def said_by(
     if contrast and said:
         damping = Contrast.of(profiles.deltas, contrast, who="StackedMean")
         said = {name: damping(changes) for name, changes in said.items()}
+    controls = controls_of(requests, given, profiles) if said else None
+    if controls is not None:
+        said = {name: closed(changes, controls) for name, changes in said.items()}
     return Said(said, posterior, novelty)
 
 
