@@ -60,7 +60,7 @@ class GeneratorMember:
             return None
         made: list[np.ndarray | None] = [None] * len(folds)
         n = min(self.n_refits, len(folds))
-        for joined in (np.arange(i, len(folds), n) for i in range(n)):  # large ones with small
+        for joined in (range(i, len(folds), n) for i in range(n)):  # large folds with small
             removed = {rows[i] for k in joined for i in folds[k].removed}
             asked = [rows[i] for k in joined for i in folds[k].asked]
             changes = self._refit(removed, asked)
