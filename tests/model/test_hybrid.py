@@ -385,7 +385,7 @@ def test_refits_see_nothing_of_what_is_left_out(model, n_refits, joined):
     number = {k: i for i, own in enumerate(joined, 1) for k in own}
     for k, part in enumerate(said):
         assert (part == 100 * number[k] + k + 1).all()
-    last = Refit.made[-1].frame.iloc[-1]
+    last = Refit.made[number[2] - 1].frame.iloc[-1]
     assert last["perturbation"] == "pert_03"
     assert last["cell_type"] == TYPES[1]
 

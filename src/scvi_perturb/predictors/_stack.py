@@ -40,7 +40,8 @@ class StackedMean(MeanPredictor):
     combination, a dose, a perturbation never seen. For each, training is asked the same of itself:
     what makes a part of it new is left out, all members are fitted to the rest, and the weights,
     none of them negative and their sum one, are those of least squared error on what was left out.
-    `no_change` is a member, so that effects shrink where nothing can be said of them.
+    `no_change` is a member, so that effects shrink where nothing can be said of them. With
+    `profile="pseudobulk"` what members say is first scaled to counts that sum to ten thousand.
 
     The errors made there also tell how far predictions may be off: a variance for each gene in
     each condition, from the size of the predicted change, the disagreement of members and the
