@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import Condition, ConditionKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, ConditionGP, ContextMean, KernelRidge
+from scvi_perturb.predictors._requests import Request
 from tests.predictors._effects import FEATURES, effects, lfc, pairs
 from tests.predictors._screen import GENES, make_screen
 
@@ -167,9 +168,9 @@ def test_controls_do_not_change_and_are_nothing_new(screen):
 
 def test_an_open_context_is_the_mean_over_contexts(screen):
     predictor = ConditionGP().fit(screen, context_keys=CONTEXT)
-    each = pd.DataFrame({"perturbation": ["A", "A"], "cell_type": ["T", "B"]})
-    made = predictor.predict(each).layers["lfc"].mean(axis=0)
-    np.testing.assert_allclose(predictor.predict(["A"]).layers["lfc"][0], made, rtol=1e-4)
+    asked = [Request(Condition.parse("A"), (own,)) for own in ("T", "B", None)]
+    made = predictor.answer(asked).mean
+    np.testing.assert_allclose(made[2], made[:2].mean(axis=0), rtol=1e-4)
 
 
 def test_the_joint_covariance_agrees_with_novelty():

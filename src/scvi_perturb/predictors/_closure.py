@@ -41,6 +41,7 @@ def closed(changes: Floats, controls: Floats) -> Floats:
     shares = np.maximum(np.expm1(controls + changes), 0.0)
     total = shares.sum(axis=1, keepdims=True)
     made: Floats = np.log1p(shares * (TARGET_SUM / np.maximum(total, 1e-12))) - controls
+    made[~changes.any(axis=1)] = 0.0  # no change is none, to the last digit
     return made
 
 

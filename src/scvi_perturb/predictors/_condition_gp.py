@@ -13,6 +13,7 @@ from scvi_perturb._errors import (
     UnknownPerturbationError,
     check_choice,
 )
+from scvi_perturb.predictors._closure import closed, controls_of
 from scvi_perturb.predictors._condition_gp_leave import LEAVES, groups_of, sensible_leave
 from scvi_perturb.predictors._condition_gp_points import Contexts
 from scvi_perturb.predictors._condition_gp_posterior import Answer, Posterior, Rows
@@ -85,7 +86,8 @@ class ConditionGP(MeanPredictor):
     Few rows are predicted gene by gene, each with its own noise and signal; many, or those whose
     noise is unknown, by their leading components. Noise is that of the row times that of the
     gene, which is what makes one decomposition enough. Control cells are shared by the conditions
-    of a context; their noise is counted as if it were not.
+    of a context; their noise is counted as if it were not. With `profile="pseudobulk"` the profiles
+    that changes lead to are scaled to counts that sum to ten thousand.
 
     Time grows with the cube of the number of rows and memory with its square: 5,000 rows of 2,000
     genes take less than a minute of one core and 2.5 GB. Hyperparameters are tuned on at most
@@ -264,14 +266,14 @@ class ConditionGP(MeanPredictor):
         """
         requests, given = read_request(conditions, reference, self.profiles)
         answer = self.answer(requests, given)
-        made = self._answer(requests, given, answer.mean)
+        made = self._answer(requests, given, self._closed(answer.mean, requests, given))
         made.layers["std"] = answer.std.astype(np.float32)
         made.obs["novelty"] = answer.novelty
         made.obs["support"] = 1 - answer.novelty
         return made
 
     def answer(self, requests: Sequence[Request], given: Reference | None = None) -> Answer:
-        """Return changes, their errors and novelty; a control does not change, and surely."""
+        """Return changes of the posterior, their errors and novelty; a control does not change."""
         treated = np.array([not request.condition.is_control for request in requests])
         mean, std = np.zeros((2, len(requests), len(self.profiles.var_names)))
         novelty = np.zeros(len(requests))
@@ -283,12 +285,22 @@ class ConditionGP(MeanPredictor):
     def changes(
         self, requests: Sequence[Request], given: Reference | None = None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
+        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`.
+
+        Sums of log changes lead to shares that do not sum to one: they are scaled, see `closed`.
+        """
         treated = np.array([not request.condition.is_control for request in requests])
         made = np.zeros((len(requests), len(self.profiles.var_names)))
         if treated.any():
             made[treated] = self.posterior.mean(self._points(requests, given))
-        return made
+        return self._closed(made, requests, given)
+
+    def _closed(
+        self, changes: NDArray[np.float64], requests: Sequence[Request], given: Reference | None
+    ) -> NDArray[np.float64]:
+        """Return changes to profiles whose shares sum to one, where those learned from do."""
+        controls = controls_of(requests, given, self.profiles)
+        return changes if controls is None else closed(changes, controls)
 
     def covariance(
         self, conditions: Conditions, *, reference: AnnData | None = None
