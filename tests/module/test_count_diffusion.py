@@ -109,7 +109,7 @@ def test_a_steps_loss_is_of_noised_values_of_some_genes():
     assert torch.equal(module.eval()._counted(noised), noised == module.process.n_states)
 
 
-def test_the_loss_of_some_genes_is_on_average_that_of_all():
+def test_with_uniform_noise_the_loss_of_some_genes_is_on_average_that_of_all():
     module = make(transition="uniform", n_loss_genes=2)
     counts = torch.poisson(torch.full((400, N_GENES), 2.0))
     few = batch(counts, counts, 1)

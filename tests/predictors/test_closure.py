@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb.data import simulate_screen
-from scvi_perturb.predictors import ConditionGP, StackedMean
+from scvi_perturb.data import ConditionKeys, simulate_screen
+from scvi_perturb.predictors import ConditionGP, FirstKnown, NoChange, StackedMean
 from scvi_perturb.predictors._closure import closed
+from scvi_perturb.predictors._profiles import TrainingProfiles
 
 
 def total(made):
@@ -38,7 +39,7 @@ def screen():
 @pytest.fixture(scope="module")
 def new_pairs(screen):
     seen = set(screen.obs["perturbation"])
-    names = [name for name in seen if "+" not in name and name != "control"]
+    names = [name for name in sorted(seen) if "+" not in name and name != "control"]
     return [f"{a}+{b}" for a in names for b in names if a < b and f"{a}+{b}" not in seen][:5]
 
 
@@ -46,7 +47,7 @@ def new_pairs(screen):
 def test_a_regression_predicts_shares_that_sum_to_one(screen, new_pairs, reference):
     cells = screen[screen.obs["perturbation"] == "control"][:40].copy() if reference else None
     regression = ConditionGP().fit(screen, context_keys=["cell_type"])
-    asked = ["control", *new_pairs]
+    asked = ["control", *new_pairs]  # of no context: of both together
     made = regression.predict(asked, reference=cells)
     np.testing.assert_allclose(total(made), 1e4, rtol=1e-4)
     assert not made.layers["lfc"][0].any(), "control in, control out"
@@ -59,6 +60,24 @@ def test_a_stack_predicts_shares_that_sum_to_one(screen, new_pairs, reference):
     made = stack.predict(new_pairs, reference=cells)
     # Weighted means of closed profiles: not closed to the last digit, but for what they differ by.
     np.testing.assert_allclose(total(made), 1e4, rtol=0.01)
+
+
+def test_a_part_of_a_librarys_genes_stays_a_part(screen):
+    sums = np.asarray(screen.X.sum(axis=1)).ravel()
+    keys = ConditionKeys("perturbation", control="control")
+    profiles = TrainingProfiles.from_screen(
+        screen, None, keys=keys, context_keys=["cell_type"], layer=None, kind="pseudobulk",
+        with_variances=True, library=3.0 * sums,
+    )  # fmt: skip
+    made = StackedMean(seed=0).fit_profiles(profiles).predict(["pert_01", "pert_02"])
+    np.testing.assert_allclose(total(made), 1e4 / 3, rtol=0.05)
+
+
+def test_one_answer_of_a_regression_is_that_of_many(screen, new_pairs):
+    alone = FirstKnown(ConditionGP(), NoChange()).fit(screen, context_keys=["cell_type"])
+    many = ConditionGP().fit(screen, context_keys=["cell_type"])
+    made, same = (one.predict(new_pairs).layers["lfc"] for one in (alone, many))
+    np.testing.assert_allclose(made, same, rtol=1e-4, atol=1e-5)
 
 
 def test_means_over_cells_need_not_sum_to_anything(screen):

@@ -80,6 +80,8 @@ class DiscreteDiffusion:
     def posterior(self, x_t: Tensor, data: Tensor, t: float, s: float) -> Tensor:
         """Return `q(x_s | x_t)` with the data marginalised over their predicted probabilities.
 
+        With masks `sample` follows it without writing it down.
+
         Parameters
         ----------
         x_t

@@ -114,7 +114,7 @@ class CountDiffusion(LatentGenerator):
             nets.network.bias.data.copy_(shares.log())
 
     def loss(self, tensors: Batch) -> LossOutput:
-        """Return the cross-entropy of the noised genes of each cell."""
+        """Return the cross-entropy of the noised genes of each cell; none, if none is noised."""
         nets = self.learned if self.training else self.average
         move, reference, code = self._pair(tensors)
         hidden = self._hidden(code)

@@ -38,8 +38,8 @@ class DiffusionConfig(GeneratorConfig):
         Of `space="counts"`: bins of counts, and whether noise is an absorbing mask or a bin drawn
         uniformly (`"absorbing"`, `"uniform"`).
     n_loss_genes
-        Of `space="counts"`: genes that the loss of a step is of, drawn anew each step; None for
-        all, at a cost that grows with them.
+        Of `space="counts"`: genes that the loss of a step of training is of, drawn anew each step;
+        None for all, at a cost that grows with them.
     """
 
     reference: Literal["cell", "population", "none"] = "cell"

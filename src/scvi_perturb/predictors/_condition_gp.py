@@ -253,7 +253,8 @@ class ConditionGP(MeanPredictor):
         Returns
         -------
         AnnData as of `MeanPredictor.predict`, and besides `layers["std"]`, the posterior standard
-        deviation of the change of each gene, float32, in the units of the change; and
+        deviation of the change of each gene, float32, in the units of the change, of the posterior
+        before profiles are scaled; and
         `obs["novelty"]`, posterior by prior variance, 0 (measured without error) to 1 (nothing is
         known but what was believed before), and `obs["support"]`, 1 less novelty.
 
@@ -361,4 +362,4 @@ class ConditionGP(MeanPredictor):
         return None
 
     def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.posterior.mean(self._points([request], None))[0]
+        return self.changes([request])[0]
