@@ -71,7 +71,7 @@ class Trial:
 
     @classmethod
     def make(cls, task: Task, seed: int, fold: int) -> Trial:
-        adata = task.load()
+        adata = task.load(seed=seed) if task.name in SIMULATED else task.load()
         split = task.split(adata, seed=seed, fold=fold)
         columns = [*task.keys.columns.values(), *task.context_keys]
         held = adata.obs.iloc[split.test][columns].drop_duplicates()
@@ -230,10 +230,12 @@ def report(frame: pd.DataFrame) -> str:
         best = 1 - own["oracle_error"].sum() / own["size"].sum()
         covered = [f"{own[f'coverage_{100 * level:.0f}'].mean():.2f}" for level in LEVELS]
         ece = own["pit_ece"].mean() if "pit_ece" in own else np.nan
-        rows.append([task, method, f"{explained:.3f}", f"{best:.3f}", f"{explained / best:.3f}",
+        n_screens = own["seed"].nunique()
+        values = (f"{v:.3f}" for v in (explained, best, explained / best))
+        rows.append([task, method, str(n_screens), *values,
                      *covered, "-" if np.isnan(ece) else f"{ece:.3f}"])  # fmt: skip
-    titles = ["task", "method", "explained", "true form", "ratio", "50 %", "80 %", "90 %", "95 %",
-              "cells, ECE"]  # fmt: skip
+    titles = ["task", "method", "screens", "explained", "true form", "ratio", "50 %", "80 %",
+              "90 %", "95 %", "cells, ECE"]  # fmt: skip
     first = markdown_table(titles, rows)
     rows = []
     for task, own in frame[frame["method"] == "StackedMean"].groupby("task", sort=False):
@@ -270,7 +272,9 @@ def kept_error(own: pd.DataFrame, by: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.uncertainty", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="number of seeds, from 0, also of simulated screens"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(RISKY), help="names of tasks")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
