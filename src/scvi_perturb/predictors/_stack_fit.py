@@ -238,8 +238,8 @@ def said_by(
     """Return what each member that answers all requests says, contrasted by what it learned from.
 
     With a prior on controls, changes lead from the measured control to what is expected: they are
-    those of the members and the expected change of the control's measurement. Profiles that they
-    lead to are closed where those learned from are.
+    those of the members and the expected change of the control's measurement. Profiles that
+    several members lead to are closed where those learned from are; one is passed on as it is.
     """
     said: dict[str, Floats] = {}
     profiles = next(iter(members.values())).profiles
@@ -260,7 +260,7 @@ def said_by(
     if contrast and said:
         damping = Contrast.of(profiles.deltas, contrast, who="StackedMean")
         said = {name: damping(changes) for name, changes in said.items()}
-    controls = controls_of(requests, given, profiles) if said else None
+    controls = controls_of(requests, given, profiles) if said and len(members) > 1 else None
     if controls is not None:
         said = {name: closed(changes, controls) for name, changes in said.items()}
     return Said(said, posterior, novelty)
