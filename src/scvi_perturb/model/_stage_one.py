@@ -9,6 +9,7 @@ import numpy as np
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb.data import read_rows
+from scvi_perturb.predictors._closure import proportions
 from scvi_perturb.predictors._reference import Reference as MeanReference
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ class GroupMeans:
     @property
     def shares(self) -> Floats:
         """Expected share of each gene in the summed counts of each group."""
-        made = np.maximum(np.expm1(self.control + self.answer.mean), 0.0) / TARGET_SUM
-        return made if self.partial else made / made.sum(axis=1, keepdims=True)
+        profiles = self.control + self.answer.mean
+        if self.partial:
+            return np.maximum(np.expm1(profiles), 0.0) / TARGET_SUM
+        return proportions(profiles)
 
     def by_row(self, row: np.ndarray, weight: np.ndarray) -> RowMeans:
         """Return the means of the rows of a request, of which each is a mixture of groups.

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scvi_perturb._constants import TARGET_SUM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-    from scvi_perturb.predictors._profiles import TrainingProfiles
-    from scvi_perturb.predictors._reference import Reference
-    from scvi_perturb.predictors._requests import Context, Request
 
     Floats = NDArray[np.float64]
 
-__all__ = ["closed", "controls_of"]
+__all__ = ["closed", "proportions"]
+
+
+def proportions(profiles: NDArray[np.floating[Any]]) -> Floats:
+    """Return the proportions of `log1p` profiles, `(..., n_genes)`, each summing to 1."""
+    raw = np.maximum(np.expm1(profiles.astype(np.float64)), 0.0)
+    made: Floats = raw / np.maximum(raw.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    return made
 
 
 def closed(changes: Floats, controls: Floats) -> Floats:
@@ -38,25 +39,6 @@ def closed(changes: Floats, controls: Floats) -> Floats:
     ----------
     Aitchison, The statistical analysis of compositional data, 1986.
     """
-    shares = np.maximum(np.expm1(controls + changes), 0.0)
-    total = shares.sum(axis=1, keepdims=True)
-    made: Floats = np.log1p(shares * (TARGET_SUM / np.maximum(total, 1e-12))) - controls
+    made: Floats = np.log1p(TARGET_SUM * proportions(controls + changes)) - controls
     made[~changes.any(axis=1)] = 0.0  # no change is none, to the last digit
     return made
-
-
-def controls_of(
-    requests: Sequence[Request], given: Reference | None, profiles: TrainingProfiles
-) -> Floats | None:
-    """Return the control profile of each request, None where profiles need not sum to anything.
-
-    That is so of means over cells, of changes, and of a part of the genes of a library.
-    """
-    if profiles.kind != "pseudobulk" or profiles.libraries is not None:
-        return None
-    known: dict[Context, Floats] = {}
-    for one in requests:
-        if one.context not in known:
-            own = None if given is None else given.control(one.context, profiles)[2]
-            known[one.context] = profiles.control_profile(one.context) if own is None else own
-    return np.stack([known[one.context] for one in requests])

@@ -13,7 +13,7 @@ from scvi_perturb._errors import (
     UnknownPerturbationError,
     check_choice,
 )
-from scvi_perturb.predictors._closure import closed, controls_of
+from scvi_perturb.predictors._closure import closed
 from scvi_perturb.predictors._condition_gp_leave import LEAVES, groups_of, sensible_leave
 from scvi_perturb.predictors._condition_gp_points import Contexts
 from scvi_perturb.predictors._condition_gp_posterior import Answer, Posterior, Rows
@@ -299,9 +299,10 @@ class ConditionGP(MeanPredictor):
     def _closed(
         self, changes: NDArray[np.float64], requests: Sequence[Request], given: Reference | None
     ) -> NDArray[np.float64]:
-        """Return changes to profiles whose shares sum to one, where those learned from do."""
-        controls = controls_of(requests, given, self.profiles)
-        return changes if controls is None else closed(changes, controls)
+        """Scale what changes lead to, where the profiles learned from are shares."""
+        if not self.profiles.are_shares:
+            return changes
+        return closed(changes, self.controls(requests, given))
 
     def covariance(
         self, conditions: Conditions, *, reference: AnnData | None = None

@@ -175,7 +175,7 @@ class MeanPredictor(ABC):
     ) -> AnnData:
         """Add changes `(n_requests, n_genes)` to the controls that requests start from."""
         profiles = self.profiles
-        base = np.stack([self._control(request.context, given) for request in requests])
+        base = self.controls(requests, given)
         made = AnnData(
             X=(base + changes).astype(np.float32),
             obs=request_frame(requests, profiles.keys, profiles.context_keys),
@@ -189,6 +189,14 @@ class MeanPredictor(ABC):
             "profile": self.profile,
         }
         return made
+
+    def controls(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the control profile that each request starts from, `(n_requests, n_genes)`."""
+        contexts = dict.fromkeys(request.context for request in requests)
+        known = {context: self._control(context, given) for context in contexts}
+        return np.stack([known[request.context] for request in requests])
 
     def _control(self, context: Context, given: Reference | None) -> NDArray[np.float64]:
         if given is None:

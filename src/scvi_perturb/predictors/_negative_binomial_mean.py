@@ -11,6 +11,7 @@ from scvi_perturb._constants import TARGET_SUM, UNS_KEY
 from scvi_perturb._errors import check_choice
 from scvi_perturb.data._table import encode_obs
 from scvi_perturb.predictors._cells import read_counts, seen_cells
+from scvi_perturb.predictors._closure import proportions
 from scvi_perturb.predictors._context_mean import ContextMean
 from scvi_perturb.predictors._dispersion import moment_dispersion
 from scvi_perturb.predictors._from_controls import FromControls
@@ -112,7 +113,7 @@ class NegativeBinomialMean(FromControls):
         answer, populations = self._populations(conditions, reference)
         for i, population in enumerate(populations):
             base = population.mean - population.change
-            answer.X[i] = np.log1p(TARGET_SUM * _proportions(population.mean))
+            answer.X[i] = np.log1p(TARGET_SUM * proportions(population.mean))
             answer.layers["lfc"][i] = answer.X[i] - base
         answer.uns[UNS_KEY] = self._provenance() | {"units": UNITS}
         return answer
@@ -125,7 +126,7 @@ class NegativeBinomialMean(FromControls):
         self, population: Population, drawn: NDArray[np.intp], rng: np.random.Generator
     ) -> sparse.csr_matrix:
         library = np.asarray(population.counts.sum(axis=1), np.float64).ravel()[drawn]
-        share = _proportions(population.mean)
+        share = proportions(population.mean)
         step = max(1, _BLOCK // len(share))
         return sparse.vstack(
             [
@@ -147,9 +148,3 @@ class NegativeBinomialMean(FromControls):
         scale = self.dispersion[spread]
         rate[:, spread] *= rng.gamma(1 / scale, scale, size=(len(library), len(scale)))
         return rng.poisson(rate).astype(np.float32)
-
-
-def _proportions(log_profile: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the proportions of a `log1p` profile, `(n_genes,)`, summing to 1."""
-    raw = np.maximum(np.expm1(log_profile.astype(np.float64)), 0.0)
-    return raw / max(raw.sum(), np.finfo(np.float64).tiny)

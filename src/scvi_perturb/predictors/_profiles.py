@@ -198,6 +198,11 @@ class TrainingProfiles:
             raise SchemaError(msg)
         return self.profile(groups)
 
+    @property
+    def are_shares(self) -> bool:
+        """Whether profiles sum to ten thousand; means over cells, effects and panels do not."""
+        return self.kind == "pseudobulk" and self.libraries is None
+
     @cached_property
     def deltas(self) -> dict[Condition, dict[Context, NDArray[np.float64]]]:
         """The change from the control of the same context, of each treated group.

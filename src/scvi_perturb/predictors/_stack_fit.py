@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.predictors._closure import closed, controls_of
+from scvi_perturb.predictors._closure import closed
 from scvi_perturb.predictors._condition_gp import ConditionGP
 from scvi_perturb.predictors._contrast import Contrast
 from scvi_perturb.predictors._control_prior import ControlPrior
@@ -242,7 +242,8 @@ def said_by(
     several members lead to are closed where those learned from are; one is passed on as it is.
     """
     said: dict[str, Floats] = {}
-    profiles = next(iter(members.values())).profiles
+    first = next(iter(members.values()))
+    profiles = first.profiles
     posterior = np.zeros((len(requests), len(profiles.var_names)))
     novelty = np.ones(len(requests))
     for name, member in members.items():
@@ -260,8 +261,8 @@ def said_by(
     if contrast and said:
         damping = Contrast.of(profiles.deltas, contrast, who="StackedMean")
         said = {name: damping(changes) for name, changes in said.items()}
-    controls = controls_of(requests, given, profiles) if said and len(members) > 1 else None
-    if controls is not None:
+    if said and len(members) > 1 and profiles.are_shares:
+        controls = first.controls(requests, given)
         said = {name: closed(changes, controls) for name, changes in said.items()}
     return Said(said, posterior, novelty)
 
