@@ -110,6 +110,21 @@ def test_features_reach_perturbations_never_seen_at_least_as_well_as_kernel_ridg
     assert novelty[:5].mean() < novelty[5:].mean()
 
 
+def test_effects_linear_in_few_measured_features_are_recovered():
+    """Of 30 perturbations, with no more noise than a tenth of the effect; no shift is shared."""
+    rng = np.random.default_rng(0)
+    names = [f"p{i:02d}" for i in range(50)]
+    table = pd.DataFrame(rng.normal(size=(50, 8)), index=names)
+    truth = table.to_numpy() @ rng.normal(size=(8, 40))
+    seen = truth + 0.3 * np.sqrt(8) * rng.normal(size=truth.shape)
+    store = PerturbationFeatures({"text": table})
+    gp = ConditionGP(store, profile="effects").fit(effects(pairs(names[:30], seen)))
+    found = error(lfc(gp, names[30:]), truth[30:])
+    # Least squares on 30 rows has an error of noise times d / (n - d - 1) = 0.09 * 8 / 21.
+    assert found < 1.5 * 0.09 * 8 / 21
+    assert gp.hyperparameters_["linear:text"] > gp.hyperparameters_["features:text"]
+
+
 def test_a_dose_between_others_and_one_beyond():
     rng = np.random.default_rng(2)
     doses = np.array([0.1, 0.3, 1.0, 3.0, 10.0])

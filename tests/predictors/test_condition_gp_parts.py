@@ -143,6 +143,22 @@ def test_the_kernel_is_a_covariance(alone):
     assert np.linalg.eigvalsh(made).min() > -1e-9
 
 
+def test_products_of_features_make_a_covariance_and_no_interaction():
+    table = pd.DataFrame(RNG.normal(size=(5, 3)), index=list("ACDEF"))
+    requests, points = asked(*LABELS)
+    store = type(FEATURES)({"text": table})
+    kernel = ConditionKernel.learn(points, [r.condition for r in requests], store)
+    kinship = kernel.between(points, points)
+    off = dict.fromkeys(("shared", "shift", "components", "features:text"), 0.0)
+    alone = kinship(THETA | off | {"linear:text": 1.0, "interactions": 0.0})
+    np.testing.assert_allclose(alone, alone.T, atol=1e-12)
+    assert np.linalg.eigvalsh(alone).min() > -1e-9
+    assert (alone < 0).any()
+    both = kinship(THETA | off | {"linear:text": 1.0})
+    plain = kinship(THETA | off | {"linear:text": 0.0})
+    np.testing.assert_allclose(both, alone + plain)
+
+
 @pytest.mark.parametrize("labels", [LABELS[1:2], LABELS[4:6], LABELS[:1]])
 def test_points_compared_among_few_are_compared_as_among_all(labels):
     """Whatever is asked together, its prior is the same: also where all doses are one."""

@@ -180,6 +180,16 @@ def test_a_dose_is_left_out_between_others_or_above_them():
         assert {i for fold in folds for i in fold.removed} == expected
 
 
+def test_a_dose_is_left_out_of_names_that_keep_as_many_as_others_have():
+    """As one has of which a dose is asked; where all have as many, all are left out."""
+    whole = [row(f"{name}:{dose}") for name in "AC" for dose in (0.1, 1, 3, 10)]
+    shorter = [row(f"D:{dose}") for dose in (0.1, 1, 3)]
+    for question, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
+        for rows in (whole, [*whole, *shorter], [*whole, *shorter, row("E:3")]):
+            folds = folds_of(question, rows, n_folds=2, seed=0)
+            assert {i for fold in folds for i in fold.asked} == expected
+
+
 @pytest.mark.parametrize(
     ("question", "rows"),
     [

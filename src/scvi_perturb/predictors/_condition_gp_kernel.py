@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from scvi_perturb.predictors._similarity import ModalityKernel, names_in
+from scvi_perturb.predictors._similarity import LinearKernel, ModalityKernel, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     #: Hyperparameters by name.
     Theta: TypeAlias = Mapping[str, float]
 
-__all__ = ["FEATURES", "ConditionKernel", "Kinship"]
+__all__ = ["FEATURES", "LINEAR", "ConditionKernel", "Kinship"]
 
-#: Before the name of a modality, the name of its weight.
+#: Before the name of a modality, the name of its weight: of similarity, and of products.
 FEATURES: Final = "features:"
+LINEAR: Final = "linear:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class ConditionKernel:
     ----------
     features
         What is known about perturbations, or None.
-    modalities
-        Kernel of each modality.
+    modalities, linear
+        Kernels of each modality; linear ones of those that may be negative.
     dose
         Geometric mean dose, the unit of doses.
     distance
@@ -47,6 +48,7 @@ class ConditionKernel:
 
     features: PerturbationFeatures | None
     modalities: dict[str, ModalityKernel]
+    linear: dict[str, LinearKernel]
     dose: float
     distance: float
 
@@ -58,18 +60,21 @@ class ConditionKernel:
         features: PerturbationFeatures | None,
     ) -> ConditionKernel:
         """Learn from training points, which are `conditions` in contexts."""
-        modalities = {}
+        modalities, linear = {}, {}
         if features is not None:
             for modality, (values, mask) in features.table(names_in(conditions)).items():
                 if mask.any():
                     every = features.frame(modality).to_numpy()
                     modalities[modality] = ModalityKernel.learn(every, values[mask])
+                    if modalities[modality].width is not None:
+                        linear[modality] = LinearKernel.learn(values[mask])
         squared = points.contexts.squared_distances(points.contexts)
         apart = squared[np.triu_indices(len(squared), 1)]
         apart = apart[np.isfinite(apart) & (apart > 0)]
         return cls(
             features,
             modalities,
+            linear,
             dose=float(np.exp(np.log(points.doses).mean())),
             distance=float(np.median(apart)) if apart.size else 1.0,
         )
@@ -86,8 +91,9 @@ class ConditionKernel:
         same_kind = kinds[0][:, None] == kinds[1][None, :]
         same_name = np.array(names[0])[:, None] == np.array(names[1])[None, :]
         alike = {
-            FEATURES + modality: self._alike(modality, names[0], names[1]) * same_kind
-            for modality in self.modalities
+            kind + modality: self._alike(modality, kernel, names[0], names[1]) * same_kind
+            for kind, kernels in ((FEATURES, self.modalities), (LINEAR, self.linear))
+            for modality, kernel in kernels.items()
         }
         logs = [np.log(points.doses / self.dose) for points in (left, right)]
         times = [np.log1p(points.times) for points in (left, right)]
@@ -100,14 +106,20 @@ class ConditionKernel:
             squared=left.contexts.squared_distances(right.contexts) / self.distance,
         )
 
-    def _alike(self, modality: str, left: Sequence[str], right: Sequence[str]) -> Floats:
+    def _alike(
+        self,
+        modality: str,
+        kernel: ModalityKernel | LinearKernel,
+        left: Sequence[str],
+        right: Sequence[str],
+    ) -> Floats:
         """Return the similarity of names in a modality; 0 where one of them lacks it."""
         if self.features is None:
             return np.zeros((len(left), len(right)))
         of_left, has_left = self.features.table(left)[modality]
         of_right, has_right = self.features.table(right)[modality]
         both = has_left[:, None] & has_right[None, :]
-        return np.where(both, self.modalities[modality](of_left, of_right), 0.0)
+        return np.where(both, kernel(of_left, of_right), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +131,8 @@ class Kinship:
     left, right
         The points.
     alike
-        Similarities of the parts of both: "components" (the same name and kind) and those of each
-        modality, `(n_left_parts, n_right_parts)`.
+        Similarities of the parts of both: "components" (the same name and kind), those of each
+        modality and its products, `(n_left_parts, n_right_parts)`.
     log_doses
         Natural logarithm of the doses of the parts of both, in units of the mean dose; None if all
         are that dose.
@@ -178,7 +190,8 @@ class Kinship:
 
         The similarity of two unordered pairs is the sum over both ways to match their components.
         """
-        parts = dose * (1 + sum(self.alike.values())) / (1 + len(self.alike))
+        alike = [own for name, own in self.alike.items() if not name.startswith(LINEAR)]
+        parts = dose * (1 + sum(alike)) / (1 + len(alike))
         within = self.left.holds @ parts  # (n_left, n_right_parts)
         across = self.right.holds @ parts.T  # (n_right, n_left_parts)
         total = self._summed(parts) ** 2 + self._summed(parts**2)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from scvi_perturb.predictors._condition_gp_kernel import ConditionKernel
-from scvi_perturb.predictors._condition_gp_outputs import Outputs
-from scvi_perturb.predictors._condition_gp_points import Contexts, Points
+from scvi_perturb.predictors._condition_gp_points import Points
+from scvi_perturb.predictors._condition_gp_search import Search
 from scvi_perturb.predictors._condition_gp_signal import calibration
 from scvi_perturb.predictors._condition_gp_spectrum import Spectrum
-from scvi_perturb.predictors._condition_gp_tune import tuned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,56 +19,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.features import PerturbationFeatures
+    from scvi_perturb.predictors._condition_gp_outputs import Outputs
+    from scvi_perturb.predictors._condition_gp_points import Contexts
+    from scvi_perturb.predictors._condition_gp_rows import Rows
+    from scvi_perturb.predictors._condition_gp_scale import Scale
     from scvi_perturb.predictors._condition_gp_signal import Tune
     from scvi_perturb.predictors._condition_gp_tune import Fitted
     from scvi_perturb.predictors._requests import Request
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["Answer", "Posterior", "Rows"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What is learned from.
-
-    Parameters
-    ----------
-    requests
-        Condition and context of each row.
-    changes
-        Changes from control, `(n_rows, n_genes)`.
-    variances
-        Their sampling variances, or None where these are not known.
-    n_each
-        Number of rows of data that each change is the mean of, `(n_rows,)`.
-    contexts
-        All contexts of which a control is known.
-    members
-        Rows of each group that is left out together.
-    """
-
-    requests: list[Request]
-    changes: Floats
-    variances: Floats | None
-    n_each: Floats
-    contexts: Contexts
-    members: list[NDArray[np.intp]]
-
-    def tuning(self, most: int) -> tuple[NDArray[np.intp], list[NDArray[np.intp]]]:
-        """Return at most `most` rows, whole groups as far as possible, and their groups."""
-        if len(self.requests) <= most:
-            return np.arange(len(self.requests)), self.members
-        order = np.random.default_rng(0).permutation(len(self.members))
-        chosen: list[NDArray[np.intp]] = []
-        for i in order.tolist():
-            room = most - sum(map(len, chosen))
-            if room < min(len(self.members[i]), most // 2):
-                break
-            chosen.append(self.members[i][:room])
-        ends = np.cumsum([len(rows) for rows in chosen])
-        members = [np.arange(end - len(rows), end) for rows, end in zip(chosen, ends, strict=True)]
-        return np.concatenate(chosen), members
+__all__ = ["Answer", "Posterior"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +55,8 @@ class Posterior:
 
     Parameters
     ----------
-    kernel, points, outputs, fitted
-        What was learned.
+    kernel, points, scale, outputs, fitted
+        What was learned; outputs are changes on the scale.
     weights
         A kernel to the training points times these is the mean of outputs, `(n_rows, n_outputs)`.
     calibration
@@ -106,6 +66,7 @@ class Posterior:
 
     kernel: ConditionKernel
     points: Points
+    scale: Scale
     outputs: Outputs
     fitted: Fitted
     weights: Floats
@@ -120,35 +81,32 @@ class Posterior:
         tune: Tune,
         n_components: int | None,
         n_tuning: int,
+        pseudocounts: Sequence[float],
     ) -> Posterior:
-        """Choose hyperparameters on some rows, and fit all.
+        """Choose hyperparameters and the scale on some rows, and fit all.
 
-        Where there is one group alone, nothing can be left out: the marginal likelihood decides.
+        Where there is one group alone, nothing can be left out: the marginal likelihood decides,
+        and the scale is that of the first pseudocount.
         """
         points = Points.of(rows.requests, rows.contexts)
         conditions = [request.condition for request in rows.requests]
         kernel = ConditionKernel.learn(points, conditions, features)
-        outputs = Outputs.of(
-            rows.changes, rows.variances, n_rows_each=rows.n_each, n_components=n_components
-        )
-        chosen, members = rows.tuning(n_tuning)
-        criterion: Tune = tune if len(members) > 1 else "marginal"
-        some = Points.of([rows.requests[i] for i in chosen], rows.contexts)
-        fitted = tuned(
-            kernel.between(some, some), outputs.subset(chosen), members=members, tune=criterion
-        )
+        search = Search.of(rows, kernel, tune=tune, n_components=n_components, n_tuning=n_tuning)
+        scale, outputs, fitted = search.best(pseudocounts)
+        chosen, members = search.chosen, search.members
         stated = calibration(fitted.spectrum, outputs.subset(chosen), fitted.signal, members)
         if len(chosen) < len(rows.requests):
             within = kernel.between(points, points)(fitted.theta) / fitted.unit
             spectrum = Spectrum.of(within, outputs.row_noise, outputs.values)
             fitted = replace(fitted, spectrum=spectrum)
         weights = fitted.spectrum.weights(fitted.signal.ratios)
-        return cls(kernel, points, outputs, fitted, weights, stated)
+        return cls(kernel, points, scale, outputs, fitted, weights, stated)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """Names and values of the hyperparameters."""
         return dict(self.fitted.theta) | {
+            "pseudocount": self.scale.pseudocount,
             "ratio": self.ratio,
             "calibration": self.calibration,
         }
@@ -168,12 +126,16 @@ class Posterior:
                 contexts = known.with_unknown(request.context for request in requests)
         return Points.of(requests, contexts)
 
-    def mean(self, points: Points) -> Floats:
-        """Return predicted changes alone, `(n, n_genes)`."""
-        return self.outputs.genes(self._to_training(points) @ self.weights)
+    def mean(self, points: Points, controls: Floats) -> Floats:
+        """Return predicted changes alone, from control profiles, both `(n, n_genes)`."""
+        made = self.outputs.genes(self._to_training(points) @ self.weights)
+        return self.scale.back(made, controls)
 
-    def at(self, points: Points) -> Answer:
-        """Return the posterior at points."""
+    def at(self, points: Points, controls: Floats) -> Answer:
+        """Return the posterior at points, of changes from control profiles, `(n, n_genes)`.
+
+        Standard deviations are brought back from the scale to first order.
+        """
         signal, outputs = self.fitted.signal, self.outputs
         kernel = self._to_training(points)
         prior = np.diagonal(self._within(points))[:, None]
@@ -185,9 +147,9 @@ class Posterior:
             # what is peculiar to a condition is not to be told from its noise
             left = left + signal.scales * signal.ratios
         variances = self.calibration * outputs.gene_variances(left) + outputs.rest
-        return Answer(
-            outputs.genes(kernel @ self.weights), np.sqrt(variances), np.clip(novelty, 0.0, 1.0)
-        )
+        mean = self.scale.back(outputs.genes(kernel @ self.weights), controls)
+        std = np.sqrt(variances) / self.scale.steepness(controls + mean)
+        return Answer(mean, std, np.clip(novelty, 0.0, 1.0))
 
     def covariance(self, points: Points) -> tuple[Floats, Floats, Floats]:
         """Return posterior and prior covariance of points, and the prior variance of genes."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["Signal", "Tune", "calibration", "fit_signal"]
+__all__ = ["Signal", "Tune", "calibration", "fit_signal", "left_out"]
 
 #: "loo": least squared error of what is left out; "marginal": largest marginal likelihood.
 Tune = Literal["loo", "marginal"]
@@ -90,6 +90,15 @@ def fit_signal(
         residuals = spectrum.left_out(float(ratio), members, ratios == ratio)
         error += float(weights @ (residuals**2).sum(axis=1))
     return Signal(scales, ratios, error / outputs.values.size)
+
+
+def left_out(spectrum: Spectrum, signal: Signal, members: Sequence[NDArray[np.intp]]) -> Floats:
+    """Return the residuals of outputs when the group of a row is left out, `(n, n_outputs)`."""
+    made = np.empty(spectrum.rotated.shape)
+    for ratio in np.unique(signal.ratios):
+        here = signal.ratios == ratio
+        made[:, here] = spectrum.left_out(float(ratio), members, here)
+    return made
 
 
 def calibration(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.predictors._condition_gp_kernel import FEATURES
+from scvi_perturb.predictors._condition_gp_kernel import FEATURES, LINEAR
 from scvi_perturb.predictors._condition_gp_signal import Signal, fit_signal
 from scvi_perturb.predictors._condition_gp_spectrum import Spectrum
 
@@ -76,7 +76,7 @@ def grids(
 ) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
     """Return where to start, and the values to choose from of what the data can tell."""
     points = kinship.left
-    modalities = [name for name in kinship.alike if name.startswith(FEATURES)]
+    modalities = [name for name in kinship.alike if name.startswith((FEATURES, LINEAR))]
     combined = bool((points.sizes > 1).any())
     # rows in which each name of a kind occurs, at any dose
     occurring = kinship.alike["components"] @ np.asarray(points.holds.sum(axis=0)).ravel()
@@ -169,7 +169,7 @@ def _starts(
 
 
 def _is_weight(name: str) -> bool:
-    return name in ("shared", "shift", "components") or name.startswith(FEATURES)
+    return name in ("shared", "shift", "components") or name.startswith((FEATURES, LINEAR))
 
 
 def _any_weight(theta: Theta) -> bool:

@@ -116,7 +116,9 @@ def folds_of(
 
     Contexts are left out one at a time, for `unseen_context`, if there are twice `n_folds` of them
     at most; else, and for other questions, rows, conditions or names are dealt to `n_folds` at
-    random. Folds that leave nothing to ask, or nothing to learn from, are dropped.
+    random. Of doses those alone, if there are any, without which their name still has as many as
+    another name of training: as one has of which a dose is asked. Folds that leave nothing to ask,
+    or nothing to learn from, are dropped.
     """
     groups = _groups(question, rows)
     n = len(groups) if question == "unseen_context" and len(groups) <= 2 * n_folds else n_folds
@@ -160,15 +162,32 @@ def _groups(question: Question, rows: Sequence[Request]) -> list[list[int]]:
             found.setdefault(key, []).append(i)
     if question not in ("dose", "dose_beyond"):
         return list(found.values())
-    doses = Seen.of(rows).doses
-    inner: list[list[int]] = []
-    for members in found.values():
-        (part,) = rows[members[0]].condition.components
-        low, high = doses[part.name, part.kind]
-        wanted = low < part.dose < high if question == "dose" else low < part.dose == high
-        if wanted:
-            inner.append(members)
-    return inner
+    ranges = Seen.of(rows).doses
+
+    def wanted(place: int) -> bool:
+        (part,) = rows[place].condition.components
+        low, high = ranges[part.name, part.kind]
+        return low < part.dose < high if question == "dose" else low < part.dose == high
+
+    return _like_asked([own for own in found.values() if wanted(own[0])], rows)
+
+
+def _like_asked(groups: list[list[int]], rows: Sequence[Request]) -> list[list[int]]:
+    """Keep the doses without which their name has as many as some other name has.
+
+    A name of which a dose will be asked has fewer than one of which all were measured. If it has
+    to do with even fewer, it is predicted worse than what is asked, and errors look too large.
+    """
+    seen: dict[tuple[str, str], set[float]] = {}
+    for part in (part for row in rows for part in row.condition.components):
+        seen.setdefault((part.name, part.kind), set()).add(part.dose)
+    fewest = min((len(own) for own in seen.values() if len(own) > 1), default=0)
+
+    def left(group: list[int]) -> int:
+        (part,) = rows[group[0]].condition.components
+        return len(seen[part.name, part.kind]) - 1
+
+    return [own for own in groups if left(own) >= fewest] or groups
 
 
 def _keys(question: Question, row: Request) -> Iterable[Hashable]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Parts: TypeAlias = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 __all__ = [
+    "LinearKernel",
     "ModalityKernel",
     "Similarity",
     "covered",
@@ -145,6 +146,36 @@ class ModalityKernel:
             return tanimoto(left, right, sets=self.sets)
         squared = cdist(left.astype(np.float64), right.astype(np.float64), "sqeuclidean")
         return np.exp(-squared / (2 * self.width**2))
+
+
+@dataclass(frozen=True, slots=True)
+class LinearKernel:
+    """Products of centred features, 1 on average over the training rows with themselves.
+
+    Parameters
+    ----------
+    centre
+        Mean of the training rows, `(d,)`.
+    size
+        Mean squared length of the centred rows.
+    """
+
+    centre: NDArray[np.float64]
+    size: float
+
+    @classmethod
+    def learn(cls, known: NDArray[np.float32]) -> LinearKernel:
+        """Learn from the rows of training, `(n, d)`."""
+        centre = known.mean(axis=0, dtype=np.float64)
+        size = float(((known - centre) ** 2).sum(axis=1).mean())
+        return cls(centre, size if size > 0 else 1.0)
+
+    def __call__(
+        self, left: NDArray[np.float32], right: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the products of rows, `(n_left, n_right)`."""
+        made: NDArray[np.float64] = (left - self.centre) @ (right - self.centre).T / self.size
+        return made
 
 
 def weighted_mean(parts: Parts, weights: Mapping[str, float]) -> NDArray[np.float64]:
