@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,9 @@ def test_noise_is_that_of_both_ends_on_the_scale():
     np.testing.assert_allclose(changes, scale.changes(CHANGES, CONTROLS))
     np.testing.assert_allclose(variances, noise[0] * slopes[0] ** 2 + noise[1] * slopes[1] ** 2)
     np.testing.assert_allclose(rows.on(LOG1P)[1], noise.sum(axis=0))
+    changes, variances = replace(rows, noise=None).on(scale)
+    np.testing.assert_allclose(changes, scale.changes(CHANGES, CONTROLS))
+    assert variances is None
 
 
 def test_another_scale_has_to_be_clearly_better():

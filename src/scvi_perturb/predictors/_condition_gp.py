@@ -95,7 +95,7 @@ class ConditionGP(MeanPredictor):
     that changes lead to are scaled to counts that sum to ten thousand.
 
     Time grows with the cube of the number of rows and memory with its square: 5,000 rows of 2,000
-    genes take less than a minute of one core and 2.5 GB. Hyperparameters are tuned on at most
+    genes take less than a minute of one core and 2.7 GB. Hyperparameters are tuned on at most
     `n_tuning` rows, whole groups drawn at random. There are no inducing points: beyond 10,000 rows
     (four times the memory, eight times the time) take a subset of conditions.
 
@@ -124,7 +124,7 @@ class ConditionGP(MeanPredictor):
         where profiles are `log(x + 1)`. A small one is right where effects are factors also of
         weakly expressed genes, as those of pairs often are; it lets in more of their noise. None
         takes 1, unless 0.3 or 0.1 predict what is left out clearly better (paired t-test over
-        groups, 2.5 %). Of use for `profile="pseudobulk"` alone.
+        groups, 2.5 %), where noise is known. Of use for `profile="pseudobulk"` alone.
     profile
         What the mean of a population is; see `MeanPredictor`. The noise of "effects" is not known:
         the ratio of noise to signal of each component is a hyperparameter too, and `std` contains
@@ -234,9 +234,11 @@ class ConditionGP(MeanPredictor):
 
     def _pseudocounts(self) -> tuple[float, ...]:
         """Return those to choose from; other profiles than of summed counts are what they are."""
-        if self.profile != "pseudobulk" or self.profiles.variances is None:
+        if self.profile != "pseudobulk":
             return (1.0,)
-        return PSEUDOCOUNTS if self.pseudocount is None else (self.pseudocount,)
+        if self.pseudocount is not None:
+            return (self.pseudocount,)
+        return PSEUDOCOUNTS if self.profiles.variances is not None else (1.0,)
 
     def _rows(self, requests: list[Request]) -> Rows:
         """Gather what is learned from."""

@@ -54,16 +54,13 @@ class Rows:
 
     def on(self, scale: Scale) -> tuple[Floats, Floats | None]:
         """Return changes on a scale, and their sampling variances there, to first order."""
-        if self.noise is None:
-            return self.changes, None
-        reached, start = self.noise
         if self.controls is None:
-            return self.changes, reached + start
-        variances = (
-            reached * scale.steepness(self.controls + self.changes) ** 2
-            + start * scale.steepness(self.controls) ** 2
-        )
-        return scale.changes(self.changes, self.controls), variances
+            return self.changes, None if self.noise is None else self.noise[0] + self.noise[1]
+        changes = scale.changes(self.changes, self.controls)
+        if self.noise is None:
+            return changes, None
+        reached = self.noise[0] * scale.steepness(self.controls + self.changes) ** 2
+        return changes, reached + self.noise[1] * scale.steepness(self.controls) ** 2
 
     def tuning(self, most: int) -> tuple[NDArray[np.intp], list[NDArray[np.intp]]]:
         """Return at most `most` rows, whole groups as far as possible, and their groups."""
