@@ -57,16 +57,17 @@ def test_noise_is_that_of_both_ends_on_the_scale():
 
 
 def test_another_scale_has_to_be_clearly_better():
+    some, least = Scale(0.3), Scale(0.1)
     first = 1 + RNG.random(20)
     gain = 0.1 + 0.1 * RNG.normal(size=20)
-    assert clearly_better({1.0: first, 0.3: first - gain, 0.1: first - 2 * gain}) == 0.1
-    assert clearly_better({1.0: first, 0.3: first + gain}) == 1.0
+    assert clearly_better({LOG1P: first, some: first - gain, least: first - 2 * gain}) == least
+    assert clearly_better({LOG1P: first, some: first + gain}) == LOG1P
     # Better on average, by one group of twenty that differ.
     lucky = np.r_[3.0, -0.05 + 0.02 * RNG.normal(size=19)]
     assert lucky.mean() > 0
-    assert clearly_better({1.0: first, 0.3: first - lucky}) == 1.0
-    assert clearly_better({1.0: first[:1], 0.3: first[:1] - 1}) == 1.0
-    assert clearly_better({1.0: first, 0.3: first}) == 1.0
+    assert clearly_better({LOG1P: first, some: first - lucky}) == LOG1P
+    assert clearly_better({LOG1P: first[:1], some: first[:1] - 1}) == LOG1P
+    assert clearly_better({LOG1P: first, some: first}) == LOG1P
 
 
 def poisson_screen(combine, n_genes=200, n_cells=400, depth=2_000):

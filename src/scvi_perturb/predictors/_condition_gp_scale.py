@@ -77,7 +77,7 @@ class Scale:
 LOG1P: Final = Scale()
 
 
-def clearly_better(errors: Mapping[float, Floats]) -> float:
+def clearly_better(errors: Mapping[Scale, Floats]) -> Scale:
     """Return the choice of least error among those that are clearly better than the first.
 
     Clearly: the mean difference over groups is above zero by a paired t-test at 2.5 %. So few

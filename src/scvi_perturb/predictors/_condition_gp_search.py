@@ -11,7 +11,7 @@ from scvi_perturb.predictors._closure import closed
 from scvi_perturb.predictors._condition_gp_outputs import Outputs
 from scvi_perturb.predictors._condition_gp_points import Points
 from scvi_perturb.predictors._condition_gp_scale import Scale, clearly_better
-from scvi_perturb.predictors._condition_gp_signal import left_out
+from scvi_perturb.predictors._condition_gp_signal import left_out, row_weights
 from scvi_perturb.predictors._condition_gp_tune import fit, tuned
 
 if TYPE_CHECKING:
@@ -81,19 +81,17 @@ class Search:
         fitted = self._tuned(outputs)
         if len(pseudocounts) == 1 or len(self.members) < 2:
             return first, outputs, fitted
-        signal = outputs.gene_variances(fitted.signal.scales[None, :]).mean()
-        precision = 1 / (signal + self._noise(first))
-        errors = {first.pseudocount: self._errors(first, outputs, fitted, precision)}
-        for other in map(Scale, pseudocounts[1:]):
-            found = self._outputs(other)
+        weights = row_weights(outputs.subset(self.chosen), float(fitted.signal.scales.mean()))
+        errors = {first: self._errors(first, outputs, fitted, weights)}
+        others = {scale: self._outputs(scale) for scale in map(Scale, pseudocounts[1:])}
+        for scale, found in others.items():
             again = fit(fitted.theta, self.kinship, found.subset(self.chosen),
                         members=self.members, tune=self.tune)  # fmt: skip
-            errors[other.pseudocount] = self._errors(other, found, again, precision)
-        scale = Scale(clearly_better(errors))
-        if scale == first:
+            errors[scale] = self._errors(scale, found, again, weights)
+        best = clearly_better(errors)
+        if best == first:
             return first, outputs, fitted
-        outputs = self._outputs(scale)
-        return scale, outputs, self._tuned(outputs)
+        return best, others[best], self._tuned(others[best])
 
     def _outputs(self, scale: Scale) -> Outputs:
         changes, variances = self.rows.on(scale)
@@ -105,22 +103,16 @@ class Search:
         some = outputs.subset(self.chosen)
         return tuned(self.kinship, some, members=self.members, tune=self.tune)
 
-    def _noise(self, scale: Scale) -> Floats:
-        """Return the mean noise variance of the genes of each row, `(n_chosen,)`."""
-        _, variances = self.rows.on(scale)
-        if variances is None:
-            return np.zeros(len(self.chosen))
-        made: Floats = variances[self.chosen].mean(axis=1)
-        return made
-
-    def _errors(self, scale: Scale, outputs: Outputs, fitted: Fitted, precision: Floats) -> Floats:
+    def _errors(self, scale: Scale, outputs: Outputs, fitted: Fitted, weights: Floats) -> Floats:
         """Return squared errors of profiles when a group is left out, `(n_groups,)`."""
         some, chosen = outputs.subset(self.chosen), self.chosen
-        predicted = some.genes(some.values - left_out(fitted.spectrum, fitted.signal, self.members))
+        predicted = some.genes(
+            some.values - left_out(fitted.spectrum, fitted.signal.ratios, self.members)
+        )
         controls = self.rows.controls
         if controls is not None:
             predicted = scale.back(predicted, controls[chosen])
             if self.rows.are_shares:
                 predicted = closed(predicted, controls[chosen])
-        squared = precision * ((predicted - self.rows.changes[chosen]) ** 2).sum(axis=1)
+        squared = weights * ((predicted - self.rows.changes[chosen]) ** 2).sum(axis=1)
         return np.array([squared[own].sum() for own in self.members])

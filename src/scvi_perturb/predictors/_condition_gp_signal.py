@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["Signal", "Tune", "calibration", "fit_signal", "left_out"]
+__all__ = ["Signal", "Tune", "calibration", "fit_signal", "left_out", "row_weights"]
 
 #: "loo": least squared error of what is left out; "marginal": largest marginal likelihood.
 Tune = Literal["loo", "marginal"]
@@ -84,19 +84,16 @@ def fit_signal(
     ratios = _rounded(noise * outputs.noise / scales)
     if tune == "marginal":
         return Signal(scales, ratios, float(spectrum.surprise(scales, ratios).mean()))
-    weights = _row_weights(outputs, float(scales.mean()))
-    error = 0.0
-    for ratio in np.unique(ratios):
-        residuals = spectrum.left_out(float(ratio), members, ratios == ratio)
-        error += float(weights @ (residuals**2).sum(axis=1))
+    squared = left_out(spectrum, ratios, members) ** 2
+    error = float(row_weights(outputs, float(scales.mean())) @ squared.sum(axis=1))
     return Signal(scales, ratios, error / outputs.values.size)
 
 
-def left_out(spectrum: Spectrum, signal: Signal, members: Sequence[NDArray[np.intp]]) -> Floats:
+def left_out(spectrum: Spectrum, ratios: Floats, members: Sequence[NDArray[np.intp]]) -> Floats:
     """Return the residuals of outputs when the group of a row is left out, `(n, n_outputs)`."""
     made = np.empty(spectrum.rotated.shape)
-    for ratio in np.unique(signal.ratios):
-        here = signal.ratios == ratio
+    for ratio in np.unique(ratios):
+        here = ratios == ratio
         made[:, here] = spectrum.left_out(float(ratio), members, here)
     return made
 
@@ -130,7 +127,7 @@ def _moments(outputs: Outputs, diagonal: Floats) -> Floats:
     noise = np.zeros(outputs.values.shape[1]) if outputs.noise is None else outputs.noise
     excess = outputs.values**2 - outputs.row_noise[:, None] * noise
     mean = max(float(excess.mean()), 0.0)
-    weights = _row_weights(outputs, mean) ** 2
+    weights = row_weights(outputs, mean) ** 2
     found = np.maximum(weights @ excess / (weights @ diagonal), 0.0)
     if outputs.axes is None:
         n_rows = len(outputs.values)
@@ -139,7 +136,7 @@ def _moments(outputs: Outputs, diagonal: Floats) -> Floats:
     return np.maximum(found, max(least, 1e-12))
 
 
-def _row_weights(outputs: Outputs, signal: float) -> Floats:
+def row_weights(outputs: Outputs, signal: float) -> Floats:
     """Return the weight of each row's square: less where noise is more; the mean is 1."""
     noise = 0.0 if outputs.noise is None else float(outputs.noise.mean())
     spread = signal + outputs.row_noise * noise
