@@ -9,7 +9,7 @@ import numpy as np
 
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb.data import expected_profile
-from scvi_perturb.data._simulate_truth import Truth
+from scvi_perturb.data.simulate.screen import Truth
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scvi_perturb.data import Condition
-from scvi_perturb.data._simulate_truth import Truth
+from scvi_perturb.data.simulate.screen import Truth
 from scvi_perturb.generative import nb_log_prob
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.metrics import Matrix
-    from scvi_perturb.model._base import PerturbationModel
+    from scvi_perturb.model.base.model import PerturbationModel
 
 #: Models by the name on the command line: a class of `scvi_perturb.model`, and what is chosen.
 MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {

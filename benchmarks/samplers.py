@@ -23,7 +23,7 @@ from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._random import generator
 from scvi_perturb.benchmark import markdown_table
 from scvi_perturb.data import SimulatorConfig, simulate_screen
-from scvi_perturb.model._held_out import latent_energy
+from scvi_perturb.model.latent.fit import latent_energy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

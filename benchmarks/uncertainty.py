@@ -25,8 +25,8 @@ from scvi_perturb.benchmark import ModelPredictor, markdown_table
 from scvi_perturb.data import sample_truth
 from scvi_perturb.metrics import calibration_error, log_normalize, randomized_pit
 from scvi_perturb.predictors import StackedMean
-from scvi_perturb.predictors._profiles import TrainingProfiles
-from scvi_perturb.predictors._requests import parse_requests
+from scvi_perturb.predictors.profiles import TrainingProfiles
+from scvi_perturb.predictors.request import parse_requests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

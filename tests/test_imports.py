@@ -18,7 +18,8 @@ LAYERS = NUMERICS | {"nn"}
 TENSORS = LAYERS | {"_compat", "module"}
 KNOWLEDGE = BASE | {"features"}
 SCREENS = KNOWLEDGE | {"_compat", "data"}
-MODELS = TENSORS | SCREENS | {"train", "predictors", "metrics"}
+CONDITIONS = SCREENS | {"similarity"}
+MODELS = TENSORS | CONDITIONS | {"train", "predictors", "metrics"}
 JUDGE = MODELS | {"model"}
 VERBS = JUDGE | {"benchmark"}
 ALLOWED = {
@@ -30,7 +31,8 @@ ALLOWED = {
     "train": TENSORS,
     "features": BASE,
     "data": SCREENS - {"data"},
-    "predictors": SCREENS,
+    "similarity": SCREENS,
+    "predictors": CONDITIONS,
     "metrics": {"_constants", "_errors", "_normalize"},
     "model": MODELS,
     "benchmark": JUDGE,

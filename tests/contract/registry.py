@@ -22,7 +22,7 @@ from scvi_perturb.generative import SAMPLERS, SOLVERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scvi_perturb.model._base import PerturbationModel
+    from scvi_perturb.model.base.model import PerturbationModel
 
 __all__ = ["MODELS", "ModelCase"]
 

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pytest
 
-from scvi_perturb.model import _draw
+from scvi_perturb.model.base import draw as _draw
 from tests.contract._screens import NEW_PAIR, SINGLE, dense
 
 ASKED = [SINGLE, NEW_PAIR]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._condition import Component, Condition
+from scvi_perturb.data.condition import Component, Condition
 
 NAMES = st.text(alphabet="ABCabc019-_. ()", min_size=1, max_size=6).map(str.strip).filter(bool)
 DOSES = st.floats(1e-6, 1e6)

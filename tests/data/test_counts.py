@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._counts import check_raw_counts, holds_counts
+from scvi_perturb.data.reader import check_raw_counts, holds_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,11 +16,10 @@ import pooch
 import pytest
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import _datasets
-from scvi_perturb.data._dataset_registry import DATASETS
-from scvi_perturb.data._datasets import list_datasets, load_dataset
-from scvi_perturb.data._keys import ConditionKeys
-from scvi_perturb.data._table import encode_obs
+from scvi_perturb.data import datasets as _datasets
+from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.datasets import DATASETS, list_datasets, load_dataset
+from scvi_perturb.data.keys import ConditionKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Condition, ConditionKeys, ConditionTable, encode_labels
-from scvi_perturb.data._fields import CountsField, LabelField, LibraryField, PerturbationField
+from scvi_perturb.data.fields import CountsField, LabelField, LibraryField, PerturbationField
 
 KEYS = ConditionKeys("perturbation", dose="dose")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._matching import LEVELS, group_controls, match_controls
+from scvi_perturb.data.matching import LEVELS, group_controls, match_controls
 
 
 def _screen(n: int = 600, seed: int = 0) -> tuple[np.ndarray, ...]:

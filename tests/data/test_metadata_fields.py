@@ -14,16 +14,18 @@ from scvi.data import AnnDataManager
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import ConditionKeys, ConditionTable, ScreenReader
-from scvi_perturb.data._fields import (
+from scvi_perturb.data.fields import (
     CountsField,
     LabelField,
+    MetadataField,
     NoPerturbationField,
     PerturbationField,
     ValuesField,
+    encode_metadata,
+    is_numeric,
 )
-from scvi_perturb.data._metadata_fields import MetadataField, encode_metadata, is_numeric
 
-LOGGER = "scvi_perturb.data._metadata_fields"
+LOGGER = "scvi_perturb.data.fields"
 
 
 def screen(n=3, x=None, **columns):

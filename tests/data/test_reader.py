@@ -11,8 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data import AnnDataManager
 
-from scvi_perturb.data import ConditionKeys, ScreenReader, _reader, read_rows
-from scvi_perturb.data._fields import CountsField, LabelField, LibraryField, PerturbationField
+from scvi_perturb.data import ConditionKeys, ScreenReader, read_rows
+from scvi_perturb.data import reader as _reader
+from scvi_perturb.data.fields import CountsField, LabelField, LibraryField, PerturbationField
 
 N_CELLS, N_GENES = 12, 5
 #: In no order, with repetitions.

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._keys import ConditionKeys
-from scvi_perturb.data._splits import SplitOptions, split
-from scvi_perturb.data._table import encode_obs
+from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.split.kinds import SplitOptions, split
 
 
 def read(data_dir, name):

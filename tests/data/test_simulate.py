@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.data._counts import check_raw_counts
-from scvi_perturb.data._keys import ConditionKeys
-from scvi_perturb.data._simulate import simulate_screen
-from scvi_perturb.data._simulate_config import SimulatorConfig
-from scvi_perturb.data._simulate_oracle import (
+from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.reader import check_raw_counts
+from scvi_perturb.data.simulate.config import SimulatorConfig
+from scvi_perturb.data.simulate.oracle import (
     expected_profile,
     perturbation_features,
     sample_truth,
     state_shift,
     true_effect,
 )
-from scvi_perturb.data._table import encode_obs
+from scvi_perturb.data.simulate.screen import simulate_screen
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb._errors import LeakError
-from scvi_perturb.data._splits import Split, SplitOptions, split
+from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import KINDS, screen
 
 LABELS = ["control", "A", "B", "C", "D", "A+B", "C+D"]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb._errors import LeakError, SchemaError
-from scvi_perturb.data._keys import ConditionKeys
-from scvi_perturb.data._splits import Split, SplitOptions, split
+from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import screen
 
 PAIRS = ["A+B", "B+C", "A+C", "C+D", "E+F", "A+G", "G+H"]

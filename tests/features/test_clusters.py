@@ -9,7 +9,7 @@ from scipy.spatial.distance import pdist
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.features import PerturbationFeatures, cluster_perturbations, murcko_scaffolds
-from scvi_perturb.features._clusters import _distances
+from scvi_perturb.features.clusters import _distances
 
 
 def parts(clusters):

@@ -9,7 +9,7 @@ import pytest
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.features import PerturbationFeatures, molecular_descriptors
-from scvi_perturb.predictors._similarity import ModalityKernel
+from scvi_perturb.similarity.kernels import ModalityKernel
 
 SMILES = {"ethanol": "CCO", "methane": "C", "phenol": "Oc1ccccc1", "glycol": "OCCO"}
 NEEDED = "molecules need RDKit, which the extra 'chem' installs"

@@ -14,7 +14,7 @@ from scvi_perturb.features import (
     molecular_fingerprints,
     morgan_fingerprints,
 )
-from scvi_perturb.features._fingerprints import FingerprintKind
+from scvi_perturb.features.molecules import FingerprintKind
 
 KINDS = get_args(FingerprintKind)
 SMILES = {"ethanol": "CCO", "ether": "COC", "benzene": "c1ccccc1", "phenol": "Oc1ccccc1"}

@@ -6,7 +6,9 @@ import scipy.stats
 import torch
 from scipy import sparse
 
-from scvi_perturb.generative import _count_draws, _counts, sample_counts
+from scvi_perturb.generative import counts as _count_draws
+from scvi_perturb.generative import counts as _counts
+from scvi_perturb.generative import sample_counts
 
 #: Means and inverse dispersions on both sides of every switch between methods.
 LAWS = [

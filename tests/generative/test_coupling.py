@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scvi_perturb.generative import couple
-from scvi_perturb.generative._coupling import _sinkhorn
+from scvi_perturb.generative.coupling import _sinkhorn
 
 METHODS = ["exact", "random", "sinkhorn", "unbalanced"]
 

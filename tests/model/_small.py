@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb.data import Condition, ConditionKeys, ConditionTable
-from scvi_perturb.model._reference import Reference
-from scvi_perturb.model._request import Request
-from scvi_perturb.model._screen import Screen
+from scvi_perturb.model.base.request import Reference, Request
+from scvi_perturb.model.base.setup import Screen
 
 KEYS = ConditionKeys("guide", dose="mg", time="hours", kind="how", control="NT")
 

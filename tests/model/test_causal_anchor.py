@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.model._causal_anchor import Anchor, reference_factors
+from scvi_perturb.model.causal.fit import Anchor, reference_factors
 
 N_CELLS, N_GENES = 400, 200
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scvi_perturb import CausalConfig, CausalPerturbVAE
-from scvi_perturb.model._causal_error import (
+from scvi_perturb.model.causal.effects import (
     USUAL,
     HeldOutEffects,
     _expected,

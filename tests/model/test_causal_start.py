@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb.model import _causal_start
-from scvi_perturb.model._causal_start import _state, control_centred
+from scvi_perturb.model.causal import fit as _causal_start
+from scvi_perturb.model.causal.fit import _state, control_centred
 
 N_GENES = 40
 

@@ -7,9 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scvi_perturb.model._draw import Drawn, expected_proportions
-from scvi_perturb.model._effects import effects_adata
-from scvi_perturb.model._result import Plan
+from scvi_perturb.model.base.draw import Drawn, Plan, effects_adata, expected_proportions
 from scvi_perturb.module import CountParameters
 from tests.model._small import make_reference, make_request, make_screen
 

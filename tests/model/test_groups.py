@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scvi_perturb.model._groups import Groups
-from scvi_perturb.model._request import Request
-from scvi_perturb.model._result import Plan
-from scvi_perturb.model._stage_one import control_profiles
+from scvi_perturb.model.base.draw import Plan
+from scvi_perturb.model.base.request import Request
+from scvi_perturb.model.hybrid.mean import Groups, control_profiles
 from tests.model._small import make_reference, make_request, make_screen, parse
 
 SCREEN = make_screen([parse("A"), parse("B")])

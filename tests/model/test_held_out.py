@@ -11,7 +11,7 @@ import torch
 
 from scvi_perturb.data import Condition, ConditionTable
 from scvi_perturb.metrics import energy_distance
-from scvi_perturb.model._held_out import (
+from scvi_perturb.model.latent.fit import (
     HeldOut,
     HeldOutError,
     choose_held_out,

@@ -12,15 +12,14 @@ import torch
 from scvi_perturb import HybridResidualModel
 from scvi_perturb.data import Condition
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model._draw import Drawn, expected_proportions
-from scvi_perturb.model._fit import Parts
-from scvi_perturb.model._generator_member import GeneratorMember
-from scvi_perturb.model._groups import Groups
-from scvi_perturb.model._recentred import N_PILOT, RecentredModel
-from scvi_perturb.model._result import Plan
+from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
+from scvi_perturb.model.hybrid.mean import Groups
+from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel
+from scvi_perturb.model.hybrid.stack import GeneratorMember
+from scvi_perturb.model.latent.fit import Parts
 from scvi_perturb.predictors import StackedMean
-from scvi_perturb.predictors._questions import Fold
-from scvi_perturb.predictors._requests import Request
+from scvi_perturb.predictors.request import Request
+from scvi_perturb.predictors.stack.scenarios import Fold
 from tests.contract._screens import NEW_PAIR, SETUP, SINGLE, controls, dense, fit, make_screen
 from tests.contract.registry import MODELS
 

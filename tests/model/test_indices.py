@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb.model._latents import chosen_rows
+from scvi_perturb.model.base.latents import chosen_rows
 
 
 def test_none_is_every_cell():

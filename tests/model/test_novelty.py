@@ -10,7 +10,7 @@ import pytest
 
 from scvi_perturb.data import Component, Condition
 from scvi_perturb.features import PerturbationFeatures
-from scvi_perturb.model._novelty import Place, novelty
+from scvi_perturb.similarity.novelty import Place, novelty
 
 
 def place(label, *context, dose=1.0, time=None):

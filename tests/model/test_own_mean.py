@@ -15,7 +15,7 @@ from scvi_perturb import (
     SchemaError,
     UnknownPerturbationError,
 )
-from scvi_perturb.model._hybrid_mean import likely_questions
+from scvi_perturb.model.hybrid.stack import likely_questions
 from scvi_perturb.predictors import Additive, ConditionGP, GivenMeans, StackedMean
 from tests.contract._screens import NEW_PAIR, SINGLE, controls, fit, make_screen, make_split
 from tests.contract.registry import MODELS

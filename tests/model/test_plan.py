@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb import SamplerConfig, SchemaError
-from scvi_perturb.model._result import Plan, cell_obs, condition_frame, provenance
+from scvi_perturb.model.base.draw import Plan, cell_obs, condition_frame, provenance
 from tests.model._small import make_reference, make_request, make_screen
 
 CELL_TYPES = ["T", "B", "T", "T", "B", "T", "T"]

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.model._draw import Drawn, expected_proportions
-from scvi_perturb.model._hybrid_draw import group_populations, moved, moved_parameters
-from scvi_perturb.model._recentre import gene_factors, population_shares
+from scvi_perturb.model.base.draw import Drawn, expected_proportions
+from scvi_perturb.model.base.recentre import (
+    gene_factors,
+    group_populations,
+    moved,
+    moved_parameters,
+    population_shares,
+)
 from scvi_perturb.module import CountParameters
 
 N_CELLS, N_GENES = 80, 30

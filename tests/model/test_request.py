@@ -10,7 +10,7 @@ import pytest
 
 from scvi_perturb import SchemaError
 from scvi_perturb.data import Component, Condition, ConditionKeys
-from scvi_perturb.model._request import parse_request
+from scvi_perturb.model.base.request import parse_request
 from tests.model._small import make_screen, parse
 
 PLAIN = ConditionKeys("guide", control="NT")

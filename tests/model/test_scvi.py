@@ -10,7 +10,7 @@ from scipy import sparse
 from scvi.model import SCVI
 
 from scvi_perturb import NotTrainedError, SchemaError
-from scvi_perturb.model._scvi import scvi_settings
+from scvi_perturb.model.latent.model import scvi_settings
 from scvi_perturb.module import ScviRepresentation
 from tests.model._small import make_screen
 

@@ -21,7 +21,7 @@ from scvi_perturb.module import (
     Groups,
     state_divergence,
 )
-from scvi_perturb.module._causal_loss import _adversary_loss
+from scvi_perturb.module.causal import _adversary_loss
 from scvi_perturb.nn import MetadataSpec, gaussian_kl, gaussian_log_prob
 from tests.module._small import N_BATCH, N_CELLS, N_GENES, make_batch, stir
 

@@ -7,7 +7,7 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scvi_perturb.module import CountParameters
-from scvi_perturb.module._representation import batch_weights, counts_log_prob
+from scvi_perturb.module.base import batch_weights, counts_log_prob
 from tests.module._small import N_CELLS, N_GENES, make_batch
 
 

@@ -11,9 +11,9 @@ import pytest
 from anndata import AnnData
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._keys import ConditionKeys, default_keys
-from scvi_perturb.data._splits import split
-from scvi_perturb.data._table import encode_obs
+from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.keys import ConditionKeys, default_keys
+from scvi_perturb.data.split.kinds import split
 from scvi_perturb.pp import harmonize, validate
 
 

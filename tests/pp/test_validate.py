@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb.data._keys import ConditionKeys
+from scvi_perturb.data.keys import ConditionKeys
 from scvi_perturb.pp import validate
 
 

@@ -10,8 +10,8 @@ from sklearn.kernel_ridge import KernelRidge as Reference
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import BlendedKernelRidge, KernelRidge
-from scvi_perturb.predictors._blend import tuning_rows
-from scvi_perturb.predictors._similarity import Similarity, sharpened, tanimoto
+from scvi_perturb.predictors.ridge import tuning_rows
+from scvi_perturb.similarity.kernels import Similarity, sharpened, tanimoto
 from tests.predictors._effects import FEATURES, effects, lfc, pairs
 
 RNG = np.random.default_rng(0)

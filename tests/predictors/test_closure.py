@@ -7,8 +7,7 @@ import pytest
 
 from scvi_perturb.data import ConditionKeys, simulate_screen
 from scvi_perturb.predictors import ConditionGP, FirstKnown, NoChange, StackedMean
-from scvi_perturb.predictors._closure import closed
-from scvi_perturb.predictors._profiles import TrainingProfiles
+from scvi_perturb.predictors.profiles import TrainingProfiles, closed
 
 
 def total(made):

@@ -12,7 +12,7 @@ from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbati
 from scvi_perturb.data import Condition, ConditionKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, ConditionGP, ContextMean, KernelRidge
-from scvi_perturb.predictors._requests import Request
+from scvi_perturb.predictors.request import Request
 from tests.predictors._effects import FEATURES, effects, lfc, pairs
 from tests.predictors._screen import GENES, make_screen
 

@@ -9,16 +9,13 @@ import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
 
-from scvi_perturb.data._condition import Component, Condition
+from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.metrics._profiles import log_normalize, pseudobulk_variance
 from scvi_perturb.predictors import ConditionGP
-from scvi_perturb.predictors._condition_gp_kernel import ConditionKernel
-from scvi_perturb.predictors._condition_gp_leave import groups_of, sensible_leave
-from scvi_perturb.predictors._condition_gp_outputs import Outputs
-from scvi_perturb.predictors._condition_gp_points import Contexts, Points
-from scvi_perturb.predictors._condition_gp_signal import _rising
-from scvi_perturb.predictors._condition_gp_spectrum import Spectrum
-from scvi_perturb.predictors._requests import Request
+from scvi_perturb.predictors.gaussian_process.condition_gp import groups_of, sensible_leave
+from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points
+from scvi_perturb.predictors.gaussian_process.signal import Outputs, Spectrum, _rising
+from scvi_perturb.predictors.request import Request
 from tests.predictors._effects import FEATURES, effects
 from tests.predictors._screen import make_screen
 

@@ -13,8 +13,8 @@ from scipy import sparse
 
 from scvi_perturb.data import ConditionKeys
 from scvi_perturb.predictors import ConditionGP
-from scvi_perturb.predictors._condition_gp_rows import Rows
-from scvi_perturb.predictors._condition_gp_scale import LOG1P, Scale, clearly_better
+from scvi_perturb.predictors.gaussian_process.kernel import Rows
+from scvi_perturb.predictors.gaussian_process.signal import LOG1P, Scale, clearly_better
 from tests.predictors._effects import effects, lfc, pairs
 
 RNG = np.random.default_rng(0)

@@ -9,9 +9,8 @@ import pytest
 from scipy import sparse
 
 from scvi_perturb.data import ConditionKeys
-from scvi_perturb.predictors._control_prior import ControlPrior, _over_similar
-from scvi_perturb.predictors._moments import Moments
-from scvi_perturb.predictors._profiles import TrainingProfiles
+from scvi_perturb.predictors.profiles import Moments, TrainingProfiles
+from scvi_perturb.predictors.stack.fit import ControlPrior, _over_similar
 from tests.predictors._screen import make_screen
 
 LABELS = tuple((f"t{i}",) for i in range(12))

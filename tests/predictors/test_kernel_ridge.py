@@ -12,7 +12,7 @@ from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ConditionKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import ContextMean, KernelRidge
-from scvi_perturb.predictors._similarity import tanimoto
+from scvi_perturb.similarity.kernels import tanimoto
 from tests.predictors._effects import FEATURES, effects, lfc, pairs
 
 

@@ -8,8 +8,7 @@ from scipy import sparse
 
 from scvi_perturb.data import ConditionKeys
 from scvi_perturb.predictors import NoChange, StackedMean
-from scvi_perturb.predictors._moments import Moments
-from scvi_perturb.predictors._profiles import TrainingProfiles
+from scvi_perturb.predictors.profiles import Moments, TrainingProfiles
 from tests.predictors._effects import effects, pairs
 from tests.predictors._screen import make_screen
 

@@ -11,7 +11,7 @@ from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, UnknownPerturbationError
 from scvi_perturb.data import Component, Condition, ConditionKeys
 from scvi_perturb.predictors import CellPredictor, NearestCells
-from scvi_perturb.predictors._nearest_condition import NearestCondition
+from scvi_perturb.predictors.cells import NearestCondition
 from tests.predictors._effects import FEATURES
 from tests.predictors._screen import log_profile, make_screen
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb.predictors import Additive, CellPredictor, NegativeBinomialMean, NoChange
-from scvi_perturb.predictors._dispersion import moment_dispersion
+from scvi_perturb.predictors.cells import moment_dispersion
 
 SHARE = np.array([0.4, 0.3, 0.2, 0.1])
 DISPERSION = np.array([0.0, 0.2, 0.5, 1.0])

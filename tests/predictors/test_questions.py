@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb.data import Component, Condition, ConditionKeys
-from scvi_perturb.predictors._profiles import TrainingProfiles
-from scvi_perturb.predictors._questions import QUESTIONS, Seen, folds_of, unit_of
-from scvi_perturb.predictors._requests import Request
-from scvi_perturb.predictors._stack_fit import treated_rows
+from scvi_perturb.predictors.profiles import TrainingProfiles
+from scvi_perturb.predictors.request import Request
+from scvi_perturb.predictors.stack.fit import treated_rows
+from scvi_perturb.predictors.stack.scenarios import QUESTIONS, Seen, folds_of, unit_of
 from tests.predictors._screen import make_screen
 
 ASKED_OF_TRAINING = [question for question in QUESTIONS if question != "seen"]

@@ -7,7 +7,7 @@ import pytest
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Component, Condition, ConditionKeys
-from scvi_perturb.predictors._requests import Request, parse_requests, request_frame
+from scvi_perturb.predictors.request import Request, parse_requests, request_frame
 
 PLAIN = ConditionKeys("gene")
 DOSED = ConditionKeys("drug", dose="nM")

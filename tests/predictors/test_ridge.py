@@ -10,8 +10,8 @@ from sklearn.kernel_ridge import KernelRidge as Reference
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import Component, Condition
 from scvi_perturb.features import PerturbationFeatures
-from scvi_perturb.predictors._ridge import GroupedRidge, Responses, check_penalties
-from scvi_perturb.predictors._similarity import Similarity, tanimoto
+from scvi_perturb.predictors.ridge import GroupedRidge, Responses, check_penalties
+from scvi_perturb.similarity.kernels import Similarity, tanimoto
 
 PENALTIES = (0.01, 0.3, 10.0)
 

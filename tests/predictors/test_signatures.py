@@ -10,7 +10,7 @@ from anndata import AnnData
 from scvi_perturb import NotTrainedError, SchemaError
 from scvi_perturb.data import ConditionKeys
 from scvi_perturb.predictors import SampledSignatures, StackedMean
-from scvi_perturb.predictors._signatures import _loadings
+from scvi_perturb.predictors.signatures import _loadings
 
 N_GENES, N_NAMES, CONTEXTS = 30, 24, ("a", "b", "c")
 #: Half of the genes go up and down together, beside what a signature says.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb.predictors._similarity import LinearKernel, ModalityKernel, tanimoto
+from scvi_perturb.similarity.kernels import LinearKernel, ModalityKernel, tanimoto
 
 RNG = np.random.default_rng(0)
 TABLES = {

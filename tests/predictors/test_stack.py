@@ -23,11 +23,11 @@ from scvi_perturb.predictors import (
     MeanPredictor,
     NoChange,
     StackedMean,
-    _stack_fit,
 )
-from scvi_perturb.predictors._requests import parse_requests
-from scvi_perturb.predictors._stack_spread import Clues
-from scvi_perturb.predictors._stack_weights import _N_PRIOR as N_PRIOR
+from scvi_perturb.predictors.request import parse_requests
+from scvi_perturb.predictors.stack import fit as _stack_fit
+from scvi_perturb.predictors.stack.fit import _N_PRIOR as N_PRIOR
+from scvi_perturb.predictors.stack.intervals import Clues
 from tests.predictors._effects import FEATURES, build, effects, lfc
 from tests.predictors._screen import CONTROL, GENES, make_screen
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from scvi_perturb.predictors._stack_answer import agreement_factor
-from scvi_perturb.predictors._stack_law import GRID, law_quantiles
+from scvi_perturb.predictors.stack.answer import agreement_factor
+from scvi_perturb.predictors.stack.intervals import GRID, law_quantiles
 
 N = 20_000
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from scvi_perturb.predictors._stack_spread import LEVELS, Clues, Spread, _variance_weights
+from scvi_perturb.predictors.stack.intervals import LEVELS, Clues, Spread, _variance_weights
 
 TRUE = np.array([0.3, 0.3, 0.8, 0.5])
 

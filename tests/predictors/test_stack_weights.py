@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from scvi_perturb.predictors._stack_weights import _N_PRIOR as N_PRIOR
-from scvi_perturb.predictors._stack_weights import _solve, moments_of, stack_weights
+from scvi_perturb.predictors.stack.fit import _N_PRIOR as N_PRIOR
+from scvi_perturb.predictors.stack.fit import _solve, moments_of, stack_weights
 
 
 def problem(seed, n_units, n_members=4, noise=1.0, mixture=None):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from scvi_perturb.cli._hold_out import MIN_CELLS
 from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data._keys import default_keys
+from scvi_perturb.data.keys import default_keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.cli._screen import Screen
-    from scvi_perturb.data import ConditionKeys, Split
+    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.split.record import Split
 
 __all__ = ["Case", "cases"]
 

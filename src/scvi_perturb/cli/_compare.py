@@ -19,7 +19,8 @@ from scvi_perturb.metrics import (
     log_normalize,
     score,
 )
-from scvi_perturb.predictors import Additive, ContextMean, NoChange, ShiftedControl
+from scvi_perturb.predictors.baselines import Additive, ContextMean, NoChange
+from scvi_perturb.predictors.cells import ShiftedControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
     from scvi_perturb.cli._cases import Case
     from scvi_perturb.cli._screen import Screen
-    from scvi_perturb.data import Split
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.metrics import Matrix
-    from scvi_perturb.predictors import MeanPredictor
+    from scvi_perturb.predictors.base import MeanPredictor
 
 __all__ = ["METHOD", "MODEL", "REPLICATE", "agreement", "baselines", "compare", "summary"]
 

@@ -22,7 +22,7 @@ from scvi_perturb.cli._hold_out import HeldOut, hold_out
 from scvi_perturb.cli._options import DemoOptions, UsageError
 from scvi_perturb.cli._report import metrics_text, report_text, rich_table
 from scvi_perturb.cli._screen import Screen, open_screen, read, simulated, smaller, with_genes
-from scvi_perturb.model import PerturbDiffusion
+from scvi_perturb.model.diffusion import PerturbDiffusion
 from scvi_perturb.pp import validate
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from scvi_perturb.data import Split
+    from scvi_perturb.data.split.record import Split
 
 __all__ = ["demo"]
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from scvi_perturb.cli._cases import Case
     from scvi_perturb.cli._screen import Screen
-    from scvi_perturb.data import Split
-    from scvi_perturb.model import PerturbDiffusion
+    from scvi_perturb.data.split.record import Split
+    from scvi_perturb.model.diffusion import PerturbDiffusion
 
 __all__ = ["FIGURES", "draw"]
 

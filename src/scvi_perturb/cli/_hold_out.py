@@ -10,8 +10,11 @@ import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data import Condition, ConditionTable, Split, SplitOptions, encode_obs, split
-from scvi_perturb.data._keys import as_labels, default_keys
+from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition_table import ConditionTable, encode_obs
+from scvi_perturb.data.keys import as_labels, default_keys
+from scvi_perturb.data.split.kinds import split
+from scvi_perturb.data.split.record import Split, SplitOptions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -19,7 +19,9 @@ from scvi_perturb.cli._columns import (
     library_column,
 )
 from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data import SimulatorConfig, check_raw_counts, read_screen, simulate_screen
+from scvi_perturb.data.reader import check_raw_counts, read_screen
+from scvi_perturb.data.simulate.config import SimulatorConfig
+from scvi_perturb.data.simulate.screen import simulate_screen
 from scvi_perturb.metrics import gene_moments, log_normalize
 
 if TYPE_CHECKING:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from scvi_perturb.generative._cosine import CosineSchedule
-from scvi_perturb.generative._counts import sample_counts
-from scvi_perturb.generative._coupling import CouplingMethod, couple
-from scvi_perturb.generative._density import (
-    FlowDensity,
-    flow_log_density,
-    standard_normal_log_prob,
+from scvi_perturb.generative.counts import sample_counts
+from scvi_perturb.generative.coupling import CouplingMethod, couple
+from scvi_perturb.generative.dependence import hsic, total_correlation
+from scvi_perturb.generative.diffusion import (
+    Denoiser,
+    Parameterisation,
+    add_noise,
+    denoising_loss,
+    guide,
+    min_snr_weight,
+    to_eps,
+    to_score,
+    to_velocity,
+    to_x0,
 )
-from scvi_perturb.generative._dependence import hsic, total_correlation
-from scvi_perturb.generative._diffusion import add_noise, denoising_loss, guide, min_snr_weight
-from scvi_perturb.generative._discrete import DiscreteDiffusion, Transition
-from scvi_perturb.generative._flow import (
+from scvi_perturb.generative.discrete import DiscreteDiffusion, Transition
+from scvi_perturb.generative.flow import (
     FlowQuantities,
     TimeLaw,
     flow_loss,
@@ -21,44 +26,46 @@ from scvi_perturb.generative._flow import (
     flow_times,
     line,
 )
-from scvi_perturb.generative._likelihoods import (
+from scvi_perturb.generative.likelihoods import (
     nb_log_prob,
     normal_log_prob,
     poisson_log_prob,
     zinb_log_prob,
 )
-from scvi_perturb.generative._linear import LinearSchedule
-from scvi_perturb.generative._ode import (
+from scvi_perturb.generative.ode import (
+    Divergence,
     Field,
+    FlowDensity,
     Solver,
+    exact_divergence,
+    flow_log_density,
+    hutchinson_divergence,
     integrate,
     integrate_adaptive,
     n_steps_of,
+    rademacher,
+    standard_normal_log_prob,
 )
-from scvi_perturb.generative._parameterisation import (
-    Denoiser,
-    Parameterisation,
-    to_eps,
-    to_score,
-    to_velocity,
-    to_x0,
-)
-from scvi_perturb.generative._path import LinearPath
-from scvi_perturb.generative._sampler_config import (
+from scvi_perturb.generative.samplers import (
     SAMPLERS,
     SOLVERS,
+    Sampler,
     SamplerConfig,
     SamplerName,
+    ddim,
+    dpm_solver_2m,
+    euler_maruyama,
+    heun,
     solver_of,
 )
-from scvi_perturb.generative._samplers import Sampler, ddim, dpm_solver_2m, euler_maruyama, heun
-from scvi_perturb.generative._schedule import LOG_SNR_LIMIT, Schedule
-from scvi_perturb.generative._schedules import ScheduleName, get_schedule
-from scvi_perturb.generative._trace import (
-    Divergence,
-    exact_divergence,
-    hutchinson_divergence,
-    rademacher,
+from scvi_perturb.generative.schedules import (
+    LOG_SNR_LIMIT,
+    CosineSchedule,
+    LinearPath,
+    LinearSchedule,
+    Schedule,
+    ScheduleName,
+    get_schedule,
 )
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Models: AnnData in, AnnData out."""
 
-from scvi_perturb.model._causal import CausalPerturbVAE
-from scvi_perturb.model._diffusion import PerturbDiffusion
-from scvi_perturb.model._flow import PerturbFlow
-from scvi_perturb.model._hybrid import HybridResidualModel
+from scvi_perturb.model.causal.model import CausalPerturbVAE
+from scvi_perturb.model.diffusion import PerturbDiffusion
+from scvi_perturb.model.flow.model import PerturbFlow
+from scvi_perturb.model.hybrid.model import HybridResidualModel
 
 __all__ = ["CausalPerturbVAE", "HybridResidualModel", "PerturbDiffusion", "PerturbFlow"]

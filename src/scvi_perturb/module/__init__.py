@@ -1,25 +1,22 @@
 """Modules: tensors in, tensors and losses out."""
 
-from scvi_perturb.module._asked import Asked
-from scvi_perturb.module._autoencoder import AutoencoderConfig, CountAutoencoder
-from scvi_perturb.module._bins import RawCounts
-from scvi_perturb.module._causal import CausalModule, GroupedAutoencoder
-from scvi_perturb.module._causal_config import CausalConfig, Independence
-from scvi_perturb.module._causal_design import CausalDesign
-from scvi_perturb.module._causal_groups import Groups, state_divergence
-from scvi_perturb.module._causal_loss import heads_loss, perturbation_inputs
-from scvi_perturb.module._conditions import ConditionTensors
-from scvi_perturb.module._count_diffusion import CountDiffusion
-from scvi_perturb.module._diffusion import LatentDiffusion
-from scvi_perturb.module._diffusion_config import DiffusionConfig
-from scvi_perturb.module._flow import LatentFlow
-from scvi_perturb.module._flow_config import FlowConfig
-from scvi_perturb.module._generator import LatentGenerator
-from scvi_perturb.module._generator_config import GeneratorConfig
-from scvi_perturb.module._representation import CountParameters, Representation
-from scvi_perturb.module._scvi import ScviRepresentation
-from scvi_perturb.module._splines import LatentSplines
-from scvi_perturb.module._two_stage import TwoStageModule
+from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
+from scvi_perturb.module.base import Asked, ConditionTensors, CountParameters, Representation
+from scvi_perturb.module.causal import (
+    CausalConfig,
+    CausalDesign,
+    CausalModule,
+    GroupedAutoencoder,
+    Groups,
+    Independence,
+    heads_loss,
+    perturbation_inputs,
+    state_divergence,
+)
+from scvi_perturb.module.count_diffusion import CountDiffusion, RawCounts
+from scvi_perturb.module.diffusion import DiffusionConfig, LatentDiffusion
+from scvi_perturb.module.flow import FlowConfig, LatentFlow, LatentSplines
+from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule
 
 __all__ = [
     "Asked",

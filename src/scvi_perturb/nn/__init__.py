@@ -1,15 +1,25 @@
 """Layers: residual blocks, encoders, decoders, and the networks that read a condition."""
 
-from scvi_perturb.nn._additive import AdditiveEffect, hill_factor
-from scvi_perturb.nn._blocks import AdaptiveBlock, TimeEmbedding, hidden_layers
-from scvi_perturb.nn._conditional import ConditionalNetwork
-from scvi_perturb.nn._count_network import CountNetwork
-from scvi_perturb.nn._encoders import CountDecoder, Decoded, ExpressionEncoder
-from scvi_perturb.nn._metadata import MetadataEncoder, MetadataHead, MetadataSpec
-from scvi_perturb.nn._operators import PACE, OperatorPenalties, PerturbationOperators
-from scvi_perturb.nn._perturbation import PerturbationEncoder
-from scvi_perturb.nn._prior import GroupPrior, PriorKind, gaussian_kl, gaussian_log_prob
-from scvi_perturb.nn._splines import SplineChain
+from scvi_perturb.nn.denoiser import ConditionalNetwork, CountNetwork, SplineChain
+from scvi_perturb.nn.layers import (
+    AdaptiveBlock,
+    CountDecoder,
+    Decoded,
+    ExpressionEncoder,
+    TimeEmbedding,
+    hidden_layers,
+)
+from scvi_perturb.nn.metadata import (
+    GroupPrior,
+    MetadataEncoder,
+    MetadataHead,
+    MetadataSpec,
+    PriorKind,
+    gaussian_kl,
+    gaussian_log_prob,
+)
+from scvi_perturb.nn.operators import PACE, OperatorPenalties, PerturbationOperators
+from scvi_perturb.nn.perturbation import AdditiveEffect, PerturbationEncoder, hill_factor
 
 __all__ = [
     "PACE",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from scvi_perturb.model import PerturbDiffusion
+    from scvi_perturb.model.diffusion import PerturbDiffusion
 
 __all__ = ["training_history"]
 

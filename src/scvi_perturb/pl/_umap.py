@@ -8,7 +8,7 @@ import numpy as np
 
 from scvi_perturb._constants import CONTROL
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import align_genes
+from scvi_perturb.data.reader import align_genes
 from scvi_perturb.metrics import fit_pca, log_normalize
 from scvi_perturb.pl._style import BACKGROUND, grid, palette
 

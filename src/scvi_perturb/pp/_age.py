@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from scvi_perturb.data._condition import as_label
+from scvi_perturb.data.condition import as_label
 from scvi_perturb.pp._missing import says_nothing
 
 __all__ = ["age_in_years"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scvi_perturb._constants import SEPARATOR
-from scvi_perturb.data._condition import Component, Condition, aligned, as_label
+from scvi_perturb.data.condition import Component, Condition, aligned, as_label
 from scvi_perturb.pp._identifiers import perturbation_identifier
 from scvi_perturb.pp._units import is_missing, to_one_unit
 

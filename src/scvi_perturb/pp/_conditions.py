@@ -15,8 +15,8 @@ from scvi_perturb._constants import (
     TIME_COLUMN,
 )
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._condition import as_label
-from scvi_perturb.data._keys import row_codes
+from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.keys import row_codes
 from scvi_perturb.pp._components import conditions_of, identifiers_of, parts_of
 from scvi_perturb.pp._spread import spread
 from scvi_perturb.pp._units import is_missing, to_one_unit

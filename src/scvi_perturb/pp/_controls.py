@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from scvi_perturb.data._condition import as_label
+from scvi_perturb.data.condition import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

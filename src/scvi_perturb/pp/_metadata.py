@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.data._condition import as_label
-from scvi_perturb.data._keys import as_labels, row_codes
+from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.keys import as_labels, row_codes
 from scvi_perturb.pp._age import age_in_years
 from scvi_perturb.pp._layouts import TERM_FIELDS, id_field
 from scvi_perturb.pp._missing import says_nothing

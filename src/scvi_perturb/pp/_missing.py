@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scvi_perturb.data._condition import as_label
+from scvi_perturb.data.condition import as_label
 from scvi_perturb.pp._units import is_missing
 
 __all__ = ["says_nothing"]

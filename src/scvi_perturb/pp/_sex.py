@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scvi_perturb.data._condition import as_label
+from scvi_perturb.data.condition import as_label
 
 __all__ = ["canonical_sex"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.data._condition import as_label
-from scvi_perturb.data._keys import row_codes
+from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.keys import row_codes
 from scvi_perturb.pp._identifiers import term_identifier
 from scvi_perturb.pp._layouts import id_field
 from scvi_perturb.pp._missing import says_nothing

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data._annotation import read_annotation
-from scvi_perturb.data._counts import check_raw_counts
-from scvi_perturb.data._keys import default_keys
+from scvi_perturb.data.fields import read_annotation
+from scvi_perturb.data.keys import default_keys
+from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.pp._controls import looks_like_control
 from scvi_perturb.pp._units import is_missing
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.data._annotation import Annotation
-    from scvi_perturb.data._condition import Condition
-    from scvi_perturb.data._keys import ConditionKeys
+    from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.fields import Annotation
+    from scvi_perturb.data.keys import ConditionKeys
 
 __all__ = ["ScreenReport", "validate"]
 

@@ -12,28 +12,24 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from scvi_perturb.predictors._additive import Additive
-from scvi_perturb.predictors._blended_ridge import BlendedKernelRidge
-from scvi_perturb.predictors._condition_gp import ConditionGP
-from scvi_perturb.predictors._context_mean import ContextMean
-from scvi_perturb.predictors._contrasted_mean import ContrastedMean
-from scvi_perturb.predictors._dose_line import DoseLine
-from scvi_perturb.predictors._first_known import FirstKnown
-from scvi_perturb.predictors._forest import FeatureForest
-from scvi_perturb.predictors._given import GivenMeans
-from scvi_perturb.predictors._kernel_ridge import KernelRidge
-from scvi_perturb.predictors._latent_additive import LatentAdditive
-from scvi_perturb.predictors._matching_mean import MatchingMean
-from scvi_perturb.predictors._mean import MeanPredictor
-from scvi_perturb.predictors._nearest_cells import NearestCells
-from scvi_perturb.predictors._nearest_perturbation import NearestPerturbation
-from scvi_perturb.predictors._negative_binomial_mean import NegativeBinomialMean
-from scvi_perturb.predictors._no_change import NoChange
-from scvi_perturb.predictors._pca_ridge import PCARidge
-from scvi_perturb.predictors._protocol import CellPredictor, Predictor
-from scvi_perturb.predictors._shifted_control import ShiftedControl
-from scvi_perturb.predictors._signatures import SampledSignatures
-from scvi_perturb.predictors._stack import StackedMean
+from scvi_perturb.predictors.base import MeanPredictor
+from scvi_perturb.predictors.baselines import (
+    Additive,
+    ContextMean,
+    DoseLine,
+    MatchingMean,
+    NearestPerturbation,
+    NoChange,
+)
+from scvi_perturb.predictors.cells import NearestCells, NegativeBinomialMean, ShiftedControl
+from scvi_perturb.predictors.external import FirstKnown, GivenMeans
+from scvi_perturb.predictors.forest import FeatureForest
+from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
+from scvi_perturb.predictors.latent_additive import LatentAdditive
+from scvi_perturb.predictors.request import CellPredictor, Predictor
+from scvi_perturb.predictors.ridge import BlendedKernelRidge, KernelRidge, PCARidge
+from scvi_perturb.predictors.signatures import SampledSignatures
+from scvi_perturb.predictors.stack.stacked_mean import ContrastedMean, StackedMean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

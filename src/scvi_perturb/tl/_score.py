@@ -11,7 +11,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb._version import __version__
 
 if TYPE_CHECKING:
-    from scvi_perturb.model import PerturbDiffusion
+    from scvi_perturb.model.diffusion import PerturbDiffusion
 
 __all__ = ["response_score", "score_cells"]
 

@@ -1,10 +1,8 @@
 """Training in stages, on scvi-tools' plan and runner."""
 
-from scvi_perturb.train._callbacks import BestWeights, Checkpoint
-from scvi_perturb.train._config import TrainConfig
-from scvi_perturb.train._plan import PlanConfig, StagePlan
-from scvi_perturb.train._runner import StageRunner
-from scvi_perturb.train._stages import Stage, fit_stage
+from scvi_perturb.train.callbacks import BestWeights, Checkpoint
+from scvi_perturb.train.plan import PlanConfig, StagePlan, TrainConfig
+from scvi_perturb.train.runner import Stage, StageRunner, fit_stage
 
 __all__ = [
     "BestWeights",

@@ -1,0 +1,434 @@
+"""Public screens: what there is, and download with a checksum."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from scvi_perturb._constants import (
+    CONTROL,
+    DOSE_COLUMN,
+    KIND_COLUMN,
+    PERTURBATION_COLUMN,
+    SEPARATOR,
+    TIME_COLUMN,
+    UNS_KEY,
+)
+from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.reader import check_raw_counts, read_screen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from anndata import AnnData
+
+__all__ = ["DATASETS", "DatasetEntry", "harmonise", "list_datasets", "load_dataset"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry:
+    """One public screen.
+
+    Attributes
+    ----------
+    name, paper, licence
+        Key; reference; licence of the record.
+    urls
+        Addresses of one and the same file, tried in turn.
+    file_name
+        Name in the cache.
+    checksum, verified_by
+        "md5:..." or "sha256:...", None where none is known; where it comes from.
+    n_bytes
+        Size of the file, None where not known.
+    kind
+        Kind of perturbation, written to `obs`.
+    columns
+        Column of `scvi_perturb` to the names it may have in the file, the first found is taken.
+    labels
+        Perturbation labels to be renamed.
+    separator
+        What joins components in the file; None where there are no combinations.
+    guide_suffix
+        Regular expression of what follows the target in a guide's name, None for targets.
+    dose_unit, time_unit
+        Units, empty where there are none.
+    context
+        Cell type of the whole screen, used where the file has no column for it.
+    note
+        What a user ought to know.
+    """
+
+    name: str
+    paper: str
+    urls: tuple[str, ...]
+    file_name: str
+    checksum: str | None
+    verified_by: str
+    columns: Mapping[str, tuple[str, ...]]
+    kind: str
+    n_bytes: int | None = None
+    licence: str = "CC-BY-4.0"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    guide_suffix: str | None = None
+    dose_unit: str = ""
+    time_unit: str = ""
+    context: str = ""
+    note: str = ""
+
+
+_CITED = "the record's listing, as cited by several independent public sources"
+
+
+def _scperturb(file_name: str, *records: int) -> tuple[str, ...]:
+    """Return addresses of a file in versions of the scPerturb record (Peidli 2024)."""
+    return tuple(
+        f"https://zenodo.org/records/{record}/files/{file_name}?download=1" for record in records
+    )
+
+
+_KANG = DatasetEntry(
+    name="kang2018",
+    paper="Kang et al. 2018, Nature Biotechnology, doi:10.1038/nbt.4042",
+    urls=(
+        "https://exampledata.scverse.org/pertpy/kang_2018.h5ad",
+        "https://ndownloader.figshare.com/files/34464122",
+    ),
+    file_name="kang_2018.h5ad",
+    checksum="sha256:e6a5adac64dcdeb36eaba27db49b63e0c64bb0ed4a64c6705971506b41c39830",
+    verified_by="checksums published by several independent users of the file",
+    n_bytes=38_356_412,
+    licence="not stated",
+    kind="cytokine",
+    columns={
+        "perturbation": ("label", "condition", "perturbation"),
+        "cell_type": ("cell_type",),
+        "donor": ("replicate", "patient", "donor"),
+    },
+    labels={"ctrl": "control", "stim": "IFN-beta", "stimulated": "IFN-beta"},
+    note="Blood cells of 8 donors, with and without interferon beta for 6 hours.",
+)
+_PAPALEXI = DatasetEntry(
+    name="papalexi2021",
+    paper="Papalexi et al. 2021, Nature Genetics, doi:10.1038/s41588-021-00778-2",
+    urls=_scperturb("PapalexiSatija2021_eccite_RNA.h5ad", 13350497),
+    file_name="PapalexiSatija2021_eccite_RNA.h5ad",
+    checksum="md5:d9e8bfe20b0e7b0919be042e8fcf6d03",
+    verified_by="the record's listing, as cited by one public source",
+    n_bytes=147_215_278,
+    kind="CRISPR",
+    columns={"perturbation": ("perturbation",), "batch": ("hto", "batch")},
+    labels={"NT": "control"},
+    guide_suffix=r"g\d+$",
+    context="THP1",
+    note="25 knock-outs, most with little effect; guides are pooled by target.",
+)
+_NORMAN = DatasetEntry(
+    name="norman2019",
+    paper="Norman et al. 2019, Science, doi:10.1126/science.aax4438",
+    urls=_scperturb("NormanWeissman2019_filtered.h5ad", 13350497, 10044268),
+    file_name="NormanWeissman2019_filtered.h5ad",
+    checksum="md5:c870e6967d91c017d9da827bab183cd6",
+    verified_by=_CITED,
+    n_bytes=698_680_199,
+    kind="CRISPRa",
+    columns={"perturbation": ("perturbation",), "batch": ("gemgroup", "batch")},
+    separator="_",
+    context="K562",
+    note="About 100 single and 130 double activations.",
+)
+_REPLOGLE = {
+    line: DatasetEntry(
+        name=f"replogle2022_{line.lower()}",
+        paper="Replogle et al. 2022, Cell, doi:10.1016/j.cell.2022.05.013",
+        urls=_scperturb(f"ReplogleWeissman2022_{line}.h5ad", 13350497, 10044268),
+        file_name=f"ReplogleWeissman2022_{line}.h5ad",
+        checksum=f"md5:{digest}",
+        verified_by=_CITED,
+        n_bytes=n_bytes,
+        kind="CRISPRi",
+        columns={
+            "perturbation": ("perturbation", "gene"),
+            "batch": ("batch", "gem_group", "gemgroup"),
+        },
+        labels={"non-targeting": "control"},
+        context=context,
+        note="About 2,000 essential genes.",
+    )
+    for line, context, digest, n_bytes in (
+        ("K562_essential", "K562", "d8cba17576d1a8afc0f7d71b79cad0f7", 1_546_729_675),
+        ("rpe1", "RPE1", "cc7f1ec50aeb3a3e1b4a6cfa713d80fa", None),
+    )
+}
+_SCIPLEX = DatasetEntry(
+    name="sciplex3",
+    paper="Srivatsan et al. 2020, Science, doi:10.1126/science.aax6234",
+    urls=_scperturb("SrivatsanTrapnell2020_sciplex3.h5ad", 13350497),
+    file_name="SrivatsanTrapnell2020_sciplex3.h5ad",
+    checksum="md5:c9e70629505d98c7ca1a837f62b14e89",
+    verified_by=_CITED,
+    n_bytes=2_526_631_614,
+    kind="drug",
+    columns={
+        "perturbation": ("perturbation",),
+        "dose": ("dose_value",),
+        "time": ("time",),
+        "cell_type": ("cell_line", "celltype"),
+        "batch": ("replicate",),
+    },
+    dose_unit="nM",
+    time_unit="hours",
+    note=(
+        "188 drugs, 4 doses, 3 lines; cells without a hash are dropped. Version 1.4 of the record: "
+        "in earlier ones, such as 10044268, gene names are shifted by one row."
+    ),
+)
+_MCFARLAND = DatasetEntry(
+    name="mcfarland2020",
+    paper="McFarland et al. 2020, Nature Communications, doi:10.1038/s41467-020-17440-w",
+    urls=_scperturb("McFarlandTsherniak2020.h5ad", 13350497, 10044268),
+    file_name="McFarlandTsherniak2020.h5ad",
+    checksum=None,
+    verified_by="no checksum of this file could be confirmed",
+    n_bytes=1_459_410_830,
+    kind="drug",
+    columns={
+        "perturbation": ("perturbation",),
+        "dose": ("dose_value",),
+        "time": ("time",),
+        "cell_type": ("cell_line",),
+        "batch": ("channel",),
+    },
+    time_unit="hours",
+    note=(
+        "Drugs on pools of many lines; keep obs['cell_quality'] == 'normal'. Cells without a dose, "
+        "the genetic perturbations among them, are dropped."
+    ),
+)
+
+#: Every known screen by name.
+DATASETS: Final[Mapping[str, DatasetEntry]] = {
+    entry.name: entry
+    for entry in (_KANG, _MCFARLAND, _NORMAN, _PAPALEXI, *_REPLOGLE.values(), _SCIPLEX)
+}
+
+
+logger = logging.getLogger(__name__)
+
+_ESSENTIAL = (PERTURBATION_COLUMN, DOSE_COLUMN, TIME_COLUMN)
+
+#: Text that stands for a missing value.
+_MISSING = ("nan", "None", "NA", "")
+
+
+def harmonise(adata: AnnData, entry: DatasetEntry) -> AnnData:
+    """Return the complete cells with canonical columns in front of the file's own.
+
+    Raises
+    ------
+    SchemaError
+        If there is no column for the perturbation, or for doses or times that there should be.
+    """
+    found = _find(adata.obs, entry)
+    canonical = _canonical(adata.obs, found, entry)
+    essential = [c for c in (*_ESSENTIAL, "cell_type") if c in canonical]
+    keep = canonical[essential].notna().all(axis=1).to_numpy()
+    if not keep.all():
+        logger.warning(
+            "%s: dropped %d of %d cells that miss a value of %s.",
+            *(entry.name, int((~keep).sum()), len(keep), ", ".join(essential)),
+        )
+        adata, canonical = adata[keep].copy(), canonical[keep]
+    for column in canonical.columns.difference([TIME_COLUMN]):
+        canonical[column] = canonical[column].astype("category").cat.remove_unused_categories()
+    canonical["library_size"] = np.asarray(adata.X.sum(axis=1), dtype=np.float32).ravel()
+    rest = adata.obs.drop(columns=[c for c in canonical if c in adata.obs])
+    adata.obs = pd.concat([canonical, rest], axis=1)
+    adata.uns[UNS_KEY] = {"dataset": _provenance(entry)}
+    return adata
+
+
+def _find(obs: pd.DataFrame, entry: DatasetEntry) -> dict[str, str]:
+    """Return the file's column for each canonical one that it has."""
+    found = {
+        column: next(name for name in names if name in obs)
+        for column, names in entry.columns.items()
+        if any(name in obs for name in names)
+    }
+    for column in _ESSENTIAL:
+        if column in entry.columns and column not in found:
+            msg = (
+                f"{entry.name!r}: no column for {column}; expected one of "
+                f"{entry.columns[column]}, found {sorted(map(str, obs))}."
+            )
+            raise SchemaError(msg)
+    return found
+
+
+def _canonical(obs: pd.DataFrame, found: dict[str, str], entry: DatasetEntry) -> pd.DataFrame:
+    """Return the canonical columns, with NaN where the file has no value."""
+    original = _text(obs[found[PERTURBATION_COLUMN]])
+    labels = _labels(original, entry)
+    columns: dict[str, pd.Series] = {PERTURBATION_COLUMN: labels}
+    if DOSE_COLUMN in found:
+        dose = _numbers(obs[found[DOSE_COLUMN]]).where(labels != CONTROL, 0.0)
+        columns[DOSE_COLUMN] = dose.map("{:g}".format, na_action="ignore")
+    if TIME_COLUMN in found:
+        columns[TIME_COLUMN] = _numbers(obs[found[TIME_COLUMN]])
+    columns[KIND_COLUMN] = pd.Series(entry.kind, index=obs.index)
+    if "cell_type" not in found:
+        columns["cell_type"] = pd.Series(entry.context, index=obs.index)
+    for column in ("cell_type", "batch", "donor"):
+        if column in found:
+            columns[column] = _text(obs[found[column]])
+    if entry.guide_suffix is not None and "guide" not in obs:
+        columns["guide"] = original
+    return pd.DataFrame(columns, index=obs.index)
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Return values as text, missing ones as NaN."""
+    text = values.astype(str).str.strip()
+    return text.mask(values.isna() | text.isin(_MISSING))
+
+
+def _numbers(values: pd.Series) -> pd.Series:
+    """Return values as numbers, what is missing or is none as NaN."""
+    return pd.to_numeric(_text(values), errors="coerce").astype(float)
+
+
+def _provenance(entry: DatasetEntry) -> dict[str, str]:
+    return {
+        "name": entry.name,
+        "paper": entry.paper,
+        "url": entry.urls[0],
+        "checksum": entry.checksum or "",
+        "licence": entry.licence,
+        "dose_unit": entry.dose_unit,
+        "time_unit": entry.time_unit,
+    }
+
+
+def _labels(original: pd.Series, entry: DatasetEntry) -> pd.Series:
+    """Return canonical labels: renamed, without guides, "+" only between components, sorted."""
+
+    def canonical(label: str) -> str:
+        target = label if entry.guide_suffix is None else re.sub(entry.guide_suffix, "", label)
+        target = entry.labels.get(target, target)
+        if entry.separator is None:
+            return target.replace(SEPARATOR, "plus")  # "(+)-JQ1" is one drug
+        return Condition.parse(target.replace(entry.separator, SEPARATOR)).perturbation
+
+    return original.map({label: canonical(label) for label in original.dropna().unique()})
+
+
+def list_datasets() -> pd.DataFrame:
+    """Return the public screens that `load_dataset` knows, one row each, indexed by name.
+
+    Columns: paper, kind, n_bytes, licence, checksum (missing where none could be confirmed),
+    verified_by, urls and note.
+    """
+    columns = ("paper", "kind", "n_bytes", "licence", "checksum", "verified_by", "urls", "note")
+    rows = [[getattr(entry, column) for column in columns] for entry in DATASETS.values()]
+    table = pd.DataFrame(rows, index=pd.Index(list(DATASETS), name="name"), columns=list(columns))
+    return table.astype({"n_bytes": "Int64"})
+
+
+def load_dataset(
+    name: str,
+    *,
+    path: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
+    allow_unverified: bool = False,
+) -> AnnData:
+    """Load a public screen with canonical columns.
+
+    Parameters
+    ----------
+    name
+        One of `list_datasets`.
+    path
+        The file, or the folder it is in, where it is on disk already; nothing is downloaded and
+        no checksum is compared, so that subsets and conversions can be read too.
+    cache
+        Folder for downloads; None is the user's cache folder. A file that is there and has the
+        right checksum is not downloaded again.
+    allow_unverified
+        Download also where no checksum is known.
+
+    Returns
+    -------
+    anndata.AnnData
+        Raw counts in `X`. `obs` starts with perturbation ("A+B", "control"), dose and time where
+        the screen has them, perturbation_type, cell_type, batch and donor where known, and
+        library_size (counts of the genes that are there); the file's other columns follow. Cells
+        whose perturbation, dose, time or cell type is missing are dropped, with a message to the
+        logger. `uns["scvi_perturb"]["dataset"]` says where the data come from.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, or no checksum is known and `allow_unverified` is False.
+    FileNotFoundError
+        If there is nothing at `path`.
+    ConnectionError
+        If the file cannot be downloaded; the message lists what was tried.
+    SchemaError
+        If the file cannot be read, an expected column is missing, or `X` does not hold counts.
+
+    References
+    ----------
+    Peidli et al. 2024, scPerturb: harmonized single-cell perturbation data, Nature Methods.
+    """
+    check_choice("name", name, DATASETS)
+    entry = DATASETS[name]
+    if path is None:
+        file = _download(entry, cache=cache, allow_unverified=allow_unverified)
+    else:
+        file = _on_disk(entry, Path(path))
+    adata = read_screen(file)
+    check_raw_counts(adata.X, where=f"X of {file.name}", layers=adata.layers)
+    return harmonise(adata, entry)
+
+
+def _on_disk(entry: DatasetEntry, path: Path) -> Path:
+    file = path / entry.file_name if path.is_dir() else path
+    if not file.is_file():
+        msg = f"There is no file {file}; expected {entry.name!r} as h5ad, from {entry.urls[0]}."
+        raise FileNotFoundError(msg)
+    return file
+
+
+def _download(
+    entry: DatasetEntry, *, cache: str | PathLike[str] | None, allow_unverified: bool
+) -> Path:
+    """Return the cached file, downloaded from the first address that answers."""
+    import pooch
+
+    if entry.checksum is None and not allow_unverified:
+        msg = (
+            f"No checksum is known for {entry.name!r}, so a download cannot be verified. Pass "
+            f"allow_unverified=True to trust {entry.urls[0]}, or path= to read your own file."
+        )
+        raise ValueError(msg)
+    folder = Path(cache) if cache is not None else Path(pooch.os_cache("scvi-perturb"))
+    tried = []
+    for url in entry.urls:
+        try:
+            return Path(pooch.retrieve(url, entry.checksum, fname=entry.file_name, path=folder))
+        except (OSError, ValueError) as error:  # pooch: no answer; a wrong checksum
+            tried.append(f"{url} ({type(error).__name__}: {error})")
+    msg = (
+        f"{entry.name!r} could not be downloaded. Tried: {'; '.join(tried)}. Download the file "
+        f"elsewhere and pass path= (the file), or put it at {folder / entry.file_name}."
+    )
+    raise ConnectionError(msg)

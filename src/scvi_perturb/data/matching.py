@@ -1,0 +1,264 @@
+"""Group control cells by context and batch, and match treated cells to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from scvi_perturb._errors import SchemaError, check_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["LEVELS", "ControlGroups", "as_codes", "group_controls", "match_controls"]
+
+
+#: What a group's controls share with its cells; a level is a position in this tuple.
+LEVELS: Final = ("context and batch", "context", "nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlGroups:
+    """Cells grouped by context and batch, with the control cells that answer each group.
+
+    Attributes
+    ----------
+    group
+        `(n_cells,)` group of each cell.
+    level
+        `(n_groups,)` position in `LEVELS`: how closely the group's controls match.
+    controls
+        `(n_controls,)` positions of all control cells, ordered so that the controls of a group
+        are `controls[start[group]:stop[group]]`.
+    start, stop
+        `(n_groups,)`.
+    """
+
+    group: NDArray[np.int64]
+    level: NDArray[np.int64]
+    controls: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @property
+    def cell_level(self) -> NDArray[np.int64]:
+        """`(n_cells,)` level at which each cell is answered."""
+        return self.level[self.group]
+
+    def pool(self, group: int) -> NDArray[np.int64]:
+        """Return the positions of the control cells that answer a group."""
+        return self.controls[self.start[group] : self.stop[group]]
+
+
+def group_controls(
+    context: ArrayLike, batch: ArrayLike | None, is_control: ArrayLike
+) -> ControlGroups:
+    """Find the control cells that answer each cell.
+
+    They share the cell's context and batch; where there are none, its context; where there are
+    none either, they are all controls. `level` tells which.
+
+    Parameters
+    ----------
+    context
+        `(n_cells,)` or, for several columns, `(n_cells, n_columns)`: codes or labels.
+    batch
+        `(n_cells,)` codes or labels, or None for a single batch.
+    is_control
+        `(n_cells,)` of bool.
+
+    Raises
+    ------
+    SchemaError
+        If lengths differ or there is no control cell.
+    """
+    control = np.asarray(is_control, dtype=bool)
+    if not control.any():
+        msg = (
+            f"None of {len(control)} cells is a control; expected at least one. Name the control "
+            "label with `control=`, or add control cells."
+        )
+        raise SchemaError(msg)
+    contexts = as_codes(context, len(control), "context")
+    batches = as_codes(np.zeros(len(control)) if batch is None else batch, len(control), "batch")
+    pair = contexts * (batches.max() + 1) + batches
+    distinct, group = np.unique(pair, return_inverse=True)
+    in_pair, context_of = pair[control], distinct // (batches.max() + 1)
+    order = np.argsort(in_pair, kind="stable")
+    in_pair, in_context = in_pair[order], contexts[control][order]
+    bounds = np.stack(
+        [
+            _interval(in_pair, distinct),
+            _interval(in_context, context_of),
+            np.broadcast_to([[0], [len(order)]], (2, len(distinct))),
+        ]
+    )
+    level = (bounds[:, 1] > bounds[:, 0]).argmax(axis=0)
+    start, stop = bounds[level, :, np.arange(len(distinct))].T
+    controls = np.flatnonzero(control)[order]
+    return ControlGroups(
+        group.astype(np.int64), level, controls, start.astype(np.int64), stop.astype(np.int64)
+    )
+
+
+def as_codes(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.int64]:
+    """Return one dense code a cell for labels in one or several columns."""
+    columns = np.asarray(values)
+    if columns.shape[:1] != (n_cells,):
+        msg = f"{name} has shape {columns.shape}; expected {n_cells} rows, as is_control has."
+        raise SchemaError(msg)
+    codes = np.zeros(n_cells, np.int64)
+    for column in columns.reshape(n_cells, -1).T:
+        own, labels = pd.factorize(column, use_na_sentinel=False)
+        codes, _ = pd.factorize(codes * len(labels) + own)
+    return codes.astype(np.int64)
+
+
+def _interval(ordered: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each value begins and ends in an ordered array, `(2, n_values)`."""
+    sides = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
+    return np.stack(sides).astype(np.int64)
+
+
+#: Maps latents of targets and of sources, and a generator, to the source of each target.
+Coupling = Callable[
+    ["NDArray[np.floating]", "NDArray[np.floating]", np.random.Generator], "NDArray[np.int64]"
+]
+
+#: Small groups are replicated up to this many rows, to use more of their controls.
+_ENOUGH_ROWS = 256
+
+
+def match_controls(
+    groups: ControlGroups,
+    *,
+    cells: ArrayLike | None = None,
+    method: Literal["random", "ot"] | Coupling = "random",
+    latent: NDArray[np.floating] | None = None,
+    condition: ArrayLike | None = None,
+    max_size: int = 1024,
+    seed: int | None = None,
+) -> NDArray[np.int64]:
+    """Pair each cell with one control cell of its group.
+
+    Parameters
+    ----------
+    groups
+        From `group_controls`.
+    cells
+        Positions of the cells to pair; None pairs all, controls included: they get another
+        control of their group if there is one (a null pair).
+    method
+        "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
+        equal weights) from the cells of each condition of a group to a random sample of its
+        controls; both sides are used evenly, so that the controls' distribution is kept. Or a
+        function `(targets, sources, rng) -> sources of the targets` of latents, asked group by
+        group as "ot".
+    latent
+        `(n_cells, n_dimensions)`, needed for all but "random".
+    condition
+        `(n_cells,)` codes. Unless drawn at "random", cells of different conditions are transported
+        apart; None takes all cells of a group together.
+    max_size
+        Largest transport problem: larger groups are cut at random into chunks of this size.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(len(cells),)` positions of control cells, int64.
+
+    Raises
+    ------
+    ValueError
+        If the method is not known, or `latent` is missing or does not fit.
+    """
+    if not callable(method):
+        check_choice("method", method, ("random", "ot"))
+    rng = np.random.default_rng(seed)
+    n_cells = len(groups.group)
+    chosen = np.arange(n_cells) if cells is None else np.asarray(cells, dtype=np.int64)
+    if method == "random":
+        return _match_random(groups, chosen, rng)
+    if latent is None or len(latent) != n_cells:
+        found = "None" if latent is None else f"{len(latent)} rows"
+        msg = (
+            f"method={method!r} needs a latent array of {n_cells} rows, one a cell; found {found}."
+        )
+        raise ValueError(msg)
+    matched = np.empty(len(chosen), np.int64)
+    for group, members in _chunks(groups, chosen, condition, max_size, rng):
+        own, pool = chosen[members], groups.pool(group)
+        if callable(method):
+            sources = _even_sample(pool, min(len(pool), max_size), rng)
+            matched[members] = sources[method(latent[own], latent[sources], rng)]
+        else:
+            matched[members] = _transport(latent, own, pool, rng)
+    return matched
+
+
+def _match_random(
+    groups: ControlGroups, cells: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw one control each; a control that would meet itself takes another of its pool."""
+    group = groups.group[cells]
+    start, size = groups.start[group], (groups.stop - groups.start)[group]
+    drawn = (rng.random(len(cells)) * size).astype(np.int64)
+    itself = (groups.controls[start + drawn] == cells) & (size > 1)
+    others = (rng.random(int(itself.sum())) * (size[itself] - 1)).astype(np.int64)
+    drawn[itself] = (drawn[itself] + 1 + others) % size[itself]
+    return groups.controls[start + drawn]
+
+
+def _chunks(
+    groups: ControlGroups,
+    cells: NDArray[np.int64],
+    condition: ArrayLike | None,
+    max_size: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield a group and positions in `cells` of at most `max_size` of its cells of a condition."""
+    group = groups.group[cells]
+    parts = np.zeros(len(cells)) if condition is None else np.asarray(condition)[cells]
+    together = as_codes(np.stack([group, pd.factorize(parts)[0]], axis=1), len(cells), "condition")
+    order = rng.permutation(len(cells))
+    order = order[np.argsort(together[order], kind="stable")]
+    for members in np.split(order, np.flatnonzero(np.diff(together[order])) + 1):
+        for chunk in np.array_split(members, -(-len(members) // max_size)):
+            if len(chunk):
+                yield int(group[chunk[0]]), chunk
+
+
+def _transport(
+    latent: NDArray[np.floating],
+    cells: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Transport cells to as many sampled controls, and return the control of each cell."""
+    n = len(cells)
+    copies = max(1, min(_ENOUGH_ROWS, len(pool)) // n)
+    sample = _even_sample(pool, copies * n, rng)
+    cost = cdist(latent[cells], latent[sample], "sqeuclidean")
+    if len(pool) > 1:  # a control is not its own pair, unless nothing else is left
+        cost[cells[:, None] == sample[None]] = 1e3 * (1 + cost.max())
+    _, column = linear_sum_assignment(np.repeat(cost, copies, axis=0))
+    options = sample[column.reshape(n, copies)]
+    pick = rng.integers(copies, size=n)
+    pick = (pick + (options[np.arange(n), pick] == cells)) % copies
+    return options[np.arange(n), pick]
+
+
+def _even_sample(pool: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `size` controls, each as often as any other, give or take one."""
+    rounds = -(-size // len(pool))
+    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:size]

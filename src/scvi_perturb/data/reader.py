@@ -1,0 +1,357 @@
+"""Read screens: files, raw counts, genes in the order of training, batches of cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    METADATA_PREFIX,
+    X_KEY,
+)
+from scvi_perturb._errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from os import PathLike
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scvi.data import AnnDataManager
+
+    from scvi_perturb._typing import Batch
+
+__all__ = [
+    "ScreenReader",
+    "align_genes",
+    "check_raw_counts",
+    "holds_counts",
+    "read_rows",
+    "read_screen",
+    "row_sums",
+]
+
+
+#: An array, a SciPy sparse matrix, or a backed dataset: no common type is there to name.
+Matrix: TypeAlias = Any
+
+_BLOCKS = 16
+_BLOCK_ROWS = 32
+_BLOCK_ENTRIES = 16_384
+#: Largest value that `log1p` of a per-ten-thousand profile, or of any library, plausibly takes.
+_LOG_CEILING = 30.0
+
+
+def check_raw_counts(X: Matrix, *, where: str, layers: Mapping[str, Matrix] | None = None) -> None:
+    """Raise unless a matrix holds raw counts: finite, not negative, whole numbers.
+
+    A bounded sample is read (16 blocks spread over the matrix, at most about 260,000 stored
+    values of a sparse one or 512 rows of a dense one), so the cost does not grow with the
+    number of cells; a fault outside the sample is not seen.
+
+    Parameters
+    ----------
+    X
+        Matrix `(n_cells, n_genes)`: an array, a SciPy sparse matrix (CSR, CSC), or a backed
+        dataset of HDF5 or zarr, dense or sparse.
+    where
+        What `X` is, for the message, such as ``"adata.X"``.
+    layers
+        Other matrices, as `adata.layers`. When `X` fails and one of these holds counts, the
+        message says to pass it. The key ``"X"`` stands for `adata.X`, that is ``layer=None``.
+
+    Raises
+    ------
+    SchemaError
+        If the sample has NaN, infinite, negative or non-integer values, or is not numeric.
+    """
+    found = _fault(X)
+    if found is None:
+        return
+    holding = [name for name, layer in (layers or {}).items() if holds_counts(layer)]
+    if holding:
+        names = ", ".join("None (adata.X)" if name == "X" else repr(name) for name in holding)
+        advice = f"Counts are elsewhere in these data: pass layer={names}."
+    else:
+        advice = "Put the raw counts into a layer and pass its name as `layer`."
+        if layers:
+            advice = f"None of the other matrices ({', '.join(layers)}) holds counts. " + advice
+    msg = f"{where} {found}; expected raw counts (whole numbers >= 0). {advice}"
+    raise SchemaError(msg)
+
+
+def holds_counts(X: Matrix) -> bool:
+    """Return whether a sample of `X` is finite, not negative and whole; see `check_raw_counts`."""
+    return _fault(X) is None
+
+
+def _fault(X: Matrix) -> str | None:
+    """Return what is wrong with the sampled values of `X` in words, or None."""
+    if X is None:
+        return "is empty (None)"
+    for values in _sampled_values(X):
+        fault = _values_fault(values)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _values_fault(values: NDArray[Any]) -> str | None:
+    kind = values.dtype.kind
+    if kind in "bu" or values.size == 0:
+        return None
+    if kind not in "if":
+        return f"has values of type {values.dtype}, which are not numbers"
+    if kind == "f":
+        n_bad = int(np.count_nonzero(~np.isfinite(values)))
+        if n_bad:
+            return f"has NaN or infinite values ({n_bad} of {values.size} sampled)"
+    low, high = values.min(), values.max()
+    fractional = values[values != np.rint(values)] if kind == "f" else values[:0]
+    if low < 0:
+        guess = " and looks scaled" if fractional.size else ""
+        return f"has negative values (lowest found {low:g}){guess}"
+    if fractional.size:
+        guess = "log-normalised" if high < _LOG_CEILING else "normalised"
+        return f"has values that are not whole (such as {fractional[0]:g}) and looks {guess}"
+    return None
+
+
+def _sampled_values(X: Matrix) -> Iterator[NDArray[Any]]:
+    """Yield flat blocks of values, spread evenly; only stored values where `X` is sparse."""
+    stored = _stored(X)
+    if stored is not None:
+        for start, stop in _blocks(int(stored.shape[0]), _BLOCK_ENTRIES):
+            yield np.asarray(stored[start:stop])
+        return
+    for start, stop in _blocks(int(X.shape[0]), _BLOCK_ROWS):
+        block = X[start:stop]
+        if hasattr(block, "compute"):  # dask arrays are read block by block
+            block = block.compute()
+        yield block.data if sparse.issparse(block) else np.asarray(block).ravel()
+
+
+def _stored(X: Matrix) -> Matrix | None:
+    """Return the one-dimensional array of stored values of a sparse `X`, read or backed."""
+    if sparse.issparse(X):
+        return X.data if X.format in {"csr", "csc", "coo"} else X.tocsr().data
+    group = getattr(X, "group", None)  # anndata's backed CSRDataset and CSCDataset
+    if group is not None and getattr(X, "format", None) in {"csr", "csc"}:
+        return group["data"]
+    return None
+
+
+def _blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield at most `_BLOCKS` intervals of at most `size`, spread evenly over `length`."""
+    if length <= _BLOCKS * size:
+        yield from ((start, min(start + size, length)) for start in range(0, length, size))
+        return
+    for start in np.linspace(0, length - size, _BLOCKS).astype(int).tolist():
+        yield start, start + size
+
+
+def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
+    """Return `adata` with exactly `genes`, in this order.
+
+    scvi-tools compares the number of genes only: reversed genes would pass in silence.
+
+    Parameters
+    ----------
+    adata
+        Data with at least these genes; returned as it is when nothing has to change.
+    genes
+        Names, in the order of training.
+
+    Raises
+    ------
+    SchemaError
+        When genes are missing, or names are not unique.
+    """
+    names = adata.var_names.astype(str)
+    if len(names) == len(genes) and (names == np.asarray(genes)).all():
+        return adata
+    if not names.is_unique:
+        twice = names[names.duplicated()][:3].tolist()
+        msg = f"Gene names are not unique ({twice}, ...); call `adata.var_names_make_unique()`."
+        raise SchemaError(msg)
+    place = names.get_indexer(np.asarray(genes))
+    missing = [gene for gene, i in zip(genes, place, strict=True) if i < 0]
+    if missing:
+        msg = (
+            f"{len(missing)} of the {len(genes)} genes of training are missing, e.g. "
+            f"{missing[:5]}. The model needs all of them; found genes such as "
+            f"{names[:3].tolist()}."
+        )
+        raise SchemaError(msg)
+    aligned = adata[:, place]
+    return aligned.to_memory() if adata.isbacked else aligned.copy()
+
+
+#: Rows that are summed at a time.
+CHUNK = 8192
+
+
+class ScreenReader:
+    """Random access to the cells of a registered screen.
+
+    A backed AnnData returns rows sorted by index, whatever order was asked for; here the order
+    is kept. Counts come dense, with the places of the non-zeros beside them where the storage
+    knows them: the likelihood needs to look at those only.
+
+    Parameters
+    ----------
+    manager
+        scvi-tools' manager of a registered AnnData or MuData.
+    """
+
+    def __init__(self, manager: AnnDataManager) -> None:
+        self.codes = {
+            key: _column(manager.get_from_registry(key)).astype(np.int64)
+            for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        }
+        self.metadata = {
+            key: _column(manager.get_from_registry(key))
+            for key in manager.data_registry
+            if key.startswith(METADATA_PREFIX)
+        }
+        self.n_cells = len(self.codes[CONDITION_KEY])
+        n_genes = len(manager.get_state_registry(X_KEY)["column_names"])
+        self.counts = _readable(manager.get_from_registry(X_KEY), (self.n_cells, n_genes))
+        self.library: np.ndarray | None = None
+        if LIBRARY_KEY in manager.data_registry:
+            self.library = _column(manager.get_from_registry(LIBRARY_KEY)).astype(np.float32)
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return self.n_cells
+
+    def library_sizes(self) -> np.ndarray:
+        """Return the library size of every cell, `(n_cells,)`."""
+        if self.library is not None:
+            return self.library
+        return row_sums(self.counts, self.n_cells).astype(np.float32)
+
+    def __getitem__(self, indices: np.ndarray | list[int] | int) -> Batch:
+        """Return the cells at `indices` as a dict of tensors, in this order.
+
+        Returns
+        -------
+        dict
+            `X (B, G)` float32; `condition`, `context`, `batch (B,)` int64; `library (B,)`
+            float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros;
+            `metadata_<column> (B,)`, int64 codes or float32 numbers.
+        """
+        chosen = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        rows = read_rows(self.counts, chosen)
+        batch: Batch = {k: torch.from_numpy(v[chosen]) for k, v in self.codes.items()}
+        for key, values in self.metadata.items():
+            column = torch.from_numpy(values[chosen])
+            batch[key] = column.float() if column.is_floating_point() else column.long()
+        if sparse.issparse(rows):
+            batch["rows"] = torch.from_numpy(
+                np.repeat(np.arange(len(chosen)), np.diff(rows.indptr)).astype(np.int64)
+            )
+            batch["columns"] = torch.from_numpy(rows.indices.astype(np.int64))
+            dense = rows.toarray()
+        else:
+            dense = np.asarray(rows)
+        batch[X_KEY] = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
+        if self.library is None:
+            batch[LIBRARY_KEY] = batch[X_KEY].sum(dim=1)
+        else:
+            batch[LIBRARY_KEY] = torch.from_numpy(self.library[chosen])
+        return batch
+
+
+def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any array-like storage
+    """Return `matrix[indices]` in the order of `indices`, also from storage that must be sorted.
+
+    Parameters
+    ----------
+    matrix
+        NumPy array, SciPy sparse matrix, or a backed dataset of either kind.
+    indices
+        Row numbers, in any order, with repetitions.
+    """
+    if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
+        rows = matrix[indices]
+    else:
+        unique, inverse = np.unique(indices, return_inverse=True)
+        rows = matrix[unique][inverse]
+    if sparse.issparse(rows):
+        rows = rows.tocsr()
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+    return rows
+
+
+def row_sums(matrix: Any, n_rows: int) -> np.ndarray:  # noqa: ANN401 - as `read_rows`
+    """Return the sum of each row, `(n_rows,)` float64, of any storage that `read_rows` reads."""
+    parts = np.array_split(np.arange(n_rows), max(1, n_rows // CHUNK))
+    sums = [np.asarray(read_rows(matrix, rows).sum(axis=1)).ravel() for rows in parts]
+    return np.concatenate(sums).astype(np.float64)
+
+
+class _Rows:
+    """Rows of a matrix that cannot say its shape: scvi-tools' layer of a collection of files."""
+
+    def __init__(self, matrix: Any, shape: tuple[int, int]) -> None:  # noqa: ANN401
+        self.matrix, self.shape = matrix, shape
+
+    def __getitem__(self, indices: np.ndarray) -> sparse.csr_matrix:
+        return self.matrix[indices]
+
+
+def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
+    """Column-compressed counts are turned once: reading rows from them would scan all."""
+    if isinstance(matrix, pd.DataFrame):
+        return matrix.to_numpy()
+    if not sparse.issparse(matrix):
+        return matrix
+    if not hasattr(matrix, "shape"):
+        return _Rows(matrix, shape)
+    return matrix if matrix.format == "csr" else matrix.tocsr()
+
+
+def _column(values: Any) -> np.ndarray:  # noqa: ANN401
+    return np.asarray(values).reshape(-1)
+
+
+def read_screen(path: str | PathLike[str]) -> AnnData:
+    """Read an `.h5ad` file into memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    SchemaError
+        If it cannot be read: it is cut off, or not an AnnData file.
+    """
+    import anndata
+
+    if not Path(path).is_file():
+        msg = f"There is no file {path}."
+        raise FileNotFoundError(msg)
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # anndata raises what HDF5, NumPy and pandas raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        msg = (
+            f"{path} could not be read as .h5ad: it may be cut off or not be an AnnData file; "
+            f"copy or download it again. The reason given: {reason}"
+        )
+        raise SchemaError(msg) from error

@@ -1,0 +1,194 @@
+"""Features of genes: membership of gene sets."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scvi_perturb._errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+__all__ = ["gene_set_membership", "listed", "read_gmt"]
+
+
+_MOST = 10
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to ten names, and how many others there are."""
+    shown = ", ".join(map(repr, names[:_MOST]))
+    return shown if len(names) <= _MOST else f"{shown} and {len(names) - _MOST} others"
+
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
+    """Read gene sets from a GMT file, plain or gzipped.
+
+    A line is a set: its name, a description (which may be empty and is not kept) and its genes,
+    with tabs between. A weight after a gene ("IL6,1.0") is dropped, and blank lines and fields are
+    passed over.
+
+    Returns
+    -------
+    Genes of each set, by its name, in the order of the file.
+
+    Raises
+    ------
+    SchemaError
+        Naming the line, if a set has no name, no genes or the name of an earlier one, or what
+        follows the comma of a gene is not a number; also if the file has no set or is not text.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        if content[:2] == _GZIP_MAGIC:
+            content = gzip.decompress(content)
+        lines = content.decode("utf-8-sig").split("\n")
+    except (EOFError, OSError, UnicodeDecodeError) as error:
+        msg = f"{path.name} is not a text file of gene sets, plain or gzipped: {error}."
+        raise SchemaError(msg) from error
+    sets: dict[str, frozenset[str]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            name, genes = _parsed(line)
+            if name in sets:
+                _refuse(f"set {name!r} comes twice; rename or merge them")
+        except SchemaError as error:
+            msg = f"{path.name}, line {number}: {error}."
+            raise SchemaError(msg) from None
+        sets[name] = genes
+    if not sets:
+        msg = f"{path.name} has no gene sets; expected lines of name, description and genes."
+        raise SchemaError(msg)
+    return sets
+
+
+def _parsed(line: str) -> tuple[str, frozenset[str]]:
+    """Return a line's set and its genes."""
+    name, *rest = [field.strip() for field in line.split("\t")]
+    genes = frozenset(_gene(field) for field in rest[1:] if field)
+    if not name:
+        _refuse("the set has no name")
+    if not genes:
+        _refuse(f"set {name!r} has no genes; expected name, description and genes, tabs between")
+    return name, genes
+
+
+def _gene(field: str) -> str:
+    """Return a gene without its weight."""
+    gene, comma, weight = field.partition(",")
+    try:
+        if comma:
+            float(weight)
+    except ValueError:
+        _refuse(f"{field!r} is neither a gene nor a gene with a weight ('IL6,1.0')")
+    if not gene.strip():
+        _refuse(f"{field!r} names no gene")
+    return gene.strip()
+
+
+def _refuse(what: str) -> None:
+    raise SchemaError(what)
+
+
+def gene_set_membership(
+    gene_sets: Mapping[str, Collection[str]] | str | Path | Iterable[str | Path],
+    genes: Iterable[str],
+    *,
+    min_size: int = 5,
+    max_size: int = 500,
+) -> pd.DataFrame:
+    """Return which gene sets each gene is in.
+
+    All sets of the size asked for are columns, whichever genes are asked for, so that tables of
+    other genes fit. Names are compared as they are written, capitals included.
+
+    Parameters
+    ----------
+    gene_sets
+        Genes of each set by its name, or GMT files. With several files the sets are named
+        "file|set".
+    genes
+        Names of perturbed genes.
+    min_size, max_size
+        Sets with fewer or more genes, in the whole collection, are left out: small ones are rarely
+        shared, large ones say little.
+
+    Returns
+    -------
+    A table `(n_genes_found, n_sets)` of 0 and 1, index = gene in the order given: a modality of
+    `PerturbationFeatures`. A gene that is in none of these sets has no row, since nothing is known
+    of it; a warning names those.
+
+    Raises
+    ------
+    SchemaError
+        If no set has the size asked for, no gene is in any, or two files have one name.
+
+    Examples
+    --------
+    >>> gene_set_membership({"cycle": ["CDK1", "MYC"], "stress": ["MYC"]}, ["MYC"], min_size=1)
+         cycle  stress
+    MYC      1       1
+    """
+    collection = _collected(gene_sets)
+    sizes = {name: len(set(members)) for name, members in collection.items()}
+    kept = [name for name, size in sizes.items() if min_size <= size <= max_size]
+    if not kept:
+        found = f"{min(sizes.values())} to {max(sizes.values())}" if sizes else "no sets"
+        msg = (
+            f"No gene set has {min_size} to {max_size} genes (found: {found}). Change `min_size` "
+            "or `max_size`."
+        )
+        raise SchemaError(msg)
+    asked = list(dict.fromkeys(map(str, genes)))
+    place = {gene: row for row, gene in enumerate(asked)}
+    values = np.zeros((len(asked), len(kept)), np.uint8)
+    for column, name in enumerate(kept):
+        values[[place[gene] for gene in set(collection[name]) & place.keys()], column] = 1
+    known = np.asarray(values.any(axis=1), bool)
+    lost = [gene for gene, there in zip(asked, known, strict=True) if not there]
+    if len(lost) == len(asked):
+        msg = (
+            f"None of the {len(asked)} genes ({listed(lost)}) is in any of the {len(kept)} sets, "
+            f"whose genes are such as {sorted(collection[kept[0]])[:3]}. Use the same identifiers."
+        )
+        raise SchemaError(msg)
+    if lost:
+        msg = f"{len(lost)} of {len(asked)} genes are in no set and get no row: {listed(lost)}."
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    return pd.DataFrame(values, index=pd.Index(asked), columns=kept).loc[known]
+
+
+def _collected(
+    gene_sets: Mapping[str, Collection[str]] | str | Path | Iterable[str | Path],
+) -> Mapping[str, Collection[str]]:
+    """Return sets by name, read from files where files are named."""
+    if isinstance(gene_sets, Mapping):
+        return gene_sets
+    if isinstance(gene_sets, str | Path):
+        return read_gmt(gene_sets)
+    paths = [Path(path) for path in gene_sets]
+    if len(paths) == 1:
+        return read_gmt(paths[0])
+    stems = [path.name.removesuffix(".gz").removesuffix(".gmt") for path in paths]
+    if len(set(stems)) < len(stems):
+        msg = f"Two files have one name: {listed(sorted(stems))}; rename one, it prefixes its sets."
+        raise SchemaError(msg)
+    return {
+        f"{stem}|{name}": members
+        for stem, path in zip(stems, paths, strict=True)
+        for name, members in read_gmt(path).items()
+    }

@@ -1,0 +1,293 @@
+"""Log-likelihoods of counts, evaluated at the non-zeros."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from scvi_perturb.generative import _gamma
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "EPSILON",
+    "Counts",
+    "NegativeBinomial",
+    "nb_log_prob",
+    "normal_log_prob",
+    "poisson_log_prob",
+    "zinb_log_prob",
+]
+
+
+#: Added to means before their logarithm, as scvi.distributions does.
+EPSILON: Final = 1e-8
+
+
+class Counts(NamedTuple):
+    """The non-zero counts of a batch: values, positions in the flattened matrix, genes."""
+
+    values: Tensor
+    flat: Tensor
+    genes: Tensor
+
+    @classmethod
+    def gather(cls, x: Tensor, nonzero: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Counts:
+        """Take the non-zero counts out of `x`, at `nonzero` (rows, columns) if they are known."""
+        rows, genes = torch.nonzero(x, as_tuple=True) if nonzero is None else nonzero
+        rows, genes = rows.long(), genes.long()
+        flat = torch.add(genes, rows, alpha=x.shape[-1])
+        return cls(x.reshape(-1).index_select(0, flat).to(dtype), flat, genes)
+
+    def take(self, parameter: Tensor) -> Tensor:
+        """Return a parameter `(n_genes,)` or `(n_cells, n_genes)` at the non-zeros."""
+        if parameter.ndim == 1:
+            return parameter.index_select(0, self.genes)
+        return parameter.reshape(-1).index_select(0, self.flat)
+
+    def take_function(self, function: Callable[[Tensor], Tensor], parameter: Tensor) -> Tensor:
+        """Return a function of a parameter at the non-zeros, evaluated where it is cheaper."""
+        if parameter.ndim == 1:
+            return self.take(function(parameter))
+        return function(self.take(parameter))
+
+    def row_sums(self, terms: Tensor, like: Tensor) -> Tensor:
+        """Sum terms of the non-zeros by row; a dense detour is faster than `index_add`."""
+        return torch.zeros_like(like).view(-1).scatter_(0, self.flat, terms).view_as(like).sum(-1)
+
+
+def _log_prob(
+    counts: Counts, ratio: Tensor, theta: Tensor, log_mean: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the log-likelihood, dense `log(1 + ratio)`, and at the non-zeros theta and ratio.
+
+    `log_mean` is the logarithm of the mean at the non-zeros.
+    """
+    log_ratio = torch.log1p(ratio)
+    theta_at, ratio_at = counts.take(theta), counts.take(ratio)
+    remainder = counts.take_function(_gamma.stirling_remainder, theta)
+    terms = _gamma.log_rising(counts.values, theta_at, remainder)
+    terms.sub_(torch.lgamma(counts.values + 1))
+    terms.addcmul_(counts.values, log_mean - torch.log1p(ratio_at))
+    result = counts.row_sums(terms, ratio)
+    if theta.ndim == 1:
+        result -= torch.mv(log_ratio, theta)
+    else:
+        result -= (log_ratio * theta).sum(-1)
+    return result, log_ratio, theta_at, ratio_at
+
+
+def _theta_gradient(
+    counts: Counts, theta: Tensor, at: tuple[Tensor, Tensor], dense: Tensor, grad: Tensor
+) -> Tensor:
+    """Return the gradient in theta from the derivative of the dense part, which is overwritten.
+
+    `at` holds theta and ratio at the non-zeros, `grad` is `(n_cells,)`.
+    """
+    theta_at, ratio_at = at
+    excess = counts.take_function(_gamma.digamma_excess, theta)
+    terms = _gamma.log_rising_slope(counts.values, theta_at, excess)
+    terms.sub_(counts.values / (theta_at * (1 + ratio_at)))
+    dense.view(-1).scatter_add_(0, counts.flat, terms)
+    return torch.mv(dense.T, grad) if theta.ndim == 1 else dense.mul_(grad[:, None])
+
+
+class NegativeBinomial(torch.autograd.Function):
+    """Log-likelihood `(n_cells,)` from means, inverse dispersions and logits of zero inflation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
+        counts: Counts,
+        mean: Tensor,
+        theta: Tensor,
+        zi_logits: Tensor | None,
+    ) -> Tensor:
+        """Return the log-likelihood of each cell."""
+        with torch.autocast(mean.device.type, enabled=False):
+            ratio = mean * theta.reciprocal() if theta.ndim == 1 else mean / theta
+            log_mean = torch.log(counts.take(mean).add_(EPSILON))
+            result, log_ratio, *at = _log_prob(counts, ratio, theta, log_mean)
+            lifted = None
+            if zi_logits is not None:
+                lifted = torch.addcmul(zi_logits, log_ratio, theta)
+                # The non-zeros are no zeros: a logit of -inf takes them out of sum and gradients.
+                lifted.view(-1).index_fill_(0, counts.flat, -torch.inf)
+                result += (softplus(lifted) - softplus(zi_logits)).sum(-1)
+        ctx.save_for_backward(*counts, theta, ratio, log_ratio, *at, zi_logits, lifted)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients in means, inverse dispersions and logits."""
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        counts, (theta, ratio, log_ratio, *at) = Counts(*saved[:3]), saved[3:8]
+        zi_logits, lifted = ctx.saved_tensors[8:]
+        d_mean = d_theta = d_zi = observed = None
+        with torch.autocast(ratio.device.type, enabled=False):
+            keep = (ratio + 1).reciprocal_()
+            if zi_logits is not None:
+                dropped = torch.sigmoid(lifted)
+                observed = 1 - dropped
+                d_zi = dropped.sub_(torch.sigmoid(zi_logits)).mul_(grad[:, None])
+            if ctx.needs_input_grad[2]:
+                dense = (ratio * keep).sub_(log_ratio)
+                dense = dense if observed is None else dense.mul_(observed)
+                d_theta = _theta_gradient(counts, theta, (at[0], at[1]), dense, grad)
+            if ctx.needs_input_grad[1]:
+                theta_at, ratio_at = at
+                terms = (ratio_at * theta_at).add_(EPSILON).reciprocal_()
+                terms.sub_(1 / (theta_at * (1 + ratio_at))).mul_(counts.values)
+                d_mean = keep.neg_() if observed is None else keep.neg_().mul_(observed)
+                d_mean.view(-1).scatter_add_(0, counts.flat, terms)
+                d_mean.mul_(grad[:, None])
+        return None, d_mean, d_theta, d_zi
+
+
+def _real(*tensors: Tensor) -> torch.dtype:
+    """Return the dtype to compute in: float64 if any tensor has it, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _check_shapes(x: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        shapes = [x.shape, x.shape[-1:]] if name in {"theta", "scale"} else [x.shape]
+        if parameter.shape not in shapes:
+            msg = (
+                f"{name} has shape {tuple(parameter.shape)}; for counts of shape {tuple(x.shape)} "
+                f"it is expected to have {' or '.join(str(tuple(shape)) for shape in shapes)}."
+            )
+            raise ValueError(msg)
+
+
+def nb_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    theta: Tensor,
+    *,
+    nonzero: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the negative binomial log-likelihood of each cell, summed over genes.
+
+    Parameters
+    ----------
+    x
+        Counts `(n_cells, n_genes)`, integers of any dtype.
+    mu
+        Means `(n_cells, n_genes)`, >= 0.
+    theta
+        Inverse dispersions, > 0, `(n_genes,)` or `(n_cells, n_genes)`; the variance is
+        `mu + mu^2 / theta`.
+    nonzero
+        Rows and columns of the non-zero counts, each position once, as
+        `torch.nonzero(x, as_tuple=True)` gives them; found from `x` when None, which takes as long
+        as the rest.
+
+    Returns
+    -------
+    Log-likelihood `(n_cells,)` in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    """
+    _check_shapes(x, {"mu": mu, "theta": theta})
+    dtype = _real(mu, theta)
+    counts = Counts.gather(x, nonzero, dtype)
+    return cast("Tensor", NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), None))
+
+
+def zinb_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    theta: Tensor,
+    zi_logits: Tensor,
+    *,
+    nonzero: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the zero-inflated negative binomial log-likelihood of each cell, summed over genes.
+
+    Parameters
+    ----------
+    x, mu, theta, nonzero
+        As for `nb_log_prob`.
+    zi_logits
+        Logits of the probability that a count is replaced by zero `(n_cells, n_genes)`.
+
+    Returns
+    -------
+    Log-likelihood `(n_cells,)` in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    """
+    _check_shapes(x, {"mu": mu, "theta": theta, "zi_logits": zi_logits})
+    dtype = _real(mu, theta, zi_logits)
+    counts = Counts.gather(x, nonzero, dtype)
+    log_prob = NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), zi_logits.to(dtype))
+    return cast("Tensor", log_prob)
+
+
+def poisson_log_prob(
+    x: Tensor, mu: Tensor, *, nonzero: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Return the Poisson log-likelihood of each cell, summed over genes.
+
+    Parameters
+    ----------
+    x, mu, nonzero
+        As for `nb_log_prob`.
+
+    Returns
+    -------
+    Log-likelihood `(n_cells,)` in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    """
+    _check_shapes(x, {"mu": mu})
+    mean = mu.to(_real(mu))
+    counts = Counts.gather(x, nonzero, mean.dtype)
+    log_mean = torch.log(counts.take(mean) + EPSILON)
+    terms = counts.values * log_mean - torch.lgamma(counts.values + 1)
+    return counts.row_sums(terms, mean) - mean.sum(-1)
+
+
+def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Return the normal log-likelihood of each cell, summed over genes.
+
+    Parameters
+    ----------
+    x
+        Values `(n_cells, n_genes)`, for example log-normalised expression or signatures.
+    loc
+        Means `(n_cells, n_genes)`.
+    scale
+        Standard deviations, > 0, `(n_genes,)` or `(n_cells, n_genes)`.
+
+    Returns
+    -------
+    Log-likelihood `(n_cells,)` in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    """
+    _check_shapes(x, {"loc": loc, "scale": scale})
+    dtype = _real(x, loc, scale)
+    width = scale.to(dtype)
+    error = (x.to(dtype) - loc.to(dtype)) / width
+    return -(0.5 * error.square() + torch.log(width) + 0.5 * math.log(2 * math.pi)).sum(-1)

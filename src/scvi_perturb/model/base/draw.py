@@ -1,0 +1,602 @@
+"""Draw cells and effects, and write them to AnnData."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, TARGET_SUM, UNS_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb._random import generator
+from scvi_perturb._version import __version__
+from scvi_perturb.data.matching import group_controls
+from scvi_perturb.data.reader import read_rows
+from scvi_perturb.data.writer import CsrFileWriter
+from scvi_perturb.generative.counts import sample_counts
+from scvi_perturb.model.base.latents import chunks, encode_cells, means_of_own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.condition_table import ConditionTable
+    from scvi_perturb.generative.samplers import SamplerConfig
+    from scvi_perturb.model.base.request import Reference, Request
+    from scvi_perturb.model.base.setup import Screen
+    from scvi_perturb.module.base import ConditionTensors, CountParameters, Representation
+
+__all__ = [
+    "LATENT_KEY",
+    "Carried",
+    "DrawOptions",
+    "Drawn",
+    "Output",
+    "Plan",
+    "batch_codes",
+    "carried_adata",
+    "cells_adata",
+    "draw_cells",
+    "draw_matrix",
+    "effects_adata",
+    "effects_table",
+    "expected_proportions",
+    "library_shift",
+    "library_shifts",
+    "provenance",
+    "write_cells",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which cells are to be drawn: one entry a cell, grouped by row of the request.
+
+    Attributes
+    ----------
+    row
+        Row of the request, `(n_cells,)`.
+    reference
+        Row of the reference cell that it starts from, `(n_cells,)`.
+    draw
+        Number of the draw within its row, `(n_cells,)`.
+    """
+
+    row: np.ndarray
+    reference: np.ndarray
+    draw: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.row)
+
+    @classmethod
+    def make(
+        cls, request: Request, reference: Reference, n_samples: int | None, seed: int | None
+    ) -> Plan:
+        """Choose reference cells for every row.
+
+        Each row draws `n_samples` of the control cells in its context: all of them, as often
+        as whole rounds fit, and a random choice of them for the rest, so that cells are as
+        evenly used as can be. None takes every control cell once.
+        """
+        if n_samples is not None and n_samples < 1:
+            msg = (
+                f"n_samples={n_samples} must be at least 1, or None for one cell a reference cell."
+            )
+            raise ValueError(msg)
+        random = np.random.default_rng(seed)
+        rows, cells, draws = [], [], []
+        for i in range(len(request)):
+            pool = reference.rows_for(request, i)
+            n = len(pool) if n_samples is None else n_samples
+            rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
+            chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
+            rows.append(np.full(n, i))
+            cells.append(chosen)
+            draws.append(np.arange(n))
+        return cls(*(np.concatenate(part).astype(np.int64) for part in (rows, cells, draws)))
+
+
+def cell_obs(plan: Plan, request: Request, reference: Reference, screen: Screen) -> pd.DataFrame:
+    """Return `obs` of drawn cells: the condition's columns, the reference cell, the draw."""
+    frame = condition_frame(request, screen)
+    obs = frame.iloc[plan.row].reset_index(drop=True)
+    for column in reference.labels:
+        own = reference.labels[column].to_numpy()[plan.reference]
+        obs[column] = obs[column].where(obs[column].notna(), own) if column in obs else own
+    for column in obs:
+        if obs[column].dtype == object:
+            obs[column] = obs[column].astype("category")
+    obs["reference_cell"] = reference.labels.index.astype(str).to_numpy()[plan.reference]
+    obs["draw"] = plan.draw
+    obs.index = pd.Index([f"row{r}_draw{d}" for r, d in zip(plan.row, plan.draw, strict=True)])
+    return obs
+
+
+def condition_frame(request: Request, screen: Screen) -> pd.DataFrame:
+    """Return the rows of a request under the names that the screen was registered with.
+
+    A context or batch that a row leaves to the reference is None.
+    """
+    text = screen.table.frame(request.conditions)
+    keys = screen.keys
+    frame = pd.DataFrame({keys.perturbation: text["perturbation"]})
+    for column, name in (
+        (keys.dose, "dose"),
+        (keys.time, "time"),
+        (keys.kind, "perturbation_type"),
+    ):
+        if column is not None:
+            frame[column] = text[name]
+    for column, labels in request.context.items():
+        frame[column] = [label or None for label in labels]
+    if request.batch is not None and screen.batch_column is not None:
+        frame[screen.batch_column] = [label or None for label in request.batch]
+    return frame
+
+
+def cells_adata(
+    matrix: sparse.csr_matrix | np.ndarray, obs: pd.DataFrame, screen: Screen
+) -> AnnData:
+    """Return drawn cells as AnnData, genes in the order of training."""
+    return AnnData(X=matrix, obs=obs, var=pd.DataFrame(index=pd.Index(screen.genes)))
+
+
+def provenance(
+    model: str,
+    *,
+    units: str,
+    seed: int | None,
+    sampler: SamplerConfig,
+    library_size: str,
+    trained_on: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Return `uns` of a result: who made it, of what, in which units, and how."""
+    evaluations = sampler.n_evaluations * (1 if sampler.guidance_scale == 1.0 else 2)
+    return {
+        UNS_KEY: {
+            "model": model,
+            "version": __version__,
+            "scvi_tools_version": scvi.__version__,
+            "torch_version": str(torch.__version__),
+            "seed": "none" if seed is None else int(seed),
+            "units": units,
+            "sampler": sampler.method,
+            "guidance_scale": float(sampler.guidance_scale),
+            "n_function_evaluations": int(evaluations),
+            "library_size": library_size,
+            "trained_on": trained_on,
+        }
+    }
+
+
+def library_shifts(
+    codes: dict[str, np.ndarray], library: np.ndarray, train: np.ndarray
+) -> dict[int, float]:
+    """Return the mean change of the log library size under each trained condition.
+
+    Changes are taken against controls of the same context and batch, averaged over contexts,
+    and shrunk towards none as far as their standard error is large (positive-part James-Stein).
+
+    Parameters
+    ----------
+    codes
+        Condition, context and batch of all cells.
+    library
+        Library sizes of all cells.
+    train
+        Cells to learn from.
+    """
+    condition, context = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]
+    size = np.log(np.maximum(library[train].astype(float), 1.0))
+    groups = group_controls(context, codes[BATCH_KEY][train], condition == 0)
+    centre = np.array([size[groups.pool(g)].mean() for g in range(len(groups.start))])
+    change = size - centre[groups.group]
+    shifts = {}
+    for code in np.unique(condition[condition != 0]):
+        own = condition == code
+        means, variances = [], []
+        for place in np.unique(context[own]):
+            there = change[own & (context == place)]
+            spread = size[context == place].var()
+            means.append(there.mean())
+            variances.append(spread / len(there))
+        shift = float(np.mean(means))
+        error = float(np.sum(variances)) / len(means) ** 2
+        shifts[int(code)] = shift * max(0.0, 1.0 - error / shift**2) if shift else 0.0
+    return shifts
+
+
+def library_shift(condition: Condition, shifts: dict[int, float], table: ConditionTable) -> float:
+    """Return the change of the log library size expected under a condition.
+
+    A trained condition has its own; another is the sum over its components, each the mean of
+    the trained conditions of that component alone; what was never seen alone changes nothing.
+    """
+    if condition.is_control:
+        return 0.0
+    known = {table.conditions[code]: shift for code, shift in shifts.items()}
+    if condition in known:
+        return known[condition]
+    total = 0.0
+    for part in condition.components:
+        alone = [
+            shift
+            for other, shift in known.items()
+            if [(p.name, p.kind) for p in other.components] == [(part.name, part.kind)]
+        ]
+        total += float(np.mean(alone)) if alone else 0.0
+    return total
+
+
+LibrarySize = float | Literal["reference", "predicted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chunk of drawn cells: entries `cells` of the plan, their library, their distribution."""
+
+    cells: np.ndarray
+    library: torch.Tensor
+    parameters: CountParameters
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """What a request sets beside the condition.
+
+    Attributes
+    ----------
+    batch
+        Batch code of each row of the request; None, and -1, take the reference cell's.
+    library_size
+        Total counts of every cell; None takes the reference cell's.
+    library_factor
+        Factor of each row of the request on the reference cell's library size, or None.
+    population
+        Whether the mean of the reference cells of a context and batch is the reference of each.
+    """
+
+    batch: np.ndarray | None = None
+    library_size: float | None = None
+    library_factor: np.ndarray | None = None
+    population: bool = False
+
+    @classmethod
+    def make(
+        cls,
+        request: Request,
+        screen: Screen,
+        *,
+        library_size: LibrarySize,
+        shifts: dict[int, float],
+        seen_batch: np.ndarray,
+        population: bool,
+    ) -> DrawOptions:
+        """Make options precise.
+
+        Raises
+        ------
+        SchemaError
+            When a batch asked for was not trained on.
+        ValueError
+            When `library_size` is neither a legal word nor a positive number.
+        """
+        factor, number = None, None
+        if library_size == "predicted":
+            changes = [library_shift(c, shifts, screen.table) for c in request.conditions]
+            factor = np.exp(changes)
+        elif library_size != "reference":
+            if not isinstance(library_size, int | float) or not library_size > 0:
+                msg = (
+                    f"library_size={library_size!r} is not known; pass 'reference', 'predicted' or "
+                    "a positive number of counts."
+                )
+                raise ValueError(msg)
+            number = float(library_size)
+        return cls(batch_codes(request, screen, seen_batch), number, factor, population)
+
+
+def batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarray | None:
+    """Return the code of the batch that each row asks for."""
+    if request.batch is None:
+        return None
+    codes = {labels[0]: code for code, labels in enumerate(screen.batches) if seen[code]}
+    unknown = sorted(set(request.batch) - {*codes, ""})
+    if unknown:
+        msg = f"Batches {unknown} were not trained on; the model knows {sorted(codes)}."
+        raise SchemaError(msg)
+    return np.array([codes.get(label, -1) for label in request.batch], dtype=np.int64)
+
+
+def draw_cells(
+    representation: Representation,
+    draw_latents: Callable[..., torch.Tensor],
+    *,
+    conditions: ConditionTensors,
+    cells: Reference,
+    plan: Plan,
+    options: DrawOptions,
+    random: torch.Generator,
+) -> Iterator[Drawn]:
+    """Yield drawn cells in the order of the plan, in chunks of bounded size.
+
+    Parameters
+    ----------
+    representation
+        Stage one.
+    draw_latents
+        `(conditions, which, reference, context) -> latents`.
+    conditions
+        Conditions of the request's rows, on the module's device.
+    cells
+        Reference cells; each that is used is encoded once.
+    plan
+        Which cell starts from which.
+    options
+        Batch and library size.
+    random
+        Source of all draws, on the module's device.
+    """
+    device = conditions.component.device
+    # The mean of a population is that of all its cells, however few are drawn from it.
+    wanted = np.arange(len(cells)) if options.population else plan.reference
+    used, place = np.unique(wanted, return_inverse=True)
+    mean, log_variance = encode_cells(
+        representation, lambda rows: cells.read(used[rows]), len(used), device
+    )
+    centre = means_of_own(cells, mean)[plan.reference] if options.population else None
+    for chunk in chunks(len(plan)):
+        row, which = plan.row[chunk], torch.from_numpy(plan.row[chunk]).to(device)
+        if centre is None:
+            spread = (0.5 * log_variance[place[chunk]]).exp().to(device)
+            noise = torch.randn(spread.shape, generator=random, device=device)
+            reference = mean[place[chunk]].to(device) + spread * noise
+        else:
+            reference = centre[chunk].to(device)
+        context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
+        latent = draw_latents(conditions, which, reference, context)
+        library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        if options.library_factor is not None:
+            library = library * options.library_factor[row].astype(np.float32)
+        if options.library_size is not None:
+            library = np.full(len(chunk), options.library_size, dtype=np.float32)
+        batch = cells.batch[plan.reference[chunk]]
+        if options.batch is not None:
+            batch = np.where(options.batch[row] < 0, batch, options.batch[row])
+        size = torch.from_numpy(library).to(device)
+        with torch.inference_mode():
+            parameters = representation.decode(latent, size, torch.from_numpy(batch).to(device))
+        yield Drawn(chunk, size, parameters)
+
+
+def draw_matrix(
+    drawn: Drawn, likelihood: str, random: torch.Generator
+) -> sparse.csr_matrix | np.ndarray:
+    """Draw a chunk: integer counts, or `log1p` values with a Normal likelihood."""
+    mean, dispersion, zero_logits = drawn.parameters
+    if likelihood == "normal":
+        noise = torch.randn(mean.shape, generator=random, device=mean.device)
+        return (mean + dispersion * noise).float().cpu().numpy()
+    if likelihood == "exact":
+        return sparse.csr_matrix(mean.float().cpu().numpy())
+    theta = None if likelihood == "poisson" else dispersion
+    return sample_counts(mean, theta, zero_logits, generator=random)
+
+
+def expected_proportions(drawn: Drawn, likelihood: str) -> np.ndarray:
+    """Return the expected share of each gene in each drawn cell, `(n_cells, n_genes)`."""
+    mean, _, zero_logits = drawn.parameters
+    if likelihood == "normal":
+        return (torch.expm1(mean).clamp_min(0) / TARGET_SUM).cpu().numpy()
+    if likelihood == "exact":  # of a library of its own
+        return (mean / mean.sum(dim=1, keepdim=True).clamp_min(1)).cpu().numpy()
+    if zero_logits is not None:
+        mean = mean * torch.sigmoid(-zero_logits)
+    return (mean / drawn.library[:, None]).cpu().numpy()
+
+
+def write_cells(
+    drawn: Iterator[Drawn],
+    *,
+    obs: pd.DataFrame,
+    screen: Screen,
+    likelihood: str,
+    uns: dict[str, Any],
+    seed: int | None,
+    path: str | Path | None,
+) -> AnnData:
+    """Collect drawn cells into AnnData, or stream them to a file and open it backed."""
+    if path is None:
+        blocks = list(_draw_blocks(drawn, likelihood, seed))
+        if sparse.issparse(blocks[0]):
+            result = cells_adata(sparse.vstack(blocks, format="csr"), obs, screen)
+        else:
+            result = cells_adata(np.vstack(blocks), obs, screen)
+        result.uns = uns
+        return result
+    writer = CsrFileWriter(Path(path), n_columns=len(screen.genes))
+    try:
+        for block in _draw_blocks(drawn, likelihood, seed):
+            writer.append(sparse.csr_matrix(block))
+        return writer.finish(obs=obs, genes=screen.genes, uns=uns)
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _draw_blocks(
+    drawn: Iterator[Drawn], likelihood: str, seed: int | None
+) -> Iterator[sparse.csr_matrix | np.ndarray]:
+    """Yield the expression of each chunk."""
+    random: torch.Generator | None = None
+    for chunk in drawn:
+        if random is None:
+            random = generator(None if seed is None else seed + 1, chunk.library.device)
+        yield draw_matrix(chunk, likelihood, random)
+
+
+N_BOOTSTRAP = 200
+
+
+def effects_adata(
+    drawn: Iterator[Drawn],
+    plan: Plan,
+    request: Request,
+    cells: Reference,
+    *,
+    screen: Screen,
+    likelihood: str,
+    interval: float,
+    seed: int | None,
+) -> AnnData:
+    """Return one row a condition: profile, effect, and a bootstrap interval over cells.
+
+    Reference cells are resampled `N_BOOTSTRAP` times, each together with the cells drawn from
+    it: a drawn cell keeps much of its reference, and their difference is what is uncertain.
+    From a single reference cell no interval can be had, and it is NaN.
+    """
+    random = np.random.default_rng(seed)
+    rows = []
+    shares = (
+        (int(plan.row[i]), share)
+        for chunk in drawn
+        for i, share in zip(chunk.cells, expected_proportions(chunk, likelihood), strict=True)
+    )
+    for row, group in groupby(shares, key=lambda pair: pair[0]):
+        used = plan.reference[plan.row == row]
+        expected = np.stack([share for _, share in group]) * cells.library[used][:, None]
+        rows.append(_effect(expected, cells, used, interval, random))
+    layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
+    return effects_table(layers.pop("profile"), layers, plan, request, screen)
+
+
+def effects_table(
+    profile: np.ndarray,
+    layers: dict[str, np.ndarray],
+    plan: Plan,
+    request: Request,
+    screen: Screen,
+) -> AnnData:
+    """Return profiles and layers, `(n_rows, n_genes)` each, with a row of `obs` a condition."""
+    frame = condition_frame(request, screen)
+    frame["n_cells"] = np.bincount(plan.row, minlength=len(request))
+    frame.index = pd.Index([f"row{i}" for i in range(len(frame))])
+    for column in frame:
+        if frame[column].dtype == object:
+            frame[column] = frame[column].astype("category")
+    return AnnData(
+        X=profile, obs=frame, var=pd.DataFrame(index=pd.Index(screen.genes)), layers=layers
+    )
+
+
+def _effect(
+    expected: np.ndarray,
+    cells: Reference,
+    used: np.ndarray,
+    interval: float,
+    random: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Return profile, effect and interval of one population, each `(n_genes,)`.
+
+    `expected` holds the expected counts of the drawn cells, `used` the reference cell of each.
+    Both profiles are those of summed counts.
+    """
+    pool, place = np.unique(used, return_inverse=True)
+    control, library = read_rows(cells.counts, pool), cells.library[pool].astype(float)
+    profile = _log(expected.sum(axis=0, dtype=np.float64) / cells.library[used].sum())
+    effect = profile - _log(cells.profile(pool))
+    n = len(pool)
+    weights = random.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP).astype(np.float64)
+    drawn = weights[:, place]
+    predicted = (drawn @ expected) / (drawn @ cells.library[used])[:, None]
+    observed = np.asarray(weights @ control) / (weights @ library)[:, None]
+    spread = _log(predicted) - _log(observed)
+    if n == 1:
+        spread = np.full_like(spread, np.nan)
+    low, high = np.quantile(spread, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
+    results = {
+        "profile": profile,
+        "lfc": effect,
+        "lower": np.minimum(low, effect),
+        "upper": np.maximum(high, effect),
+        "std": spread.std(axis=0, ddof=1),
+    }
+    return {key: value.astype(np.float32) for key, value in results.items()}
+
+
+def _log(share: np.ndarray) -> np.ndarray:
+    return np.log1p(TARGET_SUM * share)
+
+
+#: Key of `obsm` of the latents that cells were carried to.
+LATENT_KEY = "X_latent"
+
+Output = Literal["counts", "mean"]
+Decode: TypeAlias = "Callable[[np.ndarray, torch.Tensor, torch.Tensor], CountParameters]"
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Cells in the latent, and what their counts depend on besides.
+
+    Attributes
+    ----------
+    latent
+        `(n_cells, n_latent)`.
+    library, batch
+        Library sizes and codes of batches, `(n_cells,)`.
+    """
+
+    latent: torch.Tensor
+    library: np.ndarray
+    batch: np.ndarray
+
+
+@torch.inference_mode()
+def carried_adata(
+    carried: Carried,
+    obs: pd.DataFrame,
+    *,
+    representation: Representation,
+    screen: Screen,
+    output: Output,
+    seed: int | None,
+    device: torch.device,
+    decode: Decode | None = None,
+) -> AnnData:
+    """Return carried cells as AnnData: counts drawn, or expected counts.
+
+    `obsm["X_latent"]` has the latents. `decode` is for representations that are told more than
+    latents, library sizes and batches: `(rows, latents, library sizes) -> parameters`.
+    """
+    random = generator(seed, device)
+    blocks = []
+    for rows in chunks(len(carried.latent)):
+        library = torch.from_numpy(carried.library[rows].astype(np.float32)).to(device)
+        batch = torch.from_numpy(carried.batch[rows]).to(device)
+        latent = carried.latent[rows].to(device)
+        if decode is None:
+            parameters = representation.decode(latent, library, batch)
+        else:
+            parameters = decode(rows, latent, library)
+        if output == "counts":
+            drawn = Drawn(rows, library, parameters)
+            blocks.append(draw_matrix(drawn, representation.likelihood, random))
+            continue
+        mean, _, zero_logits = parameters
+        mean = mean if zero_logits is None else mean * torch.sigmoid(-zero_logits)
+        blocks.append(mean.float().cpu().numpy())
+    stacked = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else None
+    result = cells_adata(np.vstack(blocks) if stacked is None else stacked, obs, screen)
+    result.obsm[LATENT_KEY] = carried.latent.float().cpu().numpy()
+    return result

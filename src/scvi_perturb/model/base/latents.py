@@ -1,0 +1,269 @@
+"""Latents of cells, and the pairs that stage two learns from."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._random import generator
+from scvi_perturb.data.matching import group_controls, match_controls
+from scvi_perturb.generative.coupling import couple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.generative.coupling import CouplingMethod
+    from scvi_perturb.model.base.request import Reference
+    from scvi_perturb.module.base import Representation
+    from scvi_perturb.module.generator import GeneratorConfig
+
+__all__ = [
+    "LatentPairs",
+    "Populations",
+    "chosen_rows",
+    "chunks",
+    "encode_cells",
+    "make_pairs",
+    "means_of_own",
+]
+
+
+CHUNK = 2048
+#: Couplings that `match_controls` knows by name.
+_METHODS: Final = {"exact": "ot", "random": "random"}
+#: Log variance of what is known exactly.
+SURE = -30.0
+
+
+def chunks(n: int, size: int = CHUNK) -> Iterator[np.ndarray]:
+    """Yield `0..n-1` in consecutive arrays of at most `size`."""
+    for start in range(0, n, size):
+        yield np.arange(start, min(start + size, n))
+
+
+def chosen_rows(indices: Sequence[int] | None, n_cells: int, key_added: str | None) -> np.ndarray:
+    """Return cell numbers from numbers, a mask, or None for all."""
+    if indices is None:
+        return np.arange(n_cells)
+    if key_added is not None:
+        msg = "key_added writes one value a cell of the data; leave `indices` out."
+        raise ValueError(msg)
+    chosen = np.asarray(indices)
+    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+
+
+@torch.inference_mode()
+def encode_cells(
+    representation: Representation,
+    read: Callable[[np.ndarray], Batch],
+    n_cells: int,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and log variance of the latents of `n_cells` cells, on the CPU."""
+    means, variances = [], []
+    for rows in chunks(n_cells):
+        tensors = {k: v.to(device) for k, v in read(rows).items()}
+        mean, log_variance = representation.encode(tensors)
+        means.append(mean.float().cpu())
+        variances.append(log_variance.float().cpu())
+    return torch.cat(means), torch.cat(variances)
+
+
+@dataclass(slots=True)
+class LatentPairs:
+    """What stage two learns from: for each cell a target, and the reference it starts from.
+
+    Attributes
+    ----------
+    target, target_log_variance
+        Displacement from the reference, or the latent itself, `(n_cells, n_latent)`.
+    reference, reference_log_variance
+        Latent of the control cell, or of the mean of the control population.
+    condition, context
+        Codes of each cell, `(n_cells,)`.
+    """
+
+    target: torch.Tensor
+    target_log_variance: torch.Tensor
+    reference: torch.Tensor
+    reference_log_variance: torch.Tensor
+    condition: torch.Tensor
+    context: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.target)
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the pairs at `indices` as a batch."""
+        index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        return {
+            "target_mean": self.target[index],
+            "target_log_variance": self.target_log_variance[index],
+            "reference_mean": self.reference[index],
+            "reference_log_variance": self.reference_log_variance[index],
+            CONDITION_KEY: self.condition[index],
+            CONTEXT_KEY: self.context[index],
+        }
+
+
+def make_pairs(
+    latents: tuple[torch.Tensor, torch.Tensor],
+    codes: dict[str, np.ndarray],
+    *,
+    train: np.ndarray,
+    validation: np.ndarray,
+    config: GeneratorConfig,
+    seed: int | None,
+) -> LatentPairs:
+    """Match every cell to training controls of its context and batch.
+
+    Matching is by optimal transport in the latent, within a context, batch and condition: a
+    coupling which keeps the controls' distribution, and not an identified counterfactual.
+
+    Parameters
+    ----------
+    latents
+        Mean and log variance of all cells, see :func:`encode_cells`.
+    codes
+        Condition, context and batch of all cells.
+    train, validation
+        Cells of each part. Only training controls are references, and the cells of one part are
+        matched and averaged among themselves: nothing of a held-out cell reaches a target.
+    config
+        What the reference is.
+    seed
+        Seed of the matching.
+    """
+    mean, log_variance = latents
+    condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
+    is_control = np.zeros(len(mean), dtype=bool)
+    is_control[train] = condition[train] == 0
+    groups = group_controls(context, codes[BATCH_KEY], is_control)
+    part = np.full(len(mean), 2)
+    part[train], part[validation] = 0, 1
+    apart = 3 * condition + part
+    sure = torch.full_like(mean, SURE)
+    given = (torch.from_numpy(condition), torch.from_numpy(context))
+    if config.reference != "cell":
+        pools = [mean[groups.pool(g)].mean(0) for g in range(len(groups.start))]
+        centre = torch.stack(pools)[torch.from_numpy(groups.group)]
+        target = mean - centre if config.displaced else mean
+        return LatentPairs(target, log_variance, centre, sure, *given)
+    method: Any = _METHODS.get(config.matching) or partial(_sources, config.matching)
+    matched = torch.from_numpy(
+        match_controls(groups, method=method, latent=mean.numpy(), condition=apart, seed=seed)
+    )
+    start = mean[matched]
+    move = mean - start
+    if config.n_neighbours > 1:
+        where = np.stack([apart, context], axis=1)
+        # Not of `start`: which controls are matched depends on all cells, held-out ones included.
+        scale = mean[torch.from_numpy(train)].std(0).clamp_min(1e-3)
+        mean_move = _smooth(move, start / scale, where, config.n_neighbours)
+        move = torch.lerp(mean_move, move, config.residual)
+        return LatentPairs(move, sure, start, log_variance[matched], *given)
+    return LatentPairs(move, log_variance, start, log_variance[matched], *given)
+
+
+def _sources(
+    method: CouplingMethod, targets: np.ndarray, sources: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Return the source of each target by an entropic coupling."""
+    seeded = generator(int(random.integers(2**31)))
+    points = (torch.from_numpy(sources), torch.from_numpy(targets))
+    return couple(*points, method=method, generator=seeded)[0].numpy()
+
+
+def _smooth(
+    move: torch.Tensor, start: torch.Tensor, where: np.ndarray, n_neighbours: int
+) -> torch.Tensor:
+    """Average displacements over the pairs that start nearest, in the same condition, context."""
+    smooth = move.numpy().copy()
+    _, group = np.unique(where, axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        k = min(n_neighbours, len(members))
+        near = NearestNeighbors(n_neighbors=k).fit(start[members].numpy())
+        index = near.kneighbors(return_distance=False, X=start[members].numpy())
+        smooth[members] = move.numpy()[members][index].mean(axis=1)
+    return torch.from_numpy(smooth)
+
+
+@dataclass(frozen=True, slots=True)
+class Populations:
+    """Mean latents of control cells, by context and batch.
+
+    Attributes
+    ----------
+    context, batch
+        Codes of each population, `(n,)`.
+    total
+        Sum of the latents of its cells, `(n, n_latent)`.
+    size
+        Number of its cells, `(n,)`.
+    """
+
+    context: np.ndarray
+    batch: np.ndarray
+    total: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, mean: torch.Tensor, context: np.ndarray, batch: np.ndarray) -> Self:
+        """Return the populations of control cells with these latents, contexts and batches."""
+        pairs, place = np.unique(np.stack([context, batch], axis=1), axis=0, return_inverse=True)
+        total = np.zeros((len(pairs), mean.shape[1]))
+        np.add.at(total, place, mean.double().numpy())
+        return cls(pairs[:, 0], pairs[:, 1], total, np.bincount(place, minlength=len(pairs)))
+
+    def and_of(self, others: Populations) -> Populations:
+        """Return these, and of others those of contexts that are not among these."""
+        new = ~np.isin(others.context, self.context)
+        pairs = zip(self._arrays(), others._arrays(), strict=True)
+        return Populations(*(np.concatenate([a, b[new]]) for a, b in pairs))
+
+    def means(self, context: np.ndarray, batch: np.ndarray) -> torch.Tensor:
+        """Return the mean control of each cell's context and batch, `(n_cells, n_latent)`.
+
+        Where a batch has no control, that of the context. Of a context without controls nothing is
+        known: its cells are told the mean of all, which is warned of.
+        """
+        pairs, place = np.unique(np.stack([context, batch], axis=1), axis=0, return_inverse=True)
+        found, lost = np.empty((len(pairs), self.total.shape[1])), []
+        for i, (own_context, own_batch) in enumerate(pairs):
+            here = self.context == own_context
+            exact = here & (self.batch == own_batch)
+            if not here.any():
+                lost.append(int((place == i).sum()))
+            chosen = exact if exact.any() else here if here.any() else np.ones_like(here)
+            found[i] = self.total[chosen].sum(0) / self.size[chosen].sum()
+        if lost:
+            warnings.warn(
+                f"{sum(lost)} cells are of contexts without control cells, in training and here: "
+                "they are compared with the mean of all controls. Add controls of their context.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return torch.from_numpy(found[place]).float()
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return self.context, self.batch, self.total, self.size
+
+
+def means_of_own(cells: Reference, mean: torch.Tensor) -> torch.Tensor:
+    """Return the mean latent of the control cells that share each one's labels."""
+    if cells.labels.columns.empty:
+        return mean.mean(0, keepdim=True).expand_as(mean)
+    label = cells.labels.groupby(list(cells.labels.columns), observed=True).ngroup().to_numpy()
+    place = torch.from_numpy(label.astype(np.int64))
+    sums = torch.zeros(int(label.max()) + 1, mean.shape[1]).index_add_(0, place, mean)
+    return (sums / torch.bincount(place)[:, None])[place]

@@ -1,0 +1,315 @@
+"""Requests of conditions, and the reference cells that they start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data.condition import Component, Condition
+from scvi_perturb.data.fields import encode_labels
+from scvi_perturb.data.keys import as_labels, distinct_rows
+from scvi_perturb.data.reader import (
+    ScreenReader,
+    align_genes,
+    check_raw_counts,
+    read_rows,
+    row_sums,
+)
+from scvi_perturb.data.request import request_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.model.base.setup import Screen
+
+__all__ = ["Reference", "Request", "parse_request", "reference_from_adata", "reference_from_screen"]
+
+
+Value = TypeVar("Value", float, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request: one row a population of cells to predict.
+
+    Attributes
+    ----------
+    conditions
+        Condition of each row.
+    context
+        Labels asked for, column -> one label a row, "" for the reference's; columns that no row
+        asks for are absent.
+    batch
+        Batch asked for, one label a row, "" for the reference's; None where no row asks.
+    """
+
+    conditions: tuple[Condition, ...]
+    context: dict[str, tuple[str, ...]]
+    batch: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.conditions)
+
+    def where(self, row: int) -> dict[str, str]:
+        """Return the context that a row asks for."""
+        return {column: labels[row] for column, labels in self.context.items() if labels[row]}
+
+
+def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
+    """Read a request.
+
+    Parameters
+    ----------
+    conditions
+        Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
+        wanted doses, times, kinds, contexts and batch, under the names they were registered with
+        or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
+        is the reference's.
+    screen
+        What the model was set up with.
+
+    Raises
+    ------
+    SchemaError
+        When the table has columns that mean nothing to the model, or none of perturbations; when
+        a dose, time or kind is needed and not given.
+    """
+    others = [c for c in (*screen.context_columns, screen.batch_column) if c is not None]
+    frame = request_table(conditions, screen.keys, others)
+    parsed = tuple(_complete(row, screen) for row in frame.to_dict(orient="records"))
+    asked = {c: _asked(frame, c) for c in screen.context_columns}
+    return Request(
+        conditions=parsed,
+        context={column: labels for column, labels in asked.items() if labels is not None},
+        batch=None if screen.batch_column is None else _asked(frame, screen.batch_column),
+    )
+
+
+def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
+    """Return the labels of a column, "" where there is none; None where no row has one."""
+    labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
+    return labels if any(labels) else None
+
+
+def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:
+    """Parse one row; a dose, time or kind left out is filled in only if there is one choice."""
+    keys = screen.keys
+    given = {r: row[c] for r, c in keys.columns.items() if c in row and _there(row[c])}
+    if "perturbation" not in given:
+        msg = f"A row of the request has no {keys.perturbation!r}: {row}."
+        raise SchemaError(msg)
+    condition = keys.parse(**given)
+    if condition.is_control:
+        return condition
+    parts = [
+        part if "dose" in given and "kind" in given else _fill(part, given, screen)
+        for part in condition.components
+    ]
+    time = condition.time
+    recorded = {c.time for c in screen.table.conditions if c.time is not None}
+    if keys.time is not None and time is None and recorded:
+        time = _only(recorded, "time", "the perturbations", keys.time)
+    return Condition(tuple(parts), time=time)
+
+
+def _there(value: Any) -> bool:  # noqa: ANN401
+    return not pd.isna(value) and str(value).strip() != ""
+
+
+def _fill(part: Component, given: dict[str, object], screen: Screen) -> Component:
+    """Fill in dose and kind of a component from the screen, where it has one value only."""
+    known = [p for c in screen.table.conditions for p in c.components]
+    own = [p for p in known if p.name == part.name] or known
+    kind, dose = part.kind, part.dose
+    if screen.keys.kind is not None and "kind" not in given:
+        kind = _only({p.kind for p in own}, "kind", part.name, screen.keys.kind)
+    if screen.keys.dose is not None and "dose" not in given:
+        dose = _only({p.dose for p in own}, "dose", part.name, screen.keys.dose)
+    return Component(part.name, dose=dose, kind=kind)
+
+
+def _only(values: set[Value], what: str, name: str, column: str) -> Value:
+    """Return the single value, or raise that it must be given."""
+    if len(values) == 1:
+        return next(iter(values))
+    some = ", ".join(map(str, sorted(values)[:8]))
+    msg = (
+        f"The {what} of {name!r} must be given: the screen has {len(values)} ({some}). Ask with a "
+        f"DataFrame that has a column {column!r}."
+    )
+    raise SchemaError(msg)
+
+
+@dataclass(slots=True)
+class Reference:
+    """Control cells to start from.
+
+    Attributes
+    ----------
+    counts
+        Raw counts, `(n_cells, n_genes)`, any row-readable storage.
+    library
+        Library sizes, `(n_cells,)`.
+    context, batch
+        Codes of training, `(n_cells,)`; labels never trained on have later codes.
+    labels
+        Context columns and batch as text, one row a cell; index = names of the cells.
+    is_given
+        Whether they are the user's, and not the training controls.
+    """
+
+    counts: object
+    library: np.ndarray
+    context: np.ndarray
+    batch: np.ndarray
+    labels: pd.DataFrame
+    is_given: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.library)
+
+    def read(self, rows: np.ndarray) -> Batch:
+        """Return the cells at `rows` as a batch."""
+        counts = read_rows(self.counts, rows)
+        dense = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
+        return {
+            X_KEY: torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32)),
+            LIBRARY_KEY: torch.from_numpy(self.library[rows].astype(np.float32)),
+            CONTEXT_KEY: torch.from_numpy(self.context[rows]),
+            BATCH_KEY: torch.from_numpy(self.batch[rows]),
+            CONDITION_KEY: torch.zeros(len(rows), dtype=torch.long),
+        }
+
+    def profile(self, rows: np.ndarray) -> np.ndarray:
+        """Return the proportions of the summed counts of `rows`, `(n_genes,)`."""
+        counts = read_rows(self.counts, rows)
+        total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+        return total / self.library[rows].sum()
+
+    def rows_for(self, request: Request, row: int) -> np.ndarray:
+        """Return the cells that answer a row of a request.
+
+        Raises
+        ------
+        SchemaError
+            When no control cell is in the context asked for.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        for column, label in request.where(row).items():
+            if column in self.labels:
+                keep &= self.labels[column].to_numpy() == label
+        if not keep.any():
+            found = self.labels.drop_duplicates().head(5).to_dict(orient="records")
+            msg = (
+                f"No control cell is in the context {request.where(row)}; there are controls in "
+                f"{found}, ... Pass control cells of that context as `reference=`."
+            )
+            raise SchemaError(msg)
+        return np.flatnonzero(keep)
+
+
+def reference_from_screen(
+    reader: ScreenReader, rows: np.ndarray, screen: Screen, names: pd.Index
+) -> Reference:
+    """Return control cells `rows` of the registered screen."""
+    context, batch = reader.codes[CONTEXT_KEY][rows], reader.codes[BATCH_KEY][rows]
+    labels = pd.DataFrame(index=names[rows])
+    for i, column in enumerate(screen.context_columns):
+        labels[column] = [screen.contexts[code][i] for code in context]
+    if screen.batch_column is not None:
+        labels[screen.batch_column] = [screen.batches[code][0] for code in batch]
+    counts = read_rows(reader.counts, rows)
+    library = row_sums(counts, len(rows)) if reader.library is None else reader.library[rows]
+    return Reference(counts, library, context, batch, labels)
+
+
+def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
+    """Return the cells of new data, which need not be registered.
+
+    Raises
+    ------
+    SchemaError
+        When genes are missing, counts are not raw, cells are not all controls, or there is no
+        library size where the model needs one.
+    """
+    if screen.rna_modality is not None and hasattr(adata, "mod"):
+        adata = adata.mod[screen.rna_modality]
+    adata = align_genes(adata, screen.genes)
+    if adata.n_obs == 0:
+        msg = "The reference has no cells; pass at least one control cell."
+        raise SchemaError(msg)
+    if screen.layer is not None and screen.layer not in adata.layers:
+        msg = f"The reference has no layer {screen.layer!r}; it has {sorted(adata.layers)}."
+        raise SchemaError(msg)
+    counts = adata.X if screen.layer is None else adata.layers[screen.layer]
+    check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
+    _check_controls(adata.obs, screen)
+    columns = [c for c in (*screen.context_columns, screen.batch_column) if c in adata.obs]
+    labels = pd.DataFrame(
+        {c: as_labels(adata.obs[c], missing="nan") for c in columns}, index=adata.obs_names
+    )
+    return Reference(
+        counts,
+        _library(adata, counts, screen),
+        _codes(labels, screen.context_columns, screen.contexts),
+        _codes(
+            labels, () if screen.batch_column is None else (screen.batch_column,), screen.batches
+        ),
+        labels,
+        is_given=True,
+    )
+
+
+def _check_controls(obs: pd.DataFrame, screen: Screen) -> None:
+    column = screen.keys.perturbation
+    if column not in obs:
+        return
+    keys = replace(screen.keys, dose=None, time=None, kind=None)
+    rows, inverse = distinct_rows(obs, keys)
+    treated = np.array([not keys.parse(**row).is_control for row in rows])[inverse]
+    if treated.any():
+        msg = (
+            f"The reference must be control cells, but {int(treated.sum())} of {len(obs)} have a "
+            f"{column!r} other than {screen.keys.control!r}, e.g. "
+            f"{str(obs[column].iloc[np.argmax(treated)])!r}. Pass the controls alone."
+        )
+        raise SchemaError(msg)
+
+
+def _library(adata: AnnData, counts: object, screen: Screen) -> np.ndarray:
+    if screen.library_key is None:
+        library = row_sums(counts, adata.n_obs)
+    elif screen.library_key in adata.obs:
+        library = adata.obs[screen.library_key].to_numpy(dtype=np.float64)
+    else:
+        msg = f"The reference needs the library sizes of training, obs[{screen.library_key!r}]."
+        raise SchemaError(msg)
+    if not (library > 0).all():
+        n = int((~(library > 0)).sum())
+        msg = f"{n} reference cells have no counts; drop them."
+        raise SchemaError(msg)
+    return library
+
+
+def _codes(
+    labels: pd.DataFrame, columns: tuple[str, ...], levels: tuple[tuple[str, ...], ...]
+) -> np.ndarray:
+    """Return the codes of training; cells without the columns count as unknown."""
+    if not columns:
+        return np.zeros(len(labels), dtype=np.int64)
+    if any(column not in labels for column in columns):
+        return np.full(len(labels), len(levels), dtype=np.int64)
+    return encode_labels(labels, columns, list(levels))[0]

@@ -1,0 +1,577 @@
+"""Register a screen: which columns say what, and the names that may be asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+
+from scvi_perturb._compat import SETUP_METHOD_NAME
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    CONTROL,
+    LIBRARY_KEY,
+    METADATA_PREFIX,
+    PERTURBATION_COLUMN,
+    SEPARATOR,
+    UNS_KEY,
+    X_KEY,
+)
+from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb.data.condition import Component, Condition, as_label
+from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
+from scvi_perturb.data.fields import (
+    CountsField,
+    LabelField,
+    LibraryField,
+    MuDataCountsField,
+    MuDataLabelField,
+    MuDataLibraryField,
+    MuDataPerturbationField,
+    PerturbationField,
+)
+from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.reader import read_rows
+from scvi_perturb.module.base import ConditionTensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+    from scvi.data.fields import BaseAnnDataField
+
+    from scvi_perturb.data.reader import ScreenReader
+    from scvi_perturb.features.store import PerturbationFeatures
+
+__all__ = [
+    "SIGNATURES",
+    "MetadataColumn",
+    "Screen",
+    "SetupMixin",
+    "Vocabulary",
+    "as_columns",
+    "check_folder",
+    "check_interval",
+    "check_n_samples",
+    "check_training_cells",
+    "completed",
+    "condition_keys",
+    "digest",
+    "harmonised_keys",
+    "screen_fields",
+]
+
+
+class SetupMixin(BaseModelClass):
+    """Registration of a screen; the same for every model."""
+
+    @classmethod
+    def setup_anndata(  # noqa: PLR0913 - one argument a column, as in every scvi-tools model
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str | None = None,
+        **kwargs: Any,  # noqa: ANN401 - scvi-tools passes `source_registry` here when it loads
+    ) -> None:
+        """Register the columns of a screen.
+
+        Arguments left out are taken from :func:`scvi_perturb.pp.harmonize` if the data went
+        through it, else they mean "not recorded".
+
+        Parameters
+        ----------
+        adata
+            A screen, in memory or backed; raw counts, at least one control cell. `X` is not
+            changed; the columns `_scvi_condition`, `_scvi_context` and `_scvi_batch` are added
+            to `obs`, and scvi-tools' identifiers to `uns`.
+        layer
+            Layer with the raw counts; None for `X`.
+        perturbation_key
+            Column of perturbations: `"A"`, `"A+B"`, or the control's label.
+        control
+            Label of the control cells.
+        dose_key
+            Column of doses; for combinations one each, `"10+5"`, in the label's order.
+        time_key
+            Column of times since the perturbation, in hours.
+        perturbation_type_key
+            Column of the kind of perturbation, e.g. `"CRISPRi"`, `"drug"`.
+        context_keys
+            Columns that say in what the perturbation acts, e.g. cell type and donor; one or
+            several.
+        batch_key
+            Column of technical batches.
+        library_key
+            Column of library sizes, for files that hold only some of the genes; None sums the
+            counts.
+        separator
+            Between the components of a combination.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        given = {
+            "layer": layer,
+            "perturbation_key": perturbation_key,
+            "control": control,
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": context_keys,
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
+        }
+        arguments = completed(adata, given)
+        cls._register(adata, arguments, screen_fields(arguments), **kwargs)
+
+    @classmethod
+    def _register(
+        cls,
+        adata: AnnData,
+        arguments: dict[str, Any],
+        fields: list[BaseAnnDataField],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register fields; `arguments` are those of the call, kept for loading."""
+        method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def setup_mudata(  # noqa: PLR0913
+        cls,
+        mdata: MuData,
+        *,
+        rna_modality: str = "rna",
+        layer: str | None = None,
+        perturbation_key: str = PERTURBATION_COLUMN,
+        control: str = CONTROL,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] = (),
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str = SEPARATOR,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register a screen kept as MuData; the named modality holds counts and columns.
+
+        What :func:`scvi_perturb.pp.harmonize` recorded is not looked at here: name every column
+        that has another name than the default.
+
+        Parameters
+        ----------
+        mdata
+            A screen.
+        rna_modality
+            Modality with the raw counts and, in its `obs`, the columns.
+        layer, perturbation_key, control, dose_key, time_key, perturbation_type_key
+            See :meth:`setup_anndata`.
+        context_keys, batch_key, library_key, separator
+            See :meth:`setup_anndata`.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        arguments = {
+            "rna_modality": rna_modality,
+            "layer": layer,
+            "perturbation_key": perturbation_key,
+            "control": as_label(control),
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": as_columns(context_keys),
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
+        }
+        at = {"mod_key": rna_modality, "mod_required": True}
+        fields = [
+            MuDataCountsField(layer, **at),
+            MuDataPerturbationField(condition_keys(arguments), **at),
+            MuDataLabelField(CONTEXT_KEY, arguments["context_keys"], **at),
+            MuDataLabelField(BATCH_KEY, as_columns(batch_key), **at),
+            MuDataLibraryField(LIBRARY_KEY, library_key, **at),
+        ]
+        method = cls._get_setup_method_args(cls=cls, mdata=mdata, **arguments)
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)
+
+
+def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `setup_anndata`, those left out as `harmonize` wrote them down."""
+    found = harmonised_keys(adata)
+    control, contexts = given["control"], given["context_keys"]
+    return {
+        "layer": given["layer"],
+        "perturbation_key": given["perturbation_key"]
+        or found.get("perturbation", PERTURBATION_COLUMN),
+        "control": as_label(control) if control is not None else found.get("control", CONTROL),
+        "dose_key": given["dose_key"] or found.get("dose"),
+        "time_key": given["time_key"] or found.get("time"),
+        "perturbation_type_key": given["perturbation_type_key"] or found.get("kind"),
+        "context_keys": as_columns(contexts if contexts is not None else found.get("context")),
+        "batch_key": given["batch_key"] or found.get("batch"),
+        "library_key": given["library_key"] or found.get("library"),
+        "separator": given["separator"] or found.get("separator", SEPARATOR),
+    }
+
+
+def screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
+    """Return the fields of a screen of counts."""
+    return [
+        CountsField(arguments["layer"]),
+        PerturbationField(condition_keys(arguments)),
+        LabelField(CONTEXT_KEY, arguments["context_keys"]),
+        LabelField(BATCH_KEY, as_columns(arguments["batch_key"])),
+        LibraryField(LIBRARY_KEY, arguments["library_key"]),
+    ]
+
+
+def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
+    """Return the columns of conditions among the arguments of `setup_anndata`."""
+    return ConditionKeys(
+        arguments["perturbation_key"] or PERTURBATION_COLUMN,
+        dose=arguments["dose_key"],
+        time=arguments["time_key"],
+        kind=arguments["perturbation_type_key"],
+        control=arguments["control"],
+        separator=arguments["separator"],
+    )
+
+
+def as_columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return columns as a tuple; one name is one column, not its letters."""
+    if columns is None:
+        return ()
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+def harmonised_keys(adata: AnnData) -> dict[str, Any]:
+    """Return the columns that `harmonize` wrote down, by what they hold."""
+    recorded = adata.uns.get(UNS_KEY, {})
+    keys = dict(recorded.get("keys", {})) if hasattr(recorded, "get") else {}
+    keys["context"] = tuple(map(str, keys.get("context", ())))
+    return {k: v for k, v in keys.items() if v is not None}
+
+
+#: Name of the method that registers real values in place of counts.
+SIGNATURES: Final = "setup_signatures"
+
+
+class MetadataColumn(NamedTuple):
+    """A column of metadata: its group of latents, and its labels, None for a number."""
+
+    name: str
+    group: str
+    levels: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Columns, labels and conditions of a registered screen.
+
+    Attributes
+    ----------
+    keys
+        Columns that say the condition.
+    layer, library_key, rna_modality
+        Where counts and library sizes are.
+    context_columns, batch_column
+        Columns that say context and batch.
+    table
+        Conditions by code.
+    contexts, batches
+        Labels by code, as tuples of one label a column.
+    genes
+        Names, in the order of training.
+    metadata
+        Further columns of metadata.
+    is_perturbed
+        Whether a column says perturbations.
+    real_values
+        Whether the data are real values and not counts.
+    """
+
+    keys: ConditionKeys
+    layer: str | None
+    library_key: str | None
+    rna_modality: str | None
+    context_columns: tuple[str, ...]
+    batch_column: str | None
+    table: ConditionTable
+    contexts: tuple[tuple[str, ...], ...]
+    batches: tuple[tuple[str, ...], ...]
+    genes: tuple[str, ...]
+    metadata: tuple[MetadataColumn, ...] = ()
+    is_perturbed: bool = True
+    real_values: bool = False
+
+    @classmethod
+    def from_registry(cls, registry: Mapping[str, Any]) -> Screen:
+        """Read a registry of scvi-tools."""
+        arguments = registry["setup_args"]
+        states = {k: v["state_registry"] for k, v in registry["field_registries"].items()}
+        genes: np.ndarray = states[X_KEY]["column_names"]
+        return cls(
+            keys=condition_keys(arguments),
+            layer=arguments["layer"],
+            library_key=arguments.get("library_key"),
+            rna_modality=arguments.get("rna_modality"),
+            context_columns=tuple(arguments["context_keys"]),
+            batch_column=arguments["batch_key"],
+            table=ConditionTable.from_dict(states[CONDITION_KEY]["table"]),
+            contexts=_levels(states[CONTEXT_KEY]),
+            batches=_levels(states[BATCH_KEY]),
+            genes=tuple(map(str, genes)),
+            metadata=_metadata(arguments.get("metadata_keys") or {}, states),
+            is_perturbed=arguments["perturbation_key"] is not None,
+            real_values=registry.get(SETUP_METHOD_NAME) == SIGNATURES,
+        )
+
+
+def _levels(state: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(row) for row in state["levels"])
+
+
+def _metadata(
+    keys: Mapping[str, Sequence[str]], states: Mapping[str, Any]
+) -> tuple[MetadataColumn, ...]:
+    found = []
+    for group, columns in keys.items():
+        for column in columns:
+            levels = states[METADATA_PREFIX + column]["levels"]
+            found.append(MetadataColumn(column, group, None if levels is None else tuple(levels)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Ids of components: those of the screen first, then those known by features alone.
+
+    Attributes
+    ----------
+    table
+        Conditions of the screen.
+    features
+        What is known of perturbations beyond the screen, or None.
+    """
+
+    table: ConditionTable
+    features: PerturbationFeatures | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every id."""
+        featured = () if self.features is None else tuple(self.features.names)
+        return (*(name for name, _ in self.table.components), *featured)
+
+    def feature_tensors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return values and mask of each modality, one row an id."""
+        if self.features is None:
+            return {}
+        table = self.features.table(self.names)
+        return {k: (torch.from_numpy(v), torch.from_numpy(m)) for k, (v, m) in table.items()}
+
+    def tensors(self, conditions: Sequence[Condition], seen: np.ndarray) -> ConditionTensors:
+        """Return conditions as tensors.
+
+        Parameters
+        ----------
+        conditions
+            What is asked for.
+        seen
+            Whether each id was trained on, `(n_ids,)`.
+
+        Raises
+        ------
+        UnknownPerturbationError
+            When a component was neither trained on nor has features.
+        """
+        n, m = len(conditions), max([len(c.components) for c in conditions] + [1])
+        component, dose = np.zeros((n, m), dtype=np.int64), np.ones((n, m), dtype=np.float32)
+        mask, time = np.zeros((n, m), dtype=bool), np.full(n, np.nan, dtype=np.float32)
+        for i, condition in enumerate(conditions):
+            for j, part in enumerate(condition.components):
+                component[i, j] = self._id(part, seen)
+                dose[i, j], mask[i, j] = part.dose, True
+            if condition.time is not None:
+                time[i] = condition.time
+        return to_tensors(ConditionArrays(component, dose, mask, time))
+
+    def known(self, seen: np.ndarray) -> list[str]:
+        """Return the names that can be asked for."""
+        trained = [name for (name, _), s in zip(self.table.components, seen, strict=False) if s]
+        return sorted({*trained, *(() if self.features is None else self.features.names)})
+
+    def id_of(self, name: str, seen: np.ndarray) -> int:
+        """Return the id of a name, of its first kind where it has several."""
+        kinds = [kind for known, kind in self.table.components if known == name]
+        return self._id(Component(name, kind=kinds[0] if kinds else ""), seen)
+
+    def _id(self, part: Component, seen: np.ndarray) -> int:
+        pairs = self.table.components
+        place = pairs.index((part.name, part.kind)) if (part.name, part.kind) in pairs else None
+        featured = self.features is not None and part.name in self.features
+        if place is not None and (seen[place] or featured):
+            return place
+        if featured:
+            return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
+        raise UnknownPerturbationError(part.name, self.known(seen))
+
+
+def to_tensors(arrays: ConditionArrays) -> ConditionTensors:
+    """Return the conditions of a table as tensors; where there is no component, dose one."""
+    dose = np.where(arrays.mask, arrays.dose, 1.0).astype(np.float32)
+    return ConditionTensors(
+        torch.from_numpy(arrays.component),
+        torch.from_numpy(dose),
+        torch.from_numpy(arrays.mask),
+        torch.from_numpy(arrays.time),
+    )
+
+
+def reference_doses(table: ConditionTable, codes: Iterable[int], n_ids: int) -> torch.Tensor:
+    """Return the median dose of each component over `codes`; the overall median for others."""
+    doses: dict[tuple[str, str], list[float]] = {}
+    for code in codes:
+        for part in table.conditions[code].components:
+            doses.setdefault((part.name, part.kind), []).append(part.dose)
+    every = [d for own in doses.values() for d in own] or [1.0]
+    result = np.full(n_ids, np.median(every), dtype=np.float32)
+    for i, pair in enumerate(table.components):
+        if pair in doses:
+            result[i] = np.median(doses[pair])
+    return torch.from_numpy(result)
+
+
+#: Cells whose counts are compared with a registered library size.
+N_COMPARED = 512
+
+
+def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen) -> None:
+    """Raise unless effects can be learned from the training cells.
+
+    Raises
+    ------
+    SchemaError
+        When there is no control, in all or in one context; fewer than two treated cells; cells
+        without counts; library sizes below the counts; or conditions the model was not made
+        with.
+    """
+    condition, context = reader.codes[CONDITION_KEY][train], reader.codes[CONTEXT_KEY][train]
+    is_control = condition == 0
+    n_treated = int((~is_control).sum())
+    if not is_control.any() or n_treated < 2:
+        found = "no control cell" if not is_control.any() else f"{n_treated or 'no'} treated cell"
+        msg = (
+            f"The {len(train)} training cells hold {found}; at least one control and two treated "
+            "cells are needed to learn effects."
+        )
+        raise SchemaError(msg)
+    if reader.codes[CONDITION_KEY].max() >= len(screen.table):
+        msg = "The data hold conditions that the model was not made with; make a new model."
+        raise SchemaError(msg)
+    alone = sorted(set(context[~is_control].tolist()) - set(context[is_control].tolist()))
+    if alone:
+        named = [" / ".join(screen.contexts[code]) for code in alone]
+        msg = (
+            f"No control cell among the training cells of {named}: what perturbations do there "
+            "cannot be told from what the context is. Drop these cells, hold them out, or add "
+            "controls."
+        )
+        raise SchemaError(msg)
+    _check_library(reader, train)
+
+
+def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
+    empty = int((reader.library_sizes() <= 0).sum())
+    if empty:
+        msg = f"{empty} cells have no counts; drop them (`scanpy.pp.filter_cells`) before setup."
+        raise SchemaError(msg)
+    if reader.library is None:
+        return
+    some = np.random.default_rng(0).permutation(train)[:N_COMPARED]
+    counted = np.asarray(read_rows(reader.counts, np.sort(some)).sum(axis=1)).ravel()
+    less = reader.library[np.sort(some)] < 0.99 * counted
+    if less.any():
+        msg = (
+            f"The library size is below the sum of counts in {int(less.sum())} of {len(some)} "
+            "cells. Register the total counts of each cell, not their logarithm or a size factor."
+        )
+        raise SchemaError(msg)
+
+
+def check_folder(folder: Path, run: dict[str, Any]) -> None:
+    """Write down what a run is in its folder; raise when the folder is another run's.
+
+    Raises
+    ------
+    SchemaError
+        When the folder holds a run with other data, split, seed or settings.
+    """
+    path = folder / "run.json"
+    now = json.loads(json.dumps(run, default=str))
+    if path.exists():
+        before = json.loads(path.read_text())
+        other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if other:
+            msg = (
+                f"{folder} holds the state of another run, with other {', '.join(other)}. Name "
+                "another `checkpoint_dir`, or empty this one to start anew."
+            )
+            raise SchemaError(msg)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"run.{os.getpid()}.part"
+    unfinished.write_text(json.dumps(now, indent=1))
+    unfinished.replace(path)
+
+
+def check_interval(interval: float) -> None:
+    """Raise `ValueError` unless a coverage lies between 0 and 1."""
+    if not 0 < interval < 1:
+        msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
+        raise ValueError(msg)
+
+
+def check_n_samples(n_samples: int | None) -> None:
+    """Raise `ValueError` unless a number of draws is at least 1, or left out."""
+    if n_samples is not None and n_samples < 1:
+        msg = f"n_samples={n_samples}; expected at least 1, or None."
+        raise ValueError(msg)
+
+
+def digest(items: Iterable[object]) -> str:
+    """Return a short hash of items, in their order."""
+    text = "\n".join(map(str, items))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

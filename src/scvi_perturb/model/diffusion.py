@@ -1,0 +1,172 @@
+"""`PerturbDiffusion`: the distribution of responses by diffusion in the latent of a count model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.model.latent.model import LatentModel
+from scvi_perturb.module.autoencoder import AutoencoderConfig
+from scvi_perturb.module.diffusion import DiffusionConfig
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+    from scvi.model import SCVI
+
+    from scvi_perturb.features.store import PerturbationFeatures
+
+__all__ = ["PerturbDiffusion"]
+
+
+#: More genes than these are too many for a diffusion of counts.
+MAX_COUNT_GENES = 2_000
+
+
+class PerturbDiffusion(LatentModel):
+    """Sample cells under perturbations nobody measured, as integer counts.
+
+    * Stage one, a variational autoencoder of raw counts (or a trained scVI), gives a latent.
+    * Stage two, a denoiser in the frozen, whitened latent, learns
+      p(latent | perturbation, dose, time, context, control cell).
+    * A request starts from control cells, of the screen or new ones, and ends in counts at
+      their library sizes. Unseen combinations are sums of known components; an unseen
+      perturbation needs features, else the request is refused.
+
+    Parameters
+    ----------
+    adata
+        A screen registered with :meth:`setup_anndata`.
+    n_latent, n_hidden, n_layers
+        Latent dimension, width and encoder layers of stage one.
+    likelihood
+        `"nb"`, `"zinb"` or `"poisson"`.
+    dispersion
+        One per `"gene"`, `"gene-batch"` or `"gene-cell"`.
+    decoder
+        `"mlp"`, or `"linear"` for loadings that can be read, see :meth:`get_loadings`.
+    space
+        `"latent"`. Or `"log1p"`, the same with a Normal likelihood of `log1p` counts per ten
+        thousand: a baseline without count semantics, whose samples are not counts. Or
+        `"counts"`, a discrete diffusion of binned counts without stage one, for research: up to
+        2,000 genes; drawn cells have the library that comes out; `sampler` says the number of
+        steps alone; there is no likelihood, and of the arguments those of stage one are unused.
+    diffusion
+        Denoiser and conditioning; None for the defaults that measured best.
+    features
+        What is known of perturbations, for those that the screen does not hold.
+    seed
+        Seed of the initial weights.
+    registry
+        Used when loading without data.
+
+    Examples
+    --------
+    >>> import scvi_perturb as svp
+    >>> adata = svp.data.simulate_screen(seed=0)
+    >>> svp.model.PerturbDiffusion.setup_anndata(adata, context_keys=["cell_type"])
+    >>> model = svp.model.PerturbDiffusion(adata)
+    >>> model.train()
+    >>> cells = model.sample(["pert_01+pert_02"], n_samples=500, seed=0)
+
+    References
+    ----------
+    Lopez et al. 2018 (scVI); Rombach et al. 2022 (diffusion in a latent); Song et al. 2021
+    (score SDE); Ho and Salimans 2022 (classifier-free guidance).
+    """
+
+    def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        n_latent: int = 32,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        likelihood: Literal["nb", "zinb", "poisson"] = "nb",
+        dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
+        decoder: Literal["mlp", "linear"] = "mlp",
+        space: Literal["latent", "log1p", "counts"] = "latent",
+        diffusion: DiffusionConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+        registry: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(adata, registry, features)
+        check_choice("likelihood", likelihood, ("nb", "zinb", "poisson"))
+        check_choice("space", space, ("latent", "log1p", "counts"))
+        stage_one = AutoencoderConfig(
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            likelihood="normal" if space == "log1p" else likelihood,
+            dispersion=dispersion,
+            decoder=decoder,
+        )
+        stage_two = diffusion or DiffusionConfig()
+        if space == "counts":
+            stage_two = counts_config(stage_two, len(self._screen.genes))
+        self._build(None if space == "counts" else stage_one, stage_two, seed=seed)
+        self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        """What was chosen of the diffusion."""
+        return cast("DiffusionConfig", self.module.generator.config)
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        *,
+        adata: AnnData | None = None,
+        diffusion: DiffusionConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+    ) -> PerturbDiffusion:
+        """Take a trained scVI as stage one: its encoder and decoder are kept as they are.
+
+        Parameters
+        ----------
+        scvi_model
+            A trained :class:`scvi.model.SCVI` without further covariates.
+        adata
+            The data that it was trained on, registered with :meth:`setup_anndata` as well and
+            with the same batches; None for the model's own.
+        diffusion, features, seed
+            As for the class.
+
+        Returns
+        -------
+        PerturbDiffusion
+            A model of which stage two is to be trained.
+
+        Raises
+        ------
+        NotTrainedError
+            When scVI has not been trained.
+        SchemaError
+            When genes or batches differ, or scVI has covariates or a learned library size.
+        """
+        given = {"diffusion": diffusion, "features": features, "seed": seed}
+        return cls._from_scvi(scvi_model, adata, given)
+
+
+def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:
+    """Return what a diffusion of counts makes of a configuration: single pairs, from cells.
+
+    Raises
+    ------
+    ValueError
+        With too many genes, or a reference other than a control cell.
+    """
+    if n_genes > MAX_COUNT_GENES:
+        msg = (
+            f"space='counts' draws every gene of every cell and is meant for up to "
+            f"{MAX_COUNT_GENES:,} genes; there are {n_genes:,}. Select genes, or use 'latent'."
+        )
+        raise ValueError(msg)
+    if config.reference != "cell":
+        msg = f"space='counts' starts from control cells; reference={config.reference!r} does not."
+        raise ValueError(msg)
+    return replace(config, n_neighbours=1)

@@ -1,0 +1,341 @@
+"""`HybridResidualModel`: a mean that regression cannot beat, a distribution around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from anndata import AnnData
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.generative.samplers import SamplerConfig
+from scvi_perturb.model.base.confidence import with_confidence
+from scvi_perturb.model.base.draw import Plan, effects_table
+from scvi_perturb.model.hybrid.mean import Groups
+from scvi_perturb.model.hybrid.recentred import RecentredModel
+from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
+from scvi_perturb.module.autoencoder import AutoencoderConfig
+from scvi_perturb.module.diffusion import DiffusionConfig
+from scvi_perturb.predictors.external import GivenMeans
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from mudata import MuData
+    from scvi.model import SCVI
+
+    from scvi_perturb.data.split.record import Split
+    from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.generative.samplers import SamplerName
+    from scvi_perturb.model.base.confidence import Confidence
+    from scvi_perturb.module.flow import FlowConfig
+    from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.stack.stacked_mean import StackedMean
+    from scvi_perturb.train.plan import TrainConfig
+
+__all__ = ["HybridResidualModel"]
+
+
+class HybridResidualModel(RecentredModel):
+    """Predict the mean by what predicts means best, and draw the distribution around it.
+
+    * Stage one, a stack of a Gaussian process over conditions, trivial predictors and the
+      generator's own mean, weighed by how well each answered the same question asked of training
+      (`mean_weights_`), predicts the change of the mean profile, with conformal intervals
+      (`calibration_`). Or your own: any predictor, or a table of somebody's predictions.
+    * Stage two, the generator of :class:`PerturbDiffusion` or :class:`PerturbFlow`, draws cells;
+      each gene of a population gets one factor, so that its mean is that of stage one and its
+      shape is the generator's.
+    * Counts out. The requests are those of :class:`PerturbDiffusion`.
+
+    Parameters
+    ----------
+    adata
+        A screen registered with :meth:`setup_anndata`.
+    mean
+        Stage one, in which the generator then has no part; None for the stack. A predictor is
+        fitted by :meth:`train`. A table (AnnData) has a row a condition: see
+        :class:`scvi_perturb.predictors.GivenMeans`.
+    n_refits
+        How often :meth:`train` trains the generator again without a part of the conditions, to
+        learn its weight in the stack for each question of the split; each costs about as much as
+        the training. 0 gives it and the predictors equal parts.
+    n_latent, n_hidden, n_layers, dispersion
+        As for :class:`PerturbDiffusion`.
+    likelihood
+        `"nb"`, `"zinb"`, `"poisson"`; `"normal"` for `log1p` counts per ten thousand, which suits
+        bulk samples of deep sequencing: samples are then such values and not counts.
+    generator
+        Of stage two: a :class:`~scvi_perturb.module.DiffusionConfig` or a
+        :class:`~scvi_perturb.module.FlowConfig`; None for the diffusion's defaults.
+    features
+        What is known of perturbations, for those that the screen does not hold.
+    seed
+        Seed of the initial weights.
+    registry
+        Used when loading without data.
+
+    Attributes
+    ----------
+    mean_
+        Stage one after training, a :class:`scvi_perturb.predictors.StackedMean`.
+    mean_weights_
+        Weights of its members, a row for each question that was tried in training. Without refits
+        the generator is not among them; half of the change is then its own.
+    calibration_
+        How well each question was answered there by these members, and how intervals cover.
+
+    Examples
+    --------
+    >>> import scvi_perturb as svp
+    >>> adata = svp.data.simulate_screen(seed=0)
+    >>> svp.model.HybridResidualModel.setup_anndata(adata, context_keys=["cell_type"])
+    >>> model = svp.model.HybridResidualModel(adata)
+    >>> model.train()
+    >>> sure = model.predict_with_confidence(["pert_01+pert_02"], level=0.9)
+
+    References
+    ----------
+    Rasmussen and Williams 2006 (Gaussian processes); Breiman 1996 (stacked regressions); Barber et
+    al. 2021 (jackknife+); and those of :class:`PerturbDiffusion`.
+    """
+
+    def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        mean: Predictor | AnnData | None = None,
+        n_refits: int = 0,
+        n_latent: int = 32,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
+        dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
+        generator: DiffusionConfig | FlowConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+        registry: dict[str, Any] | None = None,
+    ) -> None:
+        check_choice("likelihood", likelihood, ("nb", "zinb", "poisson", "normal"))
+        super().__init__(adata, registry, features)
+        stage_one = AutoencoderConfig(
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            likelihood=likelihood,
+            dispersion=dispersion,
+        )
+        self._build(stage_one, generator or DiffusionConfig(), seed=seed)
+        if n_refits < 0:
+            msg = f"n_refits={n_refits}; expected 0 or more."
+            raise ValueError(msg)
+        if isinstance(mean, AnnData):
+            mean = GivenMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
+        self.mean = mean
+        self.n_refits = n_refits
+        self.mean_: StackedMean | None = None
+        self.mean_weights_: pd.DataFrame | None = None
+        self.calibration_: pd.DataFrame | None = None
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        *,
+        adata: AnnData | None = None,
+        mean: Predictor | AnnData | None = None,
+        generator: DiffusionConfig | FlowConfig | None = None,
+        features: PerturbationFeatures | None = None,
+        seed: int = 0,
+    ) -> HybridResidualModel:
+        """Take a trained scVI as the representation: its encoder and decoder are kept as they are.
+
+        Parameters
+        ----------
+        scvi_model, adata
+            See :meth:`PerturbDiffusion.from_scvi_model`, as for what is raised.
+        mean, generator, features, seed
+            As for the class.
+        """
+        given = {"mean": mean, "generator": generator, "features": features, "seed": seed}
+        return cls._from_scvi(scvi_model, adata, given)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        split: Split | None = None,
+        n_steps: int | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        config: TrainConfig | None = None,
+        **trainer_kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Train the generator, and fit stage one.
+
+        The parameters, and what is raised, are those of :meth:`PerturbDiffusion.train`. The kind of
+        `split` tells stage one which question to prepare for; others are answered as well, without
+        refits of the generator.
+        """
+        self._reader(None)  # raises where there are no data
+        adata, own = self._plain_adata(), None
+        if self.mean is not None:  # first, since it may be refused
+            own = fit_own_mean(self, self.mean, adata, split, seed=seed)
+        self.mean_ = None
+        super().train(
+            max_epochs,
+            split=split,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            config=config,
+            **trainer_kwargs,
+        )
+        self.mean_ = own or fit_stack(
+            self,
+            adata,
+            self._parts(split, adata.n_obs, seed),
+            split=split,
+            n_refits=self.n_refits,
+            refit_options={
+                "max_epochs": max_epochs, "n_steps": self.n_steps_, "batch_size": batch_size,
+                "seed": seed, "config": config, **trainer_kwargs,
+            },
+        )  # fmt: skip
+        self.mean_weights_, self.calibration_ = self.mean_.weights_, self.mean_.calibration_
+
+    def predict(
+        self,
+        conditions: Sequence[str] | pd.DataFrame,
+        *,
+        reference: AnnData | MuData | None = None,
+        interval: float = 0.9,
+        n_samples: int | None = 500,
+        seed: int | None = 0,
+        sampler: SamplerName | SamplerConfig = "heun",
+    ) -> AnnData:
+        """Predict the mean profile and the effect of conditions, with intervals.
+
+        Parameters
+        ----------
+        conditions, reference, n_samples, seed, sampler
+            As for :meth:`sample`; cells are drawn for the generator's part of the mean alone.
+        interval
+            Coverage aimed at, between 0 and 1.
+
+        Returns
+        -------
+        AnnData
+            As of :meth:`PerturbDiffusion.predict`, but that intervals and `std` hold what stage one
+            does not know, calibrated on conditions left out of training. Where none could be, and
+            for what was measured, they are those that the Gaussian process states; without one they
+            are NaN. `obs["question"]` says what a row asks.
+
+        Raises
+        ------
+        NotTrainedError, UnknownPerturbationError, SchemaError
+            As for :meth:`sample`.
+
+        Warns
+        -----
+        UserWarning
+            Where the request lies outside what calibration covers.
+        """
+        if not 0 < interval < 1:
+            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
+            raise ValueError(msg)
+        request, cells = self._ask(conditions, reference)
+        config = SamplerConfig.of(sampler, self._samplers)
+        plan = Plan.make(request, cells, n_samples, seed)
+        groups = Groups.make(plan, request, cells, self._screen)
+        shares = None
+        if self.mean is None:
+            shares = self._own_shares(request, cells, plan, groups, sampler=config, seed=seed)
+        every = np.arange(len(groups))
+        means = self._means(groups, every, cells, shares, interval=interval)
+        weight = np.bincount(groups.of, weights=cells.library[plan.reference])
+        rows = means.by_row(groups.row, weight)
+        layers = {"lfc": rows.effect, "lower": rows.lower, "upper": rows.upper, "std": rows.std}
+        result = effects_table(
+            rows.profile.astype(np.float32),
+            {name: values.astype(np.float32) for name, values in layers.items()},
+            plan,
+            request,
+            self._screen,
+        )
+        result.obs["question"] = rows.question
+        result.obs["novelty"] = self._novelty(request, cells, plan)
+        result.obs["support"] = 1.0 - result.obs["novelty"]
+        result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
+        self._warn_outside(groups, means)
+        return result
+
+    def predict_mean(
+        self,
+        conditions: Sequence[str] | pd.DataFrame,
+        *,
+        reference: AnnData | MuData | None = None,
+        n_samples: int | None = 500,
+        seed: int | None = 0,
+    ) -> AnnData:
+        """Predict the mean alone: as :meth:`predict`, without intervals.
+
+        Parameters
+        ----------
+        conditions, reference, n_samples, seed
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        AnnData
+            One row a condition: `X`, `layers["lfc"]`, and `obs` as of :meth:`predict`.
+        """
+        made = self.predict(conditions, reference=reference, n_samples=n_samples, seed=seed)
+        for layer in ("std", "lower", "upper"):
+            del made.layers[layer]
+        return made
+
+    def predict_with_confidence(
+        self,
+        conditions: Sequence[str] | pd.DataFrame,
+        *,
+        level: float = 0.9,
+        n_samples: int | None = None,
+        reference: AnnData | MuData | None = None,
+        seed: int | None = 0,
+    ) -> Confidence:
+        """Predict effects with intervals and, asked for, cells with theirs.
+
+        Two levels that are not to be mixed: how sure the *mean change* is, and where a *new cell*
+        will fall.
+
+        Parameters
+        ----------
+        conditions, reference, seed
+            As for :meth:`sample`.
+        level
+            Coverage, between 0 and 1.
+        n_samples
+            Cells a condition to be sampled; None for effects alone.
+
+        Returns
+        -------
+        Confidence
+            Tables `(n_conditions, n_genes)`: `mean`, `std`, `lower`, `upper` of the effect, and
+            with cells `cell_lower`, `cell_upper` and `cells`.
+
+        Raises
+        ------
+        NotTrainedError, UnknownPerturbationError, SchemaError, ValueError
+            As for :meth:`predict`.
+        """
+        effects = self.predict(conditions, reference=reference, interval=level, seed=seed)
+        cells = None
+        if n_samples is not None:
+            cells = self.sample(conditions, reference=reference, n_samples=n_samples, seed=seed)
+        return with_confidence(effects, cells, level)

@@ -1,0 +1,252 @@
+"""The stack of a hybrid: predictors, and the generator as a member."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.model.diffusion import PerturbDiffusion
+from scvi_perturb.model.flow.model import PerturbFlow
+from scvi_perturb.model.hybrid.mean import GENERATOR
+from scvi_perturb.module.flow import FlowConfig
+from scvi_perturb.predictors.base import MeanPredictor
+from scvi_perturb.predictors.external import OutsidePredictor
+from scvi_perturb.predictors.profiles import TrainingProfiles
+from scvi_perturb.predictors.stack.stacked_mean import StackedMean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+
+    from scvi_perturb.data.split.record import Split
+    from scvi_perturb.model.base.training import Parts
+    from scvi_perturb.model.latent.model import LatentModel
+    from scvi_perturb.predictors.request import Predictor, Request
+    from scvi_perturb.predictors.stack.scenarios import Fold, Question
+
+__all__ = ["GeneratorMember", "fit_own_mean", "fit_stack", "likely_questions"]
+
+
+@dataclass
+class GeneratorMember:
+    """Answers for the generator when the stack asks what it would have said.
+
+    The representation has to be refitted too: an autoencoder that saw the cells decodes them nearly
+    without error, and the generator would get all the weight. That is dear, so folds are joined to
+    a few; the number of steps is that of the model itself.
+
+    Parameters
+    ----------
+    make
+        Returns a new model of these cells, with the same arguments.
+    adata, parts
+        Cells of training, and those that may be seen.
+    model
+        The model that the steps were chosen for.
+    n_refits
+        Refits at most; 0 takes no part.
+    train_options
+        For `train` of each refit.
+    """
+
+    make: Callable[[AnnData], LatentModel]
+    adata: AnnData
+    parts: Parts
+    model: LatentModel
+    n_refits: int
+    train_options: dict[str, Any] = field(default_factory=dict)
+
+    def left_out(
+        self, question: Question, rows: Sequence[Request], folds: Sequence[Fold]
+    ) -> list[np.ndarray] | None:
+        """Return the changes of each fold's asked rows; None without refits."""
+        del question
+        if self.n_refits < 1:
+            return None
+        made: list[np.ndarray | None] = [None] * len(folds)
+        n = min(self.n_refits, len(folds))
+        for joined in (range(i, len(folds), n) for i in range(n)):  # large folds with small
+            removed = {rows[i] for k in joined for i in folds[k].removed}
+            asked = [rows[i] for k in joined for i in folds[k].asked]
+            changes = self._refit(removed, asked)
+            ends = np.cumsum([len(folds[k].asked) for k in joined])[:-1]
+            for k, part in zip(joined, np.split(changes, ends), strict=True):
+                made[k] = part
+        return [part for part in made if part is not None]
+
+    def _refit(self, removed: set[Request], asked: list[Request]) -> np.ndarray:
+        """Return the changes that a model without some rows predicts for others."""
+        screen = self.model._screen
+        reader = self.model._reader(None)
+        seen = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
+        of_condition, of_context = (reader.codes[key][seen] for key in (CONDITION_KEY, CONTEXT_KEY))
+        gone = {(row.condition, row.context) for row in removed}
+        pairs, place = np.unique([of_condition, of_context], axis=1, return_inverse=True)
+        keep = [(screen.table.conditions[c], screen.contexts[x]) not in gone for c, x in pairs.T]
+        cells = self.adata[seen[np.array(keep)[place.ravel()]]]
+        cells = cells.to_memory() if cells.isbacked else cells.copy()
+        cells.uns = {}  # nothing of how the screen itself is registered
+        refit = self.make(cells)
+        refit.train(**self.train_options)
+        table = screen.table.frame([row.condition for row in asked])
+        keys = screen.keys
+        roles = {"perturbation": keys.perturbation, "dose": keys.dose, "time": keys.time,
+                 "perturbation_type": keys.kind}  # fmt: skip
+        frame = table.rename(columns={k: v for k, v in roles.items() if v is not None})
+        frame = frame[[v for v in roles.values() if v is not None]].reset_index(drop=True)
+        for i, column in enumerate(screen.context_columns):
+            frame[column] = [row.context[i] for row in asked]
+        changes: np.ndarray = refit.predict(frame, seed=0).layers["lfc"].astype(np.float64)
+        return changes
+
+
+#: Questions that a split holds out.
+_OF_SPLIT: dict[str, tuple[Question, ...]] = {
+    "unseen_context": ("unseen_context",),
+    "context_transfer": ("context_transfer",),
+    "unseen_combination": ("unseen_combination",),
+    "unseen_perturbation": ("unseen_perturbation",),
+    "dose": ("dose", "dose_beyond"),
+    "cells": ("seen",),
+}
+
+
+def fit_stack(
+    model: LatentModel,
+    adata: AnnData,
+    parts: Parts,
+    *,
+    split: Split | None,
+    n_refits: int,
+    refit_options: dict[str, Any],
+) -> StackedMean:
+    """Fit the package's predictors of the mean to the cells that may be seen.
+
+    Parameters
+    ----------
+    model
+        The trained generator.
+    adata, parts
+        Cells, and which of them are seen.
+    split
+        Given to `train`, which says what will be asked; or None.
+    n_refits
+        Refits of the generator.
+    refit_options
+        Arguments of `train` for these.
+    """
+    generator = GeneratorMember(
+        lambda cells: _like(model, cells), adata, parts, model, n_refits, refit_options
+    )
+    stack = StackedMean(
+        model._vocabulary.features, seed=refit_options["seed"], outside={GENERATOR: generator}
+    )
+    _weigh(stack.fit_profiles(_profiles(model, adata, split)), split)
+    stack.outside = {}  # not to be saved, and not to be asked again
+    return stack
+
+
+def fit_own_mean(
+    model: LatentModel,
+    mean: Predictor,
+    adata: AnnData,
+    split: Split | None,
+    *,
+    seed: int,
+) -> StackedMean:
+    """Fit the user's stage one to the cells that may be seen, and learn its errors.
+
+    Raises
+    ------
+    SchemaError
+        If it predicts other profiles than the model's, or does not fit the screen.
+    """
+    if isinstance(mean, MeanPredictor) and mean.profile != "pseudobulk":
+        msg = f"`mean` predicts {mean.profile!r} profiles; the model needs 'pseudobulk'."
+        raise SchemaError(msg)
+    if isinstance(mean, StackedMean):
+        stack = copy(mean)
+    else:
+        own = mean if isinstance(mean, MeanPredictor) else _outside(mean, model, adata, split)
+        stack = StackedMean(members={own.name: own}, seed=seed)
+    _weigh(stack.fit_profiles(_profiles(model, adata, split)), split)
+    return stack
+
+
+def _outside(
+    mean: Predictor, model: LatentModel, adata: AnnData, split: Split | None
+) -> OutsidePredictor:
+    screen = model._screen
+    fitted = mean.fit(
+        adata, split, keys=screen.keys, context_keys=screen.context_columns, layer=screen.layer
+    )
+    return OutsidePredictor(fitted)
+
+
+def _weigh(stack: StackedMean, split: Split | None) -> None:
+    """Fit the members, and weigh them for what will be asked."""
+    for question in likely_questions(stack, split) or ("seen",):
+        stack.weigh(question)
+
+
+def _profiles(model: LatentModel, adata: AnnData, split: Split | None) -> TrainingProfiles:
+    screen = model._screen
+    library = None
+    if screen.library_key is not None:
+        library = adata.obs[screen.library_key].to_numpy(np.float64)
+    return TrainingProfiles.from_screen(
+        adata,
+        split,
+        keys=screen.keys,
+        context_keys=screen.context_columns,
+        layer=screen.layer,
+        kind="pseudobulk",
+        with_variances=True,
+        library=library,
+    )
+
+
+def likely_questions(stack: StackedMean, split: Split | None) -> tuple[Question, ...]:
+    """Return what will be asked: what the split holds out, or else the first that can be tried."""
+    if split is not None:
+        return _OF_SPLIT.get(split.kind, ())
+    question = stack.likely_question()
+    return () if question is None else (question,)
+
+
+def _like(model: LatentModel, cells: AnnData) -> LatentModel:
+    """Return a generator with the arguments of a model, for other cells."""
+    arguments = model.init_params_["non_kwargs"]
+    own = {
+        name: arguments[name]
+        for name in ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "seed")
+    }
+    own["features"] = model._vocabulary.features
+    screen, config = model._screen, model.module.generator.config
+    made: type[PerturbDiffusion | PerturbFlow] = PerturbDiffusion
+    if isinstance(config, FlowConfig):
+        made, own["flow"] = PerturbFlow, config
+    else:
+        own["diffusion"] = config
+        if own["likelihood"] == "normal":
+            own["likelihood"], own["space"] = "nb", "log1p"
+    made.setup_anndata(
+        cells,
+        layer=screen.layer,
+        perturbation_key=screen.keys.perturbation,
+        control=screen.keys.control,
+        dose_key=screen.keys.dose,
+        time_key=screen.keys.time,
+        perturbation_type_key=screen.keys.kind,
+        context_keys=list(screen.context_columns),
+        batch_key=screen.batch_column,
+        library_key=screen.library_key,
+        separator=screen.keys.separator,
+    )
+    return made(cells, **own)

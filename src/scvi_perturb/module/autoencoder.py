@@ -1,0 +1,197 @@
+"""Stage one: the autoencoder of counts, or a trained scVI in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from scvi.module import VAE
+from scvi.module.base import LossOutput
+from torch import Tensor, nn
+
+from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, X_KEY
+from scvi_perturb._errors import check_choice
+from scvi_perturb.module.base import (
+    CountModule,
+    CountParameters,
+    Likelihood,
+    batch_weights,
+    counts_log_prob,
+)
+from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scvi_perturb._typing import Batch
+
+__all__ = ["AutoencoderConfig", "CountAutoencoder", "ScviRepresentation"]
+
+
+class ScviRepresentation(nn.Module):
+    """Wrap scvi-tools' VAE as a representation.
+
+    Parameters
+    ----------
+    settings
+        Arguments of :class:`scvi.module.VAE`, as :func:`scvi_settings` reads them off a model.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.vae = VAE(**settings)
+        self.n_latent: int = self.vae.n_latent
+        self.n_batch: int = max(int(self.vae.n_batch), 1)
+        self.likelihood: Likelihood = self.vae.gene_likelihood
+
+    def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
+        """Return the log-likelihood of each cell in nats, `(B,)`."""
+        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
+        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
+
+    def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the latent, `(B, n_latent)` each."""
+        posterior = self.vae.inference(tensors[X_KEY], self._batch(tensors[BATCH_KEY]))["qz"]
+        return posterior.loc, 2 * posterior.scale.log()
+
+    def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
+        """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
+        index = self._batch(batch)
+        # Of a logistic-normal latent, scVI decodes the softmax; of a normal one, itself.
+        latent = self.vae.z_encoder.z_transformation(latent)
+        px = self.vae.generative(latent, library.log()[:, None], index)["px"]
+        mean = getattr(px, "mu", None)
+        if mean is None:
+            return CountParameters(px.rate, torch.ones_like(px.rate), None)
+        return CountParameters(mean, px.theta, getattr(px, "zi_logits", None))
+
+    def _batch(self, batch: Tensor) -> Tensor:
+        """Return scVI's batch index, `(B, 1)`; batches it does not know count as its first."""
+        known = (batch >= 0) & (batch < self.n_batch)
+        return torch.where(known, batch, torch.zeros_like(batch))[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderConfig:
+    """Size and likelihood of stage one.
+
+    Attributes
+    ----------
+    n_latent, n_hidden, n_layers
+        Dimension of the latent, width and number of hidden layers.
+    likelihood
+        Negative binomial, zero-inflated negative binomial, Poisson; or Normal on `log1p`
+        counts per ten thousand, without count semantics.
+    dispersion
+        One per gene, per gene and batch, or per gene and cell (scVI's names).
+    decoder
+        `"linear"` gives loadings that can be read as gene programs.
+    dropout
+        In the encoder, while training.
+    """
+
+    n_latent: int = 32
+    n_hidden: int = 128
+    n_layers: int = 2
+    likelihood: Likelihood = "nb"
+    dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene"
+    decoder: Literal["mlp", "linear"] = "mlp"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        check_choice("likelihood", self.likelihood, ("nb", "zinb", "poisson", "normal"))
+        check_choice("dispersion", self.dispersion, ("gene", "gene-batch", "gene-cell"))
+        check_choice("decoder", self.decoder, ("mlp", "linear"))
+
+
+class CountAutoencoder(CountModule):
+    """Encode counts, decode proportions; the library size is given, never learned.
+
+    Parameters
+    ----------
+    n_genes, n_batch
+        Sizes of the data.
+    config
+        Size and likelihood.
+    partial_panel
+        Whether library sizes count genes that the data do not hold; the decoder then has one
+        more proportion, for all of those.
+    """
+
+    seen_batch: Tensor
+
+    def __init__(
+        self, n_genes: int, n_batch: int, config: AutoencoderConfig, *, partial_panel: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.n_genes = n_genes
+        self.n_latent, self.likelihood = config.n_latent, config.likelihood
+        self.register_buffer("seen_batch", torch.ones(n_batch, dtype=torch.bool))
+        n_columns = n_batch if n_batch > 1 else 0
+        self.encoder = ExpressionEncoder(
+            n_genes,
+            n_columns,
+            config.n_latent,
+            n_hidden=config.n_hidden,
+            n_layers=config.n_layers,
+            dropout=config.dropout,
+        )
+        self.decoder = CountDecoder(
+            config.n_latent,
+            n_genes,
+            n_columns,
+            n_other=int(partial_panel and config.likelihood != "normal"),
+            # Poisson has none: no head is built that it would ignore.
+            dispersion="gene" if config.likelihood == "poisson" else config.dispersion,
+            zero_inflated=config.likelihood == "zinb",
+            n_hidden=config.n_hidden,
+            n_layers=0 if config.decoder == "linear" else 1,
+        )
+
+    def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of the latent, `(B, n_latent)` each."""
+        inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[X_KEY].log1p()
+        return self.encoder(inputs, batch_weights(tensors[BATCH_KEY], self.seen_batch))
+
+    def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
+        """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
+        return self._count_parameters(
+            self.decoder(latent, batch_weights(batch, self.seen_batch)), library
+        )
+
+    # scvi-tools' contract ------------------------------------------------------------------
+
+    def _get_generative_input(
+        self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object
+    ) -> dict[str, Tensor]:
+        return {
+            "latent": inference_outputs["z"],
+            "library": tensors[LIBRARY_KEY],
+            "batch": tensors[BATCH_KEY],
+        }
+
+    def generative(
+        self, latent: Tensor, library: Tensor, batch: Tensor
+    ) -> dict[str, CountParameters]:
+        """Return the parameters of the counts."""
+        return {"px": self.decode(latent, library, batch)}
+
+    def loss(
+        self,
+        tensors: Batch,
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, CountParameters],
+        kl_weight: Tensor | float = 1.0,
+    ) -> LossOutput:
+        """Return the negative evidence lower bound, its divergence weighted by `kl_weight`."""
+        reconstruction = -self.log_prob(tensors, generative_outputs["px"])
+        mean, log_variance = inference_outputs["qz_m"], inference_outputs["qz_logv"]
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+        return LossOutput(
+            loss=(reconstruction + kl_weight * divergence).mean(),
+            reconstruction_loss=reconstruction,
+            kl_local=divergence,
+        )

@@ -1,0 +1,188 @@
+"""Diffusion in the latent, and its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+from scvi.module.base import LossOutput
+
+from scvi_perturb._errors import check_choice
+from scvi_perturb.generative.diffusion import add_noise, denoising_loss, guide, to_x0
+from scvi_perturb.generative.samplers import SAMPLERS
+from scvi_perturb.generative.schedules import get_schedule
+from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from scvi_perturb._typing import Batch
+    from scvi_perturb.generative.discrete import Transition
+    from scvi_perturb.generative.samplers import SamplerConfig
+    from scvi_perturb.generative.schedules import Schedule
+    from scvi_perturb.module.base import ConditionTensors
+
+__all__ = ["DiffusionConfig", "LatentDiffusion"]
+
+
+_MOST_BINS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionConfig(GeneratorConfig):
+    """The denoiser and how it is conditioned.
+
+    Attributes
+    ----------
+    width, n_blocks, dropout, n_condition, combine, n_neighbours, residual, context_embedding
+        See :class:`scvi_perturb.module.GeneratorConfig`.
+    condition_dropout, null_fraction, ema_decay
+        The same.
+    reference
+        What is known of the control. `"cell"`: each cell starts from a control cell, and the
+        displacement from there is what is drawn. `"population"`: the mean of the control
+        population is known, and the latent itself is drawn. `"none"`: nothing is known.
+    schedule, parameterisation
+        Noise schedule, and what the network predicts.
+    min_snr_gamma
+        Limit of the loss weight (Hang et al. 2023); None weighs all times alike.
+    n_bins, transition
+        Of `space="counts"`: bins of counts, and whether noise is an absorbing mask or a bin drawn
+        uniformly (`"absorbing"`, `"uniform"`).
+    n_loss_genes
+        Of `space="counts"`: genes that the loss of a step of training is of, drawn anew each step;
+        None for all, at a cost that grows with them.
+    """
+
+    reference: Literal["cell", "population", "none"] = "cell"
+    schedule: Literal["cosine", "linear"] = "cosine"
+    parameterisation: Literal["v", "eps", "x0"] = "v"
+    min_snr_gamma: float | None = 5.0
+    n_bins: int = 24
+    transition: Transition = "absorbing"
+    n_loss_genes: int | None = 512
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        GeneratorConfig.__post_init__(self)
+        check_choice("reference", self.reference, ("cell", "population", "none"))
+        check_choice("schedule", self.schedule, ("cosine", "linear"))
+        check_choice("parameterisation", self.parameterisation, ("v", "eps", "x0"))
+        check_choice("transition", self.transition, ("absorbing", "uniform"))
+        if self.n_loss_genes is not None and self.n_loss_genes < 1:
+            msg = f"n_loss_genes={self.n_loss_genes}; expected at least 1, or None for all."
+            raise ValueError(msg)
+        if not 2 <= self.n_bins <= _MOST_BINS:
+            msg = f"n_bins={self.n_bins}; expected 2 to {_MOST_BINS}."
+            raise ValueError(msg)
+
+
+class LatentDiffusion(LatentGenerator):
+    """p(latent | condition, context, control cell) by denoising.
+
+    Parameters
+    ----------
+    n_latent, conditions, n_identities, features, n_contexts, config
+        See :class:`scvi_perturb.module.LatentGenerator`.
+
+    References
+    ----------
+    Ho et al. 2020 (denoising diffusion); Song et al. 2021 (score SDE); Salimans and Ho 2022
+    (v-prediction); Nichol and Dhariwal 2021 (cosine schedule); Ho and Salimans 2022 (guidance).
+    """
+
+    config: DiffusionConfig
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return get_schedule(self.config.schedule)
+
+    def loss(self, tensors: Batch) -> LossOutput:
+        """Return the denoising loss of each cell, under weights being learned or their average."""
+        nets = self.learned if self.training else self.average
+        target, reference, condition = self._examples(nets, tensors)
+        n = len(target)
+        # Stratified times: the same law, less noise in the loss.
+        time = (torch.randperm(n, device=target.device) + torch.rand(n, device=target.device)) / n
+        noise = torch.randn_like(target)
+        noised = add_noise(target, noise, time, self.schedule)
+        modulation = nets.network.modulation(time, condition)
+        prediction = nets.network(noised, self._reference_input(reference), modulation)
+        loss = denoising_loss(
+            prediction,
+            target,
+            noise,
+            time,
+            schedule=self.schedule,
+            parameterisation=self.config.parameterisation,
+            gamma=self.config.min_snr_gamma,
+        )
+        return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
+
+    @torch.inference_mode()
+    def sample_latent(
+        self,
+        conditions: ConditionTensors,
+        which: Tensor,
+        reference: Tensor,
+        context: Tensor,
+        *,
+        sampler: SamplerConfig,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw latents of cells under conditions, see `LatentGenerator.sample_latent`."""
+        centre = self._centre(conditions)[which]
+        guidance = (sampler.guidance_scale, centre / self.target_scale)
+        given = self._reference_input(reference)
+        denoise = self._denoiser(conditions, which, given, context, guidance)
+        noise = torch.randn(
+            reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
+        )
+        draw = SAMPLERS[sampler.method]
+        scaled = draw(
+            denoise, noise, self.schedule, n_evaluations=sampler.n_evaluations, generator=generator
+        )
+        drawn = scaled * self.target_scale + self.target_shift + centre
+        return reference + drawn if self.from_cell else drawn
+
+    def _denoiser(
+        self,
+        conditions: ConditionTensors,
+        which: Tensor,
+        reference: Tensor,
+        context: Tensor,
+        guidance: tuple[float, Tensor],
+    ) -> Callable[[Tensor, float], Tensor]:
+        """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once.
+
+        `guidance` is its scale and the offset of the condition's centre, which a network
+        without the condition does not know: it is asked, and answers, without it.
+        """
+        nets, kind, (scale, offset) = self.average, self.config.parameterisation, guidance
+        embedded, hidden, place = self._embedded(conditions, which, context)
+
+        def modulation(time: Tensor, condition: Tensor) -> Tensor:
+            rows = nets.network.modulation(time.expand(len(condition)), condition)
+            return rows if len(rows) == 1 else rows[place]
+
+        def denoise(x_t: Tensor, t: float) -> Tensor:
+            time = torch.tensor([t], device=x_t.device, dtype=x_t.dtype)
+            output = nets.network(x_t, reference, modulation(time, embedded))
+            x_0 = to_x0(output, x_t, time, self.schedule, kind)
+            if scale == 1.0:
+                return x_0
+            moved = x_t + self.schedule.alpha(time) * offset
+            output = nets.network(moved, reference, modulation(time, hidden))
+            return guide(x_0, to_x0(output, moved, time, self.schedule, kind) - offset, scale)
+
+        return denoise
+
+    def _reference_input(self, reference: Tensor) -> Tensor:
+        """Return what the network is told of the reference."""
+        if self.config.reference == "none":
+            return torch.zeros_like(reference)
+        return self._white(reference)

@@ -1,0 +1,212 @@
+"""Predictors from elsewhere: given means, other packages' predictors, fallbacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb.data.reader import align_genes
+from scvi_perturb.predictors.base import MeanPredictor
+from scvi_perturb.predictors.request import Request, context_labels, request_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.predictors.profiles import Profile
+    from scvi_perturb.predictors.request import Context, Predictor, Reference
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["FirstKnown", "GivenMeans", "OutsidePredictor"]
+
+
+class GivenMeans(MeanPredictor):
+    """Repeat predictions that come from elsewhere, e.g. exported from a service.
+
+    Whether they were made without what they predict is not known, so nothing is known of their
+    errors.
+
+    Parameters
+    ----------
+    table
+        One row a condition, with the screen's genes and the columns of `obs` that the screen was
+        set up with (context columns may be left out: a row then holds for all). `layers["lfc"]` is
+        the change from control, in natural logarithms of `log1p` of counts per ten thousand; where
+        there is none, `X` holds profiles, and one row is the control (in each context, if these
+        are told apart): integers are counts, anything else `log1p` of counts per ten thousand.
+    profile
+        What the mean of a population is; see `MeanPredictor`.
+
+    Raises
+    ------
+    SchemaError
+        In `fit`: if genes or columns are missing, values are not finite, or there is no control to
+        take profiles from.
+    """
+
+    name: ClassVar[str] = "given"
+    can_refit: ClassVar[bool] = False
+
+    def __init__(self, table: AnnData, *, profile: Profile = "pseudobulk") -> None:
+        super().__init__(profile=profile)
+        self.table = table
+
+    def _learn(self) -> None:
+        super()._learn()
+        keys = self.profiles.keys
+        table = align_genes(self.table, tuple(map(str, self.profiles.var_names)))
+        obs = table.obs
+        absent = sorted(set(keys.columns.values()) - set(obs.columns))
+        if absent:
+            msg = (
+                f"The given means have no column {absent[0]!r}; they have "
+                f"{sorted(map(str, obs.columns))}. Name what each row is of as the screen does."
+            )
+            raise SchemaError(msg)
+        said = obs[list(keys.columns.values())].to_dict("records")
+        roles = {column: role for role, column in keys.columns.items()}
+        conditions = [keys.parse(**{roles[c]: v for c, v in row.items()}) for row in said]
+        contexts = context_labels(obs, self.profiles.context_keys)
+        rows = [Request(what, own) for what, own in zip(conditions, contexts, strict=True)]
+        self._rows = [row for row in rows if not row.condition.is_control]
+        self._given = self._changes_of(table, rows)
+
+    def _changes_of(self, table: AnnData, rows: list[Request]) -> Floats:
+        treated = np.array([not row.condition.is_control for row in rows])
+        if "lfc" in table.layers:
+            return _finite(_dense(table.layers["lfc"]))[treated]
+        values = _finite(_dense(table.X))
+        if (values == np.round(values)).all() and values.max(initial=0) > np.log1p(TARGET_SUM):
+            total = np.maximum(values.sum(axis=1, keepdims=True), 1.0)
+            values = np.log1p(TARGET_SUM * values / total)
+        changes = []
+        for i in np.flatnonzero(treated):
+            own = [
+                j
+                for j in np.flatnonzero(~treated)
+                if _no_contradiction(rows[i].context, rows[j].context)
+            ]
+            if not own:
+                msg = (
+                    f"The given means hold profiles, but no control row for {rows[i].condition} in "
+                    f"context {rows[i].context}. Add the control, or give changes as layers['lfc']."
+                )
+                raise SchemaError(msg)
+            changes.append(values[i] - values[own].mean(axis=0))
+        return np.stack(changes) if changes else np.zeros((0, values.shape[1]))
+
+    def _delta(self, request: Request) -> Floats:
+        of_condition = [i for i, row in enumerate(self._rows) if row.condition == request.condition]
+        if not of_condition:
+            known = sorted({str(row.condition) for row in self._rows})
+            raise UnknownPerturbationError(str(request.condition), known)
+        found = [
+            i for i in of_condition if _no_contradiction(request.context, self._rows[i].context)
+        ]
+        if not found:
+            own = sorted({self._rows[i].context for i in of_condition}, key=str)
+            msg = f"Means of {request.condition} were given for {own}, not for {request.context}."
+            raise SchemaError(msg)
+        made: Floats = self._given[found].mean(axis=0)
+        return made
+
+
+def _no_contradiction(one: Context, other: Context) -> bool:
+    return all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
+
+
+def _dense(values: Any) -> Floats:  # noqa: ANN401
+    return np.asarray(values.toarray() if sparse.issparse(values) else values, np.float64)
+
+
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        n = int((~np.isfinite(values)).sum())
+        msg = f"The given means hold {n} values that are not finite; fill in or drop these rows."
+        raise SchemaError(msg)
+    return values
+
+
+class FirstKnown(MeanPredictor):
+    """Predict by the first of several predictors that does not refuse a condition.
+
+    So that a table has an answer everywhere: the sum of singles where all were measured, else
+    the mean of those that were.
+
+    Parameters
+    ----------
+    predictors
+        Predictors of means, the best first; all with the same `profile`.
+
+    Raises
+    ------
+    SchemaError
+        If there are none, or they differ in `profile`.
+    """
+
+    name: ClassVar[str] = "first_known"
+
+    def __init__(self, *predictors: MeanPredictor) -> None:
+        kinds = {predictor.profile for predictor in predictors}
+        if len(kinds) != 1:
+            msg = f"Found profiles {sorted(kinds)}; give predictors, all with the same profile."
+            raise SchemaError(msg)
+        super().__init__(profile=kinds.pop())
+        self.predictors = predictors
+        self.needs_variances = any(one.needs_variances for one in predictors)
+
+    def _learn(self) -> None:
+        super()._learn()
+        for predictor in self.predictors:
+            predictor.fit_profiles(self.profiles)
+
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        *better, last = self.predictors
+        for predictor in better:
+            try:
+                return predictor._delta(request)
+            except (UnknownPerturbationError, SchemaError):
+                continue
+        return last._delta(request)
+
+
+class OutsidePredictor(MeanPredictor):
+    """Ask a predictor that was fitted elsewhere for `layers["lfc"]` of its `predict`.
+
+    It is not fitted again, so nothing is known of its errors. User's reference cells do not reach
+    it: it answers from the training controls.
+
+    Parameters
+    ----------
+    predictor
+        Fitted to the same screen; changes of pseudobulk profiles.
+    """
+
+    name: ClassVar[str] = "outside"
+    can_refit: ClassVar[bool] = False
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(profile="pseudobulk")
+        self.predictor = predictor
+
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change of each request; as `MeanPredictor.changes`."""
+        del given
+        frame = request_frame(requests, self.profiles.keys, self.profiles.context_keys)
+        open_ones = [key for key in self.profiles.context_keys if frame[key].isna().all()]
+        found = self.predictor.predict(frame.drop(columns=open_ones).reset_index(drop=True))
+        found = align_genes(found, tuple(self.profiles.var_names))
+        return np.asarray(found.layers["lfc"], np.float64)
+
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        return self.changes([request])[0]

@@ -1,0 +1,167 @@
+"""A forest on measured features: trees that ask for one property at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from scvi_perturb.predictors.base import MeanPredictor
+from scvi_perturb.predictors.ridge import Responses
+from scvi_perturb.similarity.kernels import covered, names_in, needed, require_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data.condition import Condition
+    from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.predictors.profiles import Profile
+    from scvi_perturb.predictors.request import Reference, Request
+
+__all__ = ["FeatureForest", "measured_modalities"]
+
+
+#: Share of the features that are tried at each split: many of them say the same.
+_TRIED: Final = 0.1
+#: Fewest rows at the end of a branch.
+_LEAF: Final = 2
+#: Below this share of the largest a component is rounding.
+_ROUNDING: Final = 1e-8
+
+
+class FeatureForest(MeanPredictor):
+    """Predict the mean training change plus what extremely randomised trees learn from features.
+
+    A kernel takes all features at once for how alike two names are. A tree asks for one at a time,
+    so that it finds the few that matter, thresholds, and what holds only together. Where there are
+    modalities with values that are not whole numbers, such as descriptors of molecules or
+    embeddings, it takes these alone: of sets and counts of parts each column says little, and a
+    kernel is better.
+
+    Rows are training conditions in all contexts, with the mean features of their components. The
+    trees predict the leading components of the changes, all scaled alike: the largest component
+    would else decide alone where branches part. They see names only, as `KernelRidge`.
+
+    Parameters
+    ----------
+    features
+        What is known about perturbations; `fit` refuses to go on without. Where a name lacks a
+        modality, the mean of training stands in. Training conditions with a component that has no
+        features are left out, of which a warning tells the number; asked for, they raise
+        `UnknownPerturbationError`.
+    n_trees
+        Number of trees.
+    n_components
+        Number of leading components of the changes, at most the rank.
+    seed
+        Seed of the trees.
+    profile
+        What the mean of a population is; see `MeanPredictor`.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1.
+
+    References
+    ----------
+    Geurts, Ernst and Wehenkel, Extremely randomized trees, Machine Learning 2006.
+    """
+
+    name: ClassVar[str] = "feature_forest"
+
+    def __init__(
+        self,
+        features: PerturbationFeatures | None = None,
+        *,
+        n_trees: int = 100,
+        n_components: int = 50,
+        seed: int | None = 0,
+        profile: Profile = "pseudobulk",
+    ) -> None:
+        super().__init__(profile=profile)
+        if n_trees < 1 or n_components < 1:
+            msg = f"n_trees={n_trees} and n_components={n_components}; expected at least 1 of both."
+            raise ValueError(msg)
+        self.features = features
+        self.n_trees = n_trees
+        self.n_components = n_components
+        self.seed = seed
+
+    def _learn(self) -> None:
+        """Grow the trees.
+
+        Raises
+        ------
+        SchemaError
+            If there are no features, or no training condition has any.
+        """
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        super()._learn()
+        features = require_features(self.features, type(self).__name__)
+        self._modalities = measured_modalities(features) or features.modalities
+        rows = Responses.gather(
+            self.deltas, lambda condition: covered(condition, features), who=type(self).__name__
+        )
+        self._centres = {}
+        for modality, (values, mask) in features.table(names_in(rows.conditions)).items():
+            self._centres[modality] = values[mask].mean(axis=0) if mask.any() else values[0]
+        self._mean = rows.changes.mean(axis=0)
+        scores, spread, axes = np.linalg.svd(rows.changes - self._mean, full_matrices=False)
+        k = int((spread[: self.n_components] > max(_ROUNDING * spread[0], 1e-300)).sum())
+        self._axes = spread[:k, None] * axes[:k]
+        self._trees = None
+        if k:
+            self._trees = ExtraTreesRegressor(
+                self.n_trees,
+                min_samples_leaf=_LEAF,
+                max_features=_TRIED,
+                random_state=self.seed,
+            ).fit(self._described(rows.conditions, features), scores[:, :k])
+
+    def _described(
+        self, conditions: Sequence[Condition], features: PerturbationFeatures
+    ) -> NDArray[np.float64]:
+        """Return the mean features of the components of conditions, `(n, n_columns)`."""
+        names = names_in(conditions)
+        table = features.table(names)
+        parts = []
+        for modality in self._modalities:
+            values, mask = table[modality]
+            parts.append(np.where(mask[:, None], values, self._centres[modality]))
+        of_name = dict(zip(names, np.concatenate(parts, axis=1), strict=True))
+        made = [[of_name[part.name] for part in one.components] for one in conditions]
+        return np.stack([np.mean(own, axis=0, dtype=np.float64) for own in made])
+
+    def changes(
+        self, requests: Sequence[Request], given: Reference | None = None
+    ) -> NDArray[np.float64]:
+        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
+        del given
+        made = np.zeros((len(requests), len(self.profiles.var_names)))
+        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
+        if treated:
+            features = require_features(self.features, type(self).__name__)
+            asked = [requests[i].condition for i in treated]
+            needed(asked, features)
+            made[treated] = self._mean
+            if self._trees is not None:
+                found = self._trees.predict(self._described(asked, features))
+                made[treated] += found.reshape(len(asked), -1) @ self._axes
+        return made
+
+    def _delta(self, request: Request) -> NDArray[np.float64]:
+        return self.changes([request])[0]
+
+
+def measured_modalities(features: PerturbationFeatures) -> tuple[str, ...]:
+    """Return the modalities with values that are not whole numbers."""
+    found = []
+    for modality in features.modalities:
+        values = features.frame(modality).to_numpy()
+        if not np.array_equal(values, np.rint(values)):
+            found.append(modality)
+    return tuple(found)

@@ -1,0 +1,449 @@
+"""What predictors are asked for, the cells that they read, and the reference cells of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.condition_table import ConditionTable, encode_obs
+from scvi_perturb.data.keys import as_labels
+from scvi_perturb.data.reader import align_genes, check_raw_counts
+from scvi_perturb.data.request import request_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.predictors.profiles import TrainingProfiles
+
+    Conditions: TypeAlias = Sequence[str] | pd.DataFrame
+
+__all__ = [
+    "CellPredictor",
+    "Context",
+    "Predictor",
+    "Reference",
+    "Request",
+    "aligned_counts",
+    "check_effects",
+    "context_labels",
+    "parse_requests",
+    "read_chunks",
+    "read_counts",
+    "read_request",
+    "request_frame",
+    "seen_cells",
+]
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Anything that learns from a screen and predicts the mean of conditions."""
+
+    def fit(
+        self,
+        adata: AnnData,
+        split: Split | None = None,
+        *,
+        keys: ConditionKeys | None = None,
+        context_keys: Sequence[str] = (),
+        layer: str | None = None,
+    ) -> Self:
+        """Learn from the cells of `split` that may be seen, or from all cells.
+
+        No expression value, cell number or library size of a held-out condition is received:
+        with the test cells spoilt or taken away, the predictor that is learned is the same.
+
+        Parameters
+        ----------
+        adata
+            A screen with raw counts, or what the predictor says it learns from.
+        split
+            Its training cells are seen, and its validation cells by what has nothing to tune.
+        keys
+            Columns that hold the condition; None takes those of `pp.harmonize`.
+        context_keys
+            Columns that hold the context of a cell: cell type, donor.
+        layer
+            Where the counts are; None is `X`.
+        """
+        ...
+
+    def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
+        """Return one row a condition: `X` its mean, `layers["lfc"]` its change from control.
+
+        Parameters
+        ----------
+        conditions
+            A list of names, or a table with the columns `perturbation`, `dose`, `time` and the
+            context's, as far as the screen has them. A context that is not given is the
+            reference's.
+        reference
+            Control cells (raw counts) from which to predict; None takes the training controls
+            of the same context.
+        """
+        ...
+
+
+@runtime_checkable
+class CellPredictor(Predictor, Protocol):
+    """A predictor that also returns populations of cells."""
+
+    def sample(
+        self,
+        conditions: Conditions,
+        *,
+        reference: AnnData | None = None,
+        n_samples: int | None = None,
+        seed: int | None = None,
+    ) -> AnnData:
+        """Return cells; `obs` has the condition's columns, `reference_cell` and `draw`.
+
+        Parameters
+        ----------
+        conditions, reference
+            As in `predict`.
+        n_samples
+            Cells a condition; None returns one for each control cell.
+        seed
+            Seed of the draw; None draws anew each time.
+        """
+        ...
+
+
+#: A label for each context column; None where it was not said.
+Context = tuple[str | None, ...]
+
+_CANONICAL: Final = {
+    "perturbation": PERTURBATION_COLUMN,
+    "dose": DOSE_COLUMN,
+    "time": TIME_COLUMN,
+    "kind": KIND_COLUMN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One condition in one context."""
+
+    condition: Condition
+    context: Context = ()
+
+
+def parse_requests(
+    conditions: Conditions, *, keys: ConditionKeys, context_keys: Sequence[str] = ()
+) -> list[Request]:
+    """Return one request a row.
+
+    Parameters
+    ----------
+    conditions
+        Names, or a table. The condition's columns may have the names of `keys` or the canonical
+        ones (`perturbation`, `dose`, `time`, `perturbation_type`).
+    keys
+        How the screen describes conditions.
+    context_keys
+        Context columns; one that is absent or empty stays open (None).
+
+    Raises
+    ------
+    SchemaError
+        If nothing is asked, a column that the screen has is missing, or the table has one that
+        would be ignored in silence.
+    """
+    table = request_table(conditions, keys, context_keys)
+    contexts = context_labels(table, context_keys)
+    rows = table.to_dict("records")
+    requests = []
+    for row, context in zip(rows, contexts, strict=True):
+        label = row[keys.perturbation]
+        said = {role: row[column] for role, column in keys.columns.items() if column in table}
+        absent = sorted(set(keys.columns) - set(said))
+        if absent and as_label(label) != keys.control:
+            msg = (
+                f"{label!r} was asked for without its {absent[0]}, which these data distinguish. "
+                f"Ask with a DataFrame that has the columns {sorted(keys.columns.values())}."
+            )
+            raise SchemaError(msg)
+        requests.append(Request(keys.parse(**said), context))
+    return requests
+
+
+def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
+    """Return each row's context; None where a column is absent or has no value."""
+    labels: list[Sequence[str | None]] = []
+    for key in context_keys:
+        if key in obs:
+            labels.append(as_labels(obs[key]).tolist())
+        else:
+            labels.append([None] * len(obs))
+    return list(zip(*labels, strict=True)) if labels else [()] * len(obs)
+
+
+def request_frame(
+    requests: Sequence[Request], keys: ConditionKeys, context_keys: Sequence[str]
+) -> pd.DataFrame:
+    """Return requests as the `obs` of an answer, under the names of the screen's columns."""
+    table = ConditionTable(control=keys.control, separator=keys.separator)
+    text = table.frame([request.condition for request in requests])
+    columns: dict[str, Any] = {
+        column: text[_CANONICAL[role]] for role, column in keys.columns.items()
+    }
+    for i, key in enumerate(context_keys):
+        columns[key] = pd.Categorical([request.context[i] for request in requests])
+    return pd.DataFrame(columns).set_index(text.index.astype(str))
+
+
+#: Cells that are read at a time.
+CHUNK: Final = 16_384
+
+
+def seen_cells(adata: AnnData, split: Split | None) -> NDArray[np.int64]:
+    """Return the cells that may be seen, in the order of the file: training and validation.
+
+    What has nothing to tune needs no validation cells and learns from them too.
+    """
+    if split is None:
+        return np.arange(adata.n_obs)
+    split.check(adata)
+    return np.sort(np.concatenate([split.train, split.validation])).astype(np.int64)
+
+
+def read_chunks(
+    adata: AnnData,
+    layer: str | None,
+    cells: NDArray[np.int64],
+    *,
+    effects: bool = False,
+    what: str = "adata",
+) -> Iterator[tuple[slice, Any]]:
+    """Read some cells in turn, and check them; the values of no other cell are looked at.
+
+    Parameters
+    ----------
+    adata
+        A screen; in memory, backed, or a collection of files.
+    layer
+        Where the values are; None is `X`.
+    cells
+        Rows to read, sorted.
+    effects
+        Whether the rows are changes from control, which need only be finite, and not raw counts.
+    what
+        What `adata` is, for messages.
+
+    Yields
+    ------
+    A slice of `cells` and its rows, `(n, n_genes)`, an array or CSR.
+
+    Raises
+    ------
+    SchemaError
+        If there is no such layer, or the rows are not what they should be.
+    """
+    held = {"X": adata.X} if hasattr(adata, "X") else {}
+    held |= {name: adata.layers[name] for name in adata.layers.keys()}  # noqa: SIM118
+    if layer is not None and layer not in held:
+        msg = f"{what} has no layer {layer!r}; found {sorted(held.keys() - {'X'})}."
+        raise SchemaError(msg)
+    values = held.pop(layer or "X", _OfFiles(adata))
+    where = f"{what}.X" if layer is None else f"{what}.layers[{layer!r}]"
+    if values is None:
+        msg = f"{where} is empty (None); put the values there, or pass `layer`."
+        raise SchemaError(msg)
+    # Rows of column-compressed counts can only be read by scanning all of them.
+    if sparse.issparse(values) and values.format != "csr":
+        values = values.tocsr()
+    for start in range(0, len(cells), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows = values[cells[part]]
+        if effects:
+            check_effects(rows, where=where, names=adata.obs_names[cells[part]])
+        else:
+            check_raw_counts(rows, where=where, layers=held)
+        yield part, rows
+
+
+class _OfFiles:
+    """Rows of `X` of a collection of files, which has no `X` of its own."""
+
+    def __init__(self, collection: Any) -> None:  # noqa: ANN401
+        self._collection = collection
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Any:  # noqa: ANN401
+        return self._collection[rows].X
+
+
+def read_counts(
+    adata: AnnData, layer: str | None, cells: NDArray[np.int64], *, what: str = "adata"
+) -> Any:  # noqa: ANN401
+    """Return the raw counts of some cells, `(n_cells, n_genes)`; see `read_chunks`."""
+    parts = [rows for _, rows in read_chunks(adata, layer, cells, what=what)]
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return sparse.csr_matrix((0, adata.n_vars))
+    stack = sparse.vstack if sparse.issparse(parts[0]) else np.concatenate
+    return sparse.csr_matrix(stack(parts)) if sparse.issparse(parts[0]) else stack(parts)
+
+
+def check_effects(rows: Any, *, where: str, names: pd.Index) -> None:  # noqa: ANN401
+    """Raise unless all values are finite numbers.
+
+    Parameters
+    ----------
+    rows
+        Changes from control, `(n, n_genes)`, an array or CSR.
+    where
+        What they are, for the message.
+    names
+        Of the rows.
+
+    Raises
+    ------
+    SchemaError
+        Naming the first row that has NaN or an infinite value.
+    """
+    data = rows.data if sparse.issparse(rows) else np.asarray(rows)
+    if data.dtype.kind not in "buif":
+        msg = f"{where} has values of type {data.dtype}, which are not numbers."
+        raise SchemaError(msg)
+    wrong = ~np.isfinite(data)
+    if not wrong.any():
+        return
+    if sparse.issparse(rows):
+        bad = np.unique(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))[wrong])
+    else:
+        bad = np.flatnonzero(wrong.any(axis=1))
+    msg = (
+        f"{where} has NaN or infinite values in {len(bad)} rows, the first {names[bad[0]]!r}; "
+        "expected finite changes from control. Drop these rows or the genes that were not "
+        "measured, or fill the gaps in."
+    )
+    raise SchemaError(msg)
+
+
+def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  # noqa: ANN401
+    """Return the counts of reference cells, with the genes in the order of training.
+
+    Raises
+    ------
+    SchemaError
+        If a gene of training is absent, a name comes twice, or counts are not raw.
+    """
+    aligned = align_genes(adata, list(genes))
+    return read_counts(aligned, layer, np.arange(adata.n_obs), what="reference")
+
+
+def read_request(
+    conditions: Conditions, reference: AnnData | None, profiles: TrainingProfiles
+) -> tuple[list[Request], Reference | None]:
+    """Return what is asked, one request a row, and the control cells given, if any.
+
+    A context that a request leaves open is the reference's, where that has one.
+
+    Raises
+    ------
+    SchemaError
+        If either does not fit what was learned.
+    """
+    if reference is not None and profiles.kind == "effects":
+        msg = (
+            'With profile="effects" predictions are changes, to which control cells add '
+            "nothing. Leave `reference` out and name the context in the request."
+        )
+        raise SchemaError(msg)
+    requests = parse_requests(conditions, keys=profiles.keys, context_keys=profiles.context_keys)
+    if reference is None:
+        return requests, None
+    given = Reference.read(reference, profiles)
+    return [replace(r, context=given.completed(r.context)) for r in requests], given
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Control cells given by the user: counts in the order of training's genes, and contexts.
+
+    `libraries` are their library sizes, where these are more than the sums of counts.
+    """
+
+    counts: Any
+    contexts: list[Context]
+    names: pd.Index
+    libraries: NDArray[np.float64] | None = None
+
+    @classmethod
+    def read(cls, adata: AnnData, profiles: TrainingProfiles) -> Self:
+        """Check the reference against training.
+
+        Raises
+        ------
+        SchemaError
+            If genes are missing, counts are not raw, cells are none, or some are perturbed.
+        """
+        if not adata.n_obs:
+            msg = "The reference has no cells; give at least one control cell."
+            raise SchemaError(msg)
+        if profiles.keys.perturbation in adata.obs:
+            keys = replace(profiles.keys, dose=None, time=None, kind=None)
+            n_treated = int((encode_obs(adata.obs, keys)[0] != 0).sum())
+            if n_treated:
+                msg = (
+                    f"{n_treated} of {adata.n_obs} reference cells are perturbed; a reference is "
+                    f"of control cells: obs[{keys.perturbation!r}] == {keys.control!r}."
+                )
+                raise SchemaError(msg)
+        counts = aligned_counts(adata, profiles.layer, profiles.var_names)
+        contexts = context_labels(adata.obs, profiles.context_keys)
+        return cls(counts, contexts, adata.obs_names)
+
+    def rows(self, context: Context) -> NDArray[np.intp]:
+        """Return the cells that do not contradict `context`.
+
+        Raises
+        ------
+        SchemaError
+            If all do.
+        """
+        found = [
+            i
+            for i, own in enumerate(self.contexts)
+            if all(a is None or b is None or a == b for a, b in zip(context, own, strict=True))
+        ]
+        if not found:
+            msg = (
+                f"No reference cell has context {context}; there are "
+                f"{sorted(set(self.contexts), key=str)}. Ask for one of these, or give others."
+            )
+            raise SchemaError(msg)
+        return np.array(found)
+
+    def control(
+        self, context: Context, profiles: TrainingProfiles
+    ) -> tuple[Any, NDArray[np.float64] | None, NDArray[np.float64]]:
+        """Return counts, libraries and profile of the cells that do not contradict `context`."""
+        rows = self.rows(context)
+        library = None if self.libraries is None else self.libraries[rows]
+        counts = self.counts[rows]
+        return counts, library, profiles.profile_of(counts, library)
+
+    def completed(self, context: Context) -> Context:
+        """Return `context` with what it leaves open taken from the reference, where that agrees."""
+        own_contexts = [self.contexts[i] for i in self.rows(context)]
+        seen = [set(labels) for labels in zip(*own_contexts, strict=True)]
+        return tuple(
+            next(iter(own)) if asked is None and len(own) == 1 else asked
+            for asked, own in zip(context, seen, strict=True)
+        )

@@ -1,0 +1,206 @@
+"""What a request asks, seen from training: a new context, pair, dose, perturbation, or nothing new.
+
+And how the same question is asked of training itself: by leaving out what makes it new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Self, get_args
+
+import numpy as np
+
+from scvi_perturb.predictors.profiles import agrees
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scvi_perturb.data.condition import Component
+    from scvi_perturb.predictors.request import Context, Request
+
+__all__ = ["QUESTIONS", "Fold", "Question", "Seen", "folds_of", "likely_question", "unit_of"]
+
+
+#: "seen": measured in that context; "unseen_context": elsewhere, and nothing was measured there;
+#: "context_transfer": elsewhere, and other perturbations there; "unseen_combination": only its
+#: components; "dose": the same names at doses or times on both sides; "dose_beyond": on one side
+#: only; "unseen_perturbation": a name that is new.
+Question = Literal[
+    "seen",
+    "unseen_context",
+    "context_transfer",
+    "unseen_combination",
+    "dose",
+    "dose_beyond",
+    "unseen_perturbation",
+]
+
+QUESTIONS: Final[tuple[Question, ...]] = get_args(Question)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What training holds, as far as questions depend on it.
+
+    Parameters
+    ----------
+    rows, contexts, conditions
+        Treated rows (condition in context), their contexts, their conditions.
+    components
+        All components, at their doses.
+    doses
+        Lowest and highest dose of each name and kind.
+    """
+
+    rows: frozenset[Request]
+    contexts: frozenset[Context]
+    conditions: frozenset[Hashable]
+    components: frozenset[Component]
+    doses: dict[tuple[str, str], tuple[float, float]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Request]) -> Self:
+        """Gather what treated training rows hold."""
+        rows = frozenset(rows)
+        components = frozenset(part for row in rows for part in row.condition.components)
+        doses: dict[tuple[str, str], tuple[float, float]] = {}
+        for part in components:
+            low, high = doses.get((part.name, part.kind), (part.dose, part.dose))
+            doses[part.name, part.kind] = min(low, part.dose), max(high, part.dose)
+        return cls(
+            rows,
+            frozenset(row.context for row in rows),
+            frozenset(row.condition for row in rows),
+            components,
+            doses,
+        )
+
+    def question(self, request: Request) -> Question:
+        """Return what a request that is no control asks.
+
+        What its context leaves open is taken for what was seen.
+        """
+        parts = request.condition.components
+        if any((part.name, part.kind) not in self.doses for part in parts):
+            return "unseen_perturbation"
+        if request.condition in self.conditions:
+            here = self._agreeing(request.context)
+            if any(replace(request, context=own) in self.rows for own in here):
+                return "seen"
+            return "context_transfer" if here else "unseen_context"
+        if len(parts) > 1 and all(part in self.components for part in parts):
+            return "unseen_combination"
+        ranges = [(part.dose, *self.doses[part.name, part.kind]) for part in parts]
+        inside = all(low <= dose <= high for dose, low, high in ranges)
+        return "dose" if inside else "dose_beyond"
+
+    def _agreeing(self, context: Context) -> list[Context]:
+        if None not in context:
+            return [context] if context in self.contexts else []
+        return [own for own in self.contexts if agrees(context, own)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Training rows that are taken away together, and those of them that then ask the question."""
+
+    removed: NDArray[np.intp]
+    asked: NDArray[np.intp]
+
+
+def folds_of(
+    question: Question, rows: Sequence[Request], *, n_folds: int, seed: int | None
+) -> list[Fold]:
+    """Return folds of training rows that ask a question of the rest.
+
+    Contexts are left out one at a time, for `unseen_context`, if there are twice `n_folds` of them
+    at most; else, and for other questions, rows, conditions or names are dealt to `n_folds` at
+    random. Of doses those alone, if there are any, without which their name still has as many as
+    another name of training: as one has of which a dose is asked. Folds that leave nothing to ask,
+    or nothing to learn from, are dropped.
+    """
+    groups = _groups(question, rows)
+    n = len(groups) if question == "unseen_context" and len(groups) <= 2 * n_folds else n_folds
+    order = np.random.default_rng(seed).permutation(len(groups))
+    made = []
+    for part in np.array_split(order, max(min(n, len(groups)), 1)):
+        removed = np.unique([row for i in part for row in groups[i]]).astype(np.intp)
+        if 0 < len(removed) < len(rows):
+            gone = set(removed.tolist())
+            seen = Seen.of(row for i, row in enumerate(rows) if i not in gone)
+            asked = [i for i in removed.tolist() if seen.question(rows[i]) == question]
+            made.append(Fold(removed, np.array(asked, dtype=np.intp)))
+    return [fold for fold in made if len(fold.asked)]
+
+
+def likely_question(
+    rows: Sequence[Request], *, n_folds: int, seed: int | None, has_features: bool
+) -> Question | None:
+    """Return the first question that can be asked of training, None if there is none.
+
+    In the order: perturbations where features tell of them, combinations, doses, contexts.
+    """
+    order: tuple[Question, ...] = ("unseen_combination", "dose", "unseen_context",
+                                   "context_transfer", "dose_beyond")  # fmt: skip
+    for question in ("unseen_perturbation", *order) if has_features else order:
+        if len(folds_of(question, rows, n_folds=n_folds, seed=seed)) > 1:
+            return question
+    return None
+
+
+def unit_of(question: Question, row: Request) -> Hashable:
+    """Return what a left-out row is exchangeable with others by: its context, or its condition."""
+    return row.context if question == "unseen_context" else row.condition
+
+
+def _groups(question: Question, rows: Sequence[Request]) -> list[list[int]]:
+    """Return the rows of what is left out together, in the order of first rows."""
+    found: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        for key in _keys(question, row):
+            found.setdefault(key, []).append(i)
+    if question not in ("dose", "dose_beyond"):
+        return list(found.values())
+    ranges = Seen.of(rows).doses
+
+    def wanted(place: int) -> bool:
+        (part,) = rows[place].condition.components
+        low, high = ranges[part.name, part.kind]
+        return low < part.dose < high if question == "dose" else low < part.dose == high
+
+    return _like_asked([own for own in found.values() if wanted(own[0])], rows)
+
+
+def _like_asked(groups: list[list[int]], rows: Sequence[Request]) -> list[list[int]]:
+    """Keep the doses without which their name has as many as some other name has.
+
+    A name of which a dose will be asked has fewer than one of which all were measured. If it has
+    to do with even fewer, it is predicted worse than what is asked, and errors look too large.
+    """
+    seen: dict[tuple[str, str], set[float]] = {}
+    for part in (part for row in rows for part in row.condition.components):
+        seen.setdefault((part.name, part.kind), set()).add(part.dose)
+    fewest = min((len(own) for own in seen.values() if len(own) > 1), default=0)
+
+    def left(group: list[int]) -> int:
+        (part,) = rows[group[0]].condition.components
+        return len(seen[part.name, part.kind]) - 1
+
+    return [own for own in groups if left(own) >= fewest] or groups
+
+
+def _keys(question: Question, row: Request) -> Iterable[Hashable]:
+    parts = row.condition.components
+    if question == "unseen_context":
+        return [row.context]
+    if question == "context_transfer":
+        return [row]
+    if question == "unseen_combination":
+        return [row.condition] if len(parts) > 1 else []
+    if question == "unseen_perturbation":
+        return dict.fromkeys(part.name for part in parts)  # a set has no order
+    if question in ("dose", "dose_beyond"):
+        return [row.condition] if len(parts) == 1 else []
+    return []
