@@ -12,8 +12,8 @@ import torch
 from scvi_perturb.data import Condition, ConditionTable
 from scvi_perturb.metrics import energy_distance
 from scvi_perturb.model.latent.fit import (
-    HeldOut,
-    HeldOutError,
+    HeldOutGroups,
+    HeldOutEnergy,
     choose_held_out,
     error_history,
     latent_energy,
@@ -129,9 +129,9 @@ class Search:
         pairs = {key: torch.zeros(n, dtype=torch.long) for key in ("condition", "context")}
         pairs["reference_mean"] = torch.zeros(n, 2)
         source = _Pairs(pairs)
-        held = HeldOut((np.arange(20, 40),), "context")
+        held = HeldOutGroups((np.arange(20, 40),), "context")
         options = {"least": 5, "every": 5, "patience": 2, "seed": 0, **options}
-        self.callback = HeldOutError(held, self.latent, source, **options)
+        self.callback = HeldOutEnergy(held, self.latent, source, **options)
         self.module = SimpleNamespace(
             table=None,
             latent_scale=torch.ones(2),

@@ -16,7 +16,7 @@ from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
 from scvi_perturb.model.hybrid.mean import Groups
 from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel
 from scvi_perturb.model.hybrid.stack import GeneratorMember
-from scvi_perturb.model.latent.fit import Parts
+from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.predictors import StackedMean
 from scvi_perturb.predictors.request import Request
 from scvi_perturb.predictors.stack.scenarios import Fold
@@ -369,7 +369,7 @@ def test_refits_see_nothing_of_what_is_left_out(model, n_refits, joined):
     folds = [Fold(np.array(own), np.array(own[:n])) for own, n in (([0, 1], 2), ([2, 3], 2))]
     folds.append(Fold(np.array([4, 5]), np.array([5])))
     everything = np.arange(model.adata.n_obs)
-    parts = Parts(everything[10:], everything[:5], everything[5:10])
+    parts = CellSplit(everything[10:], everything[:5], everything[5:10])
     member = GeneratorMember(Refit, model.adata, parts, model, n_refits, {"n_steps": 7})
     said = member.left_out("unseen_perturbation", rows, folds)
     joined = joined or [[0], [1], [2]]
@@ -390,5 +390,5 @@ def test_refits_see_nothing_of_what_is_left_out(model, n_refits, joined):
 
 
 def test_without_refits_the_generator_is_not_tried(model):
-    member = GeneratorMember(Refit, model.adata, Parts(*[np.arange(0)] * 3), model, 0)
+    member = GeneratorMember(Refit, model.adata, CellSplit(*[np.arange(0)] * 3), model, 0)
     assert member.left_out("seen", [], []) is None

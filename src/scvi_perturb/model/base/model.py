@@ -6,48 +6,77 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from scipy.sparse import coo_matrix, vstack
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
 
-from scvi_perturb._constants import CONDITION_KEY
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    CONTROL,
+    LIBRARY_KEY,
+    PERTURBATION_COLUMN,
+    SEPARATOR,
+)
 from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb._random import generator
+from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.reader import ScreenReader, align_genes
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.draw import (
     Drawn,
     Plan,
     cell_obs,
+    draw_matrix,
     effects_adata,
+    library_shifts,
     provenance,
     write_cells,
 )
-from scvi_perturb.model.base.latents import chosen_rows, encode_cells
+from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.request import (
     Reference,
     parse_request,
     reference_from_adata,
     reference_from_screen,
 )
-from scvi_perturb.model.base.setup import Screen, SetupMixin, Vocabulary, check_interval, digest
+from scvi_perturb.model.base.setup import (
+    Screen,
+    Vocabulary,
+    as_columns,
+    check_interval,
+    completed,
+    digest,
+    mudata_screen_fields,
+    screen_fields,
+)
+from scvi_perturb.model.base.training import CellSplit
+from scvi_perturb.similarity.novelty import UNKNOWN, Place, novelty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
-    import torch
     from anndata import AnnData
     from mudata import MuData
-    from scvi.data import AnnDataManager
+    from scvi.data.fields import BaseAnnDataField
     from scvi.module.base import BaseModuleClass
+    from sparse import GCXS
 
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.model.base.request import Request
+    from scvi_perturb.module.base import CountParameters
 
 __all__ = ["PerturbationModel"]
 
 
-class PerturbationModel(SetupMixin):
+class PerturbationModel(BaseModelClass):
     """Shared verbs of all models.
 
     A model tells how latents under conditions are drawn and what ids its components have; all
@@ -61,6 +90,8 @@ class PerturbationModel(SetupMixin):
     _samplers: tuple[str, ...] = tuple(SAMPLERS)
     #: Whether the mean of the reference cells of a context and batch is the reference of each.
     _population_reference = False
+    #: Codes of condition and context with training cells.
+    trained_pairs_: list[tuple[int, int]]
 
     def __init__(
         self,
@@ -74,15 +105,153 @@ class PerturbationModel(SetupMixin):
         self.trained_on_: dict[str, Any] = {}
         self.library_shifts_: dict[int, float] = {}
 
+    # Registration ---------------------------------------------------------------------------
+
+    @classmethod
+    def setup_anndata(  # noqa: PLR0913 - one argument a column, as in every scvi-tools model
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str | None = None,
+        **kwargs: Any,  # noqa: ANN401 - scvi-tools passes `source_registry` here when it loads
+    ) -> None:
+        """Register the columns of a screen.
+
+        Arguments left out are taken from :func:`scvi_perturb.pp.harmonize` if the data went
+        through it, else they mean "not recorded".
+
+        Parameters
+        ----------
+        adata
+            A screen, in memory or backed; raw counts, at least one control cell. `X` is not
+            changed; the columns `_scvi_condition`, `_scvi_context` and `_scvi_batch` are added
+            to `obs`, and scvi-tools' identifiers to `uns`.
+        layer
+            Layer with the raw counts; None for `X`.
+        perturbation_key
+            Column of perturbations: `"A"`, `"A+B"`, or the control's label.
+        control
+            Label of the control cells.
+        dose_key
+            Column of doses; for combinations one each, `"10+5"`, in the label's order.
+        time_key
+            Column of times since the perturbation, in hours.
+        perturbation_type_key
+            Column of the kind of perturbation, e.g. `"CRISPRi"`, `"drug"`.
+        context_keys
+            Columns that say in what the perturbation acts, e.g. cell type and donor; one or
+            several.
+        batch_key
+            Column of technical batches.
+        library_key
+            Column of library sizes, for files that hold only some of the genes; None sums the
+            counts.
+        separator
+            Between the components of a combination.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        given = {
+            "layer": layer,
+            "perturbation_key": perturbation_key,
+            "control": control,
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": context_keys,
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
+        }
+        arguments = completed(adata, given)
+        cls._register(adata, arguments, screen_fields(arguments), **kwargs)
+
+    @classmethod
+    def setup_mudata(  # noqa: PLR0913
+        cls,
+        mdata: MuData,
+        *,
+        rna_modality: str = "rna",
+        layer: str | None = None,
+        perturbation_key: str = PERTURBATION_COLUMN,
+        control: str = CONTROL,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] = (),
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str = SEPARATOR,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register a screen kept as MuData; the named modality holds counts and columns.
+
+        What :func:`scvi_perturb.pp.harmonize` recorded is not looked at here: name every column
+        that has another name than the default.
+
+        Parameters
+        ----------
+        mdata
+            A screen.
+        rna_modality
+            Modality with the raw counts and, in its `obs`, the columns.
+        layer, perturbation_key, control, dose_key, time_key, perturbation_type_key
+            See :meth:`setup_anndata`.
+        context_keys, batch_key, library_key, separator
+            See :meth:`setup_anndata`.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control, or the counts are not raw.
+        """
+        arguments = {
+            "rna_modality": rna_modality,
+            "layer": layer,
+            "perturbation_key": perturbation_key,
+            "control": as_label(control),
+            "dose_key": dose_key,
+            "time_key": time_key,
+            "perturbation_type_key": perturbation_type_key,
+            "context_keys": as_columns(context_keys),
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "separator": separator,
+        }
+        cls._register(mdata, arguments, mudata_screen_fields(arguments), **kwargs)
+
+    @classmethod
+    def _register(
+        cls,
+        data: AnnData | MuData,
+        arguments: dict[str, Any],
+        fields: list[BaseAnnDataField],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register fields; `arguments` are those of the call, kept for loading."""
+        named = {"mdata" if hasattr(data, "mod") else "adata": data}
+        method = cls._get_setup_method_args(cls=cls, **named, **arguments)
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(data, **kwargs)
+        cls.register_manager(manager)
+
     # What a model must tell ---------------------------------------------------------------
 
     @abstractmethod
     def _seen(self) -> np.ndarray:
         """Return whether each component id was trained on."""
-
-    @abstractmethod
-    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
-        """Return how far each row is from what was trained on, in [0, 1]."""
 
     @abstractmethod
     def _draw(
@@ -245,6 +414,81 @@ class PerturbationModel(SetupMixin):
             (self.adata if adata is None else adata).obsm[key_added] = mean.numpy()
         return mean.numpy()
 
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | MuData | None = None,
+        n_samples: int = 1,
+        batch_size: int | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        seed: int | None = 0,
+    ) -> GCXS:
+        """Draw counts from the posterior of each cell's latent, for `scvi.criticism`.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of training; None for the data of training.
+        n_samples
+            Draws a cell.
+        batch_size
+            Cells a batch.
+        indices
+            Cells, in the order wanted; None for all.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        sparse.GCXS
+            `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
+        """
+        self._check_likelihood()
+        self.module.eval()
+        reader = self._reader(adata)
+        rows = chosen_rows(indices, len(reader), None)
+        device, stage = self._device(), self._representation()
+        random = generator(seed, device)
+        mean, log_variance = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+        draws = []
+        for _ in range(n_samples):
+            blocks = []
+            for chunk in chunks(len(rows), batch_size or CHUNK):
+                batch = reader[rows[chunk]]
+                noise = torch.randn(mean[chunk].shape, generator=random, device=device)
+                latent = (
+                    mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
+                )
+                library = batch[LIBRARY_KEY].to(device)
+                with torch.inference_mode():
+                    parameters = self._decode_cells(latent, batch, adata)
+                matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
+                blocks.append(coo_matrix(matrix))
+            draws.append(vstack(blocks, format="coo"))
+        return _stacked(draws)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether there is a likelihood: not where counts are drawn without one."""
+        return self._representation().likelihood != "exact"
+
+    def _check_likelihood(self) -> None:
+        self._check_trained()
+        if not self.has_likelihood:
+            msg = (
+                "A diffusion of counts (space='counts') draws them and has no likelihood to offer; "
+                "train with space='latent'."
+            )
+            raise ValueError(msg)
+
+    def _decode_cells(
+        self, latent: torch.Tensor, batch: dict[str, torch.Tensor], adata: AnnData | MuData | None
+    ) -> CountParameters:
+        """Return the parameters of the counts of given cells at other latents."""
+        del adata
+        library, label = (batch[key].to(latent.device) for key in (LIBRARY_KEY, BATCH_KEY))
+        return self._representation().decode(latent, library, label)
+
     def _effects(
         self,
         drawn: Iterator[Drawn],
@@ -369,3 +613,90 @@ class PerturbationModel(SetupMixin):
             library_size=str(library_size),
             trained_on=dict(self.trained_on_),
         )
+
+    # Training ------------------------------------------------------------------------------
+
+    def _split_cells(self, split: Split | None, n_cells: int, seed: int) -> CellSplit:
+        if split is not None:
+            split.check(self._plain_adata())
+            return CellSplit(*(np.array(p) for p in (split.train, split.validation, split.test)))
+        order = np.random.default_rng(seed).permutation(n_cells)
+        n_validation = n_cells // 10
+        return CellSplit(np.sort(order[n_validation:]), np.sort(order[:n_validation]), order[:0])
+
+    def _run_description(self, parts: CellSplit, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what makes a run the same as another, for its folder."""
+        arguments = {k: v for k, v in self.init_params_["non_kwargs"].items() if k != "registry"}
+        return {
+            "cells": self._cells_digest(),
+            "training cells": digest(parts.train),
+            "validation cells": digest(parts.validation),
+            "model": {key: str(value) for key, value in arguments.items()},
+            "settings": {key: str(value) for key, value in settings.items()},
+        }
+
+    def _record_trained_pairs(self, codes: dict[str, np.ndarray], train: np.ndarray) -> None:
+        """Record which conditions were trained on in which contexts."""
+        trained = np.stack([codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]], axis=1)
+        self.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
+
+    def _record_training(
+        self, reader: ScreenReader, parts: CellSplit, split: Split | None, seed: int
+    ) -> None:
+        """Record a training that has ended."""
+        self.train_indices, self.validation_indices = parts.train, parts.validation
+        self.test_indices = parts.test
+        if not self._screen.real_values:
+            sizes = reader.library_sizes()
+            self.library_shifts_ = library_shifts(reader.codes, sizes, parts.train)
+        self._after_training(reader, parts.train)
+        self.is_trained_ = True
+        self.trained_on_ = {
+            "n_cells": len(parts.train),
+            "n_genes": len(self._screen.genes),
+            "seed": seed,
+            "split": "random" if split is None else split.kind,
+            "split_seed": seed if split is None else split.seed,
+            "data_hash": "" if split is None else split.data_hash,
+            "cells_hash": self._cells_digest(),
+        }
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Record what a kind of model needs of the training cells."""
+
+    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
+        columns = self._screen.context_columns
+        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
+        asked, row = [], []
+        for i, condition in enumerate(request.conditions):
+            used = labels[np.unique(plan.reference[plan.row == i])]
+            for column, label in request.where(i).items():
+                used[:, columns.index(column)] = label
+            contexts = sorted({tuple(map(str, context)) for context in used})
+            asked += [Place(condition, context) for context in contexts]
+            row += [i] * len(contexts)
+        return np.bincount(row, weights=self._novelty_at(asked)) / np.bincount(row)
+
+    def _novelty_at(self, asked: list[Place]) -> np.ndarray:
+        """Return how far each condition in a context is from what was trained on, in [0, 1]."""
+        trained = [
+            Place(self._screen.table.conditions[code], self._screen.contexts[context])
+            for code, context in self.trained_pairs_
+            if code != 0
+        ]
+        return novelty(asked, trained, self._vocabulary.features)
+
+
+def _stacked(draws: list[coo_matrix]) -> GCXS:
+    """Return draws `(n_cells, n_genes)` along a third axis, if there are several."""
+    # Not by `sparse.stack`, which compiles for seconds when it is first called.
+    import sparse
+
+    places = [np.stack([d.row, d.col, np.full(d.nnz, k)]) for k, d in enumerate(draws)]
+    n_axes = 3 if len(draws) > 1 else 2
+    cube = sparse.COO(
+        np.concatenate(places, axis=1)[:n_axes],
+        np.concatenate([d.data for d in draws]),
+        shape=(*draws[0].shape, len(draws))[:n_axes],
+    )
+    return sparse.GCXS.from_coo(cube, compressed_axes=(0,))

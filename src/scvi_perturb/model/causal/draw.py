@@ -33,7 +33,6 @@ from scvi_perturb.model.base.draw import (
 from scvi_perturb.model.base.latents import chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.recentre import moved
 from scvi_perturb.model.base.setup import Screen, check_folder, check_training_cells
-from scvi_perturb.model.base.training import TrainedOn
 from scvi_perturb.model.causal.fit import CausalFit, reference_factors
 from scvi_perturb.model.causal.setup import CausalSetup
 from scvi_perturb.module.base import ConditionTensors
@@ -68,7 +67,7 @@ __all__ = [
 ]
 
 
-class CausalTraining(CausalSetup, TrainedOn):
+class CausalTraining(CausalSetup):
     """`train` of models of latent groups."""
 
     module: CausalModule
@@ -119,21 +118,21 @@ class CausalTraining(CausalSetup, TrainedOn):
             the counts; when `checkpoint_dir` holds another run.
         """
         reader = self._reader(None)
-        parts = self._parts(split, len(reader), seed)
+        parts = self._split_cells(split, len(reader), seed)
         self._check_cells(reader, parts.train)
         config = config or TrainConfig()
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None:
             asked = {"max_epochs": max_epochs, "batch_size": batch_size}
             check_folder(
-                folder, self._describe_run(parts, asked | {"seed": seed, "config": config})
+                folder, self._run_description(parts, asked | {"seed": seed, "config": config})
             )
         fit = CausalFit(self, reader, parts, config, trainer_kwargs, folder)
         fit.prepare(seed=seed)
         fit.optimise(max_epochs, batch_size=batch_size, seed=seed)
-        self._remember_pairs(reader.codes, parts.train)
+        self._record_trained_pairs(reader.codes, parts.train)
         fit.finish(seed=seed)
-        self._remember(reader, parts, split, seed)
+        self._record_training(reader, parts, split, seed)
 
     def _check_cells(self, reader: ScreenReader, train: np.ndarray) -> None:
         """Raise unless there is something to learn from."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scvi_perturb._typing import Batch
     from scvi_perturb.data.reader import ScreenReader
     from scvi_perturb.model.base.setup import Screen, Vocabulary
-    from scvi_perturb.model.base.training import AdditiveFit, Parts
+    from scvi_perturb.model.base.training import AdditiveFit, CellSplit
     from scvi_perturb.model.causal.draw import CausalTraining
     from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
     from scvi_perturb.nn.metadata import GroupPrior
@@ -464,7 +464,7 @@ class CausalFit:
 
     model: CausalTraining
     reader: ScreenReader
-    parts: Parts
+    parts: CellSplit
     config: TrainConfig
     trainer_kwargs: dict[str, Any]
     folder: Path | None

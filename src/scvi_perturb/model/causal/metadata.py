@@ -15,7 +15,6 @@ from scvi_perturb._random import generator
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.model.base.draw import Drawn, Plan, effects_table, library_shift, write_cells
 from scvi_perturb.model.base.latents import chunks
-from scvi_perturb.model.base.likelihood import PosteriorMixin
 from scvi_perturb.model.base.request import parse_request
 from scvi_perturb.model.base.setup import Screen, check_n_samples
 from scvi_perturb.model.causal.effects import CausalEffects
@@ -44,7 +43,7 @@ __all__ = ["CausalLikelihood", "CausalMetadata"]
 _CHUNK = 512
 
 
-class CausalLikelihood(CausalEffects, PosteriorMixin):
+class CausalLikelihood(CausalEffects):
     """`log_likelihood_bound` and `anomaly_scores`."""
 
     def log_likelihood_bound(

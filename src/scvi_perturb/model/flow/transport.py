@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.request import Reference, Request
     from scvi_perturb.module.flow import LatentFlow, LatentSplines
 
-__all__ = ["FlowBase", "FlowCells", "GivenCells", "TransportMixin"]
+__all__ = ["FlowCells", "LatentCells", "TransportMixin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class FlowCells:
         return torch.from_numpy(kinds[self.which])
 
 
-class GivenCells(NamedTuple):
+class LatentCells(NamedTuple):
     """Cells of AnnData as a flow takes them: `n` of them.
 
     Attributes
@@ -103,8 +103,8 @@ class GivenCells(NamedTuple):
     batch: np.ndarray
 
 
-class FlowBase(LatentModel):
-    """What the verbs of flows are made of."""
+class TransportMixin(LatentModel):
+    """Verbs of models that carry cells along trajectories."""
 
     #: Populations of training controls, see `Populations`.
     populations_: tuple[np.ndarray, ...]
@@ -163,7 +163,7 @@ class FlowBase(LatentModel):
 
     def _given_cells(
         self, adata: AnnData | MuData | None, indices: Sequence[int] | None, key: str | None = None
-    ) -> GivenCells:
+    ) -> LatentCells:
         """Read cells with their conditions; their reference is the controls of training."""
         self._check_trained()
         self.module.eval()
@@ -184,7 +184,7 @@ class FlowBase(LatentModel):
         if not self._from_control:
             reference = self._populations(reader).means(context, batch)
         data = self._plain_adata() if adata is None else adata
-        return GivenCells(
+        return LatentCells(
             data.obs_names[rows],
             rows,
             FlowCells(conditions, which, reference, context),
@@ -263,10 +263,6 @@ class FlowBase(LatentModel):
             msg = f"times={moments}; expected rising numbers from 0 (control) to 1 (response)."
             raise ValueError(msg)
         return moments
-
-
-class TransportMixin(FlowBase):
-    """Verbs of models that are invertible in the latent."""
 
     def transport(
         self,
@@ -454,7 +450,7 @@ class TransportMixin(FlowBase):
             asked = batch_codes(request, self._screen, self._seen_batch())
         return own if asked is None else np.where(asked[plan.row] < 0, own, asked[plan.row])
 
-    def _inverted_obs(self, adata: AnnData | MuData | None, given: GivenCells) -> pd.DataFrame:
+    def _inverted_obs(self, adata: AnnData | MuData | None, given: LatentCells) -> pd.DataFrame:
         """Return the conditions that cells had, and their contexts and batches."""
         screen, own = self._screen, given.cells
         text = screen.table.frame(own.conditions).iloc[own.which].set_index(given.names)

@@ -18,7 +18,7 @@ from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
 from scvi_perturb.model.base.setup import reference_doses, to_tensors
 from scvi_perturb.model.base.training import (
-    Parts,
+    CellSplit,
     fit_additive,
     mean_proportions,
     n_batches,
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.condition_table import ConditionTable
     from scvi_perturb.data.reader import ScreenReader
-    from scvi_perturb.model.latent.model import TwoStageTraining
+    from scvi_perturb.model.latent.model import LatentModel
     from scvi_perturb.module.autoencoder import CountAutoencoder
     from scvi_perturb.module.generator import LatentGenerator
     from scvi_perturb.train.plan import TrainConfig
 
 __all__ = [
-    "Fit",
-    "HeldOut",
-    "HeldOutError",
+    "HeldOutEnergy",
+    "HeldOutGroups",
+    "TwoStageFit",
     "best_step",
     "choose_held_out",
     "error_history",
@@ -55,7 +55,7 @@ MIN_CELLS, MAX_CELLS = 20, 300
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutGroups:
     """Groups of one condition in one context, held out.
 
     Attributes
@@ -78,7 +78,7 @@ class HeldOut:
 
 def choose_held_out(
     codes: dict[str, np.ndarray], train: np.ndarray, table: ConditionTable, *, seed: int | None
-) -> HeldOut | None:
+) -> HeldOutGroups | None:
     """Choose what to hold out among the training cells.
 
     A tenth of the groups, at least one and at most five, of one kind: combinations of which
@@ -123,7 +123,7 @@ def latent_energy(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(2 * between - within)
 
 
-class HeldOutError(Callback):
+class HeldOutEnergy(Callback):
     """Look at the energy distance of held-out groups every so many steps; stop when it rises.
 
     Parameters
@@ -144,7 +144,7 @@ class HeldOutError(Callback):
 
     def __init__(
         self,
-        held: HeldOut,
+        held: HeldOutGroups,
         latent: torch.Tensor,
         pairs: LatentPairs,
         *,
@@ -216,12 +216,14 @@ def _share(n: int) -> int:
     return int(np.clip(round(n / 10), 1, 5))
 
 
-def _held(rows: list[np.ndarray], inverse: np.ndarray, train: np.ndarray, kind: str) -> HeldOut:
-    return HeldOut(tuple(train[np.isin(inverse, group)] for group in rows), kind)
+def _held(
+    rows: list[np.ndarray], inverse: np.ndarray, train: np.ndarray, kind: str
+) -> HeldOutGroups:
+    return HeldOutGroups(tuple(train[np.isin(inverse, group)] for group in rows), kind)
 
 
 @dataclass(slots=True)
-class Fit:
+class TwoStageFit:
     """What the stages of one training share.
 
     Attributes
@@ -234,9 +236,9 @@ class Fit:
         Where the state of the run is written, or None.
     """
 
-    model: TwoStageTraining
+    model: LatentModel
     reader: ScreenReader
-    parts: Parts
+    parts: CellSplit
     config: TrainConfig
     trainer_kwargs: dict[str, Any]
     folder: Path | None
@@ -277,7 +279,7 @@ class Fit:
         )
         n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
         model.n_steps_ = n_steps
-        model._remember_pairs(codes, self.parts.train)
+        model._record_trained_pairs(codes, self.parts.train)
         self._prepare(pairs, latents[0], self.parts.train)
         self._fit_generator(pairs, self.parts, n_steps, name="generator", seed=seed)
 
@@ -292,7 +294,7 @@ class Fit:
         start = {k: v.clone() for k, v in module.state_dict().items()}
         train = np.setdiff1d(self.parts.train, held.cells)
         self._prepare(pairs, latent, train)
-        callback = HeldOutError(
+        callback = HeldOutEnergy(
             held,
             latent,
             pairs,
@@ -301,7 +303,7 @@ class Fit:
             patience=self.config.check_patience,
             seed=seed,
         )
-        parts = Parts(train, self.parts.validation, held.cells)
+        parts = CellSplit(train, self.parts.validation, held.cells)
         self._fit_generator(pairs, parts, limit, name="search", seed=seed, callback=callback)
         module.load_state_dict(start)
         model.history_ = {
@@ -326,12 +328,12 @@ class Fit:
     def _fit_generator(
         self,
         pairs: LatentPairs,
-        parts: Parts,
+        parts: CellSplit,
         n_steps: int,
         *,
         name: str,
         seed: int,
-        callback: HeldOutError | None = None,
+        callback: HeldOutEnergy | None = None,
     ) -> None:
         learn, check = self._learnt(parts.train), self._learnt(parts.validation)
         batch_size = self.config.generator_batch_size

@@ -11,19 +11,25 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scvi_perturb._constants import UNS_KEY
+from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import forked_seed, generator
-from scvi_perturb.generative.samplers import SAMPLERS, SOLVERS
+from scvi_perturb.data.matching import group_controls
+from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
-from scvi_perturb.model.base.likelihood import LikelihoodMixin
-from scvi_perturb.model.base.setup import check_folder, check_training_cells, to_tensors
-from scvi_perturb.model.base.training import TrainedOn
-from scvi_perturb.model.latent.fit import Fit
+from scvi_perturb.model.base.latents import chosen_rows, encode_cells
+from scvi_perturb.model.base.model import PerturbationModel
+from scvi_perturb.model.base.setup import (
+    Screen,
+    check_folder,
+    check_n_samples,
+    check_training_cells,
+    to_tensors,
+)
+from scvi_perturb.model.latent.fit import TwoStageFit
 from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
-from scvi_perturb.module.count_diffusion import CountDiffusion, RawCounts
-from scvi_perturb.module.diffusion import LatentDiffusion
-from scvi_perturb.module.flow import FlowConfig, LatentFlow, LatentSplines
+from scvi_perturb.module.base import CountParameters
+from scvi_perturb.module.count_diffusion import RawCounts
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule
 from scvi_perturb.train.plan import TrainConfig
 
@@ -31,90 +37,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
+    from mudata import MuData
     from scvi.model import SCVI
 
+    from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.split.record import Split
-    from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.model.base.draw import Drawn, LibrarySize, Plan
     from scvi_perturb.model.base.request import Reference, Request
-    from scvi_perturb.model.base.setup import Screen
     from scvi_perturb.module.base import ConditionTensors
     from scvi_perturb.nn.layers import CountDecoder
 
-__all__ = ["LatentModel", "TwoStageTraining", "loadings", "scvi_settings"]
-
-
-class TwoStageTraining(TrainedOn):
-    """`train` of models with a representation and a generator."""
-
-    module: TwoStageModule
-    #: Arguments of scVI's module where stage one is a trained scVI.
-    scvi_settings_: dict[str, Any] | None
-    #: Steps of stage two that the held-out conditions asked for, if they were asked.
-    n_steps_: int | None
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        split: Split | None = None,
-        n_steps: int | None = None,
-        batch_size: int = 256,
-        seed: int = 0,
-        checkpoint_dir: str | Path | None = None,
-        config: TrainConfig | None = None,
-        **trainer_kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Train both stages.
-
-        Parameters
-        ----------
-        max_epochs
-            Epochs of stage one at most; None chooses by the number of cells. It stops before
-            when the validation loss no longer falls, with the best weights.
-        split
-            Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`;
-            None validates on a tenth of the cells.
-        n_steps
-            Steps of stage two. None chooses them by the error on conditions held out from the
-            training cells, then trains on all of them for as many steps: the error on held-out
-            *cells* of trained conditions goes on falling long after that on conditions rises.
-        batch_size
-            Cells a batch in stage one.
-        seed
-            Seed of order, noise and dropout.
-        checkpoint_dir
-            Where the state of the run is written; calling `train` again with the same folder
-            after a kill goes on where it stopped, and after the end only reads the result. A
-            folder of another run is refused.
-        config
-            Optimisation and stopping.
-        **trainer_kwargs
-            For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
-            `precision`, ...
-
-        Raises
-        ------
-        SchemaError
-            When the model has no data; when the training cells hold no control, in all or in one
-            context, too few treated cells, cells without counts, or library sizes below the
-            counts; when `checkpoint_dir` holds another run.
-        """
-        reader = self._reader(None)
-        parts = self._parts(split, len(reader), seed)
-        check_training_cells(reader, parts.train, self._screen)
-        config = config or TrainConfig()
-        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        if folder is not None:
-            asked = {"max_epochs": max_epochs, "n_steps": n_steps, "batch_size": batch_size}
-            check_folder(
-                folder, self._describe_run(parts, asked | {"seed": seed, "config": config})
-            )
-        fit = Fit(self, reader, parts, config, trainer_kwargs, folder)
-        if self._trains_representation:
-            fit.representation(max_epochs, batch_size=batch_size, seed=seed)
-        fit.generator(n_steps, seed=seed)
-        self._remember(reader, parts, split, seed)
+__all__ = ["LatentModel", "loadings", "scvi_settings"]
 
 
 def loadings(decoder: CountDecoder, genes: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -186,20 +119,31 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
     }
 
 
-class LatentModel(TwoStageTraining, LikelihoodMixin):
+class LatentModel(PerturbationModel):
     """Shared by the models with a generator in the latent of a count model.
 
-    A model calls :meth:`_build` when it is made; the kind of configuration is that of generator.
+    A model calls :meth:`_build` when it is made; the configuration names its generator.
     """
 
     module: TwoStageModule
+    #: Arguments of scVI's module where stage one is a trained scVI.
+    scvi_settings_: dict[str, Any] | None
+    #: Steps of stage two that the held-out conditions asked for, if they were asked.
+    n_steps_: int | None
 
     def _build(
-        self, stage_one: AutoencoderConfig | None, stage_two: GeneratorConfig, *, seed: int
+        self,
+        stage_one: AutoencoderConfig | None,
+        stage_two: GeneratorConfig,
+        *,
+        seed: int,
+        generator_class: type[LatentGenerator] | None = None,
     ) -> None:
-        """Make both stages; without a first one, the second draws counts themselves."""
+        """Make both stages; without a first one, the second draws counts themselves.
+
+        The second stage is the generator that its configuration names, unless another is given.
+        """
         screen = self._screen
-        self._samplers = SOLVERS if isinstance(stage_two, FlowConfig) else tuple(SAMPLERS)
         self._population_reference = stage_two.reference == "population"
         with forked_seed(seed):
             representation: CountAutoencoder | RawCounts = RawCounts(len(screen.genes))
@@ -210,13 +154,22 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
                     stage_one,
                     partial_panel=screen.library_key is not None,
                 )
-            generator = self._make_generator(representation, stage_two)
+            made = generator_class or stage_two.generator_class
+            generator = made(
+                representation.n_latent,
+                to_tensors(screen.table.arrays()),
+                n_identities=len(screen.table.components),
+                features=self._vocabulary.feature_tensors(),
+                n_contexts=len(screen.contexts),
+                config=stage_two,
+            )
             self.module = TwoStageModule(representation, generator)
+        self._samplers = generator.samplers
         likelihood = representation.likelihood
         self._units = "log1p(counts per 10,000)" if likelihood == "normal" else "counts"
-        self.scvi_settings_: dict[str, Any] | None = None
-        self.trained_pairs_: list[tuple[int, int]] = []
-        self.n_steps_: int | None = None
+        self.scvi_settings_ = None
+        self.trained_pairs_ = []
+        self.n_steps_ = None
         self._model_summary_string = (
             f"{type(self).__name__}: {len(screen.genes)} genes, {len(screen.table)} conditions, "
             f"{len(screen.contexts)} contexts, n_latent {representation.n_latent}, likelihood "
@@ -234,6 +187,138 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
             scvi_model.module.state_dict()
         )
         return model
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        split: Split | None = None,
+        n_steps: int | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        config: TrainConfig | None = None,
+        **trainer_kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Train both stages.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs of stage one at most; None chooses by the number of cells. It stops before
+            when the validation loss no longer falls, with the best weights.
+        split
+            Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`;
+            None validates on a tenth of the cells.
+        n_steps
+            Steps of stage two. None chooses them by the error on conditions held out from the
+            training cells, then trains on all of them for as many steps: the error on held-out
+            *cells* of trained conditions goes on falling long after that on conditions rises.
+        batch_size
+            Cells a batch in stage one.
+        seed
+            Seed of order, noise and dropout.
+        checkpoint_dir
+            Where the state of the run is written; calling `train` again with the same folder
+            after a kill goes on where it stopped, and after the end only reads the result. A
+            folder of another run is refused.
+        config
+            Optimisation and stopping.
+        **trainer_kwargs
+            For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
+            `precision`, ...
+
+        Raises
+        ------
+        SchemaError
+            When the model has no data; when the training cells hold no control, in all or in one
+            context, too few treated cells, cells without counts, or library sizes below the
+            counts; when `checkpoint_dir` holds another run.
+        """
+        reader = self._reader(None)
+        parts = self._split_cells(split, len(reader), seed)
+        check_training_cells(reader, parts.train, self._screen)
+        config = config or TrainConfig()
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        if folder is not None:
+            asked = {"max_epochs": max_epochs, "n_steps": n_steps, "batch_size": batch_size}
+            check_folder(
+                folder, self._run_description(parts, asked | {"seed": seed, "config": config})
+            )
+        fit = TwoStageFit(self, reader, parts, config, trainer_kwargs, folder)
+        if self._trains_representation:
+            fit.representation(max_epochs, batch_size=batch_size, seed=seed)
+        fit.generator(n_steps, seed=seed)
+        self._record_training(reader, parts, split, seed)
+
+    def log_likelihood_bound(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        n_samples: int | None = None,
+        seed: int | None = 0,
+        key_added: str | None = None,
+    ) -> np.ndarray:
+        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
+
+        For each condition, context and batch, `n_samples` latents are drawn from the model,
+        starting from training controls there, and the likelihood of a cell is averaged over
+        them: `log 1/K sum_k p(x | z_k)`. Its expectation is a lower bound (Jensen) which rises
+        to the log-likelihood with K; it is loose by several nats where a cell lies between
+        draws, alike for all conditions. Differences between conditions are therefore more
+        telling than values.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes and columns of training; None for the data of training.
+        indices
+            Cells, in the order wanted; None for all.
+        n_samples
+            Latents per condition, K; None takes 256.
+        seed
+            Seed of the draws.
+        key_added
+            Column of `obs` to write to as well; needs `indices=None`.
+
+        Returns
+        -------
+        numpy.ndarray
+            `(n_cells,)`, nats.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownPerturbationError
+            For cells with a perturbation neither trained on nor with features.
+        ValueError
+            When the model draws counts without a likelihood, or `n_samples` is below 1.
+        """
+        self._check_likelihood()
+        check_n_samples(n_samples)
+        n_samples = 256 if n_samples is None else n_samples
+        self.module.eval()
+        reader = self._reader(adata)
+        rows = chosen_rows(indices, len(reader), key_added)
+        values = np.full(len(rows), np.nan)
+        random = generator(seed, self._device())
+        keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
+        table = Screen.from_registry(self._manager(adata).registry).table
+        controls = self._encoded_controls()
+        for code in np.unique(codes, axis=0):
+            members = np.flatnonzero((codes == code).all(axis=1))
+            reference = self._references(controls, code, n_samples, random)
+            condition = table.conditions[code[0]]
+            latents = self._latents_under(condition, code, reference, random)
+            unit = self._unit_parameters(latents, condition, code)
+            for chunk in np.array_split(members, -(-len(members) // 128)):
+                values[chunk] = self._average_likelihood(reader[rows[chunk]], unit)
+        if key_added is not None:
+            (self.adata if adata is None else adata).obs[key_added] = values
+        return values
 
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
         """Return the vector of each perturbation at its reference dose.
@@ -295,25 +380,6 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         device = self._device()
         self.scvi_settings_ = settings
         self.module.representation = ScviRepresentation(settings).to(device).eval()
-
-    def _make_generator(
-        self, representation: CountAutoencoder | RawCounts, config: GeneratorConfig
-    ) -> LatentGenerator:
-        made: Any = LatentDiffusion
-        if isinstance(representation, RawCounts):
-            made = CountDiffusion
-        elif isinstance(config, FlowConfig):
-            made = LatentSplines if config.kind == "coupling" else LatentFlow
-        table = self._screen.table
-        generator: LatentGenerator = made(
-            representation.n_latent,
-            to_tensors(table.arrays()),
-            n_identities=len(table.components),
-            features=self._vocabulary.feature_tensors(),
-            n_contexts=len(self._screen.contexts),
-            config=config,
-        )
-        return generator
 
     @property
     def _draws_counts(self) -> bool:
@@ -386,3 +452,79 @@ class LatentModel(TwoStageTraining, LikelihoodMixin):
         return self.module.generator.sample_latent(
             conditions, which, reference, context, sampler=sampler, generator=random
         )
+
+    def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
+        """Return the training controls, and mean and log variance of their latents."""
+        controls = self._training_controls()
+        stage = self._representation()
+        return controls, *encode_cells(stage, controls.read, len(controls), self._device())
+
+    def _references(
+        self,
+        controls: tuple[Reference, torch.Tensor, torch.Tensor],
+        code: np.ndarray,
+        n_samples: int,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """Draw latents of training controls of the context and batch of a code."""
+        cells, mean, log_variance = controls
+        is_control = np.append(np.ones(len(cells), dtype=bool), False)
+        context, batch = np.append(cells.context, code[1]), np.append(cells.batch, code[2])
+        groups = group_controls(context, batch, is_control)
+        pool = torch.from_numpy(groups.pool(int(groups.group[-1])))
+        if self._population_reference:
+            return mean[pool].mean(0, keepdim=True).expand(n_samples, -1).to(self._device())
+        device = self._device()
+        pick = pool[torch.randint(len(pool), (n_samples,), generator=random, device=device).cpu()]
+        noise = torch.randn((n_samples, mean.shape[1]), generator=random, device=device)
+        return mean[pick].to(device) + (0.5 * log_variance[pick]).exp().to(device) * noise
+
+    def _latents_under(
+        self,
+        condition: Condition,
+        code: np.ndarray,
+        reference: torch.Tensor,
+        random: torch.Generator,
+    ) -> torch.Tensor:
+        """Draw a latent under one condition from each reference."""
+        tensors = self._vocabulary.tensors([condition], self._seen())
+        n, device = len(reference), reference.device
+        return self._draw_latents(
+            type(tensors)(*(t.to(device) for t in tensors)),
+            torch.zeros(n, dtype=torch.long, device=device),
+            reference,
+            torch.full((n,), int(code[1]), device=device),
+            sampler=SamplerConfig(),
+            random=random,
+        )
+
+    @torch.inference_mode()
+    def _unit_parameters(
+        self, latents: torch.Tensor, condition: Condition, code: np.ndarray
+    ) -> CountParameters:
+        """Return the parameters of counts of each latent at a library size of one.
+
+        A latent's proportions are decoded once; each cell has its own library.
+        """
+        del condition
+        batch = torch.full((len(latents),), int(code[2]), device=latents.device)
+        one = torch.ones(len(latents), device=latents.device)
+        return self._representation().decode(latents, one, batch)
+
+    @torch.inference_mode()
+    def _average_likelihood(
+        self, batch: dict[str, torch.Tensor], unit: CountParameters
+    ) -> np.ndarray:
+        """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
+        device, stage = unit.mean.device, self._representation()
+        batch = {key: value.to(device) for key, value in batch.items()}
+        library = batch[LIBRARY_KEY][:, None]
+        shape, scores = (len(library), unit.mean.shape[1]), []
+        for k in range(len(unit.mean)):
+            own = unit.mean[k].expand(shape)
+            mean = own if stage.likelihood == "normal" else own * library
+            spread = unit.dispersion[k] if unit.dispersion.ndim > 1 else unit.dispersion
+            zeros = None if unit.zero_logits is None else unit.zero_logits[k].expand(shape)
+            scores.append(stage.log_prob(batch, CountParameters(mean, spread, zeros)))
+        stacked = torch.stack(scores).double()
+        return (torch.logsumexp(stacked, dim=0) - np.log(len(unit.mean))).cpu().numpy()
