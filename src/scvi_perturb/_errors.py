@@ -14,6 +14,7 @@ __all__ = [
     "SchemaError",
     "UnknownPerturbationError",
     "check_choice",
+    "check_type",
 ]
 
 
@@ -59,3 +60,10 @@ def check_choice(argument: str, value: object, legal: Iterable[str]) -> None:
     if value not in options:
         msg = f"{argument}={value!r} is not known; choose one of {', '.join(map(repr, options))}."
         raise ValueError(msg)
+
+
+def check_type(argument: str, value: object, expected: type, advice: str) -> None:
+    """Raise `TypeError` unless `value` is of the expected type, with advice on what to do."""
+    if not isinstance(value, expected):
+        msg = f"{argument} is a {type(value).__name__}; expected a {expected.__name__}. {advice}"
+        raise TypeError(msg)

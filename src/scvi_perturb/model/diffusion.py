@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
-from scvi_perturb.module.diffusion import DiffusionConfig
+from scvi_perturb.module.count_diffusion import CountDiffusion
+from scvi_perturb.module.diffusion import DiffusionConfig, LatentDiffusion
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["PerturbDiffusion"]
 
 
+_OTHERS: Final = (
+    "A flow is `PerturbFlow(flow=...)`; `HybridResidualModel(generator=...)` takes any "
+    "configuration of a generator."
+)
 #: More genes than these are too many for a diffusion of counts.
 MAX_COUNT_GENES = 2_000
 
@@ -92,6 +97,8 @@ class PerturbDiffusion(LatentModel):
         seed: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
+        stage_two = DiffusionConfig() if diffusion is None else diffusion
+        check_type("diffusion", stage_two, DiffusionConfig, _OTHERS)
         super().__init__(adata, registry, features)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson"))
         check_choice("space", space, ("latent", "log1p", "counts"))
@@ -103,10 +110,11 @@ class PerturbDiffusion(LatentModel):
             dispersion=dispersion,
             decoder=decoder,
         )
-        stage_two = diffusion or DiffusionConfig()
         if space == "counts":
             stage_two = counts_config(stage_two, len(self._screen.genes))
-        self._build(None if space == "counts" else stage_one, stage_two, seed=seed)
+            self._build(None, stage_two, seed=seed, generator_class=CountDiffusion)
+        else:
+            self._build(stage_one, stage_two, seed=seed)
         self.init_params_ = self._get_init_params(locals())
 
     @property
@@ -159,7 +167,15 @@ def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:
     ------
     ValueError
         With too many genes, or a reference other than a control cell.
+    TypeError
+        If the configuration is of a generator of your own.
     """
+    if config.generator_class is not LatentDiffusion:
+        msg = (
+            f"space='counts' builds a CountDiffusion, and {type(config).__name__} is the "
+            f"configuration of a {config.generator_class.__name__}. Leave space at 'latent'."
+        )
+        raise TypeError(msg)
     if n_genes > MAX_COUNT_GENES:
         msg = (
             f"space='counts' draws every gene of every cell and is meant for up to "

@@ -79,6 +79,11 @@ class DiffusionConfig(GeneratorConfig):
             msg = f"n_bins={self.n_bins}; expected 2 to {_MOST_BINS}."
             raise ValueError(msg)
 
+    @property
+    def generator_class(self) -> type[LatentGenerator]:
+        """The generator that a model builds from this configuration."""
+        return LatentDiffusion
+
 
 class LatentDiffusion(LatentGenerator):
     """p(latent | condition, context, control cell) by denoising.

@@ -19,7 +19,7 @@ from scvi_perturb.generative.ode import (
     n_steps_of,
     standard_normal_log_prob,
 )
-from scvi_perturb.generative.samplers import solver_of
+from scvi_perturb.generative.samplers import SOLVERS, solver_of
 from scvi_perturb.module.base import Asked
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
 from scvi_perturb.nn.denoiser import SplineChain
@@ -84,6 +84,11 @@ class FlowConfig(GeneratorConfig):
             raise ValueError(msg)
 
     @property
+    def generator_class(self) -> type[LatentGenerator]:
+        """The generator that a model builds from this configuration."""
+        return LatentSplines if self.kind == "coupling" else LatentFlow
+
+    @property
     def reference(self) -> Literal["cell", "population", "none"]:
         """What is known of the control: a cell, or the mean of its population."""
         return "cell" if self.source == "control" else "population"
@@ -140,6 +145,11 @@ class LatentFlow(LatentGenerator):
     config: FlowConfig
     #: Low, so that a few steps follow the field.
     _max_frequency = 20.0
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the solvers of flows."""
+        return SOLVERS
 
     def loss(self, tensors: Batch) -> LossOutput:
         """Return the flow-matching loss of each cell, under learned weights or their average."""
@@ -317,6 +327,11 @@ class LatentSplines(LatentGenerator):
     """
 
     config: FlowConfig
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the solvers of flows."""
+        return SOLVERS
 
     def _make_network(self, n_latent: int, config: FlowConfig) -> SplineChain:  # type: ignore[override]
         return SplineChain(

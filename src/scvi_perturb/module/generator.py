@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._errors import check_choice
+from scvi_perturb.generative.samplers import SAMPLERS
 from scvi_perturb.module.autoencoder import ScviRepresentation
 from scvi_perturb.module.base import ConditionTensors
 from scvi_perturb.nn.denoiser import ConditionalNetwork
@@ -32,6 +33,9 @@ __all__ = ["Examples", "GeneratorConfig", "LatentGenerator", "Networks", "TwoSta
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
     """The network and how it is conditioned.
+
+    A kind of generator has its own subclass, which defines :attr:`generator_class` and
+    :attr:`reference`.
 
     Attributes
     ----------
@@ -75,6 +79,15 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         """Check the choices."""
         check_choice("combine", self.combine, ("sum", "attention"))
+
+    @property
+    def generator_class(self) -> type[LatentGenerator]:
+        """The generator that a model builds from this configuration."""
+        msg = (
+            f"{type(self).__name__} names no generator. Use DiffusionConfig or FlowConfig, or "
+            "define the property `generator_class`, which returns a subclass of LatentGenerator."
+        )
+        raise NotImplementedError(msg)
 
     @property
     def reference(self) -> Literal["cell", "population", "none"]:
@@ -254,6 +267,11 @@ class LatentGenerator(BaseModuleClass):
         """The conditions of the screen, by code."""
         names = ConditionTensors._fields
         return ConditionTensors(*(getattr(self, f"table_{name}") for name in names))
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the samplers that :meth:`sample_latent` takes."""
+        return tuple(SAMPLERS)
 
     @property
     def from_cell(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from anndata import AnnData
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.confidence import with_confidence
 from scvi_perturb.model.base.draw import Plan, effects_table
@@ -16,6 +16,7 @@ from scvi_perturb.model.hybrid.recentred import RecentredModel
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig
+from scvi_perturb.module.generator import GeneratorConfig
 from scvi_perturb.predictors.external import GivenMeans
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.confidence import Confidence
-    from scvi_perturb.module.flow import FlowConfig
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
     from scvi_perturb.train.plan import TrainConfig
 
 __all__ = ["HybridResidualModel"]
+
+_GENERATORS: Final = (
+    "Pass DiffusionConfig(...), FlowConfig(...), or the configuration of your own generator."
+)
 
 
 class HybridResidualModel(RecentredModel):
@@ -68,8 +72,9 @@ class HybridResidualModel(RecentredModel):
         `"nb"`, `"zinb"`, `"poisson"`; `"normal"` for `log1p` counts per ten thousand, which suits
         bulk samples of deep sequencing: samples are then such values and not counts.
     generator
-        Of stage two: a :class:`~scvi_perturb.module.DiffusionConfig` or a
-        :class:`~scvi_perturb.module.FlowConfig`; None for the diffusion's defaults.
+        Configuration of stage two: a :class:`~scvi_perturb.module.DiffusionConfig`, a
+        :class:`~scvi_perturb.module.FlowConfig` or another
+        :class:`~scvi_perturb.module.GeneratorConfig`; None for the diffusion's defaults.
     features
         What is known of perturbations, for those that the screen does not hold.
     seed
@@ -113,11 +118,13 @@ class HybridResidualModel(RecentredModel):
         n_layers: int = 2,
         likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
-        generator: DiffusionConfig | FlowConfig | None = None,
+        generator: GeneratorConfig | None = None,
         features: PerturbationFeatures | None = None,
         seed: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
+        stage_two = DiffusionConfig() if generator is None else generator
+        check_type("generator", stage_two, GeneratorConfig, _GENERATORS)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson", "normal"))
         super().__init__(adata, registry, features)
         stage_one = AutoencoderConfig(
@@ -127,7 +134,7 @@ class HybridResidualModel(RecentredModel):
             likelihood=likelihood,
             dispersion=dispersion,
         )
-        self._build(stage_one, generator or DiffusionConfig(), seed=seed)
+        self._build(stage_one, stage_two, seed=seed)
         if n_refits < 0:
             msg = f"n_refits={n_refits}; expected 0 or more."
             raise ValueError(msg)
@@ -147,7 +154,7 @@ class HybridResidualModel(RecentredModel):
         *,
         adata: AnnData | None = None,
         mean: Predictor | AnnData | None = None,
-        generator: DiffusionConfig | FlowConfig | None = None,
+        generator: GeneratorConfig | None = None,
         features: PerturbationFeatures | None = None,
         seed: int = 0,
     ) -> HybridResidualModel:
@@ -199,7 +206,7 @@ class HybridResidualModel(RecentredModel):
         self.mean_ = own or fit_stack(
             self,
             adata,
-            self._parts(split, adata.n_obs, seed),
+            self._split_cells(split, adata.n_obs, seed),
             split=split,
             n_refits=self.n_refits,
             refit_options={

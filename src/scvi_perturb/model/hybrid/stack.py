@@ -10,10 +10,9 @@ import numpy as np
 
 from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.model.diffusion import PerturbDiffusion
-from scvi_perturb.model.flow.model import PerturbFlow
 from scvi_perturb.model.hybrid.mean import GENERATOR
-from scvi_perturb.module.flow import FlowConfig
+from scvi_perturb.model.latent.model import LatentModel
+from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.external import OutsidePredictor
 from scvi_perturb.predictors.profiles import TrainingProfiles
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.data.split.record import Split
-    from scvi_perturb.model.base.training import Parts
-    from scvi_perturb.model.latent.model import LatentModel
+    from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.model.base.training import CellSplit
+    from scvi_perturb.module.generator import GeneratorConfig
     from scvi_perturb.predictors.request import Predictor, Request
     from scvi_perturb.predictors.stack.scenarios import Fold, Question
 
@@ -57,7 +57,7 @@ class GeneratorMember:
 
     make: Callable[[AnnData], LatentModel]
     adata: AnnData
-    parts: Parts
+    parts: CellSplit
     model: LatentModel
     n_refits: int
     train_options: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +120,7 @@ _OF_SPLIT: dict[str, tuple[Question, ...]] = {
 def fit_stack(
     model: LatentModel,
     adata: AnnData,
-    parts: Parts,
+    parts: CellSplit,
     *,
     split: Split | None,
     n_refits: int,
@@ -220,23 +220,28 @@ def likely_questions(stack: StackedMean, split: Split | None) -> tuple[Question,
     return () if question is None else (question,)
 
 
+class _Refit(LatentModel):
+    """The generator of a hybrid, alone."""
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        stage_one: AutoencoderConfig,
+        stage_two: GeneratorConfig,
+        features: PerturbationFeatures | None,
+        seed: int,
+    ) -> None:
+        super().__init__(adata, None, features)
+        self._build(stage_one, stage_two, seed=seed)
+        self.init_params_ = self._get_init_params(locals())
+
+
 def _like(model: LatentModel, cells: AnnData) -> LatentModel:
     """Return a generator with the arguments of a model, for other cells."""
-    arguments = model.init_params_["non_kwargs"]
-    own = {
-        name: arguments[name]
-        for name in ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "seed")
-    }
-    own["features"] = model._vocabulary.features
-    screen, config = model._screen, model.module.generator.config
-    made: type[PerturbDiffusion | PerturbFlow] = PerturbDiffusion
-    if isinstance(config, FlowConfig):
-        made, own["flow"] = PerturbFlow, config
-    else:
-        own["diffusion"] = config
-        if own["likelihood"] == "normal":
-            own["likelihood"], own["space"] = "nb", "log1p"
-    made.setup_anndata(
+    arguments, screen = model.init_params_["non_kwargs"], model._screen
+    names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion")
+    _Refit.setup_anndata(
         cells,
         layer=screen.layer,
         perturbation_key=screen.keys.perturbation,
@@ -249,4 +254,10 @@ def _like(model: LatentModel, cells: AnnData) -> LatentModel:
         library_key=screen.library_key,
         separator=screen.keys.separator,
     )
-    return made(cells, **own)
+    return _Refit(
+        cells,
+        stage_one=AutoencoderConfig(**{name: arguments[name] for name in names}),
+        stage_two=model.module.generator.config,
+        features=model._vocabulary.features,
+        seed=arguments["seed"],
+    )
