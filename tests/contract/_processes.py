@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests.contract._screens import SINGLE, fit, make_model, make_screen
+from scvi_perturb.testing import SINGLE, fit, make_model, make_screen
 from tests.contract.registry import MODELS
 
 #: When the killed trainings are killed.

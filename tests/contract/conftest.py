@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from tests.contract._screens import fit, make_features, make_model, make_screen, make_split
+from scvi_perturb.testing import fit, make_features, make_model, make_screen, make_split
 from tests.contract.registry import MODELS
 
 

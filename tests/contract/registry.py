@@ -5,9 +5,6 @@ A new model is one entry here; no test is written for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
 from scvi_perturb import (
     CausalConfig,
     CausalPerturbVAE,
@@ -18,67 +15,9 @@ from scvi_perturb import (
     PerturbFlow,
 )
 from scvi_perturb.generative import SAMPLERS, SOLVERS
+from scvi_perturb.testing import ModelCase
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from scvi_perturb.model.base.model import PerturbationModel
-
-__all__ = ["MODELS", "ModelCase"]
-
-Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCase:
-    """A model, made small.
-
-    Attributes
-    ----------
-    model
-        The class.
-    init, train
-        Small arguments of the constructor and of `train`.
-    stages
-        Prefix of the history of each stage of training, in order.
-    selected
-        Stages of which the weights of the best validation loss are kept; those stop early too.
-    accurate
-        Arguments of the constructor and of `train` with which it learns something: for tests of
-        what is learned, not of how it is asked for.
-    searched
-        Arguments of `train`, beside the small ones, with which it chooses the length of a stage
-        by itself; None where it never does.
-    variants
-        Other arguments of the constructor, by name: other likelihoods, spaces, conditioning.
-    units
-        Units of samples of the variants that do not draw counts.
-    likelihood
-        The verb that tells how likely cells are.
-    samplers
-        Methods of drawing, the default first; none where one pass draws.
-    without_likelihood
-        Variants that have none.
-    """
-
-    model: type[PerturbationModel]
-    init: Arguments
-    train: Arguments
-    stages: tuple[str, ...]
-    selected: tuple[str, ...]
-    accurate: tuple[Arguments, Arguments]
-    searched: Arguments | None = None
-    variants: Mapping[str, Arguments] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    likelihood: str = "log_likelihood_bound"
-    samplers: tuple[str, ...] = tuple(SAMPLERS)
-    without_likelihood: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Name of the class."""
-        return self.model.__name__
-
+__all__ = ["MODELS"]
 
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
@@ -92,6 +31,7 @@ _LONGER = {"max_epochs": 60, "n_steps": 400, "batch_size": 128, **CPU}
 MODELS = (
     ModelCase(
         PerturbDiffusion,
+        samplers=tuple(SAMPLERS),
         init={**_SIZE, "diffusion": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),
@@ -117,6 +57,7 @@ MODELS = (
     ),
     ModelCase(
         HybridResidualModel,
+        samplers=tuple(SAMPLERS),
         init={**_SIZE, "generator": DiffusionConfig(**_NETWORK)},
         train=_SHORT,
         stages=("representation", "generator"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.benchmark import Study, Task, Trial, model_method, run
-from scvi_perturb.benchmark._method import Setting
+from scvi_perturb.benchmark.methods import Setting
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 from tests.contract.registry import MODELS
 

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb import NotTrainedError
+from scvi_perturb.testing import SINGLE, dense, fit, make_model, make_searchable
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract._screens import SINGLE, dense, fit, make_model, make_searchable
 from tests.contract.registry import MODELS
 
 EPOCHS = 4

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb import SchemaError
-from tests.contract._screens import NEW_PAIR, SETUP, SINGLE, dense, fit, make_model, make_screen
+from scvi_perturb.testing import NEW_PAIR, SETUP, SINGLE, dense, fit, make_model, make_screen
 
 SMALL = {"n_combinations": 3, "n_perturbations": 4}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.metrics import energy_distance
-from tests.contract._screens import SETUP, SINGLE, dense, make_screen
+from scvi_perturb.testing import SETUP, SINGLE, dense, make_screen
 
 TIMES = 5
 

@@ -7,7 +7,7 @@ import pytest
 from scvi.criticism import PosteriorPredictiveCheck
 
 from scvi_perturb import UnknownPerturbationError
-from tests.contract._screens import HELD_OUT, SINGLE, dense
+from scvi_perturb.testing import HELD_OUT, SINGLE, dense
 
 
 def bound(case, model, *arguments, **options):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_perturb.testing import fit, make_model
 from tests._source import ROOT
 from tests.contract._processes import KILLED_OF_EPOCHS
-from tests.contract._screens import fit, make_model
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests.contract._screens import SINGLE, fit, make_model
+from scvi_perturb.testing import SINGLE, fit, make_model
 
 
 def state():

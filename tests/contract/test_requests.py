@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb import NotTrainedError, SchemaError
-from tests.contract._screens import NEW_PAIR, SINGLE, controls, dense
+from scvi_perturb.testing import NEW_PAIR, SINGLE, controls, dense
 
 
 def test_nothing_is_told_before_training(case, untrained):

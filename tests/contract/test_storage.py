@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi.dataloaders import CollectionAdapter
 
 from scvi_perturb import SchemaError
-from tests.contract._screens import SETUP, SINGLE, dense, fit, make_model, make_split
+from scvi_perturb.testing import SETUP, SINGLE, dense, fit, make_model, make_split
 
 #: In no order, with one cell twice.
 INDICES = [290, 7, 3, 5, 151, 149, 7]

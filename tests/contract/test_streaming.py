@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.model.base import draw as _draw
-from tests.contract._screens import NEW_PAIR, SINGLE, dense
+from scvi_perturb.testing import NEW_PAIR, SINGLE, dense
 
 ASKED = [SINGLE, NEW_PAIR]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from tests.contract._screens import NEW_PAIR, SINGLE, dense, fit, make_model
+from scvi_perturb.testing import NEW_PAIR, SINGLE, dense, fit, make_model
 from tests.contract.registry import MODELS
 
 VARIANTS = [

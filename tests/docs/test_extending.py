@@ -16,7 +16,7 @@ from scvi_perturb.data import split
 from scvi_perturb.generative import SAMPLERS
 from scvi_perturb.metrics import METRICS, Comparison, Population, Truth, _registry, score
 from scvi_perturb.predictors import Predictor, ShiftedControl
-from tests.contract._screens import NEW_PAIR, controls, fit, make_features, make_model, make_screen
+from scvi_perturb.testing import NEW_PAIR, controls, fit, make_features, make_model, make_screen
 from tests.docs._blocks import python_blocks
 
 

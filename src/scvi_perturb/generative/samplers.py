@@ -12,6 +12,7 @@ import torch
 from scvi_perturb._errors import check_choice
 from scvi_perturb.generative.ode import Solver
 from scvi_perturb.generative.schedules import Point, grid, ratio, step
+from scvi_perturb.registry import Registry, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -215,13 +216,8 @@ SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama", "euler", "rk4
 #: Solvers of flows, by name.
 SOLVERS: Final[tuple[Solver, ...]] = get_args(Solver)
 
-#: Samplers of diffusions, by name.
-SAMPLERS: Final[dict[str, Sampler]] = {
-    "heun": heun,
-    "dpm++2m": dpm_solver_2m,
-    "ddim": ddim,
-    "euler-maruyama": euler_maruyama,
-}
+#: Samplers of diffusions by name, those of other packages included.
+SAMPLERS: Final[Registry[Sampler]] = registry("samplers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ condition: `fit` reads the training and validation cells of a split and no other
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.baselines import (
@@ -30,9 +29,7 @@ from scvi_perturb.predictors.request import CellPredictor, Predictor
 from scvi_perturb.predictors.ridge import BlendedKernelRidge, KernelRidge, PCARidge
 from scvi_perturb.predictors.signatures import SampledSignatures
 from scvi_perturb.predictors.stack.stacked_mean import ContrastedMean, StackedMean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from scvi_perturb.registry import Registry, registry
 
 __all__ = [
     "PREDICTORS",
@@ -61,27 +58,5 @@ __all__ = [
     "StackedMean",
 ]
 
-#: Every predictor by name. A new one is a class in a file of its own and a line here.
-PREDICTORS: Final[Mapping[str, type[Predictor]]] = MappingProxyType(
-    {
-        cls.name: cls
-        for cls in (
-            Additive,
-            BlendedKernelRidge,
-            ConditionGP,
-            ContextMean,
-            DoseLine,
-            FeatureForest,
-            KernelRidge,
-            LatentAdditive,
-            MatchingMean,
-            NearestCells,
-            NearestPerturbation,
-            NegativeBinomialMean,
-            NoChange,
-            PCARidge,
-            ShiftedControl,
-            StackedMean,
-        )
-    }
-)
+#: Every predictor by name, those of other packages included.
+PREDICTORS: Final[Registry[type[Predictor]]] = registry("predictors")
