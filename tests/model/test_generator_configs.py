@@ -26,7 +26,7 @@ from scvi_perturb.module import (
     LatentGenerator,
     LatentSplines,
 )
-from tests.contract._screens import NEW_PAIR, SETUP, make_screen
+from scvi_perturb.testing import NEW_PAIR, SETUP, make_screen
 
 SMALL = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
 TRAIN = {

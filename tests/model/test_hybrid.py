@@ -13,14 +13,14 @@ from scvi_perturb import HybridResidualModel
 from scvi_perturb.data import Condition
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
+from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.model.hybrid.mean import Groups
 from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel
 from scvi_perturb.model.hybrid.stack import GeneratorMember
-from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.predictors import StackedMean
 from scvi_perturb.predictors.request import Request
 from scvi_perturb.predictors.stack.scenarios import Fold
-from tests.contract._screens import NEW_PAIR, SETUP, SINGLE, controls, dense, fit, make_screen
+from scvi_perturb.testing import NEW_PAIR, SETUP, SINGLE, controls, dense, fit, make_screen
 from tests.contract.registry import MODELS
 
 CASE = next(case for case in MODELS if case.model is HybridResidualModel)
@@ -306,6 +306,18 @@ def test_confidence_of_cells(model):
     assert (cell.mean(axis=1) > 2 * effect.mean(axis=1)).all()
     common = np.argsort(sure.effects.X, axis=1)[:, -10:]
     assert (np.take_along_axis(cell - effect, common, axis=1) > 0).all()
+
+
+def test_novelty_is_that_of_the_mean(model):
+    names = [SINGLE, NEW_PAIR, "control"]
+    request = asked(*names, *names, cell_type=np.repeat(TYPES, 3))
+    effects, expected = model.predict(request), model.mean_.predict(request)
+    np.testing.assert_allclose(effects.obs["novelty"], expected.obs["novelty"], rtol=1e-6)
+    np.testing.assert_allclose(effects.obs["support"], 1 - effects.obs["novelty"])
+    # A context that is left open is that of the reference cells: the mean over both.
+    both = model.predict(names).obs["novelty"].to_numpy()
+    low, high = np.sort(effects.obs["novelty"].to_numpy().reshape(2, 3), axis=0)
+    assert ((low - 1e-12 <= both) & (both <= high + 1e-12)).all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 90])

@@ -17,7 +17,7 @@ from scvi_perturb import (
 )
 from scvi_perturb.model.hybrid.stack import likely_questions
 from scvi_perturb.predictors import Additive, ConditionGP, GivenMeans, StackedMean
-from tests.contract._screens import NEW_PAIR, SINGLE, controls, fit, make_screen, make_split
+from scvi_perturb.testing import NEW_PAIR, SINGLE, controls, fit, make_screen, make_split
 from tests.contract.registry import MODELS
 
 CASE = next(case for case in MODELS if case.model is HybridResidualModel)
@@ -269,6 +269,15 @@ def test_a_predictor_is_used_as_it_is(model, screen):
     assert isinstance(model.mean, Additive)
     with pytest.raises(RuntimeError, match="has not seen data"):
         model.mean.profiles  # noqa: B018 - it raises: the user's object is left as it was
+
+
+@OUTSIDE
+def test_a_mean_without_a_regression_states_no_novelty(model):
+    request = asked("control", SINGLE, NEW_PAIR, cell_type=TYPES[0])
+    assert model.mean_.predict(request).obs["novelty"].isna().tolist() == [False, True, True]
+    novelty = model.predict(request).obs["novelty"].to_numpy()
+    assert novelty[0] == 0
+    assert novelty[1] < 0.1 < novelty[2] < 1
 
 
 def test_a_predictor_is_calibrated_on_what_it_was_refitted_without(model):

@@ -162,7 +162,8 @@ class GroupMeans:
         """Return the means of the rows of a request, of which each is a mixture of groups.
 
         Errors are mixed as the logarithm of a sum takes them: by what each group adds to the gene.
-        Intervals, which lie around what the refits say, are widened to hold the prediction.
+        Intervals, which lie around what the refits say, are widened to hold the prediction. The
+        novelty is the mean over groups.
 
         Parameters
         ----------
@@ -187,6 +188,8 @@ class GroupMeans:
             std=mixed(answer.std, part),
             lower=effect + mixed(np.minimum(answer.lower - answer.mean, 0), part),
             upper=effect + mixed(np.maximum(answer.upper - answer.mean, 0), part),
+            novelty=np.add.reduceat(weight * answer.novelty, starts)
+            / np.add.reduceat(weight, starts),
             question=[
                 ", ".join(sorted(set(own)))
                 for own in np.split(np.array(answer.question), starts[1:])
@@ -196,13 +199,17 @@ class GroupMeans:
 
 @dataclass(frozen=True, slots=True)
 class RowMeans:
-    """Means of the rows of a request, `(n_rows, n_genes)` each; `question` a label a row."""
+    """Means of the rows of a request, `(n_rows, n_genes)` each.
+
+    `novelty` is a number a row, NaN where the stack holds no regression; `question` a label a row.
+    """
 
     profile: Floats
     effect: Floats
     std: Floats
     lower: Floats
     upper: Floats
+    novelty: Floats
     question: list[str]
 
 

@@ -241,7 +241,12 @@ class HybridResidualModel(RecentredModel):
             As of :meth:`PerturbDiffusion.predict`, but that intervals and `std` hold what stage one
             does not know, calibrated on conditions left out of training. Where none could be, and
             for what was measured, they are those that the Gaussian process states; without one they
-            are NaN. `obs["question"]` says what a row asks.
+            are NaN. `obs["question"]` says what a row asks. `obs["novelty"]` is that of `mean_`:
+            the posterior by the prior variance of its Gaussian process, 0 where the same was
+            measured without noise to 1 where nothing is known, averaged over the contexts of the
+            reference cells. Each question has its own process: compare rows of one question.
+            A mean of your own that holds no such regression states none; the novelty is then that
+            of :meth:`PerturbDiffusion.predict`.
 
         Raises
         ------
@@ -276,7 +281,9 @@ class HybridResidualModel(RecentredModel):
             self._screen,
         )
         result.obs["question"] = rows.question
-        result.obs["novelty"] = self._novelty(request, cells, plan)
+        stated = ~np.isnan(rows.novelty)
+        own = rows.novelty if stated.all() else self._novelty(request, cells, plan)
+        result.obs["novelty"] = np.where(stated, rows.novelty, own)
         result.obs["support"] = 1.0 - result.obs["novelty"]
         result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
         self._warn_outside(groups, means)

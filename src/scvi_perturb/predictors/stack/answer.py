@@ -47,7 +47,7 @@ class StackAnswer:
         `(n_requests, n_genes)`. Where errors were never seen, the last three are those that the
         regression states, and NaN where it is not in the stack.
     novelty
-        Posterior by prior variance of the regression, 0 to 1; 1 where it does not answer.
+        Posterior by prior variance of the regression, 0 to 1; NaN where it is not in the stack.
     question
         What each request asks; "control" for controls.
     """

@@ -340,7 +340,7 @@ class LeftOut:
     posterior
         Variance that the regression states, `(n_rows, n_genes)`.
     novelty
-        Posterior by prior variance of the regression; 1 where it does not answer, `(n_rows,)`.
+        Posterior by prior variance of the regression, NaN where it does not answer, `(n_rows,)`.
     """
 
     rows: list[Request]
@@ -513,7 +513,7 @@ def said_by(
     first = next(iter(members.values()))
     profiles = first.profiles
     posterior = np.zeros((len(requests), len(profiles.var_names)))
-    novelty = np.ones(len(requests))
+    novelty = np.full(len(requests), np.nan)
     for name, member in members.items():
         try:
             if isinstance(member, ConditionGP):

@@ -187,8 +187,8 @@ class StackedMean(MeanPredictor):
         Returns
         -------
         AnnData as of `MeanPredictor.predict`, and besides the layers `std`, `lower` and `upper` of
-        the change, in its units; `obs["question"]`, what was asked; `obs["novelty"]` and
-        `obs["support"]`.
+        the change, in its units; `obs["question"]`, what was asked; `obs["novelty"]`, posterior by
+        prior variance of the regression, NaN where `members` holds none, and `obs["support"]`.
 
         Raises
         ------
