@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks._tasks import missing, tasks
 from scvi_perturb import FlowConfig
 from scvi_perturb.benchmark import (
-    CONDITION_GP,
-    CONTRASTED_STACK,
-    STACKED_MEAN,
     TRIVIAL,
     Results,
     Study,
+    get_method,
     markdown_tables,
     model_method,
     run,
@@ -36,7 +34,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "leaderboard.md"
 RESULTS: Final = ROOT / "benchmarks" / "results" / "leaderboard"
 #: Models of the mean.
-MEANS: Final = (CONDITION_GP, STACKED_MEAN, CONTRASTED_STACK)
+MEANS: Final = tuple(map(get_method, ("condition_gp", "stacked_mean", "stacked_mean_contrast")))
 #: Finished models: name in results, class, and what is chosen.
 MODELS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "PerturbDiffusion": ("PerturbDiffusion", {}),

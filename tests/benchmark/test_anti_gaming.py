@@ -80,7 +80,7 @@ def _nothing(setting):
 
 
 def test_real_cells_against_their_other_half_score_about_one(trial, right):
-    repeated = totals(score_all([case.replicate for case in trial.cases]))
+    repeated = totals(score_all([case.replicate for case in trial.conditions]))
     nothing = totals(evaluate(trial, _pasted_controls(trial)))
     for name in ("nmse_vs_no_change", "energy", "wmse", "crps", "pearson_delta", "de_jaccard"):
         room = loss(nothing, name) - loss(repeated, name)
@@ -117,7 +117,7 @@ def test_pasted_controls_have_an_error_of_one(trial):
         Comparison(
             Population(case.truth.control.mean, case.truth.control.mean_variance), case.truth
         )
-        for case in trial.cases
+        for case in trial.conditions
     ]
     found = totals(score_all(same, ["nmse_vs_no_change", "nmse_vs_no_change"]))
     assert found["nmse_vs_no_change"] == pytest.approx(1, abs=1e-9)
@@ -209,7 +209,7 @@ def test_cells_without_variance_fail(trial, good, right):
     assert wrong["cell_coverage_90"] < 0.6
     assert wrong["crps"] > 1.1 * right["crps"]
     # Their mean is right, and still they are worse than control cells moved by that mean.
-    floor = totals(score_all([case.replicate for case in trial.cases]))["energy"]
+    floor = totals(score_all([case.replicate for case in trial.conditions]))["energy"]
     shifted = totals(evaluate(trial, _shifted_controls(trial, good)))["energy"]
     assert (wrong["energy"] - floor) / (shifted - floor) > 1
     assert (right["energy"] - floor) / (shifted - floor) < 0.5

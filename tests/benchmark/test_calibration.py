@@ -35,7 +35,7 @@ def squeezed(cells, share=0.5):
 
 def test_cells_of_the_truth_are_calibrated(trial, honest):
     found = totals(evaluate(trial, honest))
-    n_values = len(trial.cases) * 400
+    n_values = len(trial.conditions) * 400
     for level in LEVELS:
         # Ranks of one cell in many genes go together, so the error is that of cells alone.
         error = np.sqrt(level * (1 - level) / n_values)
@@ -71,7 +71,7 @@ def test_honest_errors_of_effects_are_calibrated(trial):
     """Means of 50 cells with their own standard errors, against 400 cells with theirs."""
     few = truth_cells(trial, seed=2, n_cells=50)
     found = totals(evaluate(trial, stated(trial, few, 1.0), cells=False))
-    n_values = len(trial.cases) * trial.visible.n_vars
+    n_values = len(trial.conditions) * trial.visible.n_vars
     for level in LEVELS:
         # Genes go together in programs; and errors of 50 skewed counts are not quite normal.
         error = np.sqrt(level * (1 - level) / (n_values / 4))

@@ -94,8 +94,8 @@ def test_methods_get_no_held_out_cell():
     held = set(trial.requests["perturbation"])
     assert not held & set(trial.visible.obs["perturbation"])
     assert not held & set(trial.visible.obs["perturbation"].astype("category").cat.categories)
-    assert trial.visible.n_obs + trial.answers.n_obs == screen().n_obs
-    assert not set(trial.visible.obs_names) & set(trial.answers.obs_names)
+    assert trial.visible.n_obs + trial.held_out_cells.n_obs == screen().n_obs
+    assert not set(trial.visible.obs_names) & set(trial.held_out_cells.obs_names)
     assert all(row["n_cells"] is None for row in trial.visible_split.held_out)
     trial.visible_split.check(trial.visible)
     trial.visible_split.leaks(trial.visible)
@@ -113,4 +113,4 @@ def test_new_cells_from_the_truth_are_no_copies():
     trial = make_trial()
     evaluate(trial, truth_cells(trial))
     with pytest.raises(LeakError, match="held-out cells"):
-        evaluate(trial, trial.answers)
+        evaluate(trial, trial.held_out_cells)

@@ -18,7 +18,7 @@ from scvi_perturb.benchmark._view._glossary import HELD_OUT, anchors, meaning
 from scvi_perturb.benchmark._view._markdown import markdown_table, markdown_tables
 from scvi_perturb.benchmark._view._reading import bound, number
 from scvi_perturb.benchmark._view._sheet import sheet
-from scvi_perturb.data._splits import _KINDS
+from scvi_perturb.data.split.kinds import _KINDS
 from scvi_perturb.metrics import METRICS
 from tests.benchmark._small_study import TASK, small_results
 

@@ -59,7 +59,7 @@ def test_public_tasks_make_a_trial(file, name, n_conditions):
     task = _tasks._ON_DISK[file]()
     assert task.name == name
     trial = Trial.make(task, seed=0, fold=0)
-    assert n_conditions in (None, len(trial.cases))
+    assert n_conditions in (None, len(trial.conditions))
     if task.features is not None:
         held = set(trial.requests["perturbation"].astype(str))
         known = {name for name in held if name in trial.features}

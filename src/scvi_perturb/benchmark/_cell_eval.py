@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scvi_perturb._constants import CONTROL, PERTURBATION_COLUMN
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import align_genes
+from scvi_perturb.data.reader import align_genes
 
 if TYPE_CHECKING:
     from typing import Any

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.benchmark._method import REPLICATE
+from scvi_perturb.benchmark.methods import REPLICATE, SHIFTED_CONTROL
 from scvi_perturb.metrics import METRICS, energy_ratio
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["summarize", "with_energy_ratio"]
 
-#: The method whose energy distance is the unit of `energy_ratio`.
-SHIFTED: Final = "shifted_control"
 _TRIVIAL = ("mean", "cells")
 _INTERVAL = (2.5, 97.5)
 _ROUNDING = 1e-6
@@ -55,7 +53,7 @@ def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int = 0) -> pd.D
     frame = with_energy_ratio(frame)
     rows = []
     for (task, metric), part in frame.groupby(["task", "metric"], sort=False):
-        table = _Table(part, str(metric), n_boot=n_boot, seed=seed)
+        table = _MetricTable(part, str(metric), n_boot=n_boot, seed=seed)
         rows += [{"task": task, "metric": metric} | row for row in table.rows()]
     return pd.DataFrame(rows)
 
@@ -64,21 +62,23 @@ def with_energy_ratio(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the scores with `energy_ratio`: energies from the replicate's to shifted controls'."""
     keys = ["task", "seed", "fold", "condition"]
     energy = frame[frame["metric"] == "energy"]
-    scale = energy[energy["method"].isin([SHIFTED, REPLICATE])]
-    if not {SHIFTED, REPLICATE} <= set(scale["method"]):
+    scale = energy[energy["method"].isin([SHIFTED_CONTROL, REPLICATE])]
+    if not {SHIFTED_CONTROL, REPLICATE} <= set(scale["method"]):
         return frame
     wide = scale.pivot(index=keys, columns="method", values="numerator")
     made = energy.join(wide, on=keys)
     numerator, denominator = energy_ratio(
-        made["numerator"], floor=made[REPLICATE], shifted=made[SHIFTED]
+        made["numerator"], floor=made[REPLICATE], shifted=made[SHIFTED_CONTROL]
     )
     ratio = made.assign(metric="energy_ratio", numerator=numerator, denominator=denominator)
-    ratio = ratio.drop(columns=[SHIFTED, REPLICATE]).dropna(subset=["numerator", "denominator"])
+    ratio = ratio.drop(columns=[SHIFTED_CONTROL, REPLICATE]).dropna(
+        subset=["numerator", "denominator"]
+    )
     rest = frame[frame["metric"] != "energy_ratio"]
     return pd.concat([rest, ratio], ignore_index=True)
 
 
-class _Table:
+class _MetricTable:
     """One metric of one task: numerators and denominators, methods by conditions."""
 
     def __init__(self, part: pd.DataFrame, metric: str, *, n_boot: int, seed: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import UnknownPerturbationError
-from scvi_perturb.benchmark._strata import CLEAR
+from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.metrics import (
     BASIC,
     Comparison,

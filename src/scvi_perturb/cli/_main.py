@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
-from scvi_perturb.benchmark._quiet import quiet
+from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._benchmark import benchmark
 from scvi_perturb.cli._check import check
 from scvi_perturb.cli._demo import demo

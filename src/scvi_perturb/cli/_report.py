@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 
 from scvi_perturb._version import __version__
-from scvi_perturb.benchmark._strata import CLEAR
 from scvi_perturb.benchmark._view._markdown import markdown_table
+from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.cli._compare import METHOD, MODEL, REPLICATE, baselines, summary
 from scvi_perturb.metrics import BASIC, METRICS
 

@@ -13,8 +13,7 @@ from scvi_perturb.metrics import METRICS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scvi_perturb.benchmark._record import Record
-    from scvi_perturb.benchmark._results import Results
+    from scvi_perturb.benchmark.results import Record, Results
     from scvi_perturb.metrics import Metric
 
 __all__ = [

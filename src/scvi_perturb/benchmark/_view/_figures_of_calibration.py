@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from scvi_perturb.benchmark._record import Record
+    from scvi_perturb.benchmark.results import Record
 
 __all__ = ["Level", "calibration_curve"]
 

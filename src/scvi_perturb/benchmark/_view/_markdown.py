@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from scvi_perturb.benchmark._record import Record
-    from scvi_perturb.benchmark._results import Results
     from scvi_perturb.benchmark._view._sheet import Cell
+    from scvi_perturb.benchmark.results import Record, Results
 
 __all__ = ["markdown_table", "markdown_tables"]
 

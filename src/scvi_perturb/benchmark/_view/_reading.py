@@ -9,9 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scvi_perturb.benchmark._method import Method
-    from scvi_perturb.benchmark._results import Results
-    from scvi_perturb.benchmark._task import Task
+    from scvi_perturb.benchmark.methods import Method
+    from scvi_perturb.benchmark.results import Results
+    from scvi_perturb.benchmark.task import Task
     from scvi_perturb.metrics import Metric
 
 __all__ = [

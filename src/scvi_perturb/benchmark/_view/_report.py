@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from scvi_perturb.benchmark._record import Record
-    from scvi_perturb.benchmark._results import Results
+    from scvi_perturb.benchmark.results import Record, Results
 
 __all__ = ["write_report"]
 

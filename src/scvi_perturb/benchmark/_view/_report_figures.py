@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from scvi_perturb.benchmark._record import Record
+    from scvi_perturb.benchmark.results import Record
 
 __all__ = ["calibration_pictures", "change_pictures", "cost_picture", "score_pictures",
            "value_pictures"]  # fmt: skip

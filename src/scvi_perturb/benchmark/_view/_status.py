@@ -9,7 +9,7 @@ from scvi_perturb.benchmark._view._reading import title_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scvi_perturb.benchmark._record import Record
+    from scvi_perturb.benchmark.results import Record
 
 __all__ = ["troubles", "versions_of"]
 

@@ -30,7 +30,7 @@ def rich():
 
 def test_nothing_that_was_computed_from_all_cells_is_passed_on():
     trial = make_trial(replace(TASK, load=rich))
-    for part in (trial.visible, trial.answers):
+    for part in (trial.visible, trial.held_out_cells):
         assert list(part.obs) == ["perturbation", "cell_type"]
         assert list(part.var) == []
         assert part.raw is None
@@ -81,7 +81,7 @@ def test_a_screen_on_disk(tmp_path):
     exact = make_trial()
     assert (trial.visible.X != exact.visible.X).nnz == 0
     np.testing.assert_allclose(
-        trial.cases[0].truth.observed.mean, exact.cases[0].truth.observed.mean
+        trial.conditions[0].truth.observed.mean, exact.conditions[0].truth.observed.mean
     )
 
 

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +91,16 @@ def test_several_processes_give_the_same(results, tmp_path):
     pd.testing.assert_frame_equal(one, two, rtol=1e-6)
 
 
-def test_what_cannot_be_sent_is_named(tmp_path):
+def test_local_functions_are_sent_to_processes(tmp_path):
     local = Method(name="local", make=lambda setting: NoChange(profile=setting.profile))
-    with pytest.raises(SchemaError, match=r"cannot be sent.*not lambdas"):
-        run(study(methods=(local,)), tmp_path, n_workers=2)
+    found = run(study(methods=(local,), max_folds=1), tmp_path, n_workers=2)
+    assert found.status().set_index("method").loc["local", "status"] == "ok"
+
+
+def test_what_cannot_be_sent_is_named(tmp_path):
+    holding = Method(name="holding", make=partial(_refusing, lock=threading.Lock()))
+    with pytest.raises(SchemaError, match=r"Task 'simulated'.*cannot be sent.*no lock"):
+        run(study(methods=(holding,)), tmp_path, n_workers=2)
 
 
 class Faulty(NoChange):
@@ -114,7 +122,8 @@ def _faulty(setting):
     return Faulty(profile=setting.profile)
 
 
-def _refusing(setting):
+def _refusing(setting, lock=None):
+    del lock
     return Additive(profile=setting.profile)
 
 
@@ -278,12 +287,12 @@ def test_equal_effects_of_two_conditions_are_no_leak(tmp_path):
 
 RUNNING = """
 import sys, time
-from scvi_perturb.benchmark import _processes
-_processes._LOOK_EVERY = 0.1
+from scvi_perturb.benchmark import runner
+runner._LOOK_EVERY = 0.1
 if __name__ == "__main__":
     import multiprocessing, os
     context = multiprocessing.get_context("spawn")
-    child = context.Process(target=_processes._end_with, args=(os.getpid(),))
+    child = context.Process(target=runner._watch, args=(os.getpid(),))
     child.start()
     print(child.pid, flush=True)
     time.sleep(60)

@@ -11,11 +11,20 @@ import pandas as pd
 import pytest
 
 from scvi_perturb import DiffusionConfig, FlowConfig, SchemaError
-from scvi_perturb.benchmark import TRIVIAL
-from scvi_perturb.benchmark._record import fingerprint
-from scvi_perturb.benchmark._study_file import read_study
-from scvi_perturb.data import SimulatorConfig, simulate_screen
+from scvi_perturb.benchmark import (
+    TRIVIAL,
+    Method,
+    Setting,
+    Task,
+    get_method,
+    model_method,
+)
+from scvi_perturb.benchmark import results as benchmark_results
+from scvi_perturb.benchmark.results import fingerprint
+from scvi_perturb.benchmark.study import FeatureFiles, ScreenFile, read_study
+from scvi_perturb.data import ConditionKeys, SimulatorConfig, SplitOptions, simulate_screen
 from scvi_perturb.pp import harmonize
+from scvi_perturb.predictors import PREDICTORS, StackedMean
 
 TASK = """
 [[task]]
@@ -119,6 +128,80 @@ def test_everything_that_is_said_is_read():
     assert len(list(file.study.jobs())) == 4
 
 
+def test_predictors_are_named_by_class_or_by_name():
+    names = '"StackedMean", "no_change", "NoChange", "stacked_mean", "FeatureForest", "PerturbFlow"'
+    methods = {m.name: m for m in read(f"methods = [{names}]\n{TASK}").study.methods}
+    assert list(methods) == ["stacked_mean", "no_change", "feature_forest", "PerturbFlow"]
+    assert methods["stacked_mean"] is get_method("stacked_mean")
+    assert methods["no_change"] in TRIVIAL
+    setting = Setting("unseen_perturbation", "counts", None, 3)
+    assert isinstance(methods["stacked_mean"].make(setting), StackedMean)
+    assert methods["feature_forest"].make(setting).seed == 3
+    assert all(isinstance(get_method(name), Method) for name in PREDICTORS)
+    assert all(get_method(cls.__name__).name == name for name, cls in PREDICTORS.items())
+
+
+def test_a_predictor_has_options_of_its_own():
+    table = '[[model]]\nname = "sharp"\nclass = "StackedMean"\noptions = { contrast = 2.0 }\n'
+    (method,) = read(f'methods = ["sharp"]\n{TASK}{table}').study.methods
+    assert (method.name, method.role, method.values) == ("sharp", "model", ("counts", "effects"))
+    made = method.make(Setting("unseen_perturbation", "effects", None, 1))
+    assert isinstance(made, StackedMean)
+    assert made.contrast == 2.0
+    with pytest.raises(SchemaError, match="option of StackedMean 'max_epochs' is not known"):
+        read(f"{TASK}{table}train = {{ max_epochs = 2 }}")
+
+
+#: What results were known by before their definitions moved: those kept then are still found.
+FINGERPRINTS = {
+    "None": "8830900e5fabc260",
+    "no_change": "752858a100fcd8c4",
+    "context_mean": "e4c340cb24b84a55",
+    "mean_in_context": "3ca32170119824d0",
+    "matching_mean": "36c73f5b40d48414",
+    "additive": "4e49f434f3deafb3",
+    "latent_additive": "04a7985645ee8c72",
+    "latent_additive_features": "63be73e87db462e4",
+    "dose_line": "c49ab1c5c590ceec",
+    "dose_hill": "73822eb139e631fa",
+    "pca_ridge": "b9c35ce6d4b6e632",
+    "kernel_ridge": "e3c39e4be57e08c3",
+    "nearest_perturbation": "1cca3e8e079a5d6f",
+    "control_cells": "15b79e3a4a284846",
+    "shifted_control": "e5e5844eb9a48a51",
+    "negative_binomial_mean": "cf64af87c6f3a12b",
+    "nearest_cells": "9d49364949929634",
+    "stacked_mean": "79e4b0d3d9eaeb08",
+    "condition_gp": "5ac08a9e32efe2a9",
+    "stacked_mean_contrast": "d475fc7d214be22f",
+    "small": "5b9f6b8bf227923e",
+}
+
+
+def test_results_of_earlier_layouts_are_found(monkeypatch):
+    monkeypatch.setattr(benchmark_results, "__version__", "0")
+    keys = ConditionKeys("perturbation")
+    task = Task(
+        name="file",
+        load=ScreenFile(Path("a.h5ad"), "0123", "counts"),
+        kind="unseen_context",
+        context_keys=("cell_type",),
+        keys=keys,
+        features=FeatureFiles(keys, smiles="smiles", content="4567"),
+        fold_options=(SplitOptions(context={"cell_type": "B"}),),
+    )
+    named = [m.name for m in TRIVIAL] + ["stacked_mean", "condition_gp", "stacked_mean_contrast"]
+    small = model_method(
+        "PerturbDiffusion",
+        name="small",
+        model_options={"n_latent": 8, "diffusion": DiffusionConfig(width=16)},
+        train_options={"max_epochs": 2},
+    )
+    methods = {None: None} | {name: get_method(name) for name in named} | {"small": small}
+    found = {str(name): fingerprint(task, method, 0, 0) for name, method in methods.items()}
+    assert found == FINGERPRINTS
+
+
 def test_features_are_those_of_the_screen():
     sources = 'features = { gene_sets = ["sets.gmt"], table = "table.csv" }'
     (task,) = read(TASK + sources).study.tasks
@@ -219,6 +302,7 @@ WRONG = {
     "no layer": (TASK + 'layer = "umis"', "layer 'umis' is not known"),
     "no context": (TASK.replace("perturbation", "context"), "'context_keys' is missing"),
     "no dose": (TASK.replace("unseen_perturbation", "dose"), "'dose_key' is missing"),
+    "unknown predictor": ('methods = ["StackdMean"]\n' + TASK, "did you mean 'StackedMean'"),
     "unknown method": ('methods = ["trivia"]\n' + TASK, "did you mean 'trivial'"),
     "unknown model": (
         TASK + '[[model]]\nclass = "Diffusion"',

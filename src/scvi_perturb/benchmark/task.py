@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.data import ConditionKeys, SplitOptions, split
+from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.split.kinds import split
+from scvi_perturb.data.split.record import SplitOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anndata import AnnData
 
-    from scvi_perturb.data import Split
-    from scvi_perturb.data._splits import SplitKind
-    from scvi_perturb.features import PerturbationFeatures
+    from scvi_perturb.data.split.kinds import SplitKind
+    from scvi_perturb.data.split.record import Split
+    from scvi_perturb.features.store import PerturbationFeatures
 
 __all__ = ["Task", "matrix_of"]
 

@@ -109,7 +109,7 @@ def _with_one_lonely_condition():
 
 def test_one_measured_cell_has_no_scores_but_is_told_of():
     trial = make_trial(replace(TASK, load=_with_one_lonely_condition))
-    lonely = [case for case in trial.cases if case.truth is None]
+    lonely = [case for case in trial.conditions if case.truth is None]
     assert [case.about["perturbation"] for case in lonely] == ["pert_03"]
     assert lonely[0].about["n_cells"] == 1
     assert np.isnan(lonely[0].about["effect"])
@@ -138,5 +138,5 @@ def test_a_single_context_cannot_be_held_out():
 def test_a_table_of_scores_keeps_its_conditions(trial, good):
     frame = evaluate(trial, good)
     assert isinstance(frame, pd.DataFrame)
-    assert set(frame["condition"]) == {case.name for case in trial.cases}
+    assert set(frame["condition"]) == {case.name for case in trial.conditions}
     assert list(frame.columns) == ["metric", "condition", "numerator", "denominator", "value"]

@@ -1,22 +1,29 @@
-"""One method in one trial: fit, ask, score."""
+"""One method in one trial: fit, ask, score, and what it cost."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
-from scvi_perturb.benchmark._answer import ask, read_cells, read_means
-from scvi_perturb.benchmark._curves import curves
-from scvi_perturb.benchmark._leaks import refuse_copied_profiles
-from scvi_perturb.benchmark._memory import peak_memory, reset_peak_memory
-from scvi_perturb.benchmark._method import REPLICATE, Setting
-from scvi_perturb.benchmark._record import Record, fingerprint, versions
-from scvi_perturb.metrics import METRICS, Comparison, score_all
+from scvi_perturb.benchmark._predictions import (
+    predict_trial,
+    read_cells,
+    read_means,
+    refuse_copied_profiles,
+)
+from scvi_perturb.benchmark.methods import REPLICATE, Setting
+from scvi_perturb.benchmark.results import Record, fingerprint, versions
+from scvi_perturb.metrics import METRICS, Comparison, effect_pit, score_all, top_genes
+from scvi_perturb.metrics._of_means import effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +31,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from scvi_perturb.benchmark._method import Method
-    from scvi_perturb.benchmark._trial import Trial
+    from scvi_perturb.benchmark.methods import Method
+    from scvi_perturb.benchmark.trial import Trial
     from scvi_perturb.metrics import Population
-    from scvi_perturb.predictors import Predictor
+    from scvi_perturb.predictors.request import Predictor
 
-__all__ = ["evaluate", "judge", "judge_replicate"]
+__all__ = ["evaluate", "peak_memory", "reset_peak_memory", "score_method", "score_replicate"]
+
+#: Equal bins of ranks.
+_N_BINS: Final = 20
+#: Genes that change most, and conditions, of which figures show the changes.
+_N_GENES: Final = 20
+_MOST_CONDITIONS: Final = 50
+_STATUS: Final = Path("/proc/self/status")
 
 
 def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.DataFrame:
@@ -60,11 +74,11 @@ def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.Data
     """
     found = read_cells(predicted, trial) if cells else read_means(predicted, trial)
     refuse_copied_profiles(found, trial)
-    return score_populations(found, trial)[0]
+    return _score_populations(found, trial)[0]
 
 
-def judge(trial: Trial, method: Method) -> Record:
-    """Fit a method on what may be seen, ask it, and score its answer.
+def score_method(trial: Trial, method: Method) -> Record:
+    """Fit a method on the visible cells, ask it, and score its prediction.
 
     A method that knows too little of a condition, and any other error, is recorded with its
     message. A leak is raised: it fails the run.
@@ -72,16 +86,16 @@ def judge(trial: Trial, method: Method) -> Record:
     Raises
     ------
     LeakError
-        If held-out cells are in the answer.
+        If held-out cells are in the prediction.
     """
     blank = _blank(trial, method)
     with warnings.catch_warnings(record=True) as seen:
         warnings.filterwarnings("always", category=UserWarning, module=r"scvi_perturb\.")
-        record = _judged(trial, method, blank)
+        record = _scored(trial, method, blank)
     return replace(record, warnings=sorted({str(one.message) for one in seen}))
 
 
-def _judged(trial: Trial, method: Method, blank: Record) -> Record:
+def _scored(trial: Trial, method: Method, blank: Record) -> Record:
     task = trial.task
     setting = Setting(task.kind, task.values, trial.features, trial.seed)
     before = reset_peak_memory()
@@ -96,12 +110,12 @@ def _judged(trial: Trial, method: Method, blank: Record) -> Record:
             layer=task.layer,
         )
         fitted = time.perf_counter()
-        answers = ask(predictor, trial)
-        answered = time.perf_counter()
+        predictions = predict_trial(predictor, trial)
+        predicted = time.perf_counter()
         peak = peak_memory() - before
-        found = [population for answer in answers for population in answer.read()]
+        found = [population for made in predictions for population in made.read()]
         found = _with_likelihood(predictor, found, trial)
-        frame, cases = score_populations(found, trial)
+        frame, compared = _score_populations(found, trial)
     except LeakError as error:
         msg = f"{method.title}, task {task.name!r}: {error}"
         raise LeakError(msg) from None
@@ -113,25 +127,27 @@ def _judged(trial: Trial, method: Method, blank: Record) -> Record:
         return replace(blank, status="failed", message=f"{type(error).__name__}: {error}")
     cost = {
         "train_seconds": fitted - start,
-        "predict_seconds": answered - fitted,
+        "predict_seconds": predicted - fitted,
         "peak_mib": peak,
         "n_trained": float(trial.visible.n_obs),
-        "n_predicted": float(sum(a.cells.n_obs for a in answers if a.cells is not None)),
+        "n_predicted": float(
+            sum(made.cells.n_obs for made in predictions if made.cells is not None)
+        ),
         "n_parameters": float(getattr(predictor, "n_parameters", np.nan)),
     }
-    done = replace(blank, scores=_columns(frame), cost=cost, curves=curves(cases))
-    refused = [case.name for p, case in zip(found, trial.cases, strict=True) if p is None]
+    done = replace(blank, scores=_columns(frame), cost=cost, curves=_curves(compared))
+    refused = [c.name for p, c in zip(found, trial.conditions, strict=True) if p is None]
     if not refused:
         return done
     message = f"refused {len(refused)} of {len(found)} conditions: {', '.join(refused[:5])}"
     return replace(done, status="partial", message=message)
 
 
-def judge_replicate(trial: Trial) -> Record:
+def score_replicate(trial: Trial) -> Record:
     """Score one half of the real cells of each condition as the prediction of the other half."""
-    cases = [case.replicate for case in trial.cases if case.replicate is not None]
-    scores = _columns(score_all(cases)) if cases else {}
-    return replace(_blank(trial, None), scores=scores, curves=curves(cases))
+    compared = [one.replicate for one in trial.conditions if one.replicate is not None]
+    scores = _columns(score_all(compared)) if compared else {}
+    return replace(_blank(trial, None), scores=scores, curves=_curves(compared))
 
 
 def _blank(trial: Trial, method: Method | None) -> Record:
@@ -144,36 +160,36 @@ def _blank(trial: Trial, method: Method | None) -> Record:
         fold=trial.fold,
         fingerprint=fingerprint(trial.task, method, trial.seed, trial.fold),
         provenance=_provenance(trial),
-        conditions=[{"condition": case.name} | case.about for case in trial.cases],
+        conditions=[{"condition": one.name} | one.about for one in trial.conditions],
     )
 
 
-def score_populations(
+def _score_populations(
     found: Sequence[Population | None], trial: Trial
 ) -> tuple[pd.DataFrame, list[Comparison]]:
-    """Return the scores of what was predicted for each case, and the comparisons behind them.
+    """Return the scores of what was predicted of each condition, and what was compared.
 
     A condition with a single cell, and one that was refused, has no scores.
     """
-    pairs = [(p, case.truth) for p, case in zip(found, trial.cases, strict=True)]
-    cases = [Comparison(p, truth) for p, truth in pairs if p is not None and truth is not None]
-    if not cases:
-        names = [case.name for case in trial.cases]
+    pairs = [(p, one.truth) for p, one in zip(found, trial.conditions, strict=True)]
+    compared = [Comparison(p, truth) for p, truth in pairs if p is not None and truth is not None]
+    if not compared:
+        names = [one.name for one in trial.conditions]
         msg = f"No held-out condition has two cells or more, so none can be scored: {names[:3]}."
         raise SchemaError(msg)
-    return score_all(cases), cases
+    return score_all(compared), compared
 
 
 def _with_likelihood(
     predictor: Predictor, found: list[Population | None], trial: Trial
 ) -> list[Population | None]:
-    """Add the likelihood of the real cells, for methods that have one, after they answered."""
+    """Add the likelihood of the real cells, for methods that have one, after they predicted."""
     nll = getattr(predictor, "nll", None)
     if nll is None or trial.task.values != "counts":
         return found
     return [
-        p and replace(p, nll=float(np.mean(nll(trial.answers[case.rows]))))
-        for p, case in zip(found, trial.cases, strict=True)
+        p and replace(p, nll=float(np.mean(nll(trial.held_out_cells[one.rows]))))
+        for p, one in zip(found, trial.conditions, strict=True)
     ]
 
 
@@ -199,3 +215,64 @@ def _provenance(trial: Trial) -> dict[str, Any]:
         },
         "units": {name: metric.units for name, metric in METRICS.items()},
     }
+
+
+def _curves(compared: Sequence[Comparison]) -> dict[str, list[float]]:
+    """Return shares of ranks in equal bins, of cells and of effects, and changes of top genes."""
+    found = _changes(compared[:_MOST_CONDITIONS])
+    of_cells = [
+        one.ranks.ravel()
+        for one in compared
+        if one.predicted.cells is not None and one.truth.observed.cells is not None
+    ]
+    if of_cells:
+        found["pit"] = _shares(np.concatenate(of_cells))
+    of_effects = [
+        effect_pit(*effects(one)) for one in compared if one.predicted.effect_std is not None
+    ]
+    if of_effects:
+        found["effect_pit"] = _shares(np.concatenate(of_effects))
+    return found
+
+
+def _shares(ranks: np.ndarray) -> list[float]:
+    counts, _ = np.histogram(ranks[np.isfinite(ranks)], bins=_N_BINS, range=(0.0, 1.0))
+    return [float(share) for share in counts / max(counts.sum(), 1)]
+
+
+def _changes(compared: Sequence[Comparison]) -> dict[str, list[float]]:
+    predicted: list[float] = []
+    observed: list[float] = []
+    for one in compared:
+        control = one.truth.control.mean
+        genes = top_genes(one.truth.observed.mean, control, _N_GENES)
+        genes = genes[one.truth.kept[genes]]
+        predicted += [float(x) for x in (one.predicted.mean - control)[genes]]
+        observed += [float(x) for x in (one.truth.observed.mean - control)[genes]]
+    return {"predicted": predicted, "observed": observed}
+
+
+def reset_peak_memory() -> float:
+    """Forget the peak so far, where the system can, and return the memory now held, in MiB."""
+    with suppress(OSError):  # where the system does not let it be forgotten
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status_mib("VmRSS") if _STATUS.exists() else peak_memory()
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process, in MiB.
+
+    Linux hands the peak that `getrusage` reports on to child processes; /proc does not.
+    """
+    if _STATUS.exists():
+        return _status_mib("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _status_mib(field: str) -> float:
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1]) / 2**10
+    msg = f"There is no {field} in {_STATUS}."
+    raise OSError(msg)

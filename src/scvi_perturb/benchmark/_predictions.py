@@ -1,37 +1,45 @@
-"""What a method answers, checked, as populations that can be compared with the truth."""
+"""What a method predicts, checked, as populations that can be compared with the truth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.benchmark._leaks import refuse_copied_cells, refuse_copied_profiles
-from scvi_perturb.data._counts import check_raw_counts
-from scvi_perturb.data._keys import row_codes
-from scvi_perturb.metrics import Population, log_normalize
-from scvi_perturb.predictors import CellPredictor
-from scvi_perturb.predictors._requests import parse_requests
+from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb.benchmark.task import matrix_of
+from scvi_perturb.benchmark.trial import cell_fingerprints
+from scvi_perturb.data.keys import row_codes
+from scvi_perturb.data.reader import check_raw_counts
+from scvi_perturb.metrics import Population, log_normalize, pseudobulk
+from scvi_perturb.metrics._structure import chosen_genes
+from scvi_perturb.predictors.request import CellPredictor, parse_requests
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.benchmark._task import Task
-    from scvi_perturb.benchmark._trial import Trial
-    from scvi_perturb.predictors import Predictor
+    from scvi_perturb.benchmark._held_out import HeldOutCondition
+    from scvi_perturb.benchmark.task import Task
+    from scvi_perturb.benchmark.trial import Trial
+    from scvi_perturb.metrics import Matrix
+    from scvi_perturb.predictors.request import Predictor
 
-__all__ = ["Answer", "ask", "read_cells", "read_means"]
+__all__ = ["Prediction", "predict_trial", "read_cells", "read_means", "refuse_copied_profiles"]
+
+#: A mean this near to the measured one, as a share of the change, is the measured one.
+_EQUAL: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a method returned for a trial, or for one condition of it; nothing if it refused."""
+class Prediction:
+    """What a method predicts for a trial, or for one condition of it; nothing if it refused."""
 
     trial: Trial
     cells: AnnData | None = None
@@ -39,11 +47,11 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether there is no answer."""
+        """Whether there is no prediction."""
         return self.cells is None and self.means is None
 
     def read(self) -> list[Population | None]:
-        """Return one population a case; None where the method refused.
+        """Return one population a condition; None where the method refused.
 
         The mean of a method that has both is what it predicts, not that of the cells it draws,
         which has their sampling noise besides; unless what it predicts is no pseudobulk.
@@ -51,12 +59,12 @@ class Answer:
         Raises
         ------
         SchemaError
-            If the answer is not to what was asked, or not in the units it says.
+            If it is not of what was asked, or not in the units it says.
         LeakError
             If held-out cells or profiles are in it.
         """
         if self.refused:
-            return [None] * len(self.trial.cases)
+            return [None] * len(self.trial.conditions)
         found = [] if self.cells is None else read_cells(self.cells, self.trial)
         means = [] if self.means is None else read_means(self.means, self.trial)
         if found and means and _is_pseudobulk(self.means):
@@ -69,8 +77,8 @@ class Answer:
         return [*populations]
 
 
-def ask(predictor: Predictor, trial: Trial) -> list[Answer]:
-    """Return what a fitted method answers.
+def predict_trial(predictor: Predictor, trial: Trial) -> list[Prediction]:
+    """Return what a fitted method predicts.
 
     Methods with `sample` are judged by cells, and all by the means that they predict. A method
     that refuses the whole request is asked for one condition at a time. All are asked for the same
@@ -82,35 +90,36 @@ def ask(predictor: Predictor, trial: Trial) -> list[Answer]:
         If it refuses every condition.
     """
     try:
-        return [_answer(predictor, trial)]
+        return [_predict(predictor, trial)]
     except (UnknownPerturbationError, SchemaError) as refusal:
-        answers = [_answer_or_none(predictor, _single(trial, i)) for i in range(len(trial.cases))]
-        if all(answer.refused for answer in answers):
+        found = [
+            _predict_or_none(predictor, _single(trial, i)) for i in range(len(trial.conditions))
+        ]
+        if all(one.refused for one in found):
             raise refusal from None
-        return answers
+        return found
 
 
-def _answer(predictor: Predictor, trial: Trial) -> Answer:
+def _predict(predictor: Predictor, trial: Trial) -> Prediction:
     means = predictor.predict(trial.requests)
     if trial.task.values == "effects" or not isinstance(predictor, CellPredictor):
-        return Answer(trial, None, means)
+        return Prediction(trial, None, means)
     n_samples = trial.task.max_cells
-    return Answer(
-        trial, predictor.sample(trial.requests, n_samples=n_samples, seed=trial.seed), means
-    )
+    cells = predictor.sample(trial.requests, n_samples=n_samples, seed=trial.seed)
+    return Prediction(trial, cells, means)
 
 
-def _answer_or_none(predictor: Predictor, trial: Trial) -> Answer:
+def _predict_or_none(predictor: Predictor, trial: Trial) -> Prediction:
     try:
-        return _answer(predictor, trial)
+        return _predict(predictor, trial)
     except (UnknownPerturbationError, SchemaError):
-        return Answer(trial)
+        return Prediction(trial)
 
 
 def _single(trial: Trial, i: int) -> Trial:
     """Return the trial with one of its conditions alone."""
     requests = trial.requests.iloc[[i]].reset_index(drop=True)
-    return replace(trial, requests=requests, cases=(trial.cases[i],))
+    return replace(trial, requests=requests, conditions=(trial.conditions[i],))
 
 
 def _is_pseudobulk(means: AnnData | None) -> bool:
@@ -118,12 +127,12 @@ def _is_pseudobulk(means: AnnData | None) -> bool:
     return made.get("profile", "pseudobulk") == "pseudobulk"
 
 
-def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
-    """Return predicted cells as one population a case.
+def read_cells(predicted: AnnData, trial: Trial) -> list[Population]:
+    """Return predicted cells as one population a condition.
 
     Parameters
     ----------
-    answer
+    predicted
         Predicted cells. `X`: raw counts, or log-normalised cells if
         `uns["scvi_perturb"]["units"]` says "log1p(counts per 10,000)"; `obs`: the columns of the
         condition and the context, as in `trial.requests`.
@@ -132,7 +141,7 @@ def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
 
     Returns
     -------
-    As many predicted cells of each case as were measured, a random choice of them.
+    As many predicted cells of each condition as were measured, a random choice of them.
 
     Raises
     ------
@@ -142,23 +151,27 @@ def read_cells(answer: AnnData, trial: Trial) -> list[Population]:
     LeakError
         If held-out cells are among them.
     """
-    answer = _with_genes(answer, trial)
-    logged = str(answer.uns.get(UNS_KEY, {}).get("units", "counts")).startswith("log1p")
-    values = answer.X
+    predicted = _with_genes(predicted, trial)
+    logged = str(predicted.uns.get(UNS_KEY, {}).get("units", "counts")).startswith("log1p")
+    values = predicted.X
     if logged:
         _check_logged(values)
     else:
         check_raw_counts(values, where="the prediction's X")
     found = []
-    for case, rows in zip(trial.cases, _rows_of_cases(answer.obs, trial), strict=True):
-        wanted = max(case.n_cells, 2)
+    for condition, rows in zip(
+        trial.conditions, _rows_of_conditions(predicted.obs, trial), strict=True
+    ):
+        wanted = max(condition.n_cells, 2)
         if len(rows) < wanted:
             msg = (
-                f"The prediction has {len(rows)} cells of {case.name!r}, of which {wanted} were "
-                f"measured. Predict at least as many; {trial.task.max_cells} always suffice."
+                f"The prediction has {len(rows)} cells of {condition.name!r}, of which {wanted} "
+                f"were measured. Predict at least as many; {trial.task.max_cells} always suffice."
             )
             raise SchemaError(msg)
-        refuse_copied_cells(values[rows] if logged else log_normalize(values[rows]), case, trial)
+        _refuse_copied_cells(
+            values[rows] if logged else log_normalize(values[rows]), condition, trial
+        )
         chosen = np.random.default_rng(trial.seed).choice(rows, wanted, replace=False)
         taken = values[np.sort(chosen)]
         found.append(
@@ -179,8 +192,8 @@ def _check_logged(values: Any) -> None:  # noqa: ANN401
         raise SchemaError(msg)
 
 
-def read_means(answer: AnnData, trial: Trial) -> list[Population]:
-    """Return predicted means, one row a condition, as one population a case.
+def read_means(predicted: AnnData, trial: Trial) -> list[Population]:
+    """Return predicted means, one row a condition, as one population each.
 
     Raises
     ------
@@ -188,26 +201,30 @@ def read_means(answer: AnnData, trial: Trial) -> list[Population]:
         If conditions are missing, come twice or were not asked for, genes differ, a value is not
         finite, or a standard error is not finite or negative.
     """
-    answer = _with_genes(answer, trial)
-    values = np.asarray(_dense(answer.X), np.float64)
+    predicted = _with_genes(predicted, trial)
+    values = np.asarray(_dense(predicted.X), np.float64)
     if not np.isfinite(values).all():
         msg = "Predicted means have values that are not finite; expected a number for every gene."
         raise SchemaError(msg)
-    spread = answer.layers.get("std") if "std" in answer.layers else None
-    if spread is not None:
-        _check_spread(spread)
+    stated = predicted.layers.get("std")
+    if stated is not None:
+        _check_std(stated)
     found = []
-    for case, rows in zip(trial.cases, _rows_of_cases(answer.obs, trial), strict=True):
+    for condition, rows in zip(
+        trial.conditions, _rows_of_conditions(predicted.obs, trial), strict=True
+    ):
         if len(rows) > 1:
-            msg = f"{case.name!r} was predicted {len(rows)} times; expected one row a condition."
+            msg = (
+                f"{condition.name!r} was predicted {len(rows)} times; expected one row a condition."
+            )
             raise SchemaError(msg)
-        std = None if spread is None else np.asarray(_dense(spread[rows[0]]), np.float64).ravel()
+        std = None if stated is None else np.asarray(_dense(stated[rows[0]]), np.float64).ravel()
         found.append(Population(values[rows[0]], effect_std=std))
     return found
 
 
-def _check_spread(spread: Any) -> None:  # noqa: ANN401
-    stated = np.asarray(_dense(spread))
+def _check_std(std: Any) -> None:  # noqa: ANN401
+    stated = np.asarray(_dense(std))
     if not np.isfinite(stated).all() or stated.min(initial=0.0) < 0:
         msg = (
             "Stated standard errors (layer 'std') are negative or not finite; expected a number of "
@@ -216,12 +233,16 @@ def _check_spread(spread: Any) -> None:  # noqa: ANN401
         raise SchemaError(msg)
 
 
-def _rows_of_cases(obs: pd.DataFrame, trial: Trial) -> list[NDArray[np.intp]]:
-    """Return the rows of an answer that belong to each case."""
+def _rows_of_conditions(obs: pd.DataFrame, trial: Trial) -> list[NDArray[np.intp]]:
+    """Return the rows of a prediction that belong to each condition."""
     asked = _identities(trial.requests, trial.task, what="The request")[0]
     given, code = _identities(obs, trial.task, what="The prediction")
     place = {identity: i for i, identity in enumerate(given)}
-    missing = [case.name for case, one in zip(trial.cases, asked, strict=True) if one not in place]
+    missing = [
+        condition.name
+        for condition, one in zip(trial.conditions, asked, strict=True)
+        if one not in place
+    ]
     if missing:
         msg = (
             f"The prediction lacks {len(missing)} of {len(asked)} conditions: {missing[:3]}. "
@@ -255,12 +276,12 @@ def _identities(
     return list(names), merged[code]
 
 
-def _with_genes(answer: AnnData, trial: Trial) -> AnnData:
-    """Return the answer with the genes of the screen, in their order."""
+def _with_genes(predicted: AnnData, trial: Trial) -> AnnData:
+    """Return the prediction with the genes of the screen, in their order."""
     genes = trial.visible.var_names.astype(str)
-    names = answer.var_names.astype(str)
+    names = predicted.var_names.astype(str)
     if names.equals(genes):
-        return answer
+        return predicted
     missing, extra = genes.difference(names), names.difference(genes)
     if len(missing) or len(extra) or not names.is_unique:
         some = [*missing[:2], *extra[:2]]
@@ -269,8 +290,69 @@ def _with_genes(answer: AnnData, trial: Trial) -> AnnData:
             f"and {len(extra)} are not the screen's ({some}). Predict the genes of the screen."
         )
         raise SchemaError(msg)
-    return answer[:, genes].copy()
+    return predicted[:, genes].copy()
 
 
 def _dense(values: Any) -> NDArray[np.floating]:  # noqa: ANN401
     return values.toarray() if sparse.issparse(values) else np.asarray(values)
+
+
+def _refuse_copied_cells(cells: Matrix, condition: HeldOutCondition, trial: Trial) -> None:
+    """Raise if held-out cells are among log-normalised predicted ones `(n_cells, n_genes)`.
+
+    Methods are given the visible cells alone. One that reaches the others in another way, through
+    a file or through what it was made with, is found here: its run fails, whatever its score.
+
+    Raises
+    ------
+    LeakError
+        Naming the condition.
+    """
+    real = None if condition.truth is None else condition.truth.observed.cells
+    if real is None:
+        return
+    held = log_normalize(matrix_of(trial.held_out_cells, trial.task.layer)[condition.rows])
+    copied = cell_fingerprints(held) & cell_fingerprints(cells)
+    copied -= trial.visible_fingerprints if copied else set()
+    if copied:
+        _refuse(f"{len(copied)} held-out cells", condition.name)
+
+
+def refuse_copied_profiles(found: Sequence[Population], trial: Trial) -> None:
+    """Raise if the measured profile of a held-out condition is what was predicted.
+
+    Raises
+    ------
+    LeakError
+        Naming the condition.
+    """
+    counts = trial.task.values == "counts"
+    for population, condition in zip(found, trial.conditions, strict=True):
+        if condition.truth is None:
+            continue
+        real = _whole_profile(trial, condition) if counts else condition.truth.observed.mean
+        nearest = np.linalg.norm(population.mean - real)
+        if nearest > _EQUAL * np.linalg.norm(real - condition.truth.control.mean):
+            continue
+        # Effects are single rows, and two conditions may have equal ones.
+        if counts or not _is_visible(real, trial):
+            _refuse("the profile of the held-out cells", condition.name)
+
+
+def _refuse(what: str, name: str) -> None:
+    msg = (
+        f"The prediction of {name!r} contains {what}: the method has seen what it was asked to "
+        "predict. Fit it on the visible cells alone."
+    )
+    raise LeakError(msg)
+
+
+def _is_visible(effect: NDArray[np.floating], trial: Trial) -> bool:
+    rows = chosen_genes(matrix_of(trial.visible, trial.task.layer))
+    away = np.linalg.norm(rows - effect, axis=1)
+    return bool(away.min() <= _EQUAL * np.linalg.norm(effect))
+
+
+def _whole_profile(trial: Trial, condition: HeldOutCondition) -> NDArray[np.floating]:
+    """Return the profile of all held-out cells of a condition, those left out of the score too."""
+    return pseudobulk(matrix_of(trial.held_out_cells, trial.task.layer)[condition.rows])
