@@ -12,7 +12,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 # The environment is rebuilt when these contents change, not when a file is merely touched.
 KEY := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | tr ' ' '-')
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 CORE := .venv/.core-$(KEY)
 DEV := .venv/.dev-$(KEY)
@@ -22,17 +22,21 @@ QUIET_CPU := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NU
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs tutorials bench-quick env clean
+.PHONY: help demo test plugin lint format docs tutorials bench-quick env clean
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo 'make lint | format | docs | tutorials | bench-quick | env | clean'
+	@echo 'make plugin | lint | format | docs | tutorials | bench-quick | env | clean'
 
 demo: $(CORE)
 	$(BIN)/scvi-perturb demo --out demo_out $(if $(DATA),--data '$(DATA)')
 
 test: $(DEV)
 	$(QUIET_CPU) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+plugin: $(DEV)
+	$(PIP) --no-deps --editable examples/plugin
+	cd examples/plugin && $(QUIET_CPU) $(CURDIR)/$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -4,13 +4,11 @@ One test file is enough::
 
     from scvi_perturb.testing import ModelCase, ModelContract
 
-    pytest_plugins = ["scvi_perturb.testing"]
-
     class TestShiftVAE(ModelContract):
         case = ModelCase(ShiftVAE, init={"n_latent": 4}, train={"max_epochs": 2, "n_steps": 10})
 
-Needs pytest 9. As a pytest plugin it explains failed assertions and offers the fixtures
-`contract_screen` and `contract_features`.
+Run it with `pytest -p scvi_perturb.testing`: as a plugin of pytest (9 or newer) it explains failed
+assertions, and offers the fixtures `contract_screen` and `contract_features`.
 """
 
 from __future__ import annotations
