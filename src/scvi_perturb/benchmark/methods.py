@@ -12,6 +12,7 @@ import numpy as np
 
 from scvi_perturb import predictors as p
 from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.base import MeanPredictor
     from scvi_perturb.predictors.profiles import Profile
     from scvi_perturb.predictors.request import Conditions, Predictor
+    from scvi_perturb.registry import Registry
 
 __all__ = [
     "METHODS",
+    "OWN_METHODS",
     "REPLICATE",
     "SHIFTED_CONTROL",
     "TRIVIAL",
@@ -38,9 +41,9 @@ __all__ = [
     "ModelPredictor",
     "Role",
     "Setting",
+    "class_names",
     "get_method",
     "method_class",
-    "method_classes",
     "model_method",
     "refuse_unknown",
 ]
@@ -355,7 +358,7 @@ _featured = partial(_mean, kinds=("unseen_perturbation", "unseen_combination"), 
 
 #: The methods with a definition of their own, by name: trivial predictions of means, then of
 #: cells, then what is judged. Other predictors and models are found by `get_method`.
-METHODS: Final[Mapping[str, Method]] = {
+OWN_METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         _mean(name="no_change", make=_no_change),
@@ -435,15 +438,16 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 #: Trivial predictions by what they predict: means, then cells.
-TRIVIAL: Final = tuple(method for method in METHODS.values() if method.role != "model")
+TRIVIAL: Final = tuple(method for method in OWN_METHODS.values() if method.role != "model")
+
+#: All methods, those of other packages too.
+METHODS: Final[Registry[Method]] = registry("methods")
+_MODELS: Final[Registry[type[PerturbationModel]]] = registry("models")
 
 
-def method_classes() -> dict[str, type[Any]]:
-    """Return the classes of models, then those of predictors, that a setting suffices to make."""
-    from scvi_perturb import model
-
-    models = {name: getattr(model, name) for name in model.__all__}
-    return models | {cls.__name__: cls for cls in p.PREDICTORS.values()}
+def class_names() -> list[str]:
+    """Return the names of models, then those of the classes of predictors."""
+    return [*sorted(_MODELS), *(cls.__name__ for cls in p.PREDICTORS.values())]
 
 
 def method_class(name: str) -> type[Any]:
@@ -454,11 +458,13 @@ def method_class(name: str) -> type[Any]:
     ValueError
         If there is no such class.
     """
-    known = method_classes()
-    if name not in known:
-        msg = f"Model {name!r} is not known; choose one of {', '.join(known)}."
+    if name in _MODELS:
+        return _MODELS[name]
+    found = next((cls for cls in p.PREDICTORS.values() if cls.__name__ == name), None)
+    if found is None:
+        msg = f"Model {name!r} is not known; choose one of {', '.join(class_names())}."
         raise ValueError(msg)
-    return known[name]
+    return found
 
 
 def get_method(name: str, *, others: Iterable[str] = ()) -> Method:
@@ -477,15 +483,12 @@ def get_method(name: str, *, others: Iterable[str] = ()) -> Method:
     SchemaError
         If there is none, with the nearest name that is known.
     """
-    classes = method_classes()
-    own = {cls.__name__: key for key, cls in p.PREDICTORS.items()}
-    key = own.get(name, name)
+    key = next((key for key, cls in p.PREDICTORS.items() if cls.__name__ == name), name)
     if key in METHODS:
         return METHODS[key]
     if key in p.PREDICTORS:
         return model_method(p.PREDICTORS[key].__name__, name=key)
-    if name not in classes:
-        refuse_unknown([name], {*METHODS, *p.PREDICTORS, *classes, *others}, what="method")
+    refuse_unknown([name], {*METHODS, *p.PREDICTORS, *class_names(), *others}, what="method")
     return model_method(name)
 
 

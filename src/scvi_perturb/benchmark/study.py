@@ -25,9 +25,9 @@ from pydantic import (
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark.methods import (
     TRIVIAL,
+    class_names,
     get_method,
     method_class,
-    method_classes,
     model_method,
     refuse_unknown,
 )
@@ -41,8 +41,7 @@ from scvi_perturb.features.genes import gene_set_membership
 from scvi_perturb.features.molecules import morgan_fingerprints
 from scvi_perturb.features.store import PerturbationFeatures
 from scvi_perturb.module.causal import CausalConfig
-from scvi_perturb.module.diffusion import DiffusionConfig
-from scvi_perturb.module.flow import FlowConfig
+from scvi_perturb.registry import registry
 from scvi_perturb.train.plan import TrainConfig
 
 if TYPE_CHECKING:
@@ -282,8 +281,8 @@ def _existing(path: Path, info: ValidationInfo) -> Path:
 
 
 def _class_name(name: str) -> str:
-    if name not in method_classes():
-        msg = f"one of {', '.join(method_classes())}"
+    if name not in class_names():
+        msg = f"one of {', '.join(class_names())}"
         raise ValueError(msg)
     return name
 
@@ -537,30 +536,30 @@ def _check_options(
     refuse_unknown(given, taken, where=where, what=f"option of {cls}")
 
 
-#: Options that are configurations: their tables hold the configuration's fields.
-_CONFIGURATIONS: Final[dict[str, Any]] = {
-    "causal": CausalConfig,
-    "config": TrainConfig,
-    "diffusion": DiffusionConfig,
-    "flow": FlowConfig,
-    "generator": DiffusionConfig,
-}
-
-
 def _configured(options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Return options with tables of configurations as these."""
+    """Return options with tables of configurations as these.
+
+    An option of the name of a generator is its configuration. `generator` itself says which by
+    `name`; without one it is a diffusion, or a flow if it has a source.
+    """
+    generators = registry("generators")
+    kinds: dict[str, Any] = {"causal": CausalConfig, "config": TrainConfig}
     made = dict(options)
-    for key, cls in _CONFIGURATIONS.items():
-        if isinstance(made.get(key), dict):
-            if key == "generator" and "source" in made[key]:
-                cls = FlowConfig  # noqa: PLW2901 - a flow is told by its source
-            names = [field.name for field in fields_of(cls)]
-            refuse_unknown(made[key], names, where=f"{where}, {key}", what="field")
-            try:
-                made[key] = cls(**made[key])
-            except (TypeError, ValueError) as error:
-                msg = f"{where}, {key}: {error}"
-                raise SchemaError(msg) from None
+    for key, table in options.items():
+        if not isinstance(table, dict) or key not in {"generator", *kinds, *generators}:
+            continue
+        fields, name = dict(table), key
+        if key == "generator":
+            name = fields.pop("name", "flow" if "source" in fields else "diffusion")
+            refuse_unknown([name], generators, where=f"{where}, {key}", what="generator")
+        cls = kinds.get(name) or generators[name]
+        names = [field.name for field in fields_of(cls)]
+        refuse_unknown(fields, names, where=f"{where}, {key}", what="field")
+        try:
+            made[key] = cls(**fields)
+        except (TypeError, ValueError) as error:
+            msg = f"{where}, {key}: {error}"
+            raise SchemaError(msg) from None
     return made
 
 
