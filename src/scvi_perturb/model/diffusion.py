@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from scvi_perturb._errors import check_choice, check_type
+from scvi_perturb.model.base._docs import docs
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.count_diffusion import CountDiffusion
@@ -14,7 +15,6 @@ from scvi_perturb.module.diffusion import DiffusionConfig, LatentDiffusion
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
-    from scvi.model import SCVI
 
     from scvi_perturb.features.store import PerturbationFeatures
 
@@ -29,6 +29,7 @@ _OTHERS: Final = (
 MAX_COUNT_GENES = 2_000
 
 
+@docs.dedent
 class PerturbDiffusion(LatentModel):
     """Sample cells under perturbations nobody measured, as integer counts.
 
@@ -41,16 +42,11 @@ class PerturbDiffusion(LatentModel):
 
     Parameters
     ----------
-    adata
-        A screen registered with :meth:`setup_anndata`.
-    n_latent, n_hidden, n_layers
-        Latent dimension, width and encoder layers of stage one.
+    %(init_adata)s
+    %(init_stage_one)s
     likelihood
         `"nb"`, `"zinb"` or `"poisson"`.
-    dispersion
-        One per `"gene"`, `"gene-batch"` or `"gene-cell"`.
-    decoder
-        `"mlp"`, or `"linear"` for loadings that can be read, see :meth:`get_loadings`.
+    %(init_decoder)s
     space
         `"latent"`. Or `"log1p"`, the same with a Normal likelihood of `log1p` counts per ten
         thousand: a baseline without count semantics, whose samples are not counts. Or
@@ -59,12 +55,7 @@ class PerturbDiffusion(LatentModel):
         steps alone; there is no likelihood, and of the arguments those of stage one are unused.
     diffusion
         Denoiser and conditioning; None for the defaults that measured best.
-    features
-        What is known of perturbations, for those that the screen does not hold.
-    seed
-        Seed of the initial weights.
-    registry
-        Used when loading without data.
+    %(init_rest)s
 
     Examples
     --------
@@ -121,43 +112,6 @@ class PerturbDiffusion(LatentModel):
     def diffusion(self) -> DiffusionConfig:
         """What was chosen of the diffusion."""
         return cast("DiffusionConfig", self.module.generator.config)
-
-    @classmethod
-    def from_scvi_model(
-        cls,
-        scvi_model: SCVI,
-        *,
-        adata: AnnData | None = None,
-        diffusion: DiffusionConfig | None = None,
-        features: PerturbationFeatures | None = None,
-        seed: int = 0,
-    ) -> PerturbDiffusion:
-        """Take a trained scVI as stage one: its encoder and decoder are kept as they are.
-
-        Parameters
-        ----------
-        scvi_model
-            A trained :class:`scvi.model.SCVI` without further covariates.
-        adata
-            The data that it was trained on, registered with :meth:`setup_anndata` as well and
-            with the same batches; None for the model's own.
-        diffusion, features, seed
-            As for the class.
-
-        Returns
-        -------
-        PerturbDiffusion
-            A model of which stage two is to be trained.
-
-        Raises
-        ------
-        NotTrainedError
-            When scVI has not been trained.
-        SchemaError
-            When genes or batches differ, or scVI has covariates or a learned library size.
-        """
-        given = {"diffusion": diffusion, "features": features, "seed": seed}
-        return cls._from_scvi(scvi_model, adata, given)
 
 
 def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:

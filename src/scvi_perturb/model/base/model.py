@@ -25,6 +25,7 @@ from scvi_perturb._random import generator
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.reader import ScreenReader, align_genes
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
+from scvi_perturb.model.base._docs import docs
 from scvi_perturb.model.base.draw import (
     Drawn,
     Plan,
@@ -268,6 +269,7 @@ class PerturbationModel(BaseModelClass):
 
     # Verbs --------------------------------------------------------------------------------
 
+    @docs.dedent
     def sample(
         self,
         conditions: Sequence[str] | pd.DataFrame,
@@ -283,20 +285,8 @@ class PerturbationModel(BaseModelClass):
 
         Parameters
         ----------
-        conditions
-            Names (`["A", "A+B"]`), or a table with one row a population to draw: perturbation,
-            and where registered dose, time, context columns, batch. Columns that are missing
-            mean "the reference's".
-        reference
-            Control cells to start from: new donors, new cell types, one cell or many; never
-            trained on. None takes the training controls of the context asked for.
-        n_samples
-            Cells a row; None draws one for each reference cell.
-        seed
-            Seed of all draws; None differs from call to call.
-        sampler
-            Method, or a :class:`~scvi_perturb.generative.SamplerConfig` with the number of
-            evaluations and the guidance scale.
+        %(request)s
+        %(sampler)s
         library_size
             Total counts of the drawn cells: the reference cell's; `"predicted"`, the same times
             the mean change under this perturbation among the training cells; or a number.
@@ -312,12 +302,7 @@ class PerturbationModel(BaseModelClass):
 
         Raises
         ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For a perturbation neither trained on nor with features.
-        SchemaError
-            For a request or a reference that does not fit.
+        %(raises_request)s
         """
         request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)

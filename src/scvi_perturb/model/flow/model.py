@@ -12,6 +12,7 @@ from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY
 from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb._random import generator
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
+from scvi_perturb.model.base._docs import docs
 from scvi_perturb.model.base.latents import chosen_rows, chunks
 from scvi_perturb.model.base.request import parse_request
 from scvi_perturb.model.base.setup import check_n_samples
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
-    from scvi.model import SCVI
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.features.store import PerturbationFeatures
@@ -43,6 +43,7 @@ N_PROBES = 10
 _CHUNK = 128
 
 
+@docs.dedent
 class PerturbFlow(TransportMixin):
     """Carry control cells to their response, and back; or tell how likely a cell is.
 
@@ -59,24 +60,14 @@ class PerturbFlow(TransportMixin):
 
     Parameters
     ----------
-    adata
-        A screen registered with :meth:`setup_anndata`.
-    n_latent, n_hidden, n_layers
-        Latent dimension, width and encoder layers of stage one.
+    %(init_adata)s
+    %(init_stage_one)s
     likelihood
         `"nb"`, `"zinb"`, `"poisson"`; or `"normal"`, of `log1p` counts per ten thousand.
-    dispersion
-        One per `"gene"`, `"gene-batch"` or `"gene-cell"`.
-    decoder
-        `"mlp"`, or `"linear"` for loadings that can be read, see :meth:`get_loadings`.
+    %(init_decoder)s
     flow
         Source, coupling, network; None for the defaults that measured best.
-    features
-        What is known of perturbations, for those that the screen does not hold.
-    seed
-        Seed of the initial weights.
-    registry
-        Used when loading without data.
+    %(init_rest)s
 
     Examples
     --------
@@ -122,43 +113,6 @@ class PerturbFlow(TransportMixin):
         )
         self._build(stage_one, stage_two, seed=seed)
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def from_scvi_model(
-        cls,
-        scvi_model: SCVI,
-        *,
-        adata: AnnData | None = None,
-        flow: FlowConfig | None = None,
-        features: PerturbationFeatures | None = None,
-        seed: int = 0,
-    ) -> PerturbFlow:
-        """Take a trained scVI as stage one: its encoder and decoder are kept as they are.
-
-        Parameters
-        ----------
-        scvi_model
-            A trained :class:`scvi.model.SCVI` without further covariates.
-        adata
-            The data that it was trained on, registered with :meth:`setup_anndata` as well and
-            with the same batches; None for the model's own.
-        flow, features, seed
-            As for the class.
-
-        Returns
-        -------
-        PerturbFlow
-            A model of which stage two is to be trained.
-
-        Raises
-        ------
-        NotTrainedError
-            When scVI has not been trained.
-        SchemaError
-            When genes or batches differ, or scVI has covariates or a learned library size.
-        """
-        given = {"flow": flow, "features": features, "seed": seed}
-        return cls._from_scvi(scvi_model, adata, given)
 
     @property
     def has_density(self) -> bool:

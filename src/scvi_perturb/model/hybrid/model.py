@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
+from scvi_perturb.model.base._docs import docs
 from scvi_perturb.model.base.confidence import with_confidence
 from scvi_perturb.model.base.draw import Plan, effects_table
 from scvi_perturb.model.hybrid.mean import Groups
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from mudata import MuData
-    from scvi.model import SCVI
 
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
@@ -42,6 +42,7 @@ _GENERATORS: Final = (
 )
 
 
+@docs.dedent
 class HybridResidualModel(RecentredModel):
     """Predict the mean by what predicts means best, and draw the distribution around it.
 
@@ -56,8 +57,7 @@ class HybridResidualModel(RecentredModel):
 
     Parameters
     ----------
-    adata
-        A screen registered with :meth:`setup_anndata`.
+    %(init_adata)s
     mean
         Stage one, in which the generator then has no part; None for the stack. A predictor is
         fitted by :meth:`train`. A table (AnnData) has a row a condition: see
@@ -66,8 +66,7 @@ class HybridResidualModel(RecentredModel):
         How often :meth:`train` trains the generator again without a part of the conditions, to
         learn its weight in the stack for each question of the split; each costs about as much as
         the training. 0 gives it and the predictors equal parts.
-    n_latent, n_hidden, n_layers, dispersion
-        As for :class:`PerturbDiffusion`.
+    %(init_stage_one)s
     likelihood
         `"nb"`, `"zinb"`, `"poisson"`; `"normal"` for `log1p` counts per ten thousand, which suits
         bulk samples of deep sequencing: samples are then such values and not counts.
@@ -75,12 +74,7 @@ class HybridResidualModel(RecentredModel):
         Configuration of stage two: a :class:`~scvi_perturb.module.DiffusionConfig`, a
         :class:`~scvi_perturb.module.FlowConfig` or another
         :class:`~scvi_perturb.module.GeneratorConfig`; None for the diffusion's defaults.
-    features
-        What is known of perturbations, for those that the screen does not hold.
-    seed
-        Seed of the initial weights.
-    registry
-        Used when loading without data.
+    %(init_rest)s
 
     Attributes
     ----------
@@ -146,29 +140,6 @@ class HybridResidualModel(RecentredModel):
         self.mean_weights_: pd.DataFrame | None = None
         self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def from_scvi_model(
-        cls,
-        scvi_model: SCVI,
-        *,
-        adata: AnnData | None = None,
-        mean: Predictor | AnnData | None = None,
-        generator: GeneratorConfig | None = None,
-        features: PerturbationFeatures | None = None,
-        seed: int = 0,
-    ) -> HybridResidualModel:
-        """Take a trained scVI as the representation: its encoder and decoder are kept as they are.
-
-        Parameters
-        ----------
-        scvi_model, adata
-            See :meth:`PerturbDiffusion.from_scvi_model`, as for what is raised.
-        mean, generator, features, seed
-            As for the class.
-        """
-        given = {"mean": mean, "generator": generator, "features": features, "seed": seed}
-        return cls._from_scvi(scvi_model, adata, given)
 
     def train(
         self,

@@ -16,6 +16,7 @@ from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import forked_seed, generator
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.generative.samplers import SamplerConfig
+from scvi_perturb.model.base._docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
 from scvi_perturb.model.base.latents import chosen_rows, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
@@ -34,7 +35,7 @@ from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoS
 from scvi_perturb.train.plan import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -177,10 +178,48 @@ class LatentModel(PerturbationModel):
         )
 
     @classmethod
-    def _from_scvi(cls, scvi_model: SCVI, adata: AnnData | None, given: Mapping[str, Any]) -> Self:
-        """Take a trained scVI as stage one; `given` is for the class."""
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        *,
+        adata: AnnData | None = None,
+        **arguments: Any,  # noqa: ANN401 - those of the class
+    ) -> Self:
+        """Take a trained scVI as stage one: its encoder and decoder are kept as they are.
+
+        Parameters
+        ----------
+        scvi_model
+            A trained :class:`scvi.model.SCVI` without further covariates.
+        adata
+            The data that it was trained on, registered with :meth:`setup_anndata` as well and
+            with the same batches; None for the model's own.
+        **arguments
+            Of the class, but for those that scVI's network answers: `diffusion`, `flow` or
+            `generator`, `features`, `seed`.
+
+        Returns
+        -------
+        LatentModel
+            A model of this class, of which stage two is to be trained.
+
+        Raises
+        ------
+        NotTrainedError
+            When scVI has not been trained.
+        SchemaError
+            When genes or batches differ, or scVI has covariates or a learned library size.
+        TypeError
+            For an argument that scVI's network answers, or that the class does not have.
+        """
+        answered = sorted(set(arguments) & {"n_latent", "n_hidden", "n_layers", "likelihood",
+                                            "dispersion", "decoder", "space"})  # fmt: skip
+        if answered:
+            msg = f"{answered} are those of the scVI given; leave them out."
+            raise TypeError(msg)
         n_latent = int(scvi_model.module.n_latent)
-        model = cls(scvi_model.adata if adata is None else adata, **{**given, "n_latent": n_latent})
+        data = scvi_model.adata if adata is None else adata
+        model = cls(data, **{**arguments, "n_latent": n_latent})
         settings = scvi_settings(scvi_model, model._screen)
         model._use_scvi(settings)
         cast("ScviRepresentation", model.module.representation).vae.load_state_dict(
@@ -188,6 +227,7 @@ class LatentModel(PerturbationModel):
         )
         return model
 
+    @docs.dedent
     def train(
         self,
         max_epochs: int | None = None,
@@ -204,36 +244,16 @@ class LatentModel(PerturbationModel):
 
         Parameters
         ----------
-        max_epochs
-            Epochs of stage one at most; None chooses by the number of cells. It stops before
-            when the validation loss no longer falls, with the best weights.
-        split
-            Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`;
-            None validates on a tenth of the cells.
+        %(train)s
         n_steps
             Steps of stage two. None chooses them by the error on conditions held out from the
             training cells, then trains on all of them for as many steps: the error on held-out
             *cells* of trained conditions goes on falling long after that on conditions rises.
-        batch_size
-            Cells a batch in stage one.
-        seed
-            Seed of order, noise and dropout.
-        checkpoint_dir
-            Where the state of the run is written; calling `train` again with the same folder
-            after a kill goes on where it stopped, and after the end only reads the result. A
-            folder of another run is refused.
-        config
-            Optimisation and stopping.
-        **trainer_kwargs
-            For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
-            `precision`, ...
+        %(train_rest)s
 
         Raises
         ------
-        SchemaError
-            When the model has no data; when the training cells hold no control, in all or in one
-            context, too few treated cells, cells without counts, or library sizes below the
-            counts; when `checkpoint_dir` holds another run.
+        %(train_raises)s
         """
         reader = self._reader(None)
         parts = self._split_cells(split, len(reader), seed)
@@ -251,6 +271,7 @@ class LatentModel(PerturbationModel):
         fit.generator(n_steps, seed=seed)
         self._record_training(reader, parts, split, seed)
 
+    @docs.dedent
     def log_likelihood_bound(
         self,
         adata: AnnData | MuData | None = None,
@@ -271,10 +292,7 @@ class LatentModel(PerturbationModel):
 
         Parameters
         ----------
-        adata
-            Data with the genes and columns of training; None for the data of training.
-        indices
-            Cells, in the order wanted; None for all.
+        %(cells)s
         n_samples
             Latents per condition, K; None takes 256.
         seed
@@ -289,10 +307,7 @@ class LatentModel(PerturbationModel):
 
         Raises
         ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For cells with a perturbation neither trained on nor with features.
+        %(raises_cells)s
         ValueError
             When the model draws counts without a likelihood, or `n_samples` is below 1.
         """
