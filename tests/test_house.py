@@ -1,24 +1,23 @@
-"""The budgets of the house: sizes, arguments, annotations, names."""
+"""The bars of `benchmarks.house`, and sizes, arguments, annotations and names."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import re
-import statistics
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.house import BARS, Source, figures
 from tests._source import PACKAGE, ROOT, modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MAX_FILE, MEDIAN_FILE = 400, 120
 MAX_FUNCTION, MAX_ARGUMENTS, MAX_MODEL_ARGUMENTS = 50, 8, 12
 MIN_ANNOTATED = 0.95
 #: `(part, function)` that may take any arguments.
@@ -88,11 +87,22 @@ def _functions() -> Iterator[Function]:
 FUNCTIONS = list(_functions())
 
 
-def test_files_are_short():
-    lengths = {module.where: module.text.count("\n") for module in modules()}
-    wrong = [f"{where}: {n} lines" for where, n in lengths.items() if n > MAX_FILE]
-    assert not wrong, "\n".join(wrong)
-    assert statistics.median(lengths.values()) <= MEDIAN_FILE
+@pytest.fixture(scope="module")
+def measured():
+    return figures(ROOT / "src")
+
+
+@pytest.mark.parametrize("figure", BARS)
+def test_house_keeps_its_bars(measured, figure):
+    assert measured[figure] <= BARS[figure]
+
+
+def test_no_class_name_stands_for_two_things():
+    assert Source(PACKAGE).repeated_classes() == []
+
+
+def test_private_modules_stay_in_their_folder():
+    assert Source(PACKAGE).private_imports() == []
 
 
 def test_functions_are_short():

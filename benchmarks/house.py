@@ -1,0 +1,273 @@
+"""Figures of the code, as a reader meets it: `python -m benchmarks.house --against REV`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("CausalPerturbVAE", "HybridResidualModel", "PerturbFlow", "PerturbDiffusion")
+#: What a table shows, and the most that it may be.
+BARS = {
+    "source files": 160,
+    "lines": 38_000,
+    "lines of the longest file": 800,
+    "most files in one folder": 16,
+    "modules with one importer, outside their folder": 0,
+    "imports of another folder's private modules": 0,
+    "classes above CausalPerturbVAE": 4,
+    "classes above HybridResidualModel": 4,
+    "classes above PerturbFlow": 4,
+    "classes above PerturbDiffusion": 4,
+    "files that importing the diffusion loads": 50,
+    "files that importing CausalPerturbVAE loads": 55,
+    "files that importing the hybrid loads": 80,
+    "files that hybrid.predict runs through": 30,
+    "public names of generative": 20,
+    "public names of metrics": 35,
+    "class names that stand for two things": 0,
+    "pairs of files that share six lines or more": 80,
+}
+
+# Runs in a process of its own, on the source that is measured.
+PROBE = """
+import json, os, sys, warnings
+import scvi_perturb as svp
+from scvi_perturb.data import SimulatorConfig, simulate_screen
+root = os.path.dirname(svp.__file__)
+warnings.simplefilter("ignore")
+own = lambda cls: [c for c in cls.__mro__[1:] if c.__module__.startswith("scvi_perturb")]
+found = {name: len(own(getattr(svp, name))) for name in sys.argv[1:]}
+config = SimulatorConfig(n_perturbations=4, n_combinations=2, n_contexts=2, control_fraction=0.3)
+adata = simulate_screen(n_cells=400, n_genes=30, seed=0, config=config)
+model_class = svp.HybridResidualModel
+model_class.setup_anndata(adata, context_keys=["cell_type"])
+model = model_class(adata, n_latent=4, n_hidden=16, n_layers=1)
+model.train(max_epochs=2, n_steps=10, accelerator="cpu", enable_progress_bar=False)
+pair = sorted(set(adata.obs["perturbation"].astype(str)) - {"control"})[:2]
+files = set()
+def note(frame, event, arg):
+    name = frame.f_code.co_filename
+    if event == "call" and name.startswith(root):
+        files.add(name)
+sys.setprofile(note)
+model.predict(pair, n_samples=20)
+sys.setprofile(None)
+print("\\n" + json.dumps({"above": found, "predict": len(files)}))
+"""
+
+
+class Source:
+    """The modules of a package, as text."""
+
+    def __init__(self, package: Path) -> None:
+        self.package = package
+        self.paths = {self._name(path): path for path in sorted(package.rglob("*.py"))}
+        self.texts = {name: path.read_text(encoding="utf-8") for name, path in self.paths.items()}
+        self.trees = {name: ast.parse(text) for name, text in self.texts.items()}
+
+    def _name(self, path: Path) -> str:
+        parts = (self.package.name, *path.relative_to(self.package).with_suffix("").parts)
+        return ".".join(parts).removesuffix(".__init__")
+
+    def imports(self, name: str, *, types: bool) -> set[str]:
+        """Return the modules of the package that one imports at its top."""
+        found = set()
+        todo = list(self.trees[name].body)
+        while todo:
+            node = todo.pop()
+            if isinstance(node, ast.If) and (types or "TYPE_CHECKING" not in ast.dump(node.test)):
+                todo += node.body + node.orelse
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    found.add(whole if whole in self.paths else node.module)
+        return {module for module in found if module in self.paths and module != name}
+
+    @cached_property
+    def edges(self) -> dict[str, set[str]]:
+        """Imports of each module, types included."""
+        return {name: self.imports(name, types=True) for name in self.paths}
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a module."""
+        return self.paths[name].parent
+
+    def lonely(self) -> list[str]:
+        """Return the modules with a single importer, which lies outside their folder."""
+        importers = defaultdict(set)
+        for name in self.paths:
+            for used in self.imports(name, types=False):
+                importers[used].add(name)
+        return [
+            name
+            for name in self.paths
+            if self.paths[name].name != "__init__.py"
+            and len(importers[name]) == 1
+            and self.folder(next(iter(importers[name]))) != self.folder(name)
+        ]
+
+    def private_imports(self) -> list[str]:
+        """Return the imports of private modules of another folder, unless one lies in the other."""
+        return [
+            f"{name} -> {used}"
+            for name, edges in self.edges.items()
+            for used in sorted(edges)
+            if used.rpartition(".")[2].startswith("_")
+            and self.folder(used) != self.package
+            and self.folder(used) not in (self.folder(name), *self.folder(name).parents)
+        ]
+
+    def loaded(self, name: str) -> set[str]:
+        """Return the modules that importing one loads."""
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            module = todo.pop()
+            if module not in seen:
+                seen.add(module)
+                todo += self.imports(module, types=False)
+        return seen
+
+    def model(self, word: str) -> str:
+        """Return the module of a model, by a word of its path."""
+        ends = (word, "model")
+        return next(
+            name
+            for name in self.paths
+            if ".model." in name and word in name and name.rpartition(".")[2].strip("_") in ends
+        )
+
+    def repeated_classes(self) -> list[str]:
+        """Return the names of classes that are defined more than once."""
+        names = Counter(
+            node.name
+            for tree in self.trees.values()
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+        )
+        return sorted(name for name, n in names.items() if n > 1)
+
+    def public(self, part: str) -> list[str]:
+        """Return the public names of a part."""
+        for node in self.trees[f"{self.package.name}.{part}"].body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                return list(ast.literal_eval(node.value))
+        return []
+
+    def near_copies(self, n_lines: int = 6) -> list[tuple[str, str]]:
+        """Return the pairs of modules with as many lines in a row alike but for names and values.
+
+        Docstrings, comments, imports and lone brackets do not count; runs that stand in more than
+        eight places are the language's own.
+        """
+        places = defaultdict(set)
+        for name, tree in self.trees.items():
+            lines = _statements(self.texts[name], tree)
+            for start in range(len(lines) - n_lines + 1):
+                places["\n".join(lines[start : start + n_lines])].add(name)
+        pairs = set()
+        for found in places.values():
+            if 1 < len(found) <= 8:
+                pairs |= set(combinations(sorted(found), 2))
+        return sorted(pairs)
+
+
+_NAME = re.compile(
+    r"\b(?!(?:def|class|return|for|if|else|in|not|with|raise|self|None)\b)[A-Za-z_]\w*"
+)
+
+
+def _statements(text: str, tree: ast.Module) -> list[str]:
+    """Return the lines of code, names and values made alike."""
+    skipped = set()
+    for node in ast.walk(tree):
+        doc = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if doc or isinstance(node, ast.Import | ast.ImportFrom):
+            skipped |= set(range(node.lineno, node.end_lineno + 1))
+    lines = []
+    for i, line in enumerate(text.splitlines(), 1):
+        code = line.partition("#")[0].strip()
+        if i in skipped or not re.search(r"\w{2}", code):
+            continue
+        code = re.sub(r"\"[^\"]*\"|'[^']*'|\b\d[\d_.e-]*", "1", code)
+        lines.append(_NAME.sub("x", code))
+    return lines
+
+
+def figures(src: Path) -> dict[str, int]:
+    """Return the figures of the package below `src`, in the order of `BARS`."""
+    source = Source(src / "scvi_perturb")
+    lengths = [text.count("\n") for text in source.texts.values()]
+    probe = _probe(src)
+    return {
+        "source files": len(source.paths),
+        "lines": sum(lengths),
+        "lines of the longest file": max(lengths),
+        "most files in one folder": max(Counter(map(source.folder, source.paths)).values()),
+        "modules with one importer, outside their folder": len(source.lonely()),
+        "imports of another folder's private modules": len(source.private_imports()),
+        **{f"classes above {name}": probe["above"][name] for name in MODELS},
+        "files that importing the diffusion loads": len(source.loaded(source.model("diffusion"))),
+        "files that importing CausalPerturbVAE loads": len(source.loaded(source.model("causal"))),
+        "files that importing the hybrid loads": len(source.loaded(source.model("hybrid"))),
+        "files that hybrid.predict runs through": probe["predict"],
+        "public names of generative": len(source.public("generative")),
+        "public names of metrics": len(source.public("metrics")),
+        "class names that stand for two things": len(source.repeated_classes()),
+        "pairs of files that share six lines or more": len(source.near_copies()),
+    }
+
+
+def _probe(src: Path) -> dict:
+    """Return what only running the package tells."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *MODELS],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(src), "MPLBACKEND": "Agg"},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(now: dict[str, int], before: dict[str, int] | None) -> str:
+    """Return a Markdown table of figures, with those of another revision."""
+    head = ["", *(["before"] if before else []), "now", "bar"]
+    rows = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for name, bar in BARS.items():
+        values = [before[name]] if before else []
+        values += [now[name], bar]
+        rows.append(f"| {name} | " + " | ".join(f"{value:,}" for value in values) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", metavar="REV", help="a revision to compare with")
+    options = parser.parse_args()
+    before = None
+    if options.against:
+        with tempfile.TemporaryDirectory() as folder:
+            archive = subprocess.run(
+                ["git", "archive", options.against, "src"],
+                cwd=ROOT, check=True, capture_output=True,
+            )  # fmt: skip
+            subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+            before = figures(Path(folder) / "src")
+    print(table(figures(ROOT / "src"), before))
+
+
+if __name__ == "__main__":
+    main()
