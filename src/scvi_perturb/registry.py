@@ -1,4 +1,4 @@
-"""Parts by name: models, generators, predictors, metrics, samplers and methods, ours and others'.
+"""Parts by name: models, predictors, metrics, commands and so on, ours and those of others.
 
 Our own parts are listed here by where they are defined, and imported when they are first used. A
 package that brings another names it in its `pyproject.toml`, and nothing here changes::
@@ -21,7 +21,7 @@ __all__ = ["KINDS", "Registry", "UnknownNameError", "registry"]
 
 T = TypeVar("T")
 
-Kind = Literal["generators", "methods", "metrics", "models", "predictors", "samplers"]
+Kind = Literal["commands", "generators", "methods", "metrics", "models", "predictors", "samplers"]
 
 _PREDICTORS = "scvi_perturb.predictors"
 #: Our own parts: `module:attribute` by name, or the module and attribute of a mapping of them.
@@ -60,6 +60,11 @@ _OWN: Final[dict[str, dict[str, str] | str]] = {
         "shifted_control": f"{_PREDICTORS}.cells:ShiftedControl",
         "stacked_mean": f"{_PREDICTORS}.stack.stacked_mean:StackedMean",
     },
+    "commands": {
+        "benchmark": "scvi_perturb.cli._app:benchmark",
+        "check": "scvi_perturb.cli._app:check",
+        "demo": "scvi_perturb.cli._app:demo",
+    },
     "metrics": "scvi_perturb.metrics:OWN_METRICS",
     "methods": "scvi_perturb.benchmark.methods:OWN_METHODS",
 }
@@ -79,8 +84,9 @@ class Registry(Mapping[str, T], Generic[T]):
     Parameters
     ----------
     kind
-        `"models"`, `"generators"`, `"predictors"`, `"metrics"`, `"samplers"` or `"methods"`. The
-        entry points of other packages are those of the group `scvi_perturb.<kind>`.
+        `"models"`, `"generators"`, `"predictors"`, `"metrics"`, `"samplers"`, `"methods"` or
+        `"commands"` (of the command line). The entry points of other packages are those of the
+        group `scvi_perturb.<kind>`.
     """
 
     def __init__(self, kind: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scvi_perturb import __version__
 from scvi_perturb.cli import main
 
 
@@ -87,9 +88,32 @@ def test_a_folder_that_is_a_file(capsys):
 
 @pytest.mark.parametrize("arguments", [["demo", "--n-steps", "0"], ["demo", "--seed", "x"], []])
 def test_arguments_that_make_no_sense(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "--help" in err
+    assert "--help" in _fails(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["deno"], 'Did you mean "demo"?'),
+        (["demo", "--max-cell", "3"], "Did you mean --max-cells?"),
+        (["check"], "See scvi-perturb check --help"),
+    ],
+)
+def test_what_was_meant_is_said(arguments, expected, capsys):
+    assert expected in _fails(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--version"], f"scvi-perturb {__version__}"),
+        (["--help"], "look a screen over"),
+        (["demo", "--help"], "a larger screen is cut down to so many genes. [default: 5000]"),
+        (["check", "--help"], "--context-keys"),
+        (["benchmark", "--help"], "[choices: processes, ray]"),
+    ],
+)
+def test_help(arguments, expected, capsys):
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert expected in " ".join(printed.replace("│", " ").split()).lower()

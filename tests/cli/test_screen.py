@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb.cli import main
-from scvi_perturb.cli._cases import cases
-from scvi_perturb.cli._hold_out import MIN_CELLS, hold_out
-from scvi_perturb.cli._options import ScreenOptions, UsageError
+from scvi_perturb.cli import UsageError, main
+from scvi_perturb.cli._app import ScreenOptions
+from scvi_perturb.cli._held_out import MIN_CELLS, cases, hold_out
 from scvi_perturb.cli._screen import open_screen, smaller, with_genes
 from tests.cli.conftest import simulate
 
@@ -97,12 +96,12 @@ def test_combinations_come_first_then_contexts_then_cells():
     kinds = []
     for design in ({}, {"n_combinations": 0, "n_contexts": 2}, {"n_combinations": 0}):
         screen = open_screen(simulate(**design), ScreenOptions())
-        held = hold_out(screen.adata, screen.contexts, named=None, seed=0)
-        held.split.check(screen.adata)
-        kinds.append(held.split.kind)
-        asked, _ = cases(screen, held.split)
+        split, _ = hold_out(screen.adata, screen.contexts, named=None, seed=0)
+        split.check(screen.adata)
+        kinds.append(split.kind)
+        asked, _ = cases(screen, split)
         assert all(len(case.observed) >= MIN_CELLS for case in asked)
-        test = set(held.split.test)
+        test = set(split.test)
         assert all(set(case.observed) <= test and not set(case.control) & test for case in asked)
     assert kinds == ["unseen_combination", "unseen_context", "cells"]
 
@@ -111,14 +110,14 @@ def test_only_combinations_of_measured_parts_are_chosen():
     adata = simulate(n_combinations=3)
     parts = adata.obs["perturbation"].astype(str)
     screen = open_screen(adata[~parts.isin(["pert_01"])].copy(), ScreenOptions())
-    held = hold_out(screen.adata, (), named=None, seed=0)
-    assert [row["perturbation"] for row in held.split.held_out] == ["pert_02+pert_03"]
+    split, _ = hold_out(screen.adata, (), named=None, seed=0)
+    assert [row["perturbation"] for row in split.held_out] == ["pert_02+pert_03"]
 
 
 def test_named_combinations_are_held_out_in_any_order():
     screen = open_screen(simulate(), ScreenOptions())
-    held = hold_out(screen.adata, (), named=["pert_03+pert_01"], seed=0)
-    out = screen.adata.obs["perturbation"].iloc[held.split.test]
+    split, _ = hold_out(screen.adata, (), named=["pert_03+pert_01"], seed=0)
+    out = screen.adata.obs["perturbation"].iloc[split.test]
     assert set(out) == {"pert_01+pert_03"}
     assert (screen.adata.obs["perturbation"] == "pert_01+pert_03").sum() == len(out)
 
@@ -128,7 +127,7 @@ def test_conditions_of_few_cells_cannot_be_judged():
     held = np.flatnonzero(adata.obs["perturbation"] == "pert_01+pert_02")[5:]
     kept = np.setdiff1d(np.arange(adata.n_obs), held)
     screen = open_screen(adata[kept].copy(), ScreenOptions())
-    split = hold_out(screen.adata, (), named=["pert_01+pert_02"], seed=0).split
+    split, _ = hold_out(screen.adata, (), named=["pert_01+pert_02"], seed=0)
     with pytest.raises(UsageError, match="nothing can be judged"):
         cases(screen, split)
 
@@ -136,8 +135,8 @@ def test_conditions_of_few_cells_cannot_be_judged():
 def test_doses_and_times_are_part_of_a_case():
     adata = simulate(doses=(0.1, 1.0), times=(6.0, 24.0), n_combinations=1, n_batches=1)
     screen = open_screen(adata, ScreenOptions())
-    held = hold_out(screen.adata, (), named=None, seed=0)
-    asked, _ = cases(screen, held.split)
+    split, _ = hold_out(screen.adata, (), named=None, seed=0)
+    asked, _ = cases(screen, split)
     assert list(asked[0].request.columns) == ["perturbation", "dose", "time"]
     where = "pert_01+pert_03, dose 1+1"
     assert [case.title for case in asked] == [f"{where}, 24.0 h", f"{where}, 6.0 h"]

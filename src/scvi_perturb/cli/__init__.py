@@ -1,7 +1,7 @@
-"""The command line: `scvi-perturb demo`, `scvi-perturb check` and `scvi-perturb benchmark`."""
+"""The command line: `scvi-perturb demo`, `check`, `benchmark`, and commands of other packages."""
 
 from __future__ import annotations
 
-from scvi_perturb.cli._main import main
+from scvi_perturb.cli._app import UsageError, main
 
-__all__ = ["main"]
+__all__ = ["UsageError", "main"]

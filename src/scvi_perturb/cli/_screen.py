@@ -7,40 +7,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
+from scvi_perturb._constants import CONTROL, PERTURBATION_COLUMN, UNS_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.cli._columns import (
-    UNKNOWN,
-    batch_column,
-    canonical,
-    context_columns,
-    library_column,
-)
-from scvi_perturb.cli._options import UsageError
-from scvi_perturb.data.reader import check_raw_counts, read_screen
-from scvi_perturb.data.simulate.config import SimulatorConfig
-from scvi_perturb.data.simulate.screen import simulate_screen
+from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
+from scvi_perturb.data.reader import check_raw_counts, holds_counts
 from scvi_perturb.metrics import gene_moments, log_normalize
+from scvi_perturb.pp import harmonize
+from scvi_perturb.pp._layouts import source_columns
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.cli._options import ScreenOptions
+__all__ = ["PreparedScreen", "open_screen", "smaller", "with_genes"]
 
-__all__ = ["Screen", "open_screen", "simulated", "smaller", "with_genes"]
-
-N_CELLS, N_GENES = 6000, 500
-#: Combinations are not quite sums of their parts, as in real screens.
-SIMULATION: Final = SimulatorConfig(interaction_strength=0.3)
+_MOST_BATCHES: Final = 100
+#: Labels of contexts that say nothing.
+_UNKNOWN: Final = frozenset(("", "unknown", "na", "nan", "none", "unassigned"))
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
+class PreparedScreen:
     """A screen and what was found out about it.
 
     Attributes
@@ -60,12 +49,7 @@ class Screen:
     notes: tuple[str, ...]
 
 
-def simulated(seed: int, *, n_cells: int = N_CELLS, n_genes: int = N_GENES) -> AnnData:
-    """Return the screen of the demo without data."""
-    return simulate_screen(n_cells=n_cells, n_genes=n_genes, seed=seed, config=SIMULATION)
-
-
-def open_screen(adata: AnnData, options: ScreenOptions) -> Screen:
+def open_screen(adata: AnnData, options: ScreenOptions) -> PreparedScreen:
     """Find out what is where, and bring it into the form that is trained on.
 
     Raises
@@ -74,46 +58,107 @@ def open_screen(adata: AnnData, options: ScreenOptions) -> Screen:
         When something that is needed cannot be found; it names the option to give.
     """
     notes: list[str] = []
-    made = _with_counts(canonical(adata, options, notes), options.layer, notes)
-    contexts = context_columns(made, options, notes)
+    made = _with_counts(_canonical(adata, options, notes), options.layer, notes)
+    contexts = _context_columns(made.obs, options, notes)
     made = _usable_cells(made, contexts, notes)
-    return Screen(
-        made,
-        contexts,
-        batch_column(made, options, notes),
-        library_column(made, options, notes),
-        tuple(notes),
-    )
+    batch = _batch_column(made, options, notes)
+    return PreparedScreen(made, contexts, batch, _library_column(made, options, notes), (*notes,))
 
 
-def read(path: Path) -> AnnData:
-    """Return the content of a file."""
-    if not path.is_file():
-        msg = f"There is no file {path}."
+def _canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnData:
+    """Return the screen with the columns of `pp.harmonize`; some cells are control, not all."""
+    columns = _sources(adata.obs, options)
+    source = columns["perturbation"]
+    labels = adata.obs[source].astype(str)
+    names = labels.value_counts().index.tolist()
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    for label in options.control or ():
+        if label not in names:
+            msg = f"--control {label}: no cell has this label; there are {some}."
+            raise UsageError(msg)
+    made = harmonize(adata, columns, control=options.control, copy=False)
+    control = (made.obs[PERTURBATION_COLUMN] == CONTROL).to_numpy()
+    if not control.any():
+        msg = f"No label of {source!r} is recognised as control ({some}); name it: --control LABEL."
         raise UsageError(msg)
-    return read_screen(path)
+    if control.all():
+        msg = (
+            f"All cells are control in {source!r}; name the column of perturbations: "
+            "--perturbation-key COLUMN."
+        )
+        raise UsageError(msg)
+    met = ", ".join(sorted(set(labels[control])))
+    notes.append(f"perturbations: column {source!r}; control: {met}")
+    units = made.uns[UNS_KEY]["units"]
+    for field in ("dose", "time", "perturbation_type"):
+        if field in columns and field in made.obs:
+            unit = f", {units[field]}" if units.get(field) else ""
+            notes.append(f"{field.replace('_', ' ')}: column {columns[field]!r}{unit}")
+    return made
+
+
+def _sources(obs: pd.DataFrame, options: ScreenOptions) -> dict[str, str]:
+    """Return the column of each canonical field."""
+    named = {
+        "perturbation": options.perturbation_key,
+        "dose": options.dose_key,
+        "batch": options.batch_key,
+        "library_size": options.library_key,
+    }
+    given = {field: column for field, column in named.items() if column is not None}
+    for field, column in given.items():
+        flag = f"--{field.removesuffix('_size')}-key"
+        if column != OFF or field == "perturbation":
+            _check_column(obs, column, flag)
+            if field == "library_size" and not (pd.to_numeric(obs[column], "coerce") > 0).all():
+                msg = f"{flag} {column}: expected a number above 0 for every cell."
+                raise UsageError(msg)
+    try:
+        found = (
+            source_columns("canonical", [*map(str, obs.columns), PERTURBATION_COLUMN])[1]
+            if "perturbation" in given
+            else source_columns("auto", map(str, obs.columns))[1]
+        )
+    except SchemaError:
+        msg = (
+            f"No column of perturbations is recognised; obs has {_list(obs)}. Name it: "
+            "--perturbation-key COLUMN."
+        )
+        raise UsageError(msg) from None
+    if "dose" in given:
+        found.pop("dose_unit", None)
+    return {field: column for field, column in (found | given).items() if column != OFF}
+
+
+def _check_column(obs: pd.DataFrame, column: str, flag: str) -> None:
+    if column not in obs:
+        msg = f"{flag} {column}: obs has no such column; it has {_list(obs)}."
+        raise UsageError(msg)
+
+
+def _list(obs: pd.DataFrame) -> str:
+    return ", ".join(map(str, obs.columns)) or "none"
 
 
 def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData:
     """Return the screen with raw counts in X and nothing else beside annotation."""
-    from anndata import AnnData
-
     if layer is not None and layer not in adata.layers:
         msg = f"--layer {layer}: found layers {', '.join(sorted(adata.layers)) or 'none'}."
         raise UsageError(msg)
-    held: dict[str, Any] = {"X": adata.X} | {name: adata.layers[name] for name in adata.layers}
-    names = [layer] if layer is not None else list(held)
-    holding = [name for name in names if _fault(held[name]) is None]
-    if not holding:
-        fault = _fault(held[names[0]])
-        where = "X" if names[0] == "X" else f"layer {names[0]!r}"
-        msg = f"{where} {fault}; expected raw counts. Name the layer that holds them: --layer NAME."
-        raise UsageError(msg)
-    if holding[0] != "X":
-        notes.append(f"counts: layer {holding[0]!r}")
-    counts = held[holding[0]]
-    counts = sparse.csr_matrix(counts) if not sparse.issparse(counts) else counts.tocsr()
-    made = AnnData(X=counts, obs=adata.obs, var=pd.DataFrame(index=adata.var_names.astype(str)))
+    held = {"X": adata.X, **adata.layers} if layer is None else {layer: adata.layers[layer]}
+    name = next((name for name, matrix in held.items() if holds_counts(matrix)), layer or "X")
+    try:
+        check_raw_counts(held[name], where="X" if name == "X" else f"layer {name!r}")
+    except SchemaError as error:
+        msg = f"{error} Name the layer that holds them: --layer NAME."
+        raise UsageError(msg) from error
+    if name != "X":
+        notes.append(f"counts: layer {name!r}")
+    made = AnnData(
+        X=sparse.csr_matrix(held[name]),
+        obs=adata.obs,
+        var=pd.DataFrame(index=adata.var_names.astype(str)),
+    )
     record = dict(adata.uns[UNS_KEY])
     # Which columns are context and batch is decided here, not by `harmonize`.
     record["keys"] = {k: v for k, v in record["keys"].items() if k not in ("batch", "context")}
@@ -125,42 +170,101 @@ def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData
     return made
 
 
-def _fault(matrix: object) -> str | None:
-    """Return why a matrix does not hold counts."""
-    try:
-        check_raw_counts(matrix, where="")
-    except SchemaError as error:
-        return str(error).partition(";")[0].strip()
-    return None
+def _context_columns(
+    obs: pd.DataFrame, options: ScreenOptions, notes: list[str]
+) -> tuple[str, ...]:
+    """Return the columns of the context: those named, or `cell_type` where it varies."""
+    if options.context_keys is not None:
+        named = tuple(key for key in options.context_keys if key != OFF)
+        for key in named:
+            _check_column(obs, key, "--context-keys")
+    else:
+        named = ("cell_type",) if "cell_type" in obs else ()
+    n_labels = {key: obs[key].nunique() for key in named}
+    for key, n in n_labels.items():
+        says = f"{n} labels" if n > 1 else "one label only, not used"
+        notes.append(f"context: column {key!r}, {says}")
+    if not named:
+        notes.append("context: none")
+    return tuple(key for key, n in n_labels.items() if n > 1)
 
 
 def _usable_cells(adata: AnnData, contexts: tuple[str, ...], notes: list[str]) -> AnnData:
     """Return the cells that have counts and a context."""
-    empty = np.asarray(adata.X.sum(axis=1)).ravel() == 0
-    keep = ~empty
-    if empty.any():
-        notes.append(f"{int(empty.sum())} cells without counts were left out")
+    keep = np.asarray(adata.X.sum(axis=1)).ravel() > 0
+    if not keep.all():
+        notes.append(f"{int((~keep).sum())} cells without counts were left out")
     for key in contexts:
         label = adata.obs[key].astype(object)
-        known = (label.notna() & ~label.astype(str).str.lower().isin(UNKNOWN)).to_numpy()
+        known = (label.notna() & ~label.astype(str).str.lower().isin(_UNKNOWN)).to_numpy()
         if not known.all():
             notes.append(f"{int((~known).sum())} cells of unknown {key} were left out")
         keep &= known
-    return _rows(adata, keep)
+    return adata[keep].copy()
 
 
-def smaller(screen: Screen, max_cells: int, seed: int) -> Screen:
+def _batch_column(adata: AnnData, options: ScreenOptions, notes: list[str]) -> str | None:
+    """Return `batch` where it can be told apart from what was done to the cells."""
+    if "batch" not in adata.obs or options.batch_key == OFF:
+        return None
+    batch = adata.obs["batch"]
+    column = f"batch: column {_source(adata, 'batch')!r}"
+    if options.batch_key is None:
+        groups = pd.crosstab(batch.astype(str), adata.obs[PERTURBATION_COLUMN] == CONTROL)
+        problem = (
+            "misses for some cells"
+            if batch.isna().any()
+            else "has no controls, or nothing but controls, in some batch"
+            if groups.shape[1] < 2 or (groups == 0).any(axis=None)
+            else f"has more than {_MOST_BATCHES} labels"
+            if len(groups) > _MOST_BATCHES
+            else None
+        )
+        if problem is not None:
+            notes.append(f"{column} {problem} and is not used")
+            return None
+    if batch.nunique() < 2:
+        return None
+    notes.append(f"{column}, {batch.nunique()} labels")
+    return "batch"
+
+
+def _library_column(adata: AnnData, options: ScreenOptions, notes: list[str]) -> str | None:
+    """Return `library_size` where it counts genes that the file does not hold."""
+    if "library_size" not in adata.obs or options.library_key == OFF:
+        return None
+    total = np.asarray(adata.X.sum(axis=1), dtype=float).ravel()
+    size = adata.obs["library_size"].to_numpy(float)
+    share = float(np.median(total / size))
+    if (size < 0.99 * total).any():
+        if options.library_key is None:
+            return None
+        msg = f"--library-key {options.library_key}: some values are less than the cell's counts."
+        raise UsageError(msg)
+    if options.library_key is None and share > 0.98:
+        return None
+    column = _source(adata, "library_size")
+    notes.append(f"library size: column {column!r}; the genes of the file hold {share:.0%} of it")
+    return "library_size"
+
+
+def _source(adata: AnnData, field: str) -> str:
+    source: dict[str, Any] = adata.uns[UNS_KEY]["source"]
+    return str(source.get(field, field))
+
+
+def smaller(screen: PreparedScreen, max_cells: int, seed: int) -> PreparedScreen:
     """Return at most `max_cells` cells, chosen at random."""
     n_cells = screen.adata.n_obs
     if n_cells <= max_cells:
         return screen
     chosen = np.random.default_rng(seed).choice(n_cells, max_cells, replace=False)
     note = f"{max_cells:,} of {n_cells:,} cells are used, chosen at random (--max-cells)"
-    adata = _rows(screen.adata, np.sort(chosen))
+    adata = screen.adata[np.sort(chosen)].copy()
     return replace(screen, adata=adata, notes=(*screen.notes, note))
 
 
-def with_genes(screen: Screen, max_genes: int, cells: NDArray[np.int64]) -> Screen:
+def with_genes(screen: PreparedScreen, max_genes: int, cells: NDArray[np.int64]) -> PreparedScreen:
     """Return the genes that vary most over `cells`; library sizes stay those of all genes."""
     adata = screen.adata
     if adata.n_vars <= max_genes:
@@ -174,12 +278,3 @@ def with_genes(screen: Screen, max_genes: int, cells: NDArray[np.int64]) -> Scre
         adata.obs["library_size"] = library
     notes = (*screen.notes, note)
     return replace(screen, adata=adata, library="library_size", notes=notes)
-
-
-def _rows(adata: AnnData, rows: NDArray[Any]) -> AnnData:
-    """Return some cells; labels that no cell has are forgotten."""
-    made = adata[rows].copy()
-    for column in made.obs:
-        if isinstance(made.obs[column].dtype, pd.CategoricalDtype):
-            made.obs[column] = made.obs[column].cat.remove_unused_categories()
-    return made
