@@ -48,8 +48,12 @@ def test_a_missing_context_label_stays_open():
 
 
 def test_what_the_screen_distinguishes_must_be_said():
-    with pytest.raises(SchemaError, match=r"'x' was asked for without its dose.*'nM'"):
+    known = [Condition((Component("x", dose),)) for dose in (1, 10)]
+    with pytest.raises(SchemaError, match=r"dose of 'x' must be given.*\(1.0, 10.0\).*'nM'"):
+        parse_requests(["x"], keys=DOSED, known=known)
+    with pytest.raises(SchemaError, match=r"dose of 'x' must be given"):
         parse_requests(["x"], keys=DOSED)
+    assert parse_requests(["x"], keys=DOSED, known=known[1:]) == [Request(known[1])]
     assert parse_requests(["control"], keys=DOSED) == [Request(Condition())]
 
 

@@ -1,20 +1,23 @@
-"""What a user asks for, as a table under the names that a screen was registered with."""
+"""Requests of a user: a table under the names of a screen, and the conditions of its rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data.condition import Component, Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from scvi_perturb.data.keys import ConditionKeys
 
-__all__ = ["request_table"]
+__all__ = ["parse_conditions", "request_table"]
+
+Value = TypeVar("Value", float, str)
 
 
 def request_table(
@@ -69,3 +72,80 @@ def request_table(
         msg = f"The request needs a column {names}; it has {sorted(table.columns)}."
         raise SchemaError(msg)
     return table
+
+
+def parse_conditions(
+    table: pd.DataFrame, keys: ConditionKeys, known: Iterable[Condition]
+) -> list[Condition]:
+    """Return the condition of each row of a request; models and predictors read it alike.
+
+    A dose, time or kind that a row leaves out is the only one that the screen has: doses and kinds
+    of the same perturbation, or of all where it was not measured; times of all perturbations. Where
+    the screen has several, the row is refused.
+
+    Parameters
+    ----------
+    table
+        As of `request_table`.
+    keys
+        Columns of the condition.
+    known
+        Conditions of the screen, those that a split holds out included.
+
+    Raises
+    ------
+    SchemaError
+        When a row names no perturbation, leaves out what has several values, or cannot be parsed.
+    """
+    known = tuple(known)
+    every = {part for condition in known for part in condition.components}
+    by_name: dict[str, set[Component]] = {}
+    for part in every:
+        by_name.setdefault(part.name, set()).add(part)
+    times = {condition.time for condition in known if condition.time is not None}
+    parsed = []
+    for row in table.to_dict(orient="records"):
+        given = {role: row[c] for role, c in keys.columns.items() if c in row and _is_set(row[c])}
+        if "perturbation" not in given:
+            msg = f"A row of the request has no {keys.perturbation!r}: {row}."
+            raise SchemaError(msg)
+        condition = keys.parse(**given)
+        if not condition.is_control:
+            parts = [
+                _completed(part, given, keys, by_name.get(part.name, every))
+                for part in condition.components
+            ]
+            time = condition.time
+            if keys.time is not None and time is None and times:
+                time = _only(times, "time", "the perturbations", keys.time)
+            condition = Condition(tuple(parts), time=time)
+        parsed.append(condition)
+    return parsed
+
+
+def _is_set(value: Any) -> bool:  # noqa: ANN401
+    return not pd.isna(value) and str(value).strip() != ""
+
+
+def _completed(
+    part: Component, given: Mapping[str, object], keys: ConditionKeys, known: Collection[Component]
+) -> Component:
+    """Fill in dose and kind of a component from those that are known, where there is one choice."""
+    kind, dose = part.kind, part.dose
+    if keys.kind is not None and "kind" not in given and known:
+        kind = _only({one.kind for one in known}, "kind", part.name, keys.kind)
+    if keys.dose is not None and "dose" not in given:
+        dose = _only({one.dose for one in known}, "dose", part.name, keys.dose)
+    return Component(part.name, dose=dose, kind=kind)
+
+
+def _only(values: set[Value], what: str, name: str, column: str) -> Value:
+    """Return the single value, or raise that it must be given."""
+    if len(values) == 1:
+        return next(iter(values))
+    some = f" ({', '.join(map(str, sorted(values)[:8]))})" if values else ""
+    msg = (
+        f"The {what} of {name!r} must be given: the screen has {len(values)}{some}. Ask with a "
+        f"DataFrame that has a column {column!r}."
+    )
+    raise SchemaError(msg)

@@ -199,6 +199,8 @@ class TrainingProfiles:
         What a profile is.
     conditions, contexts
         Of each group.
+    known
+        Conditions of the whole screen, held-out ones included, by which requests are read.
     n_cells
         Number of cells of each group, `(n_groups,)`.
     sums
@@ -219,6 +221,7 @@ class TrainingProfiles:
     kind: Profile
     conditions: tuple[Condition, ...]
     contexts: tuple[Context, ...]
+    known: tuple[Condition, ...]
     n_cells: NDArray[np.int64]
     sums: NDArray[np.float64]
     variances: NDArray[np.float64] | None = None
@@ -276,6 +279,7 @@ class TrainingProfiles:
             kind=kind,
             conditions=tuple(table.conditions[pair // len(context_names)] for pair in pairs),
             contexts=tuple(context_names[pair % len(context_names)] for pair in pairs),
+            known=encode_obs(adata.obs, keys)[1].conditions,
             n_cells=n_cells,
             sums=sums,
             variances=None if moments is None else moments.variances(sums, n_cells, totals),

@@ -11,11 +11,10 @@ from scipy import sparse
 
 from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.keys import as_labels
 from scvi_perturb.data.reader import align_genes, check_raw_counts
-from scvi_perturb.data.request import request_table
+from scvi_perturb.data.request import parse_conditions, request_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +88,7 @@ class Predictor(Protocol):
         conditions
             A list of names, or a table with the columns `perturbation`, `dose`, `time` and the
             context's, as far as the screen has them. A context that is not given is the
-            reference's.
+            reference's; a dose or time that is not given is the only one that the screen has.
         reference
             Control cells (raw counts) from which to predict; None takes the training controls
             of the same context.
@@ -143,7 +142,11 @@ class Request:
 
 
 def parse_requests(
-    conditions: Conditions, *, keys: ConditionKeys, context_keys: Sequence[str] = ()
+    conditions: Conditions,
+    *,
+    keys: ConditionKeys,
+    context_keys: Sequence[str] = (),
+    known: Sequence[Condition] = (),
 ) -> list[Request]:
     """Return one request a row.
 
@@ -156,29 +159,20 @@ def parse_requests(
         How the screen describes conditions.
     context_keys
         Context columns; one that is absent or empty stays open (None).
+    known
+        Conditions of the screen, from which a dose, time or kind that is left out is taken where
+        there is one only; see `parse_conditions`. None known: doses have to be given.
 
     Raises
     ------
     SchemaError
-        If nothing is asked, a column that the screen has is missing, or the table has one that
-        would be ignored in silence.
+        If nothing is asked, a dose, time or kind is left out of which the screen has several, or
+        the table has a column that would be ignored in silence.
     """
     table = request_table(conditions, keys, context_keys)
     contexts = context_labels(table, context_keys)
-    rows = table.to_dict("records")
-    requests = []
-    for row, context in zip(rows, contexts, strict=True):
-        label = row[keys.perturbation]
-        said = {role: row[column] for role, column in keys.columns.items() if column in table}
-        absent = sorted(set(keys.columns) - set(said))
-        if absent and as_label(label) != keys.control:
-            msg = (
-                f"{label!r} was asked for without its {absent[0]}, which these data distinguish. "
-                f"Ask with a DataFrame that has the columns {sorted(keys.columns.values())}."
-            )
-            raise SchemaError(msg)
-        requests.append(Request(keys.parse(**said), context))
-    return requests
+    parsed = parse_conditions(table, keys, known)
+    return [Request(one, context) for one, context in zip(parsed, contexts, strict=True)]
 
 
 def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
@@ -365,7 +359,12 @@ def read_request(
             "nothing. Leave `reference` out and name the context in the request."
         )
         raise SchemaError(msg)
-    requests = parse_requests(conditions, keys=profiles.keys, context_keys=profiles.context_keys)
+    requests = parse_requests(
+        conditions,
+        keys=profiles.keys,
+        context_keys=profiles.context_keys,
+        known=profiles.known,
+    )
     if reference is None:
         return requests, None
     given = Reference.read(reference, profiles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from scipy import sparse
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.data.fields import encode_labels
 from scvi_perturb.data.keys import as_labels, distinct_rows
 from scvi_perturb.data.reader import (
@@ -22,21 +21,19 @@ from scvi_perturb.data.reader import (
     read_rows,
     row_sums,
 )
-from scvi_perturb.data.request import request_table
+from scvi_perturb.data.request import parse_conditions, request_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from mudata import MuData
 
     from scvi_perturb._typing import Batch
+    from scvi_perturb.data.condition import Condition
     from scvi_perturb.model.base.setup import Screen
 
 __all__ = ["Reference", "Request", "parse_request", "reference_from_adata", "reference_from_screen"]
-
-
-Value = TypeVar("Value", float, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
         Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
         wanted doses, times, kinds, contexts and batch, under the names they were registered with
         or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
-        is the reference's.
+        is the reference's, a missing dose, time or kind the only one that the screen has.
     screen
         What the model was set up with.
 
@@ -84,14 +81,13 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
     ------
     SchemaError
         When the table has columns that mean nothing to the model, or none of perturbations; when
-        a dose, time or kind is needed and not given.
+        a dose, time or kind is left out of which the screen has several.
     """
     others = [c for c in (*screen.context_columns, screen.batch_column) if c is not None]
     frame = request_table(conditions, screen.keys, others)
-    parsed = tuple(_complete(row, screen) for row in frame.to_dict(orient="records"))
     asked = {c: _asked(frame, c) for c in screen.context_columns}
     return Request(
-        conditions=parsed,
+        conditions=tuple(parse_conditions(frame, screen.keys, screen.table.conditions)),
         context={column: labels for column, labels in asked.items() if labels is not None},
         batch=None if screen.batch_column is None else _asked(frame, screen.batch_column),
     )
@@ -101,55 +97,6 @@ def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
     """Return the labels of a column, "" where there is none; None where no row has one."""
     labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
     return labels if any(labels) else None
-
-
-def _complete(row: Mapping[Any, object], screen: Screen) -> Condition:
-    """Parse one row; a dose, time or kind left out is filled in only if there is one choice."""
-    keys = screen.keys
-    given = {r: row[c] for r, c in keys.columns.items() if c in row and _there(row[c])}
-    if "perturbation" not in given:
-        msg = f"A row of the request has no {keys.perturbation!r}: {row}."
-        raise SchemaError(msg)
-    condition = keys.parse(**given)
-    if condition.is_control:
-        return condition
-    parts = [
-        part if "dose" in given and "kind" in given else _fill(part, given, screen)
-        for part in condition.components
-    ]
-    time = condition.time
-    recorded = {c.time for c in screen.table.conditions if c.time is not None}
-    if keys.time is not None and time is None and recorded:
-        time = _only(recorded, "time", "the perturbations", keys.time)
-    return Condition(tuple(parts), time=time)
-
-
-def _there(value: Any) -> bool:  # noqa: ANN401
-    return not pd.isna(value) and str(value).strip() != ""
-
-
-def _fill(part: Component, given: dict[str, object], screen: Screen) -> Component:
-    """Fill in dose and kind of a component from the screen, where it has one value only."""
-    known = [p for c in screen.table.conditions for p in c.components]
-    own = [p for p in known if p.name == part.name] or known
-    kind, dose = part.kind, part.dose
-    if screen.keys.kind is not None and "kind" not in given:
-        kind = _only({p.kind for p in own}, "kind", part.name, screen.keys.kind)
-    if screen.keys.dose is not None and "dose" not in given:
-        dose = _only({p.dose for p in own}, "dose", part.name, screen.keys.dose)
-    return Component(part.name, dose=dose, kind=kind)
-
-
-def _only(values: set[Value], what: str, name: str, column: str) -> Value:
-    """Return the single value, or raise that it must be given."""
-    if len(values) == 1:
-        return next(iter(values))
-    some = ", ".join(map(str, sorted(values)[:8]))
-    msg = (
-        f"The {what} of {name!r} must be given: the screen has {len(values)} ({some}). Ask with a "
-        f"DataFrame that has a column {column!r}."
-    )
-    raise SchemaError(msg)
 
 
 @dataclass(slots=True)
