@@ -165,6 +165,19 @@ class Source:
                 return list(ast.literal_eval(node.value))
         return []
 
+    def rooms(self) -> dict[str, set[str]]:
+        """Return which rooms each room imports from, those reached by way of others left out."""
+        room = {name: name.split(".")[1] for name in self.paths if "." in name}
+        room = {name: part for name, part in room.items() if (self.package / part).is_dir()}
+        graph: dict[str, set[str]] = {part: set() for part in room.values()}
+        for name, part in room.items():
+            used = {room[other] for other in self.edges[name] if other in room}
+            graph[part] |= used - {part}
+        return {
+            part: {a for a in used if not any(a in _reached(graph, b) for b in used - {a})}
+            for part, used in graph.items()
+        }
+
     def near_copies(self, n_lines: int = 6) -> list[tuple[str, str]]:
         """Return the pairs of modules with as many lines in a row alike but for names and values.
 
@@ -181,6 +194,53 @@ class Source:
             if 1 < len(found) <= 8:
                 pairs |= set(combinations(sorted(found), 2))
         return sorted(pairs)
+
+
+def _reached(graph: dict[str, set[str]], part: str) -> set[str]:
+    """Return all rooms that one imports from, by way of others too."""
+    found: set[str] = set()
+    todo = [part]
+    while todo:
+        new = graph[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
+
+
+def draw(source: Source, path: Path) -> None:
+    """Draw the rooms, each above those that it imports from, with an arrow to each."""
+    from matplotlib.figure import Figure
+
+    graph = source.rooms()
+    height: dict[str, int] = {}
+    while len(height) < len(graph):
+        ready = [part for part in graph if part not in height and graph[part] <= height.keys()]
+        if not ready:
+            msg = f"Rooms import each other in a circle: {sorted(set(graph) - set(height))}."
+            raise ValueError(msg)
+        for part in ready:
+            height[part] = 1 + max((height[used] for used in graph[part]), default=-1)
+    levels = [sorted(p for p in graph if height[p] == h) for h in range(max(height.values()) + 1)]
+    place = {
+        part: ((i + 0.5) / len(level), h)
+        for h, level in enumerate(levels)
+        for i, part in enumerate(level)
+    }
+    figure = Figure(figsize=(8, 1.1 * len(levels)), layout="constrained")
+    axes = figure.add_subplot()
+    for part, used in graph.items():
+        for other in used:
+            arrow = {"arrowstyle": "-|>", "color": "0.55", "shrinkA": 22, "shrinkB": 24}
+            axes.annotate("", xy=place[other], xytext=place[part], arrowprops=arrow)
+    for part, (x, y) in place.items():
+        own = [name for name in source.paths if f"{name}.".split(".")[1] == part]
+        lines = sum(source.texts[name].count("\n") for name in own)
+        label = f"{part}\n{len(own)} files\n{lines:,} lines"
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "#e8f0f7", "edgecolor": "#33658a"}
+        axes.text(x, y, label, ha="center", va="center", fontsize=8, bbox=box)
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(levels) - 0.4))
+    axes.axis("off")
+    figure.savefig(path, metadata={"Date": None})
 
 
 _NAME = re.compile(
@@ -256,7 +316,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", metavar="REV", help="a revision to compare with")
+    parser.add_argument("--draw", metavar="FILE", type=Path, help="draw the rooms, and no table")
     options = parser.parse_args()
+    if options.draw:
+        draw(Source(ROOT / "src" / "scvi_perturb"), options.draw)
+        return
     before = None
     if options.against:
         with tempfile.TemporaryDirectory() as folder:

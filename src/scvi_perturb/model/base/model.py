@@ -25,7 +25,7 @@ from scvi_perturb._random import generator
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.reader import ScreenReader, align_genes
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
-from scvi_perturb.model.base._docs import docs
+from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
     Drawn,
     Plan,

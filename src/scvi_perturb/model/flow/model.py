@@ -12,7 +12,7 @@ from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY
 from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb._random import generator
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
-from scvi_perturb.model.base._docs import docs
+from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.latents import chosen_rows, chunks
 from scvi_perturb.model.base.request import parse_request
 from scvi_perturb.model.base.setup import check_n_samples

@@ -9,9 +9,9 @@ from anndata import AnnData
 
 from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
-from scvi_perturb.model.base._docs import docs
-from scvi_perturb.model.base.confidence import with_confidence
+from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Plan, effects_table
+from scvi_perturb.model.hybrid.confidence import with_confidence
 from scvi_perturb.model.hybrid.mean import Groups
 from scvi_perturb.model.hybrid.recentred import RecentredModel
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.generative.samplers import SamplerName
-    from scvi_perturb.model.base.confidence import Confidence
+    from scvi_perturb.model.hybrid.confidence import Confidence
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
     from scvi_perturb.train.plan import TrainConfig

@@ -16,7 +16,7 @@ from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import forked_seed, generator
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.generative.samplers import SamplerConfig
-from scvi_perturb.model.base._docs import docs
+from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
 from scvi_perturb.model.base.latents import chosen_rows, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
