@@ -188,8 +188,8 @@ class GroupMeans:
             std=mixed(answer.std, part),
             lower=effect + mixed(np.minimum(answer.lower - answer.mean, 0), part),
             upper=effect + mixed(np.maximum(answer.upper - answer.mean, 0), part),
-            novelty=np.add.reduceat(weight * answer.novelty, starts)
-            / np.add.reduceat(weight, starts),
+            novelty=np.add.reduceat(answer.novelty, starts)
+            / np.add.reduceat(np.ones(len(row)), starts),
             question=[
                 ", ".join(sorted(set(own)))
                 for own in np.split(np.array(answer.question), starts[1:])
