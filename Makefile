@@ -35,8 +35,9 @@ test: $(DEV)
 	$(QUIET_CPU) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 plugin: $(DEV)
-	$(PIP) --no-deps --editable examples/plugin
-	cd examples/plugin && $(QUIET_CPU) $(CURDIR)/$(BIN)/python -m pytest $(ARGS)
+	$(PIP) --no-deps --upgrade --target .plugins examples/plugin examples/parts
+	for part in plugin parts; do (cd examples/$$part && PYTHONPATH=$(CURDIR)/.plugins $(QUIET_CPU) \
+		$(CURDIR)/$(BIN)/python -m pytest -q $(ARGS)) || exit 1; done
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -60,7 +61,7 @@ bench-quick: $(CORE)
 env: $(DEV) $(DOCS)
 
 clean:
-	rm -rf .venv demo_out dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .plugins demo_out dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import runpy
+import sys
+from importlib import import_module
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
@@ -86,7 +89,45 @@ def _include_results(app, docname, source):
     source[0] = re.sub(r"<!-- results: (\S+) -->", tables, source[0])
 
 
+def _include_methods(app, docname, source):
+    """Put a table made from a class where a page has `<!-- methods: module:Class names -->`."""
+    del app
+
+    def table(marker):
+        where, *names = marker[1].split()
+        module, _, name = where.partition(":")
+        cls = getattr(import_module(module), name)
+        rows = ["| | |", "|---|---|"]
+        for method in names:
+            found = inspect.getattr_static(cls, method)
+            function = found.fget if isinstance(found, property) else found
+            arguments = "" if isinstance(found, property) else _arguments(function)
+            first = inspect.getdoc(function).splitlines()[0]
+            rows.append(f"| `{method}{arguments}` | {first} |")
+        return "\n".join(rows)
+
+    source[0] = re.sub(r"<!-- methods: (.+?) -->", table, source[0])
+
+
+def _arguments(function):
+    """Return the names of a method's arguments, as they are written in a call."""
+    names = [n for n in inspect.signature(function).parameters if n != "self"]
+    return f"({', '.join(names)})"
+
+
+def _draw_rooms(app):
+    """Draw the rooms of the package from its imports."""
+    del app
+    sys.path.insert(0, str(_ROOT))
+    house = import_module("benchmarks.house")
+    house.draw(
+        house.Source(_ROOT / "src" / "scvi_perturb"), _ROOT / "docs/_static/architecture.svg"
+    )
+
+
 def setup(app):
     """Register the tables; their page is read anew each time, as results come and go."""
+    app.connect("builder-inited", _draw_rooms)
     app.connect("source-read", _include_results)
-    app.connect("env-get-outdated", lambda *_: ["benchmarks"])
+    app.connect("source-read", _include_methods)
+    app.connect("env-get-outdated", lambda *_: ["benchmarks", "extending"])

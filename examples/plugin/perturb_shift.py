@@ -79,7 +79,7 @@ class LatentShift(LatentGenerator):
     def sample_latent(
         self, conditions: Any, which: Tensor, reference: Tensor, context: Tensor, **options: Any
     ) -> Tensor:
-        """Draw latents of cells under conditions, `(B, n_latent)`; one pass, whatever the sampler."""
+        """Draw latents of cells under conditions, `(B, n_latent)`, in one pass."""
         embedded, _, place = self._embedded(conditions, which, context)
         mean, spread = self._displacement(self.average.network, embedded[place], reference)
         noise = torch.randn(mean.shape, generator=options["generator"], device=mean.device)

@@ -33,7 +33,9 @@ TRAIN = {"max_epochs": 2, "n_steps": 10, "batch_size": 64}
 
 
 class TestPerturbShift(ModelContract):
-    case = ModelCase(PerturbShift, init={"n_latent": 4, "n_hidden": 16, "shift": SMALL}, train=TRAIN)
+    case = ModelCase(
+        PerturbShift, init={"n_latent": 4, "n_hidden": 16, "shift": SMALL}, train=TRAIN
+    )
 
 
 def test_registries_name_it():
