@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeCV
 
+from benchmarks._block_r2 import block_r2
 from scvi_perturb.data import (
     ConditionKeys,
     SimulatorConfig,
@@ -18,7 +19,6 @@ from scvi_perturb.data import (
     state_shift,
     true_effect,
 )
-from scvi_perturb.metrics import block_r2
 from scvi_perturb.predictors import Additive, DoseLine
 
 if TYPE_CHECKING:

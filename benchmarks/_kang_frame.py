@@ -19,10 +19,10 @@ import numpy as np
 from scvi_perturb.data import ConditionKeys, Split, SplitOptions, split
 from scvi_perturb.metrics import (
     BASIC,
+    CellPopulation,
     Comparison,
-    Population,
+    GroundTruth,
     Space,
-    Truth,
     fit_pca,
     log_normalize,
     score,
@@ -50,8 +50,8 @@ class Case:
     screen: AnnData
     split: Split
     reference: AnnData
-    control: Population
-    observed: Population
+    control: CellPopulation
+    observed: CellPopulation
     space: Space
 
 
@@ -92,8 +92,8 @@ def hold_out(adata: AnnData, cell_type: str, seed: int = 0) -> Case:
         screen=adata,
         split=made,
         reference=adata[control].copy(),
-        control=Population.from_cells(normalized[np.flatnonzero(control)]),
-        observed=Population.from_cells(normalized[made.test]),
+        control=CellPopulation.from_cells(normalized[np.flatnonzero(control)]),
+        observed=CellPopulation.from_cells(normalized[made.test]),
         space=Space(fit_pca(normalized[seen])),
     )
 
@@ -112,8 +112,8 @@ def split_without(adata: AnnData, cell_type: str, seed: int) -> Split:
 
 def score_cells(case: Case, cells: Matrix, seed: int) -> dict[str, float]:
     """Score predicted log-normalised cells, `(n, n_genes)`, against the held-out ones."""
-    predicted = Population.from_cells(cells)
-    truth = Truth(case.observed, case.control, case.space, seed=seed)
+    predicted = CellPopulation.from_cells(cells)
+    truth = GroundTruth(case.observed, case.control, case.space, seed=seed)
     return score(Comparison(predicted, truth), BASIC)
 
 
@@ -128,6 +128,6 @@ def score_replicate(case: Case, seed: int) -> dict[str, float]:
     cells = log_normalize(case.screen.X[case.split.test])
     order = np.random.default_rng(seed).permutation(cells.shape[0])
     first, second = np.array_split(order, 2)
-    halves = [Population.from_cells(cells[half]) for half in (first, second)]
-    truth = Truth(halves[1], case.control, case.space, seed=seed)
+    halves = [CellPopulation.from_cells(cells[half]) for half in (first, second)]
+    truth = GroundTruth(halves[1], case.control, case.space, seed=seed)
     return score(Comparison(halves[0], truth), BASIC)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from benchmarks._block_r2 import block_r2
 from benchmarks._causal_figure import draw
 from benchmarks._causal_real import (
     GROUPS,
@@ -32,7 +33,6 @@ from benchmarks._results import Results
 from benchmarks._tasks import load_papalexi
 from scvi_perturb import CausalConfig
 from scvi_perturb.benchmark import markdown_table
-from scvi_perturb.metrics import block_r2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,10 +18,10 @@ from benchmarks._simulated import simulate
 from scvi_perturb.benchmark import markdown_table, peak_memory, reset_peak_memory
 from scvi_perturb.metrics import (
     METRICS,
+    CellPopulation,
     Comparison,
-    Population,
+    GroundTruth,
     Space,
-    Truth,
     log_normalize,
     score_all,
 )
@@ -58,19 +58,21 @@ def measure(n_conditions: int, n_cells: int, n_genes: int) -> dict[str, float]:
         seconds[name] = time.perf_counter() - start
         start = time.perf_counter()
 
-    shared = Population.from_counts(control)
+    shared = CellPopulation.from_counts(control)
     space = Space.fit(log_normalize(real[:10_000]))
     lap("space, once a task")
     centre = np.zeros(n_genes)
     truths = [
-        Truth(Population.from_counts(real[part]), shared, space, name=str(i), centre=centre)
+        GroundTruth(
+            CellPopulation.from_counts(real[part]), shared, space, name=str(i), centre=centre
+        )
         for i, part in enumerate(parts)
     ]
     for truth in truths:
         _ = truth.points, truth.differential
     lap("real cells, once a task")
     cases = [
-        Comparison(Population.from_counts(made[part]), truth)
+        Comparison(CellPopulation.from_counts(made[part]), truth)
         for part, truth in zip(parts, truths, strict=True)
     ]
     lap("profiles of predicted cells")

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scvi_perturb.benchmark import Method, Study, evaluate, run
 from scvi_perturb.data import SplitOptions
-from scvi_perturb.metrics import METRICS, Comparison, Population, log_normalize, score_all
+from scvi_perturb.metrics import METRICS, CellPopulation, Comparison, log_normalize, score_all
 from scvi_perturb.predictors import ContextMean, NoChange
 from tests.benchmark._world import (
     N_EACH,
@@ -115,7 +115,7 @@ def test_pasted_controls_have_an_error_of_one(trial):
     """Exactly 1 where the very control cells are pasted; the noise of both sides is taken out."""
     same = [
         Comparison(
-            Population(case.truth.control.mean, case.truth.control.mean_variance), case.truth
+            CellPopulation(case.truth.control.mean, case.truth.control.mean_variance), case.truth
         )
         for case in trial.conditions
     ]

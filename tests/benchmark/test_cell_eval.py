@@ -14,16 +14,14 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark._cell_eval import to_cell_eval
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 from scvi_perturb.metrics import (
-    de_direction_yield,
-    de_jaccard,
-    de_lfc_nmae,
     differential_expression,
     discrimination,
     log_normalize,
-    nmse_terms,
     pseudobulk,
     pseudobulk_variance,
 )
+from scvi_perturb.metrics._differential import de_direction_yield, de_jaccard, de_lfc_nmae
+from scvi_perturb.metrics._means import nmse_terms
 
 CONFIG = SimulatorConfig(
     n_perturbations=5, n_combinations=0, n_contexts=1, n_batches=1, effect_size=1.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scvi_perturb.metrics import (
+from scvi_perturb.metrics._profiles import (
     gene_moments,
     log_normalize,
     pseudobulk,

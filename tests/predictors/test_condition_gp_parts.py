@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from scvi_perturb.data.condition import Component, Condition
-from scvi_perturb.metrics._profiles import log_normalize, pseudobulk_variance
+from scvi_perturb.metrics import log_normalize, pseudobulk_variance
 from scvi_perturb.predictors import ConditionGP
 from scvi_perturb.predictors.gaussian_process.condition_gp import groups_of, sensible_leave
 from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points

@@ -8,7 +8,7 @@ import pytest
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.features import PerturbationFeatures
-from scvi_perturb.metrics._discrimination import discrimination
+from scvi_perturb.metrics import discrimination
 from scvi_perturb.predictors import ContextMean, ContrastedMean, KernelRidge
 from tests.predictors._effects import effects, lfc, pairs
 from tests.predictors._screen import make_screen

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks._block_r2 import block_r2
 from scvi_perturb import CausalPerturbVAE
 from scvi_perturb.data import (
     SimulatorConfig,
@@ -23,7 +24,6 @@ from scvi_perturb.data import (
     split,
     true_effect,
 )
-from scvi_perturb.metrics import block_r2
 
 GROUPS = ("identity", "state")
 

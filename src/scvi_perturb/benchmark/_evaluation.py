@@ -23,7 +23,6 @@ from scvi_perturb.benchmark._predictions import (
 from scvi_perturb.benchmark.methods import REPLICATE, Setting
 from scvi_perturb.benchmark.results import Record, fingerprint, versions
 from scvi_perturb.metrics import METRICS, Comparison, effect_pit, score_all, top_genes
-from scvi_perturb.metrics._of_means import effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.benchmark.methods import Method
     from scvi_perturb.benchmark.trial import Trial
-    from scvi_perturb.metrics import Population
+    from scvi_perturb.metrics import CellPopulation
     from scvi_perturb.predictors.request import Predictor
 
 __all__ = ["evaluate", "peak_memory", "reset_peak_memory", "score_method", "score_replicate"]
@@ -165,7 +164,7 @@ def _blank(trial: Trial, method: Method | None) -> Record:
 
 
 def _score_populations(
-    found: Sequence[Population | None], trial: Trial
+    found: Sequence[CellPopulation | None], trial: Trial
 ) -> tuple[pd.DataFrame, list[Comparison]]:
     """Return the scores of what was predicted of each condition, and what was compared.
 
@@ -181,8 +180,8 @@ def _score_populations(
 
 
 def _with_likelihood(
-    predictor: Predictor, found: list[Population | None], trial: Trial
-) -> list[Population | None]:
+    predictor: Predictor, found: list[CellPopulation | None], trial: Trial
+) -> list[CellPopulation | None]:
     """Add the likelihood of the real cells, for methods that have one, after they predicted."""
     nll = getattr(predictor, "nll", None)
     if nll is None or trial.task.values != "counts":
@@ -228,7 +227,7 @@ def _curves(compared: Sequence[Comparison]) -> dict[str, list[float]]:
     if of_cells:
         found["pit"] = _shares(np.concatenate(of_cells))
     of_effects = [
-        effect_pit(*effects(one)) for one in compared if one.predicted.effect_std is not None
+        effect_pit(*one.stated_effects) for one in compared if one.predicted.effect_std is not None
     ]
     if of_effects:
         found["effect_pit"] = _shares(np.concatenate(of_effects))

@@ -11,8 +11,14 @@ import pandas as pd
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.metrics import Comparison, Panel, Population, Truth, pearson_delta
-from scvi_perturb.metrics._structure import chosen_genes
+from scvi_perturb.metrics import (
+    CellPopulation,
+    Comparison,
+    GroundTruth,
+    Panel,
+    chosen_genes,
+    pearson_delta,
+)
 from scvi_perturb.predictors.baselines import ContextMean
 
 if TYPE_CHECKING:
@@ -58,7 +64,7 @@ class HeldOutCondition:
     """
 
     name: str
-    truth: Truth | None
+    truth: GroundTruth | None
     replicate: Comparison | None
     about: dict[str, Any]
     rows: NDArray[np.intp]
@@ -71,7 +77,7 @@ class HeldOutCondition:
 
 
 #: A truth, a replicate of the experiment, and what is known of the effect.
-_Measured: TypeAlias = tuple[Truth | None, Comparison | None, dict[str, float]]
+_Measured: TypeAlias = tuple[GroundTruth | None, Comparison | None, dict[str, float]]
 
 
 def held_out_conditions(
@@ -204,7 +210,7 @@ class _TrainingEffects:
 def _effect_truth(values: Matrix, known: dict[str, Any]) -> _Measured:
     """Return a condition that is known by its change alone: the mean of the rows given."""
     effect = chosen_genes(values).mean(axis=0)
-    truth = Truth(Population(effect), Population(np.zeros_like(effect)), **known)
+    truth = GroundTruth(CellPopulation(effect), CellPopulation(np.zeros_like(effect)), **known)
     return truth, None, {"effect": float(np.linalg.norm(effect)), "agreement": float("nan")}
 
 
@@ -214,7 +220,7 @@ class _CellTruths:
     def __init__(self, task: Task, visible: AnnData, space: Space | None, seed: int) -> None:
         self._task, self._visible, self._space, self._seed = task, visible, space, seed
         self._annotation = read_annotation(visible, task.keys, task.context_keys)
-        self._controls: dict[int, tuple[Matrix, Population]] = {}
+        self._controls: dict[int, tuple[Matrix, CellPopulation]] = {}
 
     def make(
         self,
@@ -234,7 +240,7 @@ class _CellTruths:
         observed = _population(values[np.sort(order)])
         if observed is None:
             return None, None, unknown
-        truth = Truth(observed, control, **shared)
+        truth = GroundTruth(observed, control, **shared)
         kept = truth.kept
         squared = (observed.mean - control.mean) ** 2
         free = (squared - observed.mean_variance - control.mean_variance)[kept].sum()
@@ -250,7 +256,7 @@ class _CellTruths:
             about["agreement"] = pearson_delta(changes[0], changes[1], nothing)
         return truth, _replicate(one, two, shared), about
 
-    def _control(self, context: dict[str, str]) -> tuple[Matrix, Population]:
+    def _control(self, context: dict[str, str]) -> tuple[Matrix, CellPopulation]:
         """Return the visible control cells of a context."""
         known = self._annotation.contexts
         place = known.index(context) if context in known else -1
@@ -266,15 +272,15 @@ class _CellTruths:
                 )
                 raise SchemaError(msg)
             counts = matrix_of(self._visible, self._task.layer)[rows]
-            self._controls[place] = counts, Population.from_counts(counts)
+            self._controls[place] = counts, CellPopulation.from_counts(counts)
         return self._controls[place]
 
 
 class _HalfExperiment(NamedTuple):
     """Half of the cells of a condition, and half of the controls."""
 
-    treated: Population
-    control: Population
+    treated: CellPopulation
+    control: CellPopulation
 
 
 def _halves(
@@ -284,12 +290,12 @@ def _halves(
     rng: np.random.Generator,
 ) -> list[_HalfExperiment | None]:
     """Return two halves of the experiment, each with its own controls."""
-    parts = []
+    parts: list[_HalfExperiment | None] = []
     treated = np.array_split(rng.permutation(rows), 2)
     untreated = np.array_split(rng.permutation(controls.shape[0]), 2)
     for own, other in zip(treated, untreated, strict=True):
         first, second = _population(values[np.sort(own)]), _population(controls[np.sort(other)])
-        parts.append(first and second and _HalfExperiment(first, second))
+        parts.append(None if first is None or second is None else _HalfExperiment(first, second))
     return parts
 
 
@@ -308,13 +314,13 @@ def _replicate(
         mean_variance=noise + second.control.mean_variance,
         is_real=True,
     )
-    return Comparison(predicted, Truth(second.treated, second.control, **shared))
+    return Comparison(predicted, GroundTruth(second.treated, second.control, **shared))
 
 
-def _population(counts: Any) -> Population | None:  # noqa: ANN401
+def _population(counts: Any) -> CellPopulation | None:  # noqa: ANN401
     """Return a population; None where its cells have no spread: one cell holds all counts."""
     held = np.asarray(counts.sum(axis=1)).ravel() > 0
-    return Population.from_counts(counts) if held.sum() >= 2 else None
+    return CellPopulation.from_counts(counts) if held.sum() >= 2 else None
 
 
 def _with_panels(
@@ -322,13 +328,15 @@ def _with_panels(
 ) -> tuple[HeldOutCondition, ...]:
     """Return conditions whose truths know all conditions of their context, or all there are."""
     truths = [one.truth for one in conditions]
-    halves = [one.replicate and one.replicate.truth for one in conditions]
+    halves = [None if one.replicate is None else one.replicate.truth for one in conditions]
     labels = [one.about["context"] if by_context else "" for one in conditions]
     return tuple(
         replace(
             one,
             truth=truth,
-            replicate=one.replicate and half and replace(one.replicate, truth=half),
+            replicate=None
+            if half is None or one.replicate is None
+            else replace(one.replicate, truth=half),
         )
         for one, truth, half in zip(
             conditions, _ranked(truths, labels), _ranked(halves, labels), strict=True
@@ -336,9 +344,11 @@ def _with_panels(
     )
 
 
-def _ranked(truths: Sequence[Truth | None], labels: Sequence[str]) -> list[Truth | None]:
+def _ranked(
+    truths: Sequence[GroundTruth | None], labels: Sequence[str]
+) -> list[GroundTruth | None]:
     """Return truths with the panel of those that have the same label, and their place in it."""
-    found: list[Truth | None] = list(truths)
+    found: list[GroundTruth | None] = list(truths)
     for label in dict.fromkeys(labels):
         members = [
             (i, truth)

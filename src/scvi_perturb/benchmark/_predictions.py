@@ -15,8 +15,7 @@ from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.benchmark.trial import cell_fingerprints
 from scvi_perturb.data.keys import row_codes
 from scvi_perturb.data.reader import check_raw_counts
-from scvi_perturb.metrics import Population, log_normalize, pseudobulk
-from scvi_perturb.metrics._structure import chosen_genes
+from scvi_perturb.metrics import CellPopulation, chosen_genes, log_normalize, pseudobulk
 from scvi_perturb.predictors.request import CellPredictor, parse_requests
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Prediction:
         """Whether there is no prediction."""
         return self.cells is None and self.means is None
 
-    def read(self) -> list[Population | None]:
+    def read(self) -> list[CellPopulation | None]:
         """Return one population a condition; None where the method refused.
 
         The mean of a method that has both is what it predicts, not that of the cells it draws,
@@ -127,7 +126,7 @@ def _is_pseudobulk(means: AnnData | None) -> bool:
     return made.get("profile", "pseudobulk") == "pseudobulk"
 
 
-def read_cells(predicted: AnnData, trial: Trial) -> list[Population]:
+def read_cells(predicted: AnnData, trial: Trial) -> list[CellPopulation]:
     """Return predicted cells as one population a condition.
 
     Parameters
@@ -175,9 +174,9 @@ def read_cells(predicted: AnnData, trial: Trial) -> list[Population]:
         chosen = np.random.default_rng(trial.seed).choice(rows, wanted, replace=False)
         taken = values[np.sort(chosen)]
         found.append(
-            Population.from_cells(taken, profile="pseudobulk")
+            CellPopulation.from_cells(taken, profile="pseudobulk")
             if logged
-            else Population.from_counts(taken)
+            else CellPopulation.from_counts(taken)
         )
     return found
 
@@ -192,7 +191,7 @@ def _check_logged(values: Any) -> None:  # noqa: ANN401
         raise SchemaError(msg)
 
 
-def read_means(predicted: AnnData, trial: Trial) -> list[Population]:
+def read_means(predicted: AnnData, trial: Trial) -> list[CellPopulation]:
     """Return predicted means, one row a condition, as one population each.
 
     Raises
@@ -219,7 +218,7 @@ def read_means(predicted: AnnData, trial: Trial) -> list[Population]:
             )
             raise SchemaError(msg)
         std = None if stated is None else np.asarray(_dense(stated[rows[0]]), np.float64).ravel()
-        found.append(Population(values[rows[0]], effect_std=std))
+        found.append(CellPopulation(values[rows[0]], effect_std=std))
     return found
 
 
@@ -318,7 +317,7 @@ def _refuse_copied_cells(cells: Matrix, condition: HeldOutCondition, trial: Tria
         _refuse(f"{len(copied)} held-out cells", condition.name)
 
 
-def refuse_copied_profiles(found: Sequence[Population], trial: Trial) -> None:
+def refuse_copied_profiles(found: Sequence[CellPopulation], trial: Trial) -> None:
     """Raise if the measured profile of a held-out condition is what was predicted.
 
     Raises

@@ -16,8 +16,7 @@ from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.keys import ConditionKeys
 from scvi_perturb.data.split.record import Split
-from scvi_perturb.metrics import Space, log_normalize
-from scvi_perturb.metrics._structure import chosen_genes
+from scvi_perturb.metrics import Space, chosen_genes, log_normalize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,10 +30,10 @@ from scvi_perturb.data.simulate.screen import simulate_screen
 from scvi_perturb.metrics import (
     BASIC,
     METRICS,
+    CellPopulation,
     Comparison,
-    Population,
+    GroundTruth,
     Space,
-    Truth,
     fit_pca,
     log_normalize,
     score,
@@ -250,7 +250,7 @@ def _compare(
     rows = []
     for case, drawn in zip(asked, np.split(np.arange(sampled.n_obs), len(asked)), strict=True):
         observed = normalized[case.observed]
-        control = Population.from_cells(normalized[case.control])
+        control = CellPopulation.from_cells(normalized[case.control])
         order = np.random.default_rng(seed).permutation(observed.shape[0])
         first, second = (observed[half] for half in np.array_split(order, 2))
         pairs: dict[str, tuple[Matrix | None, Matrix]] = {
@@ -260,8 +260,8 @@ def _compare(
         }
         for method, (cells, truth) in pairs.items():
             if cells is not None:
-                real = Truth(Population.from_cells(truth), control, space, seed=seed)
-                scores = score(Comparison(Population.from_cells(cells), real), BASIC)
+                real = GroundTruth(CellPopulation.from_cells(truth), control, space, seed=seed)
+                scores = score(Comparison(CellPopulation.from_cells(cells), real), BASIC)
                 row = {METHOD: method, "condition": case.title, "n_cells": len(case.observed)}
                 rows.append(row | scores)
     frame = pd.DataFrame(rows)

@@ -98,26 +98,11 @@ def coverage(pit: Floats, level: float) -> Floats:
 
 
 def interval_width(predicted: Floats, level: float) -> Floats:
-    """Return the width of the central interval of the predicted cells. Cell level.
+    """Return the width of the central interval of predicted cells `(m, n_genes)`. Cell level.
 
-    Of two predictions with the right coverage the one with narrower intervals says more.
-
-    Parameters
-    ----------
-    predicted
-        Cells, `(m, n_genes)`.
-    level
-        Level of the interval, in (0, 1); see `LEVELS`. With fewer than `2 / (1 - level) - 1`
-        cells (39 for 0.95) the interval ends at the smallest and largest predicted value.
-
-    Returns
-    -------
-    Widths in the units of the cells, `(n_genes,)`.
-
-    Raises
-    ------
-    ValueError
-        If the level is not in (0, 1), there are no cells or a value is not finite.
+    In the units of the cells, `(n_genes,)`. Of two predictions with the right coverage the one
+    with narrower intervals says more. With fewer than `2 / (1 - level) - 1` cells (39 for 0.95)
+    the interval ends at the smallest and largest predicted value.
     """
     _check_level(level)
     predicted, _ = cells_of_genes(predicted, predicted)
@@ -225,22 +210,9 @@ def effect_coverage(
 ) -> float:
     """Return the share of genes whose measured mean change is inside its interval. Effect level.
 
-    Parameters
-    ----------
-    predicted_change, std, observed_change, observed_variance
-        As for `effect_pit`.
-    level
-        Level of the central interval, in (0, 1); see `LEVELS`.
-
-    Returns
-    -------
-    A share; right is `level`, as a mean over conditions: genes of one condition err together, and
-    a single condition may be far off. NaN genes are left out; NaN if none is left.
-
-    Raises
-    ------
-    ValueError
-        As for `effect_pit`, and if the level is not in (0, 1).
+    Arguments as for `effect_pit`. Right is `level`, as a mean over conditions: genes of one
+    condition err together, and a single condition may be far off. NaN genes are left out; NaN if
+    none is left.
     """
     _check_level(level)
     pit = effect_pit(predicted_change, std, observed_change, observed_variance)
@@ -249,13 +221,7 @@ def effect_coverage(
 
 
 def cells_of_genes(predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
-    """Return two sets of cells of the same genes as float64.
-
-    Raises
-    ------
-    ValueError
-        If a side has no cells, the numbers of genes differ or a value is not finite.
-    """
+    """Return two sets of cells of the same genes as float64; refuse values that are not finite."""
     predicted, observed = (np.asarray(x, dtype=np.float64) for x in (predicted, observed))
     shapes = predicted.shape, observed.shape
     if any(len(shape) != 2 or min(shape) < 1 for shape in shapes) or shapes[0][1] != shapes[1][1]:

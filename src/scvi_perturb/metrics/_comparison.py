@@ -16,28 +16,75 @@ from scvi_perturb.metrics._differential import (
     SortedControl,
     differential_expression,
 )
-from scvi_perturb.metrics._energy import energy_distance
+from scvi_perturb.metrics._distributions import CellStates, energy_distance, fit_pca
 from scvi_perturb.metrics._profiles import (
+    chosen_genes,
     gene_moments,
     log_normalize,
     pseudobulk,
     pseudobulk_variance,
 )
-from scvi_perturb.metrics._structure import chosen_genes
 
 if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
+    from sklearn.decomposition import PCA
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
-    from scvi_perturb.metrics._space import Space
 
-__all__ = ["Comparison", "Population", "Truth"]
+__all__ = ["CellPopulation", "Comparison", "GroundTruth", "Panel", "Space"]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The space in which cells are compared. Fit it on *training* cells only.
+
+    Parameters
+    ----------
+    pca
+        Principal components, from `fit_pca`.
+    states
+        Cell states, by which the composition of a population is described; None does not.
+    genes
+        The most variable genes, on which variances, correlations, ranks and scores of single
+        cells are compared; None takes the 200 most variable of the control cells.
+    """
+
+    pca: PCA
+    states: CellStates | None = None
+    genes: NDArray[np.intp] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        cells: Matrix,
+        *,
+        n_components: int = 50,
+        n_states: int = 8,
+        n_genes: int = 200,
+        seed: int = 0,
+    ) -> Self:
+        """Fit all of it on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
+
+        Parameters
+        ----------
+        cells
+            Log-normalised training cells.
+        n_components, n_states, n_genes
+            Numbers of principal components, of cell states, of most variable genes; fewer where
+            the data do not allow for as many.
+        seed
+            Seed of the solvers' starts.
+        """
+        pca = fit_pca(cells, n_components=n_components, seed=seed)
+        states = CellStates.fit(pca.transform(cells), n_states=n_states, seed=seed)
+        variance = gene_moments(cells)[1]
+        return cls(pca, states, np.argsort(-variance, kind="stable")[:n_genes])
 
 
 @dataclass(frozen=True)
-class Population:
+class CellPopulation:
     """A population of cells by its profile, and by the cells where there are any.
 
     Parameters
@@ -83,7 +130,8 @@ class Population:
         if profile == "cell_mean":
             mean, variance = gene_moments(cells)
             return cls(mean, variance / cells.shape[0], cells)
-        linear, variance = gene_moments(_expm1(cells))
+        rows = sparse.csr_matrix(cells) if sparse.issparse(cells) else np.asarray(cells)
+        linear, variance = gene_moments(rows.expm1() if sparse.issparse(rows) else np.expm1(rows))
         return cls(np.log1p(linear), variance / cells.shape[0] / (1.0 + linear) ** 2, cells)
 
     @classmethod
@@ -92,14 +140,31 @@ class Population:
 
         One cell has a profile but no sampling variance, which is then NaN.
         """
-        if counts.shape[0] < 2:
-            return cls(pseudobulk(counts), np.nan, log_normalize(counts))
-        return cls(pseudobulk(counts), pseudobulk_variance(counts), log_normalize(counts))
+        variance = np.nan if counts.shape[0] < 2 else pseudobulk_variance(counts)
+        return cls(pseudobulk(counts), variance, log_normalize(counts))
+
+    @property
+    def known_cells(self) -> Matrix:
+        """The cells, `(n_cells, n_genes)`.
+
+        Raises
+        ------
+        SchemaError
+            If it is a profile alone.
+        """
+        if self.cells is None:
+            msg = (
+                "Found a profile without cells; this metric compares cells: give "
+                "`CellPopulation.from_counts(...)` or `CellPopulation.from_cells(...)` on both "
+                "sides."
+            )
+            raise SchemaError(msg)
+        return self.cells
 
     @cached_property
     def sorted(self) -> SortedControl:
         """The cells, sorted once for many tests against them."""
-        return SortedControl.of(cells_of(self))
+        return SortedControl.of(self.known_cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +184,14 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """One held-out condition as it was measured.
 
     Parameters
     ----------
     observed, control
         The real cells, and the *real* control cells of the same context. What is computed from
-        these alone is kept, so that many predictions can be compared with one `Truth`.
+        these alone is kept, so that many predictions can be compared with one `GroundTruth`.
     space
         What was fitted on training cells for the metrics of cells.
     name
@@ -150,8 +215,8 @@ class Truth:
         Seed of the draw of those cells and of the randomised ranks.
     """
 
-    observed: Population
-    control: Population
+    observed: CellPopulation
+    control: CellPopulation
     space: Space | None = None
     name: str = ""
     panel: Panel | None = None
@@ -173,19 +238,19 @@ class Truth:
     @cached_property
     def points(self) -> Floats:
         """The real cells in the components of `space`."""
-        return self.project(cells_of(self.observed))
+        return self.project(self.observed.known_cells)
 
     @cached_property
     def differential(self) -> DifferentialExpression:
         """The test of real cells against real control cells."""
-        return differential_expression(cells_of(self.observed), self.control.sorted)
+        return differential_expression(self.observed.known_cells, self.control.sorted)
 
     @cached_property
     def variable_genes(self) -> NDArray[np.intp]:
         """Genes on which the structure of cells is compared, the perturbation's own left out."""
         genes = None if self.space is None else self.space.genes
         if genes is None:
-            variance = gene_moments(cells_of(self.control))[1]
+            variance = gene_moments(self.control.known_cells)[1]
             genes = np.argsort(-variance, kind="stable")[:200]
         return genes[self.kept[genes]]
 
@@ -198,7 +263,7 @@ class Truth:
             If there is no space.
         """
         if self.space is None:
-            msg = "Cells are compared in a space: give `Truth(space=Space.fit(training cells))`."
+            msg = "Cells are compared in a space: give `GroundTruth(space=Space.fit(training))`."
             raise SchemaError(msg)
         pca = self.space.pca
         points: Floats = pca.transform(cells)
@@ -213,18 +278,48 @@ class Truth:
 class Comparison:
     """A prediction of one condition, and the condition as it was measured."""
 
-    predicted: Population
-    truth: Truth
+    predicted: CellPopulation
+    truth: GroundTruth
+
+    @property
+    def profiles(self) -> tuple[Floats, Floats, Floats]:
+        """Predicted, observed and control profile without the perturbation's own genes."""
+        truth, kept = self.truth, self.truth.kept
+        return self.predicted.mean[kept], truth.observed.mean[kept], truth.control.mean[kept]
+
+    @property
+    def cells(self) -> tuple[Matrix, Matrix]:
+        """Predicted and real cells."""
+        return self.predicted.known_cells, self.truth.observed.known_cells
+
+    @property
+    def stated_effects(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """What `effect_pit` takes, without the perturbation's own genes.
+
+        Stated change and standard error, measured change and its sampling variance.
+
+        Raises
+        ------
+        SchemaError
+            If the prediction states no standard error.
+        """
+        stated, truth = self.predicted.effect_std, self.truth
+        if stated is None:
+            msg = f"The prediction of {truth.name!r} states no standard error of its mean change."
+            raise SchemaError(msg)
+        predicted, observed, control = self.profiles
+        variance = np.broadcast_to(truth.observed.mean_variance, truth.kept.shape)[truth.kept]
+        return predicted - control, stated[truth.kept], observed - control, variance
 
     @cached_property
     def points(self) -> Floats:
         """The predicted cells in the components of the space."""
-        return self.truth.project(cells_of(self.predicted))
+        return self.truth.project(self.predicted.known_cells)
 
     @cached_property
     def differential(self) -> DifferentialExpression:
         """The test of predicted cells against the real control cells."""
-        return differential_expression(cells_of(self.predicted), self.truth.control.sorted)
+        return differential_expression(self.predicted.known_cells, self.truth.control.sorted)
 
     @cached_property
     def energy(self) -> float:
@@ -236,35 +331,10 @@ class Comparison:
     @cached_property
     def variable(self) -> tuple[Floats, Floats]:
         """Predicted and real cells over the most variable genes, dense."""
-        genes = self.truth.variable_genes
-        sides = cells_of(self.predicted), cells_of(self.truth.observed)
-        made, real = (chosen_genes(cells, genes) for cells in sides)
+        made, real = (chosen_genes(cells, self.truth.variable_genes) for cells in self.cells)
         return made, real
 
     @cached_property
     def ranks(self) -> Floats:
         """Ranks of the real values among the predicted ones, `(n_cells, n_variable_genes)`."""
         return randomized_pit(*self.variable, seed=self.truth.seed)
-
-
-def cells_of(population: Population) -> Matrix:
-    """Return the cells of a population.
-
-    Raises
-    ------
-    SchemaError
-        If it is a profile alone.
-    """
-    if population.cells is None:
-        msg = (
-            "Found a profile without cells; this metric compares cells: give "
-            "`Population.from_counts(...)` or `Population.from_cells(...)` on both sides."
-        )
-        raise SchemaError(msg)
-    return population.cells
-
-
-def _expm1(cells: Matrix) -> Matrix:
-    if sparse.issparse(cells):
-        return sparse.csr_matrix(cells).expm1()
-    return np.expm1(np.asarray(cells))

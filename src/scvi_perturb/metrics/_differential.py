@@ -1,4 +1,4 @@
-"""Which genes differ between cells and control cells: the rank-sum test, on sparse matrices."""
+"""Which genes differ from control cells, and whether a prediction finds them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
-__all__ = ["LEVEL", "DifferentialExpression", "SortedControl", "differential_expression"]
+__all__ = [
+    "DifferentialExpression",
+    "SortedControl",
+    "de_direction_yield",
+    "de_jaccard",
+    "de_lfc_nmae",
+    "differential_expression",
+]
 
 #: Genes with an adjusted p-value below this are significant.
 LEVEL = 0.05
+
+#: With fewer significant genes the error of fold changes is that of a handful at the threshold.
+_FEWEST = 10
 
 #: Keeps the fold change of a gene that one side never shows finite, counts per million.
 _EPSILON = 1e-9
@@ -167,6 +177,57 @@ def differential_expression(
     return DifferentialExpression(change, p_value, p_adjusted, z, tested)
 
 
+def de_direction_yield(
+    predicted: DifferentialExpression, observed: DifferentialExpression, kept: NDArray[np.bool_]
+) -> float:
+    """Return the share of significant genes whose direction is right.
+
+    `right / max(n_predicted, n_observed)`: genes called in the prediction whose real fold change
+    has the same sign, over the larger number of calls. Calling too many genes costs through the
+    first, too few through the second. Whether the gene is significant in the real cells does not
+    matter for its sign to be right. Predicted calls of genes without a real direction (a fold
+    change of exactly 0) do not count. NaN if no gene is significant in the real cells, whatever
+    was predicted (Virtual Cell Challenge 2026, "direction fidelity yield", raw).
+    """
+    ours, real = (test.log_fold_change for test in (predicted, observed))
+    called = predicted.significant & kept & (np.nan_to_num(real) != 0)
+    right = called & (np.sign(ours) == np.sign(real))
+    n_observed = (observed.significant & kept).sum()
+    if not n_observed:
+        return float("nan")
+    return float(right.sum() / max(called.sum(), n_observed))
+
+
+def de_jaccard(
+    predicted: DifferentialExpression, observed: DifferentialExpression, kept: NDArray[np.bool_]
+) -> float:
+    """Return the size of the intersection of significant genes over that of their union.
+
+    1 if neither side has significant genes: both say that nothing changes.
+    """
+    ours, real = predicted.significant & kept, observed.significant & kept
+    union = (ours | real).sum()
+    return float((ours & real).sum() / union) if union else 1.0
+
+
+def de_lfc_nmae(
+    predicted: DifferentialExpression, observed: DifferentialExpression, kept: NDArray[np.bool_]
+) -> float:
+    """Return the absolute error of log fold changes over that of predicting none.
+
+    `sum |predicted - real| / sum |real|` over genes that are significant in the real cells. A
+    predicted fold change that is not finite counts as no change, so that no gene can be evaded.
+    NaN with fewer than 10 significant genes, which the real cells alone decide.
+    """
+    real = observed.log_fold_change
+    genes = observed.significant & kept & np.isfinite(real)
+    size = np.abs(real[genes]).sum()
+    if genes.sum() < _FEWEST or size == 0:
+        return float("nan")
+    ours = np.nan_to_num(predicted.log_fold_change[genes], nan=0.0, posinf=0.0, neginf=0.0)
+    return float(np.abs(ours - real[genes]).sum() / size)
+
+
 def _rank_sum(cells: sparse.csr_matrix, control: SortedControl) -> Floats:
     """Return the standardised rank sum of each gene.
 
@@ -230,13 +291,7 @@ def _mean_cpm(cells: sparse.csr_matrix) -> Floats:
 
 
 def _checked(cells: Matrix) -> sparse.csr_matrix:
-    """Return cells as CSR without stored zeros.
-
-    Raises
-    ------
-    ValueError
-        If there are no cells, or values that a log-normalised cell cannot have.
-    """
+    """Return cells as CSR without stored zeros, of values that a log-normalised cell can have."""
     made = sparse.csr_matrix(cells)
     if made.shape[0] == 0:
         msg = "Found no cells; the test needs at least one cell on each side."

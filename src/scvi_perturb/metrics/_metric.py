@@ -1,25 +1,27 @@
-"""What a metric is, and how its numbers are summed up over conditions."""
+"""What a metric is, the registry of metrics, and the scores of predictions by all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from scvi_perturb.metrics._structure import MAX_LOG_RATIO
+from scvi_perturb._errors import SchemaError
+from scvi_perturb.metrics._distributions import MAX_LOG_RATIO
+from scvi_perturb.registry import Registry, registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from scvi_perturb.metrics._comparison import Comparison
+    from scvi_perturb.metrics._comparison import CellPopulation, Comparison
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = ["Metric", "Needs", "Terms", "each", "means"]
+__all__ = ["BASIC", "METRICS", "Metric", "Terms", "each", "mean_terms", "score", "score_all"]
 
-#: What a prediction must have. "means": a profile; "cells": log-normalised cells; "spread": the
-#: standard error of its mean changes; "likelihood": that of real cells.
-Needs = Literal["means", "cells", "spread", "likelihood"]
+Needs = Literal["means", "cells", "effect_std", "likelihood"]
+Direction = Literal["higher", "lower", "nearer", "none"]
 
 
 class Terms(NamedTuple):
@@ -67,7 +69,8 @@ class Metric:
     units
         Units of the number.
     needs
-        What a prediction must have.
+        What a prediction must have: "means", a profile; "cells", log-normalised cells;
+        "effect_std", the standard error of its mean changes; "likelihood", that of real cells.
     paper
         Where the metric comes from.
     is_ratio
@@ -77,7 +80,7 @@ class Metric:
     name: str
     title: str
     compute: Callable[[Sequence[Comparison]], Terms]
-    direction: Literal["higher", "lower", "nearer", "none"]
+    direction: Direction
     best: float
     units: str
     needs: Needs
@@ -97,16 +100,122 @@ class Metric:
         return -found if self.direction == "higher" else found
 
 
+#: Every metric by name: those of `_own_metrics.py`, and those of packages that name theirs as an
+#: entry point of the group "scvi_perturb.metrics".
+METRICS: Final[Registry[Metric]] = registry("metrics")
+
+#: The few that a short table shows.
+BASIC: Final = (
+    *("pearson_delta", "pearson_delta_top", "nmse", "nmse_vs_no_change", "energy"),
+    *("variance_ratio", "zero_fraction_error"),
+)
+
+
 def each(function: Callable[[Comparison], float]) -> Callable[[Sequence[Comparison]], Terms]:
     """Return a function of one condition as a metric that is the mean over conditions."""
 
     def compute(cases: Sequence[Comparison]) -> Terms:
-        return means([function(case) for case in cases])
+        return mean_terms([function(case) for case in cases])
 
     return compute
 
 
-def means(values: Sequence[float]) -> Terms:
+def mean_terms(values: Sequence[float]) -> Terms:
     """Return values, one a condition, as the terms of their mean."""
     made = np.asarray(values, dtype=np.float64)
     return Terms(made, np.where(np.isfinite(made), 1.0, np.nan))
+
+
+def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[str, float]:
+    """Return metrics of one condition.
+
+    Parameters
+    ----------
+    comparison
+        The prediction and what answers it.
+    names
+        Names in `METRICS`; None takes all that the prediction has what it takes for.
+
+    Returns
+    -------
+    Number by name, in the order of the names.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known.
+    SchemaError
+        If a metric that was named needs what the prediction does not have.
+    """
+    frame = score_all([comparison], names)
+    return dict(zip(frame["metric"], frame["value"], strict=True))
+
+
+def score_all(cases: Sequence[Comparison], names: Iterable[str] | None = None) -> pd.DataFrame:
+    """Return metrics of several conditions that were predicted by one method.
+
+    Parameters
+    ----------
+    cases
+        One comparison a condition; some metrics rank a condition among the others.
+    names
+        As in `score`.
+
+    Returns
+    -------
+    One row a metric and condition: `metric`, `condition`, `numerator`, `denominator`, `value`.
+    The metric of several conditions together is the sum of their numerators over that of their
+    denominators; `value` is that of one, NaN where the metric is not defined.
+
+    Raises
+    ------
+    ValueError, SchemaError
+        As `score`; also if there are no cases.
+    """
+    if not cases:
+        msg = "Found no comparisons; give at least one condition."
+        raise ValueError(msg)
+    parts = []
+    for name in _chosen(cases, names):
+        terms = METRICS[name].compute(cases)
+        rows = {
+            "metric": name,
+            "condition": [case.truth.name for case in cases],
+            "numerator": terms.numerator,
+            "denominator": terms.denominator,
+            "value": terms.values,
+        }
+        parts.append(pd.DataFrame(rows))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _chosen(cases: Sequence[Comparison], names: Iterable[str] | None) -> list[str]:
+    held = {"means"}.union(*(_held(case.predicted) for case in cases))
+    if any(case.truth.observed.cells is None for case in cases):
+        held -= {"cells", "likelihood"}
+    if names is None:
+        return [name for name, metric in METRICS.items() if metric.needs in held]
+    chosen = list(names)
+    unknown = sorted(set(chosen) - set(METRICS))
+    if unknown:
+        msg = f"Metrics {unknown} are not known; choose from {sorted(METRICS)}."
+        raise ValueError(msg)
+    lacking = [name for name in chosen if METRICS[name].needs not in held]
+    if lacking:
+        msg = (
+            f"Metrics {lacking} need {sorted({METRICS[name].needs for name in lacking})}, which "
+            "the prediction or the real condition does not have. Predict cells with "
+            "`CellPopulation.from_counts(...)`, or ask for metrics of means."
+        )
+        raise SchemaError(msg)
+    return chosen
+
+
+def _held(population: CellPopulation) -> set[str]:
+    """Return what a prediction has, besides means."""
+    found = {
+        "cells": population.cells,
+        "effect_std": population.effect_std,
+        "likelihood": population.nll,
+    }
+    return {need for need, value in found.items() if value is not None}

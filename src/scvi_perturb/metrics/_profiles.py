@@ -1,8 +1,8 @@
-"""From counts to the values that metrics compare: normalised cells and profiles of populations."""
+"""From counts to what metrics compare: normalised cells and profiles of populations."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,10 @@ from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._normalize import log_normalize_cells
 
 __all__ = [
+    "ROUNDING",
     "Floats",
     "Matrix",
+    "chosen_genes",
     "gene_moments",
     "log_normalize",
     "pseudobulk",
@@ -25,19 +27,10 @@ Floats: TypeAlias = NDArray[np.floating]
 #: Cells by genes, dense or any SciPy sparse format.
 Matrix: TypeAlias = NDArray[np.floating] | sparse.spmatrix | sparse.sparray
 
+#: Differences below this share of a value are rounding of 32-bit numbers.
+ROUNDING = 1e-6
+
 _CHUNK = 1024
-
-
-def _csr(matrix: Matrix) -> sparse.csr_matrix:
-    return sparse.csr_matrix(matrix, dtype=np.float64)
-
-
-def _library_sizes(counts: Matrix) -> Floats:
-    sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    if sizes.size and sizes.min() < 0:
-        msg = "Counts must not be negative; found a cell with a negative total. Pass raw counts."
-        raise ValueError(msg)
-    return sizes
 
 
 def log_normalize(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Matrix:
@@ -87,7 +80,7 @@ def gene_moments(cells: Matrix) -> tuple[Floats, Floats]:
     if not sparse.issparse(cells):
         dense = np.asarray(cells, dtype=np.float64)
         return dense.mean(axis=0), dense.var(axis=0, ddof=1)
-    made = _csr(cells)
+    made = sparse.csr_matrix(cells, dtype=np.float64)
     mean = np.asarray(made.mean(axis=0)).ravel()
     # Centred sums: the zeros of a gene contribute mean^2 each; no cancellation of large numbers.
     n_stored = np.bincount(made.indices, minlength=made.shape[1])
@@ -98,7 +91,7 @@ def gene_moments(cells: Matrix) -> tuple[Floats, Floats]:
 
 
 def zero_fraction(cells: Matrix) -> Floats:
-    """Return the share of cells in which each gene is exactly zero, `(n_genes,)`."""
+    """Return the share of cells in which each gene is 0, `(n_genes,)`."""
     nonzero = np.asarray((cells != 0).sum(axis=0), dtype=np.float64).ravel()
     return 1.0 - nonzero / cells.shape[0]
 
@@ -161,17 +154,34 @@ def pseudobulk_variance(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Fl
     if left.min() <= 0:
         msg = "One cell holds all the counts, so leaving it out leaves nothing. Add cells."
         raise ValueError(msg)
-    rows: Any = sparse.csr_matrix(counts) if sparse.issparse(counts) else np.asarray(counts)
+    rows = sparse.csr_matrix(counts) if sparse.issparse(counts) else np.asarray(counts)
     centre = np.log1p(target_sum * sums / total)
     first, second = np.zeros_like(sums), np.zeros_like(sums)
     for start in range(0, n_cells, _CHUNK):
-        part = rows[start : start + _CHUNK]
-        dense = part.toarray() if sparse.issparse(part) else part
-        kept = (sums - dense) / left[start : start + _CHUNK, None]
+        part = slice(start, start + _CHUNK)
+        kept = (sums - chosen_genes(rows[part])) / left[part, None]
         deviation = np.log1p(target_sum * kept) - centre
         first += deviation.sum(axis=0)
         second += (deviation**2).sum(axis=0)
     return (n_cells - 1) / n_cells * (second - first**2 / n_cells)
+
+
+def chosen_genes(cells: Matrix, genes: NDArray[np.intp] | None = None) -> Floats:
+    """Return chosen genes (all, if None) of cells, dense or sparse, as a dense float64 array."""
+    if sparse.issparse(cells):
+        rows = sparse.csr_matrix(cells)
+        cells = (rows if genes is None else rows[:, genes]).toarray()
+    elif genes is not None:
+        cells = np.asarray(cells)[:, genes]
+    return np.asarray(cells, dtype=np.float64)
+
+
+def _library_sizes(counts: Matrix) -> Floats:
+    sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    if sizes.size and sizes.min() < 0:
+        msg = "Counts must not be negative; found a cell with a negative total. Pass raw counts."
+        raise ValueError(msg)
+    return sizes
 
 
 def _sums(counts: Matrix) -> tuple[Floats, float]:

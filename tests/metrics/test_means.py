@@ -1,4 +1,4 @@
-"""Direction and magnitude of the mean change: known answers and invariances."""
+"""Metrics of the mean change: known answers, oracles, invariances."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
+from scipy.spatial.distance import cdist, cosine
+from scipy.stats import rankdata
+from sklearn.metrics import mean_squared_error, r2_score
 
-from scvi_perturb.metrics import (
+from scvi_perturb.metrics import pseudobulk, pseudobulk_variance
+from scvi_perturb.metrics._means import (
+    cosine_delta,
+    de_weights,
+    discrimination,
     nmse,
     nmse_terms,
     pearson_delta,
-    pseudobulk,
-    pseudobulk_variance,
     top_genes,
+    weighted_mse,
+    weighted_r2,
 )
 
 
@@ -241,3 +248,218 @@ def test_terms_agree_with_cell_eval():
         assert effect / n_genes == pytest.approx(effects[name], rel=1e-9)
         uncapped = error + min(noise[0].sum(), noise[1].sum()) - noise[0].sum()
         assert uncapped / n_genes == pytest.approx(errors[name], rel=1e-9)
+
+
+@pytest.fixture
+def from_reference():
+    """Predicted and observed from_reference and a reference."""
+    rng = np.random.default_rng(0)
+    reference = rng.gamma(1, 1, 300)
+    observed = reference + rng.normal(0, 0.4, 300)
+    return observed + rng.normal(0, 0.4, 300), observed, reference
+
+
+def test_cosine_is_scipys(from_reference):
+    predicted, observed, reference = from_reference
+    expected = 1 - cosine(predicted - reference, observed - reference)
+    assert cosine_delta(*from_reference) == pytest.approx(expected)
+    kept = np.arange(300) % 3 > 0
+    expected = 1 - cosine((predicted - reference)[kept], (observed - reference)[kept])
+    assert cosine_delta(*from_reference, kept) == pytest.approx(expected)
+
+
+def test_cosine_sees_direction_alone(from_reference):
+    _, observed, reference = from_reference
+    change = observed - reference
+    assert cosine_delta(reference + 3 * change, observed, reference) == pytest.approx(1)
+    assert cosine_delta(reference - change, observed, reference) == pytest.approx(-1)
+    assert cosine_delta(observed + 1.0, observed, reference) < 0.5, "not centred over genes"
+
+
+def test_no_change_has_no_direction(from_reference):
+    predicted, observed, reference = from_reference
+    rounded = reference.astype(np.float32).astype(np.float64)
+    assert (rounded != reference).any()
+    for same in (reference, rounded):
+        assert np.isnan(cosine_delta(same, observed, reference))
+        assert np.isnan(cosine_delta(predicted, same, reference))
+    small = reference + 1e-3 * (observed - reference)
+    assert cosine_delta(small, observed, reference) == pytest.approx(1)
+
+
+def test_weights_by_hand():
+    made = de_weights(np.array([1.0, -3.0, 2.0, 0.0, 9.0]), np.array([1, 1, 1, 1, 0], bool))
+    np.testing.assert_allclose(made, np.array([1, 9, 4, 0, 0]) / 14)
+    shifted = de_weights(np.array([-1.0, 3.0, 2.0]))
+    np.testing.assert_allclose(shifted, np.array([0, 4, 1]) / 5)
+
+
+def test_weights_are_relative_and_of_one_sum():
+    scores = np.random.default_rng(0).normal(size=100)
+    assert de_weights(scores).sum() == pytest.approx(1)
+    np.testing.assert_allclose(de_weights(5 * scores), de_weights(-scores))
+
+
+def test_equal_scores_give_no_weights():
+    assert np.isnan(de_weights(np.ones(4))).all()
+    assert np.isnan(de_weights(np.arange(4.0), np.zeros(4, bool))).all()
+    nowhere = np.full(4, np.nan)
+    assert np.isnan(weighted_mse(np.ones(4), np.zeros(4), nowhere))
+    assert np.isnan(weighted_r2(np.ones(4), np.arange(4.0), nowhere))
+
+
+def test_weights_refuse_scores_that_are_not_finite():
+    scores = np.array([1.0, np.nan, 2.0])
+    with pytest.raises(ValueError, match="Found 1 scores that are not finite"):
+        de_weights(scores)
+    assert de_weights(scores, np.array([True, False, True])).tolist() == [0, 0, 1]
+
+
+def test_weighted_errors_are_sklearns(from_reference):
+    predicted, observed, reference = from_reference
+    weights = de_weights(np.random.default_rng(3).normal(size=300))
+    changes = observed - reference, predicted - reference
+    assert weighted_mse(predicted, observed, weights) == pytest.approx(
+        mean_squared_error(observed, predicted, sample_weight=weights)
+    )
+    assert weighted_r2(changes[1], changes[0], weights) == pytest.approx(
+        r2_score(*changes, sample_weight=weights)
+    )
+
+
+def test_the_mean_of_training_conditions_explains_nothing(from_reference):
+    _, observed, reference = from_reference
+    change = observed - reference
+    weights = de_weights(change)
+    assert weighted_r2(np.zeros(300), change, weights) <= 0
+    assert weighted_r2(change, change, weights) == 1
+    assert weighted_r2(3 * change, change, weights) < 0
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+def test_a_real_change_that_does_not_vary_cannot_be_explained(constant):
+    weights = de_weights(np.arange(50.0))
+    assert np.isnan(weighted_r2(np.arange(50.0), np.full(50, constant), weights))
+
+
+def test_lengths_must_agree(from_reference):
+    predicted, observed, reference = from_reference
+    with pytest.raises(ValueError, match="same genes"):
+        cosine_delta(predicted[1:], observed, reference)
+    for function in (weighted_mse, weighted_r2):
+        with pytest.raises(ValueError, match="same genes"):
+            function(predicted, observed, np.ones(3))
+
+
+@pytest.fixture
+def changes():
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(23, 60)) + rng.normal(size=60)
+    return observed + 6 * rng.normal(size=(23, 60)), observed
+
+
+def test_is_the_rank_of_the_own_condition(changes):
+    predicted, observed = changes
+    distance = cdist(predicted, observed, "cosine")
+    ranks = np.array([rankdata(row)[i] - 1 for i, row in enumerate(distance)])
+    made = discrimination(predicted, observed)
+    np.testing.assert_allclose(made, 1 - ranks / 22)
+    assert 0.5 < made.mean() < 1
+
+
+def test_perfect_scaled_and_reversed(changes):
+    _, observed = changes
+    assert discrimination(observed, observed).tolist() == [1.0] * 23
+    assert discrimination(5 * observed, observed).tolist() == [1.0] * 23
+    assert discrimination(-observed, observed).tolist() == [0.0] * 23
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 40])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_constant_prediction_averages_a_half(n, copies):
+    rng = np.random.default_rng(n)
+    observed = np.repeat(rng.normal(size=(n, 501)), copies, axis=0)
+    constant = np.tile(rng.normal(size=501), (n * copies, 1))
+    made = discrimination(constant, observed)
+    assert made.mean() == pytest.approx(0.5, abs=1e-15)
+    # Real conditions that are equal are equally near.
+    assert len(np.unique(made)) == n
+
+
+def test_no_change_scores_a_half_everywhere(changes):
+    predicted, observed = changes
+    assert discrimination(np.zeros_like(observed), observed).tolist() == [0.5] * 23
+    some = predicted.copy()
+    some[3] = 0
+    assert discrimination(some, observed)[3] == 0.5
+
+
+def test_equal_conditions_share_their_rank(changes):
+    _, observed = changes
+    twins = observed.copy()
+    twins[7] = twins[2]
+    made = discrimination(twins, twins)
+    assert made[2] == made[7] == 1 - 0.5 / 22
+    assert np.delete(made, [2, 7]).tolist() == [1.0] * 21
+
+
+def test_order_of_conditions_and_genes_does_not_matter(changes):
+    predicted, observed = changes
+    rng = np.random.default_rng(1)
+    rows, columns = rng.permutation(23), rng.permutation(60)
+    turned = discrimination(predicted[rows][:, columns], observed[rows][:, columns])
+    np.testing.assert_allclose(turned, discrimination(predicted, observed)[rows])
+
+
+def test_raising_the_targets_of_others_gains_nothing():
+    """The signature of who is targeted is left out on both sides, in every comparison."""
+    rng = np.random.default_rng(0)
+    n, n_genes = 20, 100
+    observed = 0.3 * rng.normal(size=(n, n_genes))
+    observed[np.arange(n), np.arange(n)] = -5.0  # knocked down
+    spiked = np.zeros((n, n_genes))
+    spiked[:, :n] = 1.0 - np.eye(n)
+    targeted = np.arange(n_genes) < n
+    assert discrimination(spiked, observed).mean() > 0.9
+    assert discrimination(spiked, observed, targeted=targeted).tolist() == [0.5] * n
+
+
+def test_what_cannot_be_ranked():
+    one = np.ones((1, 5))
+    assert np.isnan(discrimination(one, one)).all()
+    two = np.eye(2)
+    assert np.isnan(discrimination(two, two, targeted=np.ones(2, bool))).all()
+    with pytest.raises(ValueError, match="same conditions and genes"):
+        discrimination(two, np.ones((2, 3)))
+    with pytest.raises(ValueError, match="not finite"):
+        discrimination(np.full((2, 2), np.nan), two)
+
+
+def test_agrees_with_cell_eval(changes):
+    cell_eval = pytest.importorskip(
+        "cell_eval2.metrics.discrimination", reason="cell-eval2 is not installed"
+    )
+    predicted, observed = changes
+    predicted, observed = predicted.copy(), observed.copy()
+    predicted[4], predicted[9] = 0, predicted[8]
+    n, n_genes = observed.shape
+    genes = np.array([f"g{i:02d}" for i in range(n_genes)])
+    names = np.array([f"p{i:02d}" for i in range(n)])
+    control = np.random.default_rng(5).gamma(1, 1, n_genes)
+    labels = np.append(names, "non-targeting")
+    sides = [(labels, np.vstack([control + x, control])) for x in (predicted, observed)]
+    expected = cell_eval.discrimination_score(
+        pred_bulk=sides[0],
+        real_bulk=sides[1],
+        distance="cosine",
+        rank_denominator="n-1",
+        tie_policy="midrank",
+        exclusion_scope="panel",
+        control_source="real",
+        genes=genes,
+        target_gene_map=dict(zip(names, genes, strict=False)),
+    )
+    made = discrimination(
+        sides[0][1][:-1] - control, sides[1][1][:-1] - control, targeted=np.arange(n_genes) < n
+    )
+    np.testing.assert_allclose(made, [expected[name] for name in names], atol=1e-12)
