@@ -21,10 +21,11 @@ SCREENS = KNOWLEDGE | {"_compat", "data"}
 CONDITIONS = SCREENS | {"similarity"}
 MODELS = TENSORS | CONDITIONS | {"train", "predictors", "metrics"}
 JUDGE = MODELS | {"model"}
-VERBS = JUDGE | {"benchmark"}
+VERBS = JUDGE | {"_plotting", "benchmark"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "_compat": BASE,
+    "_plotting": BASE,
     "generative": BASE,
     "nn": NUMERICS,
     "module": TENSORS - {"module"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "predictors": CONDITIONS,
     "metrics": {"_constants", "_errors", "_normalize", "registry"},
     "model": MODELS,
-    "benchmark": JUDGE,
+    "benchmark": JUDGE | {"_plotting"},
     "pp": VERBS,
     "tl": VERBS,
     "pl": VERBS,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from scvi_perturb.benchmark._cell_eval import to_cell_eval
 from scvi_perturb.benchmark._evaluation import evaluate, peak_memory, reset_peak_memory
 from scvi_perturb.benchmark._summary import summarize
-from scvi_perturb.benchmark._view import markdown_table, markdown_tables, write_report
 from scvi_perturb.benchmark.methods import (
     REPLICATE,
     TRIVIAL,
@@ -15,6 +14,7 @@ from scvi_perturb.benchmark.methods import (
     get_method,
     model_method,
 )
+from scvi_perturb.benchmark.report import markdown_table, markdown_tables, write_report
 from scvi_perturb.benchmark.results import Record, Results
 from scvi_perturb.benchmark.runner import missing_jobs, run
 from scvi_perturb.benchmark.study import Study, StudyFile, read_study

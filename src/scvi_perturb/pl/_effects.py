@@ -1,25 +1,40 @@
-"""Is the effect predicted: every gene, predicted against measured."""
+"""Predicted against measured effects of genes, with the names of the largest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb.pl._labels import label_points
-from scvi_perturb.pl._style import MEASURED, PREDICTED, grid
+from scvi_perturb._plotting import COLOURS, grid, scatter_effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
     from numpy.typing import NDArray
 
     from scvi_perturb.metrics import Matrix
 
-__all__ = ["effect_scatter"]
+__all__ = ["effect_scatter", "label_points"]
 
-_UNITS: Final = "effect (log change from control)"
+#: Where a label may stand: shift in points, and which of its sides faces the point.
+_Place: TypeAlias = tuple[
+    int, int, Literal["left", "right", "center"], Literal["top", "bottom", "center"]
+]
+_PLACES: Final[tuple[_Place, ...]] = (
+    (5, 0, "left", "center"),
+    (-5, 0, "right", "center"),
+    (0, 5, "center", "bottom"),
+    (0, -5, "center", "top"),
+    (12, 10, "left", "bottom"),
+    (12, -10, "left", "top"),
+    (-12, 10, "right", "bottom"),
+    (-12, -10, "right", "top"),
+    (24, 0, "left", "center"),
+    (-24, 0, "right", "center"),
+)
 
 
 def effect_scatter(
@@ -72,39 +87,91 @@ def effect_scatter(
     _check_length("axes", axes, n_conditions)
     drawn = grid(n_conditions) if axes is None else list(axes)
     for i, ax in enumerate(drawn):
-        _draw(ax, predicted[i], true[i])
+        what = "effect (log change from control)"
+        scatter_effects(ax, true[i], predicted[i], what=what, color=COLOURS[0])
         if titles is not None:
             ax.set_title(titles[i], fontsize=10)
     if genes is not None:
         for i, ax in enumerate(drawn):
             top = np.argsort(-np.abs(true[i]), kind="stable")[:n_labels]
-            ax.scatter(true[i, top], predicted[i, top], s=14, color=PREDICTED, lw=0, zorder=3)
+            ax.scatter(true[i, top], predicted[i, top], s=14, color=COLOURS[1], lw=0, zorder=3)
             points = np.column_stack([true[i, top], predicted[i, top]])
             label_points(ax, points, [genes[gene] for gene in top])
     return drawn
-
-
-def _draw(ax: Axes, predicted: NDArray[np.float64], true: NDArray[np.float64]) -> None:
-    limit = 1.08 * max(np.abs(true).max(), np.abs(predicted).max(), 1e-6)
-    for line in (ax.axhline, ax.axvline):
-        line(0, color="0.88", lw=0.8, zorder=0)
-    ax.plot([-limit, limit], [-limit, limit], color="0.6", lw=1, ls="--", zorder=1)
-    ax.scatter(true, predicted, s=8, color=MEASURED, alpha=0.6, lw=0, zorder=2, rasterized=True)
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    ax.text(0.04, 0.96, f"r = {_pearson(predicted, true)}", transform=ax.transAxes, va="top")
-    ax.locator_params(nbins=5)
-    ax.set_xlabel(f"measured {_UNITS}", fontsize=8)
-    ax.set_ylabel(f"predicted {_UNITS}", fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def _pearson(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> str:
-    if min(predicted.std(), true.std()) < 1e-9:
-        return "undefined"
-    return f"{np.corrcoef(predicted, true)[0, 1]:.2f}"
 
 
 def _check_length(name: str, given: Sequence[object] | None, expected: int) -> None:
     if given is not None and len(given) != expected:
         msg = f"{name} has {len(given)} entries; expected {expected}."
         raise ValueError(msg)
+
+
+def label_points(
+    ax: Axes, points: NDArray[np.float64], labels: Sequence[str], *, fontsize: float = 7
+) -> list[Annotation]:
+    """Write labels beside points so that none covers another; those without room are left out.
+
+    Parameters
+    ----------
+    ax
+        Axes whose limits are final.
+    points
+        Positions, `(n, 2)`, most important first.
+    labels
+        Names, `(n,)`.
+    fontsize
+        Size of the letters.
+
+    Returns
+    -------
+    list of matplotlib.text.Annotation
+        The labels that were written.
+    """
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        return []
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    inside = ax.get_window_extent(renderer)
+    marks = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in ax.transData.transform(points)]
+    taken = [*marks, *(text.get_window_extent(renderer) for text in ax.texts)]
+    written = []
+    for point, label in zip(points, labels, strict=True):
+        for place in _PLACES:
+            text = _write(ax, point, label, place, fontsize)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # of the words, without the line
+            box = box.padded(1, 0)
+            fits = inside.contains(*box.min) and inside.contains(*box.max)
+            if fits and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                written.append(text)
+                break
+            text.remove()
+    return written
+
+
+def _write(
+    ax: Axes, point: NDArray[np.float64], label: str, place: _Place, fontsize: float
+) -> Annotation:
+    """Write a label at a place; one that stands apart gets a line to its point."""
+    from matplotlib.patheffects import withStroke
+
+    dx, dy, horizontal, vertical = place
+    text = ax.annotate(
+        label,
+        (float(point[0]), float(point[1])),
+        xytext=(dx, dy),
+        textcoords="offset points",
+        ha=horizontal,
+        va=vertical,
+        fontsize=fontsize,
+        arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.5"} if abs(dx) > 5 else None,
+        zorder=4,
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],
+    )
+    text.set_in_layout(False)
+    return text

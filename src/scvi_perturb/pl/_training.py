@@ -1,11 +1,11 @@
-"""Did training converge: the losses of both stages."""
+"""Losses of both stages of training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from scvi_perturb._errors import NotTrainedError
-from scvi_perturb.pl._style import MEASURED, PREDICTED, grid
+from scvi_perturb._plotting import COLOURS, grid, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["training_history"]
 
 _STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two: responses"}
-_LINES: Final = {"train": MEASURED, "validation": PREDICTED}
+_LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
 
 
 def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
@@ -81,5 +81,5 @@ def _draw(ax: Axes, losses: dict[str, pd.Series[float]]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax)
     ax.legend(frameon=False)

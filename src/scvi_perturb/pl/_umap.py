@@ -1,4 +1,4 @@
-"""Do predicted cells lie where real ones do: both in one UMAP."""
+"""Real and predicted cells in one UMAP."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from scvi_perturb._constants import CONTROL
 from scvi_perturb._errors import SchemaError
+from scvi_perturb._plotting import PALE, grid, palette
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.metrics import fit_pca, log_normalize
-from scvi_perturb.pl._style import BACKGROUND, grid, palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,7 @@ def _draw(
 ) -> None:
     """Draw both panels with the same limits and colours, and one legend of what is coloured."""
     wanted = list(dict.fromkeys([*sorted(set(labels[1])), *labels[0].value_counts().index]))
-    colours = palette([label for label in wanted if label != _OTHER]) | {_OTHER: BACKGROUND}
+    colours = palette([label for label in wanted if label != _OTHER]) | {_OTHER: PALE}
     everything = np.concatenate(points)
     margin = 0.04 * np.ptp(everything, axis=0)
     low, high = everything.min(axis=0) - margin, everything.max(axis=0) + margin
@@ -150,11 +150,11 @@ def _draw(
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
         ax.set(xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     size = float(np.clip(20_000 / len(everything), 2, 14))
-    _dots(axes[1], points[0], size, BACKGROUND)
+    _dots(axes[1], points[0], size, PALE)
     for ax, where, label in zip(axes, points, labels, strict=True):
         tone = label.map(colours).to_numpy()
-        pale = tone == BACKGROUND
-        _dots(ax, where[pale], size, BACKGROUND)
+        pale = tone == PALE
+        _dots(ax, where[pale], size, PALE)
         # Controls first, the others in random order, so that no group hides another.
         order = np.random.default_rng(0).permutation(np.flatnonzero(~pale))
         order = order[np.argsort(label.to_numpy()[order] != CONTROL, kind="stable")]
@@ -167,9 +167,9 @@ def _dots(ax: Axes, points: NDArray[np.float64], size: float, colour: str | list
 
 
 def _legend(ax: Axes, colours: dict[str, str]) -> None:
-    named = {label: colour for label, colour in colours.items() if colour != BACKGROUND}
+    named = {label: colour for label, colour in colours.items() if colour != PALE}
     if len(named) < len(colours):
-        named["other real cells"] = BACKGROUND
+        named["other real cells"] = PALE
     handles = [
         ax.scatter([], [], s=30, color=colour, lw=0, label=label) for label, colour in named.items()
     ]

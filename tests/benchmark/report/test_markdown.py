@@ -7,17 +7,15 @@ import re
 import numpy as np
 import pytest
 
-from scvi_perturb.benchmark import Results
-from scvi_perturb.benchmark._view._choosing import (
+from scvi_perturb.benchmark import Results, markdown_table, markdown_tables
+from scvi_perturb.benchmark.report._tables import (
     _KEY_COUNTS,
     _KEY_EFFECTS,
     key_metrics,
     one_metric,
+    score_table,
 )
-from scvi_perturb.benchmark._view._glossary import HELD_OUT, anchors, meaning
-from scvi_perturb.benchmark._view._markdown import markdown_table, markdown_tables
-from scvi_perturb.benchmark._view._reading import bound, number
-from scvi_perturb.benchmark._view._sheet import sheet
+from scvi_perturb.benchmark.report._words import HELD_OUT, anchors, bound, meaning, number
 from scvi_perturb.data.split.kinds import _KINDS
 from scvi_perturb.metrics import METRICS
 from tests.benchmark._small_study import TASK, small_results
@@ -123,7 +121,8 @@ def test_a_method_judged_on_fewer_conditions_is_not_the_best(results):
     total = int(summary["n_conditions"].max())
     chosen = summary["method"] == "no_change"
     summary.loc[chosen, ["u", "n_conditions"]] = [0.0, 1]
-    lines = {line.method: line.cells[0] for line in sheet(summary, TASK, ["nmse_vs_no_change"])}
+    table = score_table(summary, TASK, ["nmse_vs_no_change"])
+    lines = {row.method: row.entries[0] for row in table.rows}
     assert not lines["no_change"].best
     assert lines["no_change"].fewer == f"1 of {total}"
     assert lines["latent_additive"].best
@@ -132,7 +131,8 @@ def test_a_method_judged_on_fewer_conditions_is_not_the_best(results):
 def test_a_value_nearest_to_its_best_is_the_best(results):
     summary = one_metric(results.summary(), TASK, "variance_ratio")
     summary["u"] = np.where(summary["method"] == "control_cells", 0.95, 1.2)
-    lines = {line.method: line.cells[0] for line in sheet(summary, TASK, ["variance_ratio"])}
+    table = score_table(summary, TASK, ["variance_ratio"])
+    lines = {row.method: row.entries[0] for row in table.rows}
     assert [name for name, cell in lines.items() if cell.best] == ["control_cells"]
 
 

@@ -9,16 +9,15 @@ import pytest
 from matplotlib.colors import to_hex
 
 import scvi_perturb as svp
-from scvi_perturb.benchmark._view import (
-    _drawing,
+from scvi_perturb._plotting import PALE
+from scvi_perturb.benchmark.report import (
     calibration_curve,
     change_scatter,
     cost_dots,
     metric_values,
     score_bars,
 )
-from scvi_perturb.benchmark._view._choosing import one_metric
-from scvi_perturb.pl import _style
+from scvi_perturb.benchmark.report._tables import one_metric
 from tests.benchmark._small_study import TASK, small_results
 
 
@@ -196,7 +195,7 @@ def test_past_six_methods_curves_are_pale(records):
     ax = calibration_curve(many, task=TASK)
     colours = [to_hex(line.get_color()) for line in ax.lines[1:]]
     assert len(set(colours[:6])) == 6
-    assert colours[6] == colours[7] == to_hex(_style.BACKGROUND)
+    assert colours[6] == colours[7] == to_hex(PALE)
 
 
 def test_costs_stand_on_logarithmic_axes(results):
@@ -232,7 +231,6 @@ def test_what_is_not_there_is_refused(summary, records, draw, message):
         draw(summary, records)
 
 
-def test_figures_are_public_and_in_the_colours_of_the_package(summary):
+def test_figures_are_public(summary):
     _, ax = plt.subplots()
     assert svp.pl.score_bars(summary, task=TASK, metric="nmse_vs_no_change", ax=ax) is ax
-    assert set(_drawing.COLOURS) == set(_style._COLOURS)

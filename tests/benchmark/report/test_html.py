@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import pytest
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.benchmark import Results
-from scvi_perturb.benchmark._view._choosing import one_metric
-from scvi_perturb.benchmark._view._reading import number
-from scvi_perturb.benchmark._view._report import write_report
+from scvi_perturb.benchmark import Results, write_report
+from scvi_perturb.benchmark.report._tables import one_metric
+from scvi_perturb.benchmark.report._words import number
 from tests.benchmark._small_study import TASK, small_results
 
 VOID = {"meta", "img", "br"}
@@ -135,6 +135,11 @@ def test_results_alone_suffice(results, tmp_path):
     page = Page(path.read_text(encoding="utf-8"))
     assert "shy refused in 2 of 2 trials" in page.text
     assert "img" not in page.tags
+
+
+def test_the_template_is_part_of_the_package():
+    template = files("scvi_perturb.benchmark.report") / "templates" / "report.html.j2"
+    assert template.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
 def test_nothing_to_report_is_an_error(tmp_path):

@@ -1,16 +1,29 @@
-"""What metrics ask, in a sentence each, for readers of reports."""
+"""Words of reports: how numbers are written, and what methods and metrics are called and ask."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb.benchmark._view._reading import direction
 from scvi_perturb.metrics import METRICS
 
-__all__ = ["HELD_OUT", "SCORE", "anchors", "meaning"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+    from scvi_perturb.metrics import Metric
+
+#: Written where there is no number.
+UNDEFINED: Final = "-"
+#: Roles of methods in the order in which readers meet them.
+ROLES: Final = {
+    "model": "models",
+    "cells": "trivial: cells",
+    "mean": "trivial: means",
+    "replicate": "experiment repeated",
+}
+#: Bounds of scores beyond this say only that they are far away.
+_FAR: Final = 100.0
 #: How to read the score.
 SCORE: Final = (
     "The score s places a method between the best trivial prediction (0) and a replicate of the "
@@ -75,6 +88,44 @@ _PREFIXES: Final = {
     "cell_coverage": "Cell level: real values that are inside the interval of predicted cells.",
     "cell_width": "Cell level: width of the interval of predicted cells.",
 }
+
+
+def number(value: float) -> str:
+    """Return a number with about three digits, "-" where there is none."""
+    if not np.isfinite(value):
+        return UNDEFINED
+    size = abs(value)
+    if size >= 1e5:
+        return f"{value:.1e}"
+    digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    written = f"{value:,.{digits}f}"
+    return written.removeprefix("-") if float(written.replace(",", "")) == 0 else written
+
+
+def bound(value: float) -> str:
+    """Return a bound of a score's interval; one that is far away only says so."""
+    if abs(value) > _FAR:
+        return f"> {_FAR:g}" if value > 0 else f"< -{_FAR:g}"
+    return number(value)
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number of things, as in "2 seeds"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def title_of(name: str, titles: Mapping[str, str] | None) -> str:
+    """Return the name of a method or task for readers."""
+    return (titles or {}).get(name, name.replace("_", " "))
+
+
+def direction(metric: Metric) -> str:
+    """Return which way a metric is better."""
+    if metric.direction == "nearer":
+        return f"best at {metric.best:g}"
+    if metric.direction == "none":
+        return "read beside others"
+    return f"{metric.direction} is better"
 
 
 def meaning(metric: str) -> str:

@@ -1,0 +1,240 @@
+"""The report of a benchmark: one page in HTML that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from scvi_perturb.benchmark.report import _figures, _tables, _words
+from scvi_perturb.benchmark.report._words import counted
+from scvi_perturb.metrics import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jinja2 import Template
+
+    from scvi_perturb.benchmark.report._figures import CalibrationLevel
+    from scvi_perturb.benchmark.report._tables import ScoreTable, TaskSection
+    from scvi_perturb.benchmark.results import Results
+
+_CLEAR: Final = (
+    "conditions with a clear effect: the changes of two halves of their cells correlate at least "
+    "by 0.5"
+)
+#: Models whose changes of genes are drawn.
+_MOST_MODELS: Final = 4
+#: Dots an inch, and how many of them an inch of the page shows: sharp on dense screens.
+_DOTS, _SHOWN = 120, 88
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure as a picture inside the page; `words` say what it shows."""
+
+    words: str
+    width: int
+    png: str
+
+
+def write_report(results: Results, path: str | Path) -> Path:
+    """Write a page with the tables and figures of all tasks, and what the metrics mean.
+
+    Parameters
+    ----------
+    results
+        From `run`, or of a folder: without a study, tasks and methods go by their names.
+    path
+        Where the page is written, as HTML. It is one file: pictures are inside, and nothing is
+        loaded when it is read.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    SchemaError
+        If there are no results.
+    """
+    sections = _tables.read_sections(results)
+    page = _template().render(
+        facts=_facts(sections),
+        score=_words.SCORE,
+        roles=_words.ROLES,
+        undefined=_words.UNDEFINED,
+        tasks=[_task(section) for section in sections],
+        glossary=_tables.glossary(dict.fromkeys(m for s in sections for m in s.metrics)),
+    )
+    written = Path(path)
+    written.parent.mkdir(parents=True, exist_ok=True)
+    written.write_text(page, encoding="utf-8")
+    return written
+
+
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("scvi_perturb.benchmark.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("report.html.j2")
+
+
+def _facts(sections: Sequence[TaskSection]) -> list[str]:
+    records = [record for section in sections for record in section.records]
+    seeds = sorted({record.seed for record in records})
+    methods = {record.method for record in records if record.role != "replicate"}
+    n_conditions = sum(len(section.conditions) for section in sections)
+    return [
+        f"{counted(len(sections), 'task')}, {counted(len(methods), 'method')}, "
+        f"{counted(n_conditions, 'held-out condition')}, {counted(len(seeds), 'seed')} "
+        f"({', '.join(map(str, seeds))})",
+        _tables.versions_of(records),
+    ]
+
+
+def _task(section: TaskSection) -> dict[str, Any]:
+    """Return what the template shows of a task; a task without scores has no tables of them."""
+    words, clear = _clear(section)
+    others = [metric for metric in section.metrics if metric not in section.keys]
+    return {
+        "name": section.name,
+        "title": section.title,
+        "note": section.note,
+        "facts": _held_out(section),
+        "scores": section.scores(section.keys) if section.keys else None,
+        "clear_words": words,
+        "clear_scores": clear,
+        "others": section.scores(others) if others else None,
+        "costs": section.costs(),
+        "troubles": section.troubles(),
+        "pictures": _pictures(section),
+    }
+
+
+def _held_out(section: TaskSection) -> list[str]:
+    kind = section.records[0].provenance.get("split", {}).get("kind", "not known")
+    names = list(section.conditions)
+    trials = {(record.seed, record.fold) for record in section.records}
+    some = "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
+    lines = [
+        f"Held out: {_words.HELD_OUT.get(kind, kind)}",
+        f"{counted(len(names), 'condition')} in {counted(len(trials), 'trial')} "
+        f"(folds and seeds): {some}",
+    ]
+    splits = [r.provenance["split"] for r in section.records if r.provenance.get("split")]
+    if splits:
+        train, test = (_range([s["n_cells"][part] for s in splits]) for part in ("train", "test"))
+        lines.append(f"Rows of data: {train} to train on, {test} held out in a trial")
+    return lines
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _clear(section: TaskSection) -> tuple[str, ScoreTable | None]:
+    """Return words on conditions with a clear effect, and their table if they are not all."""
+    agreements = [about.get("agreement") for about in section.conditions.values()]
+    if all(a is None or a != a for a in agreements):  # noqa: PLR0124 - NaN
+        return "", None
+    if not set(section.keys) & set(section.clear["metric"]):
+        return f"There are no {_CLEAR}.", None
+    if section.n_clear == section.n_conditions:
+        return f"All are {_CLEAR}.", None
+    words = f"Only the {section.n_clear} of {section.n_conditions} {_CLEAR}"
+    return words, section.scores(section.keys, clear=True)
+
+
+def _pictures(section: TaskSection) -> dict[str, list[Picture]]:
+    """Return the figures of a task; there are none of what is not known."""
+    cost = []
+    if len(section.cost):
+        draw = partial(_figures.cost_dots, section.cost, **_named(section))
+        size = (7.2, _figures.height(len(section.cost), 0))
+        cost = [_picture(draw, "Cost of methods", size, n_axes=2)]
+    return {
+        **_metric_pictures(section),
+        "changes": _change_pictures(section) if section.keys else [],
+        "calibration": _calibration_pictures(section) if section.keys else [],
+        "cost": cost,
+    }
+
+
+def _metric_pictures(section: TaskSection) -> dict[str, list[Picture]]:
+    """Return the scores of key metrics, and the values of those that have scores."""
+    scores, values = [], []
+    for metric in section.keys:
+        table = _tables.one_metric(section.summary, section.name, metric)
+        options = {"metric": metric, **_named(section)}
+        title, size = METRICS[metric].title, (_figures.WIDTH, _figures.height(len(table)))
+        draw = partial(_figures.score_bars, table, **options)
+        scores.append(_picture(draw, f"Scores of methods: {title}", size))
+        # Without scores, `score_bars` draws the values.
+        if table.loc[table["role"] != "replicate", "s"].notna().any():
+            draw = partial(_figures.metric_values, table, **options)
+            values.append(_picture(draw, f"Values of methods: {title}", size))
+    return {"scores": scores, "values": values}
+
+
+def _change_pictures(section: TaskSection) -> list[Picture]:
+    """Return predicted against measured changes: best models, best trivial, replicate."""
+    table = _tables.one_metric(section.summary, section.name, section.keys[0])
+    models = table.loc[table["role"] == "model", "method"].tolist()[:_MOST_MODELS]
+    replicate = table.loc[table["role"] == "replicate", "method"]
+    made = []
+    for method in (*models, _tables.opponent(table).best_trivial, *replicate):
+        if any(r.method == method and r.curves.get("observed") for r in section.records):
+            draw = partial(
+                _figures.change_scatter, section.records, method=method, **_named(section)
+            )
+            words = f"Changes of genes by {_words.title_of(method, section.titles)}"
+            made.append(_picture(draw, words, _figures.CHANGES_SIZE))
+    return made
+
+
+def _calibration_pictures(section: TaskSection) -> list[Picture]:
+    """Return calibration at the level of cells and at that of effects, where they are known."""
+    made = []
+    levels: dict[CalibrationLevel, tuple[str, str]] = {
+        "cell": ("pit", "cells"),
+        "effect": ("effect_pit", "mean changes"),
+    }
+    for level, (curve, what) in levels.items():
+        if any(record.curves.get(curve) for record in section.records):
+            draw = partial(
+                _figures.calibration_curve, section.records, level=level, **_named(section)
+            )
+            made.append(_picture(draw, f"Calibration of {what}", _figures.CALIBRATION_SIZE))
+    return made
+
+
+def _named(section: TaskSection) -> dict[str, Any]:
+    """Return what all figures are told of a task."""
+    return {"task": section.name, "titles": section.titles}
+
+
+def _picture(
+    draw: Callable[..., object], words: str, size: tuple[float, float], *, n_axes: int = 1
+) -> Picture:
+    """Draw on a figure that pyplot does not know, so that nothing stays open."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, n_axes, sharey=True, squeeze=False)[0].tolist()
+    draw(**({"ax": axes[0]} if n_axes == 1 else {"axes": axes}))
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS, pil_kwargs={"optimize": True})
+    code = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(words, round(size[0] * _SHOWN), code)
