@@ -95,8 +95,8 @@ class Method:
     name
         Name in code and files: letters, digits, "_" and "-".
     make
-        Returns an unfitted predictor for a setting. For a cluster it must be a function of a
-        module, or a `functools.partial` of one.
+        Returns an unfitted predictor for a setting. For several processes it holds no open file or
+        lock.
     title
         Name in tables for readers; the name if empty.
     role

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from pickle import PicklingError
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.benchmark._evaluation import score_method, score_replicate
@@ -194,7 +194,7 @@ def _records_by_ray(jobs: Sequence[Job], folder: Path) -> Iterator[Record]:
     _check_sendable(jobs)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.ERROR)
-    remote = ray.remote(lambda job: list(_records_of(job)))
+    remote: Any = ray.remote(lambda job: list(_records_of(job)))
     waiting = [remote.remote(job) for job in jobs]
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)

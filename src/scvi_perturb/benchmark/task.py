@@ -31,8 +31,8 @@ class Task:
     name
         Name in code and files: letters, digits, "_" and "-".
     load
-        Returns the screen. For several processes it must be a function of a module (or a
-        `functools.partial` of one), so that another process can call it.
+        Returns the screen. For several processes it holds no open file or lock, so that another
+        process can call it.
     kind
         What is held out, see `scvi_perturb.data.split`.
     title, note
