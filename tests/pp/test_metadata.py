@@ -1,4 +1,4 @@
-"""Columns of samples and cells: ages, sexes, terms of ontologies, identifiers."""
+"""Canonical columns of samples and cells: ages, sexes, and terms of ontologies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from anndata import AnnData
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.keys import default_keys
 from scvi_perturb.pp import OntologyTerm, OntologyTerms, harmonize
+from scvi_perturb.pp._metadata import canonical_sex, resolve
 from tests.pp._ontologies import CELLOSAURUS_TEXT, OBO
 
 LIVER, BRAIN = "UBERON:0002107", "UBERON:0000955"
@@ -99,6 +100,10 @@ def test_labels_become_terms_and_unknown_ones_are_told(atlas, caplog):
     (said,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("tissue")]
     assert "tissue is not understood in 1 of 5 cells: 'livre' (1; nearest: liver). Expected" in said
     pd.testing.assert_frame_equal(atlas.obs, before)
+    given = harmonize(
+        atlas, perturbed=False, ontologies={"tissue": OntologyTerms.read("uberon.obo")}
+    )
+    pd.testing.assert_frame_equal(given.obs, made.obs)
 
 
 def test_identifiers_beside_labels():
@@ -297,3 +302,72 @@ def test_bulk_profiles_of_a_real_study_without_perturbations(data_dir):
     assert made.obs["tissue"].tolist() == source.obs["model_system"].astype(str).tolist()
     assert made.uns["scvi_perturb"]["keys"] == {"batch": "batch", "metadata": ["tissue"]}
     assert made.obs["perturbation"].equals(source.obs["perturbation"])
+
+
+@pytest.mark.parametrize(
+    ("sex", "words"),
+    [
+        ("female", ["female", "Female", " F ", "f", "woman", "XX", "PATO:0000383"]),
+        ("male", ["male", "MALE", "M", "man", "xy", "PATO:0000384"]),
+    ],
+)
+def test_words(sex, words):
+    assert {canonical_sex(word) for word in words} == {sex}
+
+
+@pytest.mark.parametrize("value", [1, 2, "1", "mixed", "femal", "pooled male and female", "", None])
+def test_anything_else_is_neither(value):
+    assert canonical_sex(value) is None
+
+
+LIVER, BRAIN, OLD = "UBERON:0002107", "UBERON:0000955", "UBERON:0000001"
+UBERON = OntologyTerms(
+    [
+        OntologyTerm(LIVER, "liver", ("iecur",)),
+        OntologyTerm(BRAIN, "brain"),
+        OntologyTerm(OLD, "obsolete hepar", obsolete=True, replaced_by=LIVER),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("label", "identifier", "written"),
+    [
+        (None, None, (None, None, None)),
+        ("Liver", None, ("Liver", None, None)),
+        ("UBERON_0002107", None, (LIVER, LIVER, None)),
+        ("Liver", "uberon_0002107", ("Liver", LIVER, None)),
+        (None, "UBERON_0002107", (LIVER, LIVER, None)),
+        ("Liver", "liver", ("Liver", "liver", "liver")),
+    ],
+)
+def test_without_an_ontology_only_the_form_is_checked(label, identifier, written):
+    assert resolve(label, identifier, None) == written
+
+
+@pytest.mark.parametrize(
+    ("label", "identifier", "written"),
+    [
+        (None, None, (None, None, None)),
+        ("LIVER", None, ("liver", LIVER, None)),
+        ("iecur", None, ("liver", LIVER, None)),
+        ("livre", None, ("livre", None, "livre")),
+        ("UBERON_0002107", None, ("liver", LIVER, None)),
+        (None, "uberon:0002107", ("liver", LIVER, None)),
+        ("iecur", LIVER, ("liver", LIVER, None)),
+        ("left lobe", LIVER, ("left lobe", LIVER, None)),  # finer than the term: kept
+        ("brain", LIVER, ("brain", LIVER, f"brain ({LIVER})")),  # contradicts
+        ("obsolete hepar", None, ("obsolete hepar", None, "obsolete hepar")),
+        ("hepar", OLD, ("hepar", OLD, OLD)),
+        (OLD, None, (OLD, OLD, OLD)),
+        ("liver", "UBERON:9999999", ("liver", "UBERON:9999999", "UBERON:9999999")),
+        ("liver", "organ 7", ("liver", "organ 7", "organ 7")),
+    ],
+)
+def test_with_an_ontology_terms_are_named_and_the_rest_stays(label, identifier, written):
+    assert resolve(label, identifier, UBERON) == written
+
+
+def test_identifiers_of_any_prefix_are_those_of_the_ontology():
+    terms = OntologyTerms([OntologyTerm("XAO:0000133", "liver")])
+    assert resolve("XAO:0000133", None, terms) == ("liver", "XAO:0000133", None)

@@ -16,7 +16,7 @@ from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.reader import check_raw_counts, holds_counts
 from scvi_perturb.metrics import gene_moments, log_normalize
 from scvi_perturb.pp import harmonize
-from scvi_perturb.pp._layouts import source_columns
+from scvi_perturb.pp.layouts import source_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -130,8 +130,9 @@ class CellPopulation:
         if profile == "cell_mean":
             mean, variance = gene_moments(cells)
             return cls(mean, variance / cells.shape[0], cells)
-        rows = sparse.csr_matrix(cells) if sparse.issparse(cells) else np.asarray(cells)
-        linear, variance = gene_moments(rows.expm1() if sparse.issparse(rows) else np.expm1(rows))
+        is_sparse = sparse.issparse(cells)
+        counts = sparse.csr_matrix(cells).expm1() if is_sparse else np.expm1(np.asarray(cells))
+        linear, variance = gene_moments(counts)
         return cls(np.log1p(linear), variance / cells.shape[0] / (1.0 + linear) ** 2, cells)
 
     @classmethod

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from scvi_perturb.pp._harmonize import harmonize
-from scvi_perturb.pp._ontology import OntologyTerms
-from scvi_perturb.pp._ontology_term import OntologyTerm
+from scvi_perturb.pp._ontology import OntologyTerm, OntologyTerms
 from scvi_perturb.pp._validate import ScreenReport, validate
 
 __all__ = ["OntologyTerm", "OntologyTerms", "ScreenReport", "harmonize", "validate"]

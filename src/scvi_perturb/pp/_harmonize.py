@@ -17,17 +17,10 @@ from scvi_perturb._constants import (
     UNS_KEY,
 )
 from scvi_perturb._errors import check_choice
-from scvi_perturb.pp._conditions import condition_columns
-from scvi_perturb.pp._controls import ControlLabels
-from scvi_perturb.pp._layouts import (
-    METADATA,
-    SAMPLE_FIELDS,
-    TERM_FIELDS,
-    Schema,
-    source_columns,
-)
-from scvi_perturb.pp._metadata import metadata_columns
-from scvi_perturb.pp._ontology import OntologyTerms, read_ontologies
+from scvi_perturb.pp._conditions import ControlLabels, condition_columns
+from scvi_perturb.pp._metadata import UnknownValues, metadata_columns
+from scvi_perturb.pp._ontology import OntologyTerms
+from scvi_perturb.pp.layouts import METADATA, SAMPLE_FIELDS, TERM_FIELDS, Schema, source_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,14 +28,11 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.pp._unknown import Unknown
-
 __all__ = ["harmonize"]
 
 logger = logging.getLogger(__name__)
 
 _LIBRARY_COLUMN = "library_size"
-_AGE_UNIT = "years"
 #: Columns of conditions by what a model calls them.
 _ROLES = {
     "perturbation": PERTURBATION_COLUMN,
@@ -124,7 +114,10 @@ def harmonize(
         check_choice("ontologies field", field, TERM_FIELDS)
     before = adata.uns.get(UNS_KEY, {})
     name, columns = _sources(adata, schema, perturbed=perturbed)
-    terms = read_ontologies(ontologies)
+    terms = {
+        field: given if isinstance(given, OntologyTerms) else OntologyTerms.read(given)
+        for field, given in (ontologies or {}).items()
+    }
     if copy or adata.is_view:
         adata = adata.to_memory() if adata.isbacked else adata.copy()
     labels = ControlLabels(control)
@@ -135,7 +128,7 @@ def harmonize(
         conditions, units, strange = condition_columns(adata.obs, fields, labels)
         made, unknown = conditions | made, unknown | strange
     if "age" in made:
-        units["age"] = _AGE_UNIT
+        units["age"] = "years"
     for column, values in made.items():
         adata.obs[column] = values
     _report(adata, name, columns, labels if perturbed else None)
@@ -203,7 +196,7 @@ def _keys(adata: AnnData, before: Mapping[str, Any], made: Mapping[str, Any]) ->
 
 def _unknown_terms(
     before: Mapping[str, Any],
-    unknown: Mapping[str, Unknown],
+    unknown: Mapping[str, UnknownValues],
     terms: Mapping[str, OntologyTerms],
 ) -> dict[str, list[str]]:
     """Return the values that were not understood, by field; those of before, unless checked anew.
@@ -215,7 +208,8 @@ def _unknown_terms(
         for field, labels in before.get("unknown_terms", {}).items()
         if field not in terms
     }
-    return kept | {field: values.labels for field, values in unknown.items() if values.labels}
+    found = {field: sorted(values.n_cells) for field, values in unknown.items() if values.n_cells}
+    return kept | found
 
 
 def _report(

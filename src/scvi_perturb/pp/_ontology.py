@@ -1,20 +1,86 @@
-"""The terms of an ontology, found by identifier or by name."""
+"""Terms of ontologies: how their identifiers are written, their files, and what a label means."""
 
 from __future__ import annotations
 
+import gzip
+import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scvi_perturb.pp._identifiers import term_identifier
-from scvi_perturb.pp._ontology_files import read_terms
+from scvi_perturb._errors import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import BinaryIO
 
-    from scvi_perturb.pp._ontology_term import OntologyTerm
+__all__ = ["OntologyTerm", "OntologyTerms", "perturbation_identifier", "term_identifier"]
 
-__all__ = ["OntologyTerms", "read_ontologies"]
+#: For each prefix, how the identifier is written and the pattern of what follows the prefix.
+_TERMS: Mapping[str, tuple[str, str]] = {
+    "UBERON": ("UBERON:{}", r"\d{7}"),
+    "CL": ("CL:{}", r"\d{7}"),
+    "CVCL": ("CVCL_{}", r"[A-Z0-9]{4}"),
+    "MONDO": ("MONDO:{}", r"\d{7}"),
+    "DOID": ("DOID:{}", r"\d+"),
+    "EFO": ("EFO:{}", r"\d{7}"),
+    "NCIT": ("NCIT:{}", r"C\d+"),
+    "BTO": ("BTO:{}", r"\d{7}"),
+    "PATO": ("PATO:{}", r"\d{7}"),
+    "HANCESTRO": ("HANCESTRO:{}", r"\d{4,7}"),
+    "HsapDv": ("HsapDv:{}", r"\d{7}"),
+    "MmusDv": ("MmusDv:{}", r"\d{7}"),
+    "FBbt": ("FBbt:{}", r"\d{8}"),
+    "FBdv": ("FBdv:{}", r"\d{8}"),
+    "WBbt": ("WBbt:{}", r"\d{7}"),
+    "WBls": ("WBls:{}", r"\d{7}"),
+    "ZFA": ("ZFA:{}", r"\d{7}"),
+    "ZFS": ("ZFS:{}", r"\d{7}"),
+}
+#: A CURIE, the same with "_", or the end of "http://.../obo/CL_0000236" or "RRID:CVCL_0004".
+_TERM_PATTERNS = [
+    (re.compile(rf"(?:.*[/#]|RRID:\s*|cellosaurus:)?{prefix}[:_]({rest})", re.IGNORECASE), form)
+    for prefix, (form, rest) in _TERMS.items()
+]
+#: Genes of Ensembl without their version, compounds of ChEBI and ChEMBL, taxa of NCBI.
+_PERTURBATION_PATTERNS = [
+    (re.compile(pattern, re.IGNORECASE), form)
+    for pattern, form in (
+        (r"(ENS(?:[A-Z]{3,4})?G\d{11})(?:\.\d+)?", "{}"),
+        (r"(?:.*/)?CHEBI[:_](\d+)", "CHEBI:{}"),
+        (r"CHEMBL:?(\d+)", "CHEMBL{}"),
+        (r"(?:.*/)?(?:NCBITaxon|taxid|txid)[:_]?(\d+)", "NCBITaxon:{}"),
+    )
+]
+
+#: Cellosaurus calls all other names of a cell line related; they are names of this very line.
+_CELLOSAURUS = "CVCL_"
+
+
+@dataclass(frozen=True, slots=True)
+class OntologyTerm:
+    """One term of an ontology.
+
+    Parameters
+    ----------
+    id
+        Identifier, such as "CL:0000084" or "CVCL_0004".
+    name
+        Preferred label.
+    synonyms
+        Other labels that mean exactly this term.
+    obsolete
+        Whether the term is no longer to be used.
+    replaced_by
+        Identifier of the term to use instead of an obsolete one.
+    """
+
+    id: str
+    name: str
+    synonyms: tuple[str, ...] = ()
+    obsolete: bool = False
+    replaced_by: str | None = None
 
 
 class OntologyTerms:
@@ -41,13 +107,13 @@ class OntologyTerms:
         self._spelling: dict[str, str] = {}
         for term in self._by_id.values():
             if term.obsolete:
-                self._obsolete.setdefault(_plain(term.name), term)
+                self._obsolete.setdefault(_normalized(term.name), term)
                 continue
-            self._by_name.setdefault(_plain(term.name), []).append(term)
-            for synonym in {_plain(synonym) for synonym in term.synonyms}:
+            self._by_name.setdefault(_normalized(term.name), []).append(term)
+            for synonym in {_normalized(synonym) for synonym in term.synonyms}:
                 self._by_synonym.setdefault(synonym, []).append(term)
             for name in (term.name, *term.synonyms):
-                self._spelling.setdefault(_plain(name), name)
+                self._spelling.setdefault(_normalized(name), name)
 
     def __len__(self) -> int:
         """Return the number of terms, obsolete ones included."""
@@ -72,7 +138,7 @@ class OntologyTerms:
         SchemaError
             If the kind of file is not known, or it holds no terms.
         """
-        return cls(read_terms(Path(path)))
+        return cls(_read_terms(Path(path)))
 
     def get(self, identifier: str) -> OntologyTerm | None:
         """Return the term of an identifier, obsolete or not; None if there is none."""
@@ -84,17 +150,17 @@ class OntologyTerms:
 
         None if there is no such term, if it is obsolete, or if there are several.
         """
-        plain = _plain(label)
+        plain = _normalized(label)
         found = self._by_name.get(plain) or self._by_synonym.get(plain) or []
         return found[0] if len(found) == 1 else None
 
-    def instead(self, label: str) -> list[str]:
+    def suggest(self, label: str) -> list[str]:
         """Return what a label or identifier that matches nothing may have meant, at most three.
 
         These are the terms that it could be, the term that replaces an obsolete one, or else the
         names that are spelt most alike.
         """
-        plain = _plain(label)
+        plain = _normalized(label)
         several = self._by_name.get(plain) or self._by_synonym.get(plain) or []
         if several:
             return [f"{term.name} ({term.id})" for term in several[:3]]
@@ -107,16 +173,120 @@ class OntologyTerms:
         return [self._spelling[name] for name in get_close_matches(plain, near, n=3)]
 
 
-def read_ontologies(
-    given: Mapping[str, str | Path | OntologyTerms] | None,
-) -> dict[str, OntologyTerms]:
-    """Return the ontology of each field, read where a path is given."""
-    return {
-        field: terms if isinstance(terms, OntologyTerms) else OntologyTerms.read(terms)
-        for field, terms in (given or {}).items()
-    }
+def term_identifier(text: str) -> str | None:
+    """Return an ontology's identifier as a CURIE, "CL:0000236"; None if the text is none.
+
+    Those of Cellosaurus keep the form that Cellosaurus gives them, "CVCL_0004".
+    """
+    return _formatted(text, _TERM_PATTERNS)
 
 
-def _plain(label: str) -> str:
+def perturbation_identifier(text: str) -> str | None:
+    """Return an identifier of a gene, compound or taxon in its source's form; None if it is none.
+
+    "ENSG00000141510.5" becomes "ENSG00000141510", "chebi_15365" "CHEBI:15365", "chembl25"
+    "CHEMBL25", "taxid:10090" "NCBITaxon:10090".
+    """
+    return _formatted(text, _PERTURBATION_PATTERNS)
+
+
+def _read_terms(path: Path) -> list[OntologyTerm]:
+    """Return the terms of a file; see `OntologyTerms.read` for kinds of files and errors."""
+    if not path.is_file():
+        msg = f"There is no ontology at {str(path)!r}; expected a file in OBO or OWL."
+        raise FileNotFoundError(msg)
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind not in (".obo", ".owl", ".txt"):
+        msg = (
+            f"An ontology in {path.name!r} cannot be read; expected '.obo', '.obo.gz', the '.txt' "
+            "of Cellosaurus, or '.owl'."
+        )
+        raise SchemaError(msg)
+    if kind == ".owl":
+        terms = list(_owl(path))
+    else:
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            terms = list(_obo(file, path.name) if kind == ".obo" else _cellosaurus(file))
+    if not terms:
+        msg = (
+            f"{path.name!r} holds no terms; expected stanzas '[Term]' with 'id' and 'name' in OBO, "
+            "or entries 'ID' and 'AC' in the text of Cellosaurus. Fetch the file anew."
+        )
+        raise SchemaError(msg)
+    return terms
+
+
+def _obo(file: BinaryIO, name: str) -> Iterator[OntologyTerm]:
+    """Yield the terms of an OBO file that have a name."""
+    import fastobo
+
+    try:
+        frames = [x for x in fastobo.iter(file) if isinstance(x, fastobo.term.TermFrame)]
+    except SyntaxError as error:
+        msg = (
+            f"{name!r} is not in OBO format 1.4: {error.msg} in line {error.lineno}. "
+            "Mend the line, or fetch the file anew."
+        )
+        raise SchemaError(msg) from error
+    for frame in frames:
+        identifier, found = str(frame.id), dict[str, Any]()
+        exact = []
+        for clause in frame:
+            if isinstance(clause, fastobo.term.SynonymClause):
+                synonym = clause.synonym
+                if synonym.scope == "EXACT" or identifier.startswith(_CELLOSAURUS):
+                    exact.append(synonym.desc)
+            elif isinstance(clause, fastobo.term.NameClause):
+                found.setdefault("name", clause.name.strip())
+            elif isinstance(clause, fastobo.term.IsObsoleteClause):
+                found.setdefault("obsolete", clause.obsolete)
+            elif isinstance(clause, fastobo.term.ReplacedByClause):
+                found.setdefault("replaced_by", str(clause.term))
+        if "name" in found:
+            yield OntologyTerm(identifier, synonyms=tuple(exact), **found)
+
+
+def _cellosaurus(file: BinaryIO) -> Iterator[OntologyTerm]:
+    """Yield the cell lines of the text file of Cellosaurus; an entry ends with "//"."""
+    entry: dict[str, str] = {}
+    for raw in file:
+        line = raw.decode()
+        code, value = line[:2], line[5:].strip()
+        if code != "//":
+            entry.setdefault(code, value)
+            continue
+        if {"ID", "AC"} <= {*entry}:
+            synonyms = [name.strip() for name in entry.get("SY", "").split(";")]
+            yield OntologyTerm(entry["AC"], entry["ID"], tuple(filter(None, synonyms)))
+        entry = {}
+
+
+def _owl(path: Path) -> Iterator[OntologyTerm]:
+    """Yield the terms of an OWL file that have a name."""
+    try:
+        import pronto
+    except ImportError as error:
+        msg = (
+            f"{path.name!r} is in OWL, for which pronto is needed; install "
+            "scvi-perturb[ontology], or give the ontology's OBO file."
+        )
+        raise ImportError(msg) from error
+    for term in pronto.Ontology(path).terms():
+        if term.name is not None:
+            exact = tuple(s.description for s in term.synonyms if s.scope == "EXACT")
+            replaced = min((other.id for other in term.replaced_by), default=None)
+            yield OntologyTerm(term.id, term.name, exact, term.obsolete, replaced)
+
+
+def _formatted(text: str, patterns: list[tuple[re.Pattern[str], str]]) -> str | None:
+    """Return the form of the first pattern that the whole text has."""
+    for pattern, form in patterns:
+        if match := pattern.fullmatch(text.strip()):
+            return form.format(match[1].upper())
+    return None
+
+
+def _normalized(label: str) -> str:
     """Return a label without what does not tell terms apart: case and width of spaces."""
     return " ".join(label.casefold().split())

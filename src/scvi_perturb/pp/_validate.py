@@ -13,8 +13,8 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.keys import default_keys
 from scvi_perturb.data.reader import check_raw_counts
-from scvi_perturb.pp._controls import looks_like_control
-from scvi_perturb.pp._units import is_missing
+from scvi_perturb.pp._conditions import looks_like_control
+from scvi_perturb.pp._quantities import is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Doses and times with units as numbers of one unit."""
+"""Doses, times and ages as people write them, as numbers of one unit; and what is missing."""
 
 from __future__ import annotations
 
@@ -7,45 +7,48 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data.condition import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["is_missing", "to_one_unit"]
+__all__ = ["age_in_years", "is_missing", "is_unknown", "to_one_unit"]
 
-_MOLAR = {
-    alias: factor
-    for factor, aliases in (
-        (1e6, "m molar mol/l"),
-        (1e3, "mm millimolar mmol/l"),
-        (1.0, "um micromolar umol/l"),
-        (1e-3, "nm nanomolar nmol/l"),
-        (1e-6, "pm picomolar pmol/l"),
-        (1e-9, "fm femtomolar fmol/l"),
-    )
-    for alias in aliases.split()
-}
-_MASS = {
-    alias: factor
-    for factor, aliases in (
-        (1e-3, "pg/ml ng/l"),
-        (1.0, "ng/ml ug/l mcg/l"),
-        (1e3, "ug/ml mcg/ml mg/l ng/ul"),
-        (1e6, "mg/ml g/l ug/ul"),
-    )
-    for alias in aliases.split()
-}
-_TIME = {
-    alias: factor
-    for factor, aliases in (
-        (1 / 3600, "s sec secs second seconds"),
-        (1 / 60, "min mins minute minutes"),
-        (1.0, "h hr hrs hour hours hpi"),
-        (24.0, "d day days"),
-        (168.0, "w wk wks week weeks"),
-    )
-    for alias in aliases.split()
-}
+
+def _aliases(*factors: tuple[float, str]) -> dict[str, float]:
+    """Return the factor of each of the names, which a space separates."""
+    return {alias: factor for factor, aliases in factors for alias in aliases.split()}
+
+
+_MOLAR = _aliases(
+    (1e6, "m molar mol/l"),
+    (1e3, "mm millimolar mmol/l"),
+    (1.0, "um micromolar umol/l"),
+    (1e-3, "nm nanomolar nmol/l"),
+    (1e-6, "pm picomolar pmol/l"),
+    (1e-9, "fm femtomolar fmol/l"),
+)
+_MASS = _aliases(
+    (1e-3, "pg/ml ng/l"),
+    (1.0, "ng/ml ug/l mcg/l"),
+    (1e3, "ug/ml mcg/ml mg/l ng/ul"),
+    (1e6, "mg/ml g/l ug/ul"),
+)
+_TIME = _aliases(
+    (1 / 3600, "s sec secs second seconds"),
+    (1 / 60, "min mins minute minutes"),
+    (1.0, "h hr hrs hour hours hpi"),
+    (24.0, "d day days"),
+    (168.0, "w wk wks week weeks"),
+)
+#: Units of age in years of 365.25 days.
+_AGES = _aliases(
+    (1 / 365.25, "d day days"),
+    (7 / 365.25, "w wk wks week weeks"),
+    (1 / 12, "m mo mos mth mths month months"),
+    (1.0, "y yr yrs year years yo y.o y/o"),
+)
+
 #: For doses and for times: the unit that is written, and the factors of those that are read.
 _UNITS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "dose": {
@@ -62,7 +65,24 @@ _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+
 _QUANTITY = re.compile(rf"\s*({_NUMBER})(?![\d.,])\s*(.*?)\s*")
 _SINCE = re.compile(r"[\s-]+(?:post|after)\b.*")  # "24 hours post infection"
 _UNIT_FIRST = re.compile(r"\s*([a-zA-Z]+)\s*(\d+\.?\d*)\s*")  # "day 7", "h24"
+
+#: Nobody is older: the unit is another one.
+_OLDEST = 130.0
+_AGE_NUMBER = r"(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)"
+_AGE = re.compile(
+    # \u2013 is the dash of printed ranges
+    rf"\s*{_AGE_NUMBER}(?:\s*(?:-|\u2013|to)\s*{_AGE_NUMBER})?"
+    r"(?:\s*-?\s*([a-z./]+?))?(?:[\s-]+(?:old|of age))?\s*"
+)
+
+#: Text of a missing value, and words by which public metadata say that they do not know.
 _MISSING = frozenset({"", "none", "nan", "na", "n/a", "null", "<na>"})
+_UNKNOWN = frozenset(
+    (
+        *("unknown", "missing", "unspecified", "not available", "not applicable"),
+        *("not collected", "not provided", "not reported", "not recorded"),
+    )
+)
 
 
 def is_missing(value: object) -> bool:
@@ -70,32 +90,21 @@ def is_missing(value: object) -> bool:
     return str(value).strip().casefold() in _MISSING
 
 
+def is_unknown(value: object) -> bool:
+    """Whether a value is missing, or says in words that nothing is known."""
+    return is_missing(value) or as_label(value).casefold() in _UNKNOWN
+
+
 def to_one_unit(
     quantities: Sequence[tuple[object, object]], *, what: Literal["dose", "time"]
 ) -> tuple[list[float], str]:
-    """Return quantities as numbers of one unit.
+    """Return doses or times as numbers of one unit, and the unit; "" if none is given.
 
-    Molar units become uM, mass concentrations ng/mL, times hours. Doses of several kinds (drugs in
-    uM, cytokines in ng/mL) keep one unit a kind. A unit that is not known is kept where it is the
-    only one. "1,000" is a thousand, "24 hours post infection" is 24 hours.
-
-    Parameters
-    ----------
-    quantities
-        Pairs of a number or text ("10", "10 uM", "24h") and a unit for those without one. Missing
-        ones become NaN.
-    what
-        Whether they are doses or times.
-
-    Returns
-    -------
-    The numbers and the unit, "" if none is given; several are joined by ", ".
-
-    Raises
-    ------
-    SchemaError
-        If something is not a quantity, units are given for some only, or an unknown unit stands
-        beside others.
+    Quantities are pairs of a number or text ("10", "10 uM", "24h") and a unit for those without
+    one; missing ones become NaN. Molar units become uM, mass concentrations ng/mL, times hours.
+    Doses of several kinds (drugs in uM, cytokines in ng/mL) keep one unit a kind, joined by ", ".
+    An unknown unit is kept where it is the only one. "1,000" is a thousand, "24 hours post
+    infection" is 24 hours.
     """
     read = [None if is_missing(value) else _read(value, unit, what) for value, unit in quantities]
     units = {unit for _, unit in filter(None, read)}
@@ -119,6 +128,28 @@ def to_one_unit(
         numbers.append(number * factor)
         names.add(name)
     return numbers, ", ".join(sorted(names))
+
+
+def age_in_years(value: object, unit: object = None) -> float | None:
+    """Return an age in years; NaN if it is missing, None if it is not understood.
+
+    A unit in the text wins over `unit`; without either it is years. A range, "40-49 years", is
+    its midpoint, 44.5. A year has 12 months and 365.25 days. Words ("fetal", "adult"), open ranges
+    ("90+"), negative ages, unknown units and ages over 130 years are not understood.
+    """
+    if is_unknown(value):
+        return math.nan
+    match = _AGE.fullmatch(as_label(value).casefold())
+    if match is None:
+        return None
+    own = match[3] or ("years" if is_unknown(unit) else as_label(unit).casefold())
+    own = own.rstrip(".")
+    low = float(match[1])
+    high = low if match[2] is None else float(match[2])
+    if own not in _AGES or high < low:
+        return None
+    years = (low + high) / 2 * _AGES[own]
+    return years if years <= _OLDEST else None
 
 
 def _read(value: object, unit: object, what: str) -> tuple[float, str]:

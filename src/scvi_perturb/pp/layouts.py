@@ -10,33 +10,20 @@ from scvi_perturb._errors import SchemaError, check_choice
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "LAYOUTS",
-    "METADATA",
-    "SAMPLE_FIELDS",
-    "TERM_FIELDS",
-    "Schema",
-    "id_field",
-    "source_columns",
-]
+__all__ = ["METADATA", "SAMPLE_FIELDS", "TERM_FIELDS", "Schema", "id_field", "source_columns"]
 
 Schema = Literal["auto", "canonical", "scperturb", "gears", "cpa", "pertpy"]
 
 #: Fields that a further component has of its own, in columns such as "perturbation_2".
-_COMPONENT_FIELDS = (
-    *("perturbation", "dose", "dose_unit", "perturbation_type"),
-    "perturbation_id",
-)
+_COMPONENT_FIELDS = ("perturbation", "dose", "dose_unit", "perturbation_type", "perturbation_id")
 _FURTHER = ("_2", "_3", "_4")
 
 #: Fields whose labels are terms of ontologies.
-TERM_FIELDS = (
-    *("tissue", "cell_type", "cell_line", "disease", "developmental_stage", "ethnicity"),
-)
+TERM_FIELDS = ("tissue", "cell_type", "cell_line", "disease", "developmental_stage", "ethnicity")
 #: Canonical columns of samples and cells, besides those of conditions, contexts and batches.
 METADATA = (
-    *("age", "sex", "tissue", "cell_line", "disease", "donor", "developmental_stage"),
-    "ethnicity",
+    *("age", "sex", "tissue", "cell_line"),
+    *("disease", "donor", "developmental_stage", "ethnicity"),
 )
 
 
@@ -107,15 +94,9 @@ def source_columns(
 ) -> tuple[str, dict[str, str]]:
     """Return the layout's name and, for each canonical field that is there, its column.
 
-    Parameters
-    ----------
-    schema
-        Name of a layout, "auto" to recognise one, or a mapping of canonical field to column.
-    columns
-        Columns of `obs`.
-    perturbed
-        Whether there are perturbations; if not, only the fields of samples and cells are looked
-        for, which all layouts keep in the same columns.
+    `schema` is the name of a layout, "auto" to recognise one by the columns of `obs`, or a mapping
+    of canonical field to column. If not `perturbed`, only the fields of samples and cells are
+    looked for, which all layouts keep in the same columns.
 
     Raises
     ------
