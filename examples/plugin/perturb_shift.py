@@ -20,7 +20,8 @@ from scvi_perturb.module import AutoencoderConfig, GeneratorConfig, LatentGenera
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scvi_perturb import PerturbationFeatures
+    from scvi_perturb import PerturbationFeatures, SamplerConfig
+    from scvi_perturb.module import ConditionBatch
 
 __all__ = ["LatentShift", "PerturbShift", "ShiftConfig"]
 
@@ -53,7 +54,8 @@ class LatentShift(LatentGenerator):
 
     config: ShiftConfig
 
-    def _make_network(self, n_latent: int, config: ShiftConfig) -> nn.Module:
+    def make_network(self, n_latent: int, config: ShiftConfig) -> nn.Module:
+        """Return a network from condition and reference to mean and spread."""
         return nn.Sequential(
             nn.Linear(config.n_condition + n_latent, config.width),
             nn.SiLU(),
@@ -64,27 +66,28 @@ class LatentShift(LatentGenerator):
         self, network: nn.Module, condition: Tensor, reference: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of scaled displacements, `(B, n_latent)` each."""
-        mean, spread = network(torch.cat([condition, self._white(reference)], dim=1)).chunk(2, 1)
+        inputs = torch.cat([condition, self.standardise(reference)], dim=1)
+        mean, spread = network(inputs).chunk(2, dim=1)
         return mean, nn.functional.softplus(spread) + self.config.least_spread
 
     def loss(self, tensors: dict[str, Tensor]) -> LossOutput:
         """Return the negative log-density of each cell's displacement, a dimension."""
-        networks = self.learned if self.training else self.average
-        target, reference, condition = self._examples(networks, tensors)
-        mean, spread = self._displacement(networks.network, condition, reference)
-        loss = -torch.distributions.Normal(mean, spread).log_prob(target).mean(1)
+        network, examples = self.networks.network, self.examples(tensors)
+        mean, spread = self._displacement(network, examples.condition, examples.reference)
+        loss = -torch.distributions.Normal(mean, spread).log_prob(examples.target).mean(1)
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
     @torch.no_grad()
     def sample_latent(
-        self, conditions: Any, which: Tensor, reference: Tensor, context: Tensor, **options: Any
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
         """Draw latents of cells under conditions, `(B, n_latent)`, in one pass."""
-        embedded, _, place = self._embedded(conditions, which, context)
-        mean, spread = self._displacement(self.average.network, embedded[place], reference)
-        noise = torch.randn(mean.shape, generator=options["generator"], device=mean.device)
-        centre = self.target_shift + self._centre(conditions)[which]
-        return reference + centre + (mean + spread * noise) * self.target_scale
+        del sampler  # a Gaussian needs one pass, whatever the method
+        embedded, _, row = self.embed(batch)
+        mean, spread = self._displacement(self.average.network, embedded[row], batch.reference)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        effect = self.target_shift + self.additive_effect(batch.conditions)[batch.which]
+        return batch.reference + effect + (mean + spread * noise) * self.target_scale
 
 
 class PerturbShift(LatentModel):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from scvi_perturb.generative import Denoiser, Schedule
+    from scvi_perturb.generative import Schedule
+    from scvi_perturb.generative.samplers import Denoiser
 
 
 @dataclass(frozen=True)

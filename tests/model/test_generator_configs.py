@@ -42,22 +42,23 @@ class MeanGenerator(LatentGenerator):
     """Every cell of a condition is at the mean that the network tells."""
 
     def loss(self, tensors):
-        target, reference, condition = self._examples(self.learned, tensors)
-        found = self._told(self.learned, reference, condition)
+        target, reference, _, condition = self.examples(tensors)
+        found = self._told(self.networks, reference, condition)
         loss = (found - target).square().mean(dim=1)
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
     @torch.no_grad()
-    def sample_latent(self, conditions, which, reference, context, *, sampler, generator):
+    def sample_latent(self, batch, *, sampler, generator):
         del sampler, generator
-        embedded, _, place = self._embedded(conditions, which, context)
-        found = self._told(self.average, reference, embedded[place])
-        return reference + found * self.target_scale + self._centre(conditions)[which]
+        embedded, _, row = self.embed(batch)
+        found = self._told(self.average, batch.reference, embedded[row])
+        effect = self.additive_effect(batch.conditions)[batch.which]
+        return batch.reference + found * self.target_scale + effect
 
     def _told(self, networks, reference, condition):
         network = networks.network
         modulation = network.modulation(torch.zeros(len(reference)), condition)
-        return network(torch.zeros_like(reference), self._white(reference), modulation)
+        return network(torch.zeros_like(reference), self.standardise(reference), modulation)
 
 
 @dataclass(frozen=True, slots=True)

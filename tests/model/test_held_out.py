@@ -12,8 +12,8 @@ import torch
 from scvi_perturb.data import Condition, ConditionTable
 from scvi_perturb.metrics import energy_distance
 from scvi_perturb.model.latent.fit import (
-    HeldOutGroups,
     HeldOutEnergy,
+    HeldOutGroups,
     choose_held_out,
     error_history,
     latent_energy,
@@ -141,7 +141,7 @@ class Search:
         )
         self.modes = []
 
-    def sample(self, conditions, which, reference, context, *, sampler, generator):
+    def sample(self, batch, *, sampler, generator):
         self.modes.append(self.module.training)
         self.noise = torch.randn(3, generator=generator)
         return self.latent[20:] + next(self.errors)

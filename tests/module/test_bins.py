@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scvi_perturb.module import RawCounts
-from scvi_perturb.module.count_diffusion import bin_edges, bins_of, draw_in_bins
+from scvi_perturb.module.count_diffusion import RawCounts, bin_edges, bins_of, draw_in_bins
 from tests.module._small import make_batch
 
 

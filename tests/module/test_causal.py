@@ -11,18 +11,16 @@ from scvi.distributions import NegativeBinomial
 from torch.distributions import Normal
 from torch.nn import functional
 
-from scvi_perturb.module import (
-    AutoencoderConfig,
-    CausalConfig,
+from scvi_perturb.module import AutoencoderConfig, CausalConfig, CausalModule, ConditionTensors
+from scvi_perturb.module.causal import (
     CausalDesign,
-    CausalModule,
-    ConditionTensors,
     GroupedAutoencoder,
     Groups,
+    _adversary_loss,
     state_divergence,
 )
-from scvi_perturb.module.causal import _adversary_loss
-from scvi_perturb.nn import MetadataSpec, gaussian_kl, gaussian_log_prob
+from scvi_perturb.nn import MetadataSpec
+from scvi_perturb.nn.metadata import gaussian_kl, gaussian_log_prob
 from tests.module._small import N_BATCH, N_CELLS, N_GENES, make_batch, stir
 
 SIZES = {"n_identity": 3, "n_state": 2, "n_technical": 2}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.module import ConditionTensors, CountDiffusion, DiffusionConfig
+from scvi_perturb.module import ConditionBatch, ConditionTensors, CountDiffusion, DiffusionConfig
 
 N_GENES = 5
 TABLE = ConditionTensors(
@@ -51,11 +51,9 @@ def batch(reference, target, code):
 
 def draw(module, reference, code, **sampler):
     n = len(reference)
+    which, context = torch.full((n,), code), torch.zeros(n, dtype=torch.long)
     made = module.sample_latent(
-        TABLE,
-        torch.full((n,), code),
-        reference.log1p(),
-        torch.zeros(n, dtype=torch.long),
+        ConditionBatch(TABLE, which, reference.log1p(), context),
         sampler=SamplerConfig(**sampler),
         generator=torch.Generator().manual_seed(0),
     )

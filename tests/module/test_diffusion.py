@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scvi_perturb.generative import SAMPLERS, SamplerConfig
-from scvi_perturb.module import ConditionTensors, DiffusionConfig, LatentDiffusion
+from scvi_perturb.module import ConditionBatch, ConditionTensors, DiffusionConfig, LatentDiffusion
 from tests.module._small import N_LATENT, stir
 
 #: Control, A, B, A+B at other doses.
@@ -18,7 +18,7 @@ TABLE = ConditionTensors(
     torch.tensor([[False, False], [True, False], [True, False], [True, True]]),
     torch.full((4,), math.nan),
 )
-SURE = -60.0
+EXACT_LOG_VARIANCE = -60.0
 VECTORS = torch.tensor([[1.0, -2, 0, 3], [0.5, 0, -4, 1]])
 
 
@@ -47,7 +47,7 @@ def batch(codes, *, seed=0, context=0):
     values = {
         key: 2 + torch.randn(n, N_LATENT, generator=random) for key in ("target", "reference")
     }
-    sure = torch.full((n, N_LATENT), SURE)
+    sure = torch.full((n, N_LATENT), EXACT_LOG_VARIANCE)
     return {
         "target_mean": values["target"],
         "target_log_variance": sure,
@@ -227,10 +227,7 @@ def draw(module, which=(0, 1, 2, 3), *, seed=0, context=0, sampler=None, referen
         reference = torch.randn(len(which), N_LATENT, generator=torch.Generator().manual_seed(9))
     where = torch.full((len(which),), context) if isinstance(context, int) else context
     return module.sample_latent(
-        TABLE,
-        which,
-        reference,
-        where,
+        ConditionBatch(TABLE, which, reference, where),
         sampler=sampler or SamplerConfig(n_evaluations=4),
         generator=torch.Generator().manual_seed(seed),
     )
@@ -326,9 +323,9 @@ def test_contexts_without_embeddings_do_not_matter():
 def test_some_contexts_are_unknown_while_training():
     module = make(context_embedding=True).train()
     codes = torch.zeros(4000, dtype=torch.long)
-    share = (module._known(codes) == 3).float().mean()
+    share = (module._context_row(codes) == 3).float().mean()
     assert abs(share - 0.1) < 4 * math.sqrt(0.09 / 4000)
-    assert (module.eval()._known(codes) == 0).all()
+    assert (module.eval()._context_row(codes) == 0).all()
 
 
 def test_network_that_knows_nothing_moves_cells_by_what_adds_up():
@@ -369,11 +366,9 @@ def test_conditions_need_not_be_in_the_table():
         torch.tensor([[True, True]]),
         torch.tensor([24.0]),
     )
+    code = torch.zeros(5, dtype=torch.long)
     found = module.sample_latent(
-        new,
-        torch.zeros(5, dtype=torch.long),
-        torch.zeros(5, N_LATENT),
-        torch.zeros(5, dtype=torch.long),
+        ConditionBatch(new, code, torch.zeros(5, N_LATENT), code),
         sampler=SamplerConfig(n_evaluations=3),
         generator=None,
     )

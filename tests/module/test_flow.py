@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from scvi_perturb.generative import SOLVERS, SamplerConfig
-from scvi_perturb.module import Asked, ConditionTensors, FlowConfig, LatentFlow, LatentSplines
+from scvi_perturb.module import (
+    ConditionBatch,
+    ConditionTensors,
+    FlowConfig,
+    LatentFlow,
+    LatentSplines,
+)
 from tests.module._small import N_LATENT, stir
 
 #: Control, A, B, A+B at other doses.
@@ -44,11 +50,11 @@ def make(kind, *, stirred=True, **config):
     return module.double().eval()
 
 
-def asked(n=40, seed=1):
+def cell_batch(n=40, seed=1):
     random = torch.Generator().manual_seed(seed)
     reference = 1.5 + 2 * torch.randn(n, N_LATENT, generator=random, dtype=torch.float64)
     table = TABLE._replace(dose=TABLE.dose.double(), time=TABLE.time.double())
-    return Asked(table, torch.arange(n) % 4, reference, torch.zeros(n, dtype=torch.long))
+    return ConditionBatch(table, torch.arange(n) % 4, reference, torch.zeros(n, dtype=torch.long))
 
 
 def follow(module, cells, latent, times, sampler=None):
@@ -61,7 +67,7 @@ def follow(module, cells, latent, times, sampler=None):
     [("control", 1.0), ("control", 1.7), ("noise", 1.0), ("noise", 1.7), ("coupling", 1.0)],
 )
 def test_the_way_back_is_the_way_forth(kind, guidance):
-    module, cells = make(kind), asked()
+    module, cells = make(kind), cell_batch()
     sampler = SamplerConfig("rk4", 1600, guidance)
     (end,) = follow(module, cells, cells.reference, (0.0, 1.0), sampler)
     assert float((end - cells.reference).abs().max()) > 0.1
@@ -71,15 +77,15 @@ def test_the_way_back_is_the_way_forth(kind, guidance):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_do_not_depend_on_each_other(kind):
-    module, cells = make(kind), asked()
+    module, cells = make(kind), cell_batch()
     (end,) = follow(module, cells, cells.reference, (0.0, 1.0))
     some = torch.tensor([3, 17, 8])
-    (alone,) = follow(module, cells.part(some), cells.reference[some], (0.0, 1.0))
+    (alone,) = follow(module, cells.rows(some), cells.reference[some], (0.0, 1.0))
     torch.testing.assert_close(end[some], alone)
 
 
 def test_an_untrained_flow_moves_cells_by_the_additive_part():
-    module, cells = make("control", stirred=False), asked()
+    module, cells = make("control", stirred=False), cell_batch()
     times = (0.0, 0.25, 1.0)
     quarter, end = follow(module, cells, cells.reference, times)
     move = module.additive(*TABLE[:3])[cells.which]
@@ -98,8 +104,8 @@ def test_the_loss_is_that_of_the_field_that_is_followed(kind):
     target = torch.tensor([0.3, -1.0, 2.0, 0.5])
     n, sure = 64, torch.full((64, N_LATENT), -60.0)
     code = torch.ones(n, dtype=torch.long)
-    centre = module._centre(TABLE.rows(torch.tensor([1])))
-    reference = asked(n).reference.float()
+    centre = module.additive_effect(TABLE.rows(torch.tensor([1])))
+    reference = cell_batch(n).reference.float()
     batch = {
         "target_mean": (target + centre).expand(n, -1),
         "target_log_variance": sure,
@@ -113,7 +119,7 @@ def test_the_loss_is_that_of_the_field_that_is_followed(kind):
             module.average.network.output.bias.copy_(target / module.target_scale)
         loss = module.loss(batch).loss
         assert float(loss) < 1e-9
-        cells = Asked(TABLE, code, reference, batch["context"])
+        cells = ConditionBatch(TABLE, code, reference, batch["context"])
         (end,) = follow(module, cells, reference, (0.0, 1.0), SamplerConfig("euler", 4))
         torch.testing.assert_close(end - reference, batch["target_mean"], atol=1e-4, rtol=1e-4)
     else:
@@ -129,7 +135,7 @@ def test_the_loss_is_that_of_the_field_that_is_followed(kind):
 @pytest.mark.parametrize("kind", ["noise", "coupling"])
 def test_densities_are_those_of_what_is_drawn(kind):
     """The density at a drawn point is that of its noise by the Jacobian of the whole map."""
-    module, cells = make(kind), asked(6)
+    module, cells = make(kind), cell_batch(6)
     sampler = SamplerConfig("rk4", 80)
     start = cells.reference + 0.5
     (end,) = follow(module, cells, start, (0.0, 1.0), sampler)
@@ -138,7 +144,7 @@ def test_densities_are_those_of_what_is_drawn(kind):
     assert float(found.step_error.max()) < 1e-3
     scale, origin = module.target_scale, end - end
     for i in range(6):
-        part = cells.part(torch.tensor([i]))
+        part = cells.rows(torch.tensor([i]))
 
         def through(x, part=part):
             return follow(module, part, x[None], (0.0, 1.0), sampler)[0][0]
@@ -150,7 +156,9 @@ def test_densities_are_those_of_what_is_drawn(kind):
             rows.append((through(start[i] + shift) - through(start[i] - shift)) / (2 * step))
         volume = torch.stack(rows).det().abs().log()
         origin = (
-            part.reference[0] + module.target_shift + module._centre(part.conditions)[part.which][0]
+            part.reference[0]
+            + module.target_shift
+            + module.additive_effect(part.conditions)[part.which][0]
         )
         noise = (start[i] - origin) / scale
         normal = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum() - scale.log().sum()
@@ -187,13 +195,11 @@ def test_a_flow_learns(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_follow_the_seed(kind):
-    module, cells = make(kind), asked()
+    module, cells = make(kind), cell_batch()
 
     def draw(seed):
         random = torch.Generator().manual_seed(seed)
-        return module.sample_latent(
-            *cells, sampler=SamplerConfig(n_evaluations=4), generator=random
-        )
+        return module.sample_latent(cells, sampler=SamplerConfig(n_evaluations=4), generator=random)
 
     assert torch.equal(draw(0), draw(0))
     assert torch.equal(draw(0), draw(1)) == (kind == "control"), "noise is drawn, cells are not"
@@ -202,7 +208,7 @@ def test_samples_follow_the_seed(kind):
 @pytest.mark.parametrize("kind", ["control", "noise"])
 def test_without_guidance_the_condition_is_not_known(kind):
     """An untrained network adds nothing: what is left is the additive part, by its guidance."""
-    module, cells = make(kind, stirred=False), asked()
+    module, cells = make(kind, stirred=False), cell_batch()
     move = module.additive(*TABLE[:3])[cells.which]
     for scale in (0.0, 1.0, 2.0):
         (end,) = follow(
@@ -215,7 +221,7 @@ def test_without_guidance_the_condition_is_not_known(kind):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_agree_where_steps_are_fine(solver):
-    module, cells = make("control"), asked()
+    module, cells = make("control"), cell_batch()
     (fine,) = follow(module, cells, cells.reference, (0.0, 1.0))
     sampler = SamplerConfig(solver, {"euler": 2000, "heun": 400, "rk4": 200}[solver])
     (end,) = follow(module, cells, cells.reference, (0.0, 1.0), sampler)
@@ -223,13 +229,13 @@ def test_solvers_agree_where_steps_are_fine(solver):
 
 
 def test_splines_have_no_guidance():
-    module, cells = make("coupling"), asked()
+    module, cells = make("coupling"), cell_batch()
     with pytest.raises(ValueError, match=r"guidance_scale=2\.0"):
         follow(module, cells, cells.reference, (0.0, 1.0), SamplerConfig("heun", 4, 2.0))
 
 
 def test_splines_have_no_points_between_their_ends():
-    module, cells = make("coupling"), asked()
+    module, cells = make("coupling"), cell_batch()
     with pytest.raises(ValueError, match="times 0 and 1"):
         follow(module, cells, cells.reference, (0.0, 0.5))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scvi_perturb.nn import AdditiveEffect, hill_factor
+from scvi_perturb.nn import AdditiveEffect
+from scvi_perturb.nn.perturbation import hill_factor
 
 
 @pytest.fixture

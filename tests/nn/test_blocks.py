@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scvi_perturb.nn import AdaptiveBlock, TimeEmbedding, hidden_layers
+from scvi_perturb.nn.layers import AdaptiveBlock, TimeEmbedding, hidden_layers
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from scvi_perturb.nn import MetadataEncoder, MetadataHead, MetadataSpec
+from scvi_perturb.nn import MetadataEncoder, MetadataSpec
+from scvi_perturb.nn.metadata import MetadataHead
 
 TISSUE, SEX, AGE = MetadataSpec("tissue", 3), MetadataSpec("sex", 2), MetadataSpec("age", 0)
 N_OUT = 4

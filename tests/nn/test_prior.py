@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from scvi_perturb.nn import GroupPrior, MetadataSpec, gaussian_kl, gaussian_log_prob
+from scvi_perturb.nn import MetadataSpec
+from scvi_perturb.nn.metadata import GroupPrior, gaussian_kl, gaussian_log_prob
 
 SPECS = (MetadataSpec("tissue", 2), MetadataSpec("age", 0))
 KINDS = [("gaussian", 1), ("gaussian", 2), ("mixture", 1), ("mixture", 2), ("flow", 2)]

@@ -1,128 +1,45 @@
-"""The mathematics of generation: schedules, diffusion, samplers, likelihoods. Torch only."""
+"""The mathematics of generation: schedules, diffusion, samplers, flows, likelihoods."""
 
 from __future__ import annotations
 
 from scvi_perturb.generative.counts import sample_counts
-from scvi_perturb.generative.coupling import CouplingMethod, couple
-from scvi_perturb.generative.dependence import hsic, total_correlation
-from scvi_perturb.generative.diffusion import (
-    Denoiser,
-    Parameterisation,
-    add_noise,
-    denoising_loss,
-    guide,
-    min_snr_weight,
-    to_eps,
-    to_score,
-    to_velocity,
-    to_x0,
-)
-from scvi_perturb.generative.discrete import DiscreteDiffusion, Transition
-from scvi_perturb.generative.flow import (
-    FlowQuantities,
-    TimeLaw,
-    flow_loss,
-    flow_quantities,
-    flow_times,
-    line,
-)
+from scvi_perturb.generative.coupling import couple
+from scvi_perturb.generative.diffusion import add_noise, denoising_loss
+from scvi_perturb.generative.discrete import DiscreteDiffusion
+from scvi_perturb.generative.flow import flow_log_density, integrate, integrate_adaptive
 from scvi_perturb.generative.likelihoods import (
     nb_log_prob,
     normal_log_prob,
     poisson_log_prob,
     zinb_log_prob,
 )
-from scvi_perturb.generative.ode import (
-    Divergence,
-    Field,
-    FlowDensity,
-    Solver,
-    exact_divergence,
-    flow_log_density,
-    hutchinson_divergence,
-    integrate,
-    integrate_adaptive,
-    n_steps_of,
-    rademacher,
-    standard_normal_log_prob,
-)
-from scvi_perturb.generative.samplers import (
-    SAMPLERS,
-    SOLVERS,
-    Sampler,
-    SamplerConfig,
-    SamplerName,
-    ddim,
-    dpm_solver_2m,
-    euler_maruyama,
-    heun,
-    solver_of,
-)
+from scvi_perturb.generative.samplers import SAMPLERS, SOLVERS, Sampler, SamplerConfig
 from scvi_perturb.generative.schedules import (
-    LOG_SNR_LIMIT,
     CosineSchedule,
-    LinearPath,
     LinearSchedule,
     Schedule,
-    ScheduleName,
     get_schedule,
 )
 
 __all__ = [
-    "LOG_SNR_LIMIT",
     "SAMPLERS",
     "SOLVERS",
     "CosineSchedule",
-    "CouplingMethod",
-    "Denoiser",
     "DiscreteDiffusion",
-    "Divergence",
-    "Field",
-    "FlowDensity",
-    "FlowQuantities",
-    "LinearPath",
     "LinearSchedule",
-    "Parameterisation",
     "Sampler",
     "SamplerConfig",
-    "SamplerName",
     "Schedule",
-    "ScheduleName",
-    "Solver",
-    "TimeLaw",
-    "Transition",
     "add_noise",
     "couple",
-    "ddim",
     "denoising_loss",
-    "dpm_solver_2m",
-    "euler_maruyama",
-    "exact_divergence",
     "flow_log_density",
-    "flow_loss",
-    "flow_quantities",
-    "flow_times",
     "get_schedule",
-    "guide",
-    "heun",
-    "hsic",
-    "hutchinson_divergence",
     "integrate",
     "integrate_adaptive",
-    "line",
-    "min_snr_weight",
-    "n_steps_of",
     "nb_log_prob",
     "normal_log_prob",
     "poisson_log_prob",
-    "rademacher",
     "sample_counts",
-    "solver_of",
-    "standard_normal_log_prob",
-    "to_eps",
-    "to_score",
-    "to_velocity",
-    "to_x0",
-    "total_correlation",
     "zinb_log_prob",
 ]

@@ -13,7 +13,6 @@ from scvi_perturb._errors import check_choice
 
 __all__ = ["CouplingMethod", "couple"]
 
-
 CouplingMethod = Literal["exact", "random", "sinkhorn", "unbalanced"]
 
 #: Entropic regularisation, as a share of the mean cost.

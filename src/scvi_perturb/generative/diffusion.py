@@ -1,9 +1,8 @@
-"""Gaussian diffusion: adding noise, what the network predicts, the loss, and guidance."""
+"""Gaussian diffusion: adding noise, what the network predicts, and the loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import torch
@@ -15,31 +14,16 @@ from scvi_perturb.generative.schedules import LOG_SNR_LIMIT
 if TYPE_CHECKING:
     from scvi_perturb.generative.schedules import Schedule
 
-__all__ = [
-    "Denoiser",
-    "Parameterisation",
-    "add_noise",
-    "denoising_loss",
-    "guide",
-    "min_snr_weight",
-    "scales",
-    "to_eps",
-    "to_score",
-    "to_velocity",
-    "to_x0",
-]
+__all__ = ["Parameterisation", "add_noise", "denoising_loss", "min_snr_weight", "to_x0"]
 
 
 Parameterisation = Literal["v", "eps", "x0"]
-
-#: Maps `(x_t, t)` with one time for all cells to the expected data `x_0`.
-Denoiser = Callable[[Tensor, float], Tensor]
 
 #: Scales are kept above this where they are divided by (the scale at the log-SNR's limit).
 _SMALLEST: Final = math.exp(-LOG_SNR_LIMIT / 2)
 
 
-def scales(t: Tensor, schedule: Schedule, like: Tensor) -> tuple[Tensor, Tensor]:
+def _scales(t: Tensor, schedule: Schedule, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma, shaped to multiply `like` cell by cell."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if t.ndim:
@@ -82,59 +66,10 @@ def to_x0(
     check_choice("parameterisation", parameterisation, get_args(Parameterisation))
     if parameterisation == "x0":
         return prediction
-    alpha, sigma = scales(t, schedule, x_t)
+    alpha, sigma = _scales(t, schedule, x_t)
     if parameterisation == "eps":
         return (x_t - sigma * prediction) / alpha.clamp_min(_SMALLEST)
     return (alpha * x_t - sigma * prediction) / (alpha**2 + sigma**2)
-
-
-def to_eps(
-    prediction: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    parameterisation: Parameterisation = "v",
-) -> Tensor:
-    """Return the noise that a network's prediction implies; arguments as for `to_x0`."""
-    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
-    if parameterisation == "eps":
-        return prediction
-    alpha, sigma = scales(t, schedule, x_t)
-    if parameterisation == "x0":
-        return (x_t - alpha * prediction) / sigma.clamp_min(_SMALLEST)
-    return (sigma * x_t + alpha * prediction) / (alpha**2 + sigma**2)
-
-
-def to_velocity(
-    prediction: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    parameterisation: Parameterisation = "v",
-) -> Tensor:
-    """Return `v = alpha eps - sigma x_0` that a prediction implies; arguments as for `to_x0`."""
-    check_choice("parameterisation", parameterisation, get_args(Parameterisation))
-    if parameterisation == "v":
-        return prediction
-    alpha, sigma = scales(t, schedule, x_t)
-    if parameterisation == "eps":
-        # x_0 = (x_t - sigma eps) / alpha, so v = ((alpha^2 + sigma^2) eps - sigma x_t) / alpha.
-        scaled = (alpha**2 + sigma**2) * prediction - sigma * x_t
-        return scaled / alpha.clamp_min(_SMALLEST)
-    scaled = alpha * x_t - (alpha**2 + sigma**2) * prediction
-    return scaled / sigma.clamp_min(_SMALLEST)
-
-
-def to_score(
-    prediction: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    parameterisation: Parameterisation = "v",
-) -> Tensor:
-    """Return the score, the gradient of `log p(x_t)` in `x_t`; arguments as for `to_x0`."""
-    noise = to_eps(prediction, x_t, t, schedule, parameterisation)
-    return -noise / scales(t, schedule, x_t)[1].clamp_min(_SMALLEST)
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
@@ -149,7 +84,7 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tenso
     schedule
         Gives alpha and sigma.
     """
-    alpha, sigma = scales(t, schedule, x0)
+    alpha, sigma = _scales(t, schedule, x0)
     return alpha * x0 + sigma * noise
 
 
@@ -216,27 +151,10 @@ def denoising_loss(
     elif parameterisation == "eps":
         target = noise
     else:
-        alpha, sigma = scales(t, schedule, x0)
+        alpha, sigma = _scales(t, schedule, x0)
         target = alpha * noise - sigma * x0
     error = (prediction.float() if prediction.dtype != torch.float64 else prediction) - target
     loss = error.square().flatten(1).mean(1)
     if gamma is None:
         return loss
     return min_snr_weight(t, schedule, parameterisation, gamma) * loss
-
-
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Return the classifier-free guided prediction.
-
-    Parameters
-    ----------
-    conditional, unconditional
-        Predictions with and without the condition, of one shape.
-    scale
-        0 is unconditional, 1 conditional; above 1 the condition is overstated and spread shrinks.
-
-    References
-    ----------
-    Ho and Salimans, Classifier-free diffusion guidance, 2022.
-    """
-    return torch.lerp(unconditional, conditional, scale)

@@ -1,4 +1,4 @@
-"""Noise schedules of diffusions, and the grid of times that samplers step through."""
+"""Noise schedules of diffusions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,7 @@ from scvi_perturb._errors import check_choice
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "LOG_SNR_LIMIT",
-    "CosineSchedule",
-    "LinearPath",
-    "LinearSchedule",
-    "Point",
-    "Schedule",
-    "ScheduleName",
-    "get_schedule",
-    "grid",
-    "ratio",
-    "step",
-]
+__all__ = ["CosineSchedule", "LinearPath", "LinearSchedule", "Schedule", "get_schedule"]
 
 
 #: No schedule reports a log-SNR beyond this: at 15 the noise is 0.06 % of the signal's scale.
@@ -45,14 +33,6 @@ class Schedule(Protocol):
         """Return the scale of the noise in `x_t`."""
         ...
 
-    def d_alpha(self, t: Tensor) -> Tensor:
-        """Return the derivative of `alpha` with respect to `t`."""
-        ...
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        """Return the derivative of `sigma` with respect to `t`."""
-        ...
-
     def log_snr(self, t: Tensor) -> Tensor:
         """Return `log(alpha^2 / sigma^2)`, within `LOG_SNR_LIMIT` of zero."""
         ...
@@ -60,53 +40,6 @@ class Schedule(Protocol):
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Return the time at which the log-SNR takes this value: the inverse of `log_snr`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A moment of the reverse process."""
-
-    t: float
-    log_snr: float
-    alpha: float
-    sigma: float
-
-    @property
-    def norm(self) -> float:
-        """Return the scale of `x_t` for data of variance 1."""
-        return math.hypot(self.alpha, self.sigma)
-
-    @property
-    def angle(self) -> float:
-        """Return the angle that runs from 0 (data) to pi / 2 (noise)."""
-        return math.atan2(self.sigma, self.alpha)
-
-
-def grid(schedule: Schedule, n_steps: int) -> list[Point]:
-    """Return the `n_steps + 1` points from noise to data.
-
-    The log-SNR is `3 logit(u)` at even `u`: dense about 0, where the denoised data change most, and
-    wider towards both ends. It is the same for every schedule, so schedules differ in training
-    only. The factor was chosen on Gaussians of standard deviation 0.05-1.5 and a 32-d mixture.
-    """
-    low, high = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    ends = torch.sigmoid(torch.tensor([low, high], dtype=torch.float64) / 3).tolist()
-    log_snr = 3 * torch.logit(torch.linspace(ends[0], ends[1], n_steps + 1, dtype=torch.float64))
-    t = schedule.time_of_log_snr(log_snr)
-    t[0], t[-1] = 1.0, 0.0
-    columns = torch.stack([t, log_snr, schedule.alpha(t), schedule.sigma(t)], dim=1)
-    return [Point(*row) for row in columns.tolist()]
-
-
-def ratio(now: Point, then: Point) -> float:
-    """Return `e^-h`: the ratio of `alpha / sigma` now to that of the (less noisy) point `then`."""
-    return (now.alpha * then.sigma) / (now.sigma * then.alpha)
-
-
-def step(x: Tensor, x0: Tensor, now: Point, then: Point) -> Tensor:
-    """Return `x` at `then`, exact while the denoised `x0` stays the same."""
-    keep = then.sigma / now.sigma
-    return keep * x + (then.alpha * (1 - ratio(now, then))) * x0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +60,6 @@ class LinearPath:
     def sigma(self, t: Tensor) -> Tensor:
         """Return the scale of the noise in `x_t`."""
         return t.clone()
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        """Return the derivative of `alpha` with respect to `t`."""
-        return -torch.ones_like(t)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        """Return the derivative of `sigma` with respect to `t`."""
-        return torch.ones_like(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return `log(alpha^2 / sigma^2)`, clipped to +-`LOG_SNR_LIMIT`."""
@@ -176,14 +101,6 @@ class CosineSchedule:
     def sigma(self, t: Tensor) -> Tensor:
         """Return the scale of the noise in `x_t`."""
         return torch.sin(self._angle(t))
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        """Return the derivative of `alpha` with respect to `t`."""
-        return -self._rate * self.sigma(t)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        """Return the derivative of `sigma` with respect to `t`."""
-        return self._rate * self.alpha(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return `log(alpha^2 / sigma^2)`."""
@@ -241,12 +158,6 @@ class LinearSchedule:
         s = self._first + (1 - self._first) * t
         return -(self.beta_max - self.beta_min) / 4 * s**2 - self.beta_min / 2 * s
 
-    def _rate(self, t: Tensor) -> Tensor:
-        """Return the derivative of `log alpha` with respect to `t`."""
-        span = 1 - self._first
-        s = self._first + span * t
-        return -span * ((self.beta_max - self.beta_min) / 2 * s + self.beta_min / 2)
-
     def alpha(self, t: Tensor) -> Tensor:
         """Return the scale of the data in `x_t`."""
         return torch.exp(self._log_alpha(t))
@@ -254,14 +165,6 @@ class LinearSchedule:
     def sigma(self, t: Tensor) -> Tensor:
         """Return the scale of the noise in `x_t`."""
         return torch.sqrt(-torch.expm1(2 * self._log_alpha(t)))
-
-    def d_alpha(self, t: Tensor) -> Tensor:
-        """Return the derivative of `alpha` with respect to `t`."""
-        return self._rate(t) * self.alpha(t)
-
-    def d_sigma(self, t: Tensor) -> Tensor:
-        """Return the derivative of `sigma` with respect to `t`."""
-        return -self._rate(t) * self.alpha(t) ** 2 / self.sigma(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return `log(alpha^2 / sigma^2)`."""

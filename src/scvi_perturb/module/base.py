@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scvi_perturb.nn.layers import CountDecoder, Decoded
 
 __all__ = [
-    "Asked",
+    "ConditionBatch",
     "ConditionTensors",
     "CountModule",
     "CountParameters",
@@ -30,34 +30,8 @@ __all__ = [
     "Representation",
     "batch_weights",
     "counts_log_prob",
+    "noise_like",
 ]
-
-
-class Asked(NamedTuple):
-    """What is asked of a flow: for each of `B` cells a condition, a reference and a context.
-
-    Attributes
-    ----------
-    conditions
-        The different conditions, `n` of them.
-    which
-        Condition of each cell, `(B,)`, in `0..n-1`.
-    reference
-        Latent of each cell's reference: the control cell itself, or the mean of its control
-        population, `(B, n_latent)`.
-    context
-        Context code of each cell, `(B,)`.
-    """
-
-    conditions: ConditionTensors
-    which: Tensor
-    reference: Tensor
-    context: Tensor
-
-    def part(self, cells: Tensor) -> Asked:
-        """Return the same for some of the cells."""
-        which, reference, context = (x[cells] for x in self[1:])
-        return Asked(self.conditions, which, reference, context)
 
 
 class ConditionTensors(NamedTuple):
@@ -71,6 +45,38 @@ class ConditionTensors(NamedTuple):
     def rows(self, index: Tensor) -> ConditionTensors:
         """Return the conditions at `index`."""
         return ConditionTensors(*(field[index] for field in self))
+
+
+class ConditionBatch(NamedTuple):
+    """What cells are drawn from: for each of `B` cells a condition, a reference and a context.
+
+    Attributes
+    ----------
+    conditions
+        The different conditions, `n` of them.
+    which
+        Condition of each cell, `(B,)`, in `0..n-1`.
+    reference
+        Latent of each cell's reference: the control cell itself, or the mean of its control
+        population, `(B, n_latent)`.
+    context
+        Context code of each cell, `(B,)`; codes never trained on count as unknown.
+    """
+
+    conditions: ConditionTensors
+    which: Tensor
+    reference: Tensor
+    context: Tensor
+
+    def rows(self, index: Tensor) -> ConditionBatch:
+        """Return the batch of the cells at `index`."""
+        which, reference, context = (x[index] for x in self[1:])
+        return ConditionBatch(self.conditions, which, reference, context)
+
+
+def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw standard normal noise of the shape, type and device of `x`."""
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 Likelihood = Literal["nb", "zinb", "poisson", "normal", "exact"]

@@ -20,7 +20,7 @@ from scvi_perturb._constants import (
     METADATA_PREFIX,
 )
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative.dependence import hsic, total_correlation
+from scvi_perturb.module._dependence import hsic, total_correlation
 from scvi_perturb.module.base import ConditionTensors, CountModule
 from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
 from scvi_perturb.nn.metadata import GroupPrior, MetadataHead, MetadataSpec, PriorKind, gaussian_kl

@@ -9,7 +9,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb._constants import CONTEXT_KEY, X_KEY
+from scvi_perturb._constants import X_KEY
 from scvi_perturb.generative.discrete import DiscreteDiffusion
 from scvi_perturb.module.base import CountParameters
 from scvi_perturb.module.generator import LatentGenerator
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.module.base import ConditionTensors, Likelihood
+    from scvi_perturb.module.base import ConditionBatch, ConditionTensors, Likelihood
     from scvi_perturb.module.diffusion import DiffusionConfig
     from scvi_perturb.module.generator import GeneratorConfig
 
 __all__ = ["CountDiffusion", "RawCounts", "bin_edges", "bins_of", "draw_in_bins"]
 
-
-#: Log variance of what is known exactly.
-_SURE: Final = -30.0
+#: Log variance of latents without noise.
+_NO_VARIANCE: Final = -30.0
 #: Counts below this are bins of their own.
 _EXACT: Final = 12
 
@@ -48,12 +47,12 @@ class RawCounts(BaseModuleClass):
         super().__init__()
         self.n_latent = n_genes
         # scvi-tools asks a module for its device.
-        self.place = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+        self._device_marker = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return `log1p` counts, `(B, n_genes)`, known exactly."""
         values = tensors[X_KEY].log1p()
-        return values, torch.full_like(values, _SURE)
+        return values, torch.full_like(values, _NO_VARIANCE)
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the counts themselves; library and batch change nothing."""
@@ -91,7 +90,7 @@ def draw_in_bins(bins: Tensor, edges: Tensor, generator: torch.Generator | None)
     return torch.where(single, low, torch.minimum(drawn, high - 1))
 
 
-#: Cells at a time: every gene of each has chances of all bins.
+#: Cells at a time: every gene of each has probabilities of all bins.
 _ROWS = 256
 
 
@@ -135,7 +134,8 @@ class CountDiffusion(LatentGenerator):
         self.process = DiscreteDiffusion(config.n_bins, config.transition)
         self.register_buffer("edges", torch.arange(config.n_bins + 1))
 
-    def _make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
+    def make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
+        """Return the network of counts."""
         return CountNetwork(
             n_latent,
             config.n_bins,  # type: ignore[attr-defined]
@@ -145,23 +145,8 @@ class CountDiffusion(LatentGenerator):
             dropout=config.dropout,
         )
 
-    def prepare(
-        self,
-        latents: Tensor,
-        targets: Tensor,
-        *,
-        seen: Tensor,
-        reference_dose: Tensor,
-        target_variance: Tensor | None = None,
-    ) -> None:
-        """Fix bins and frequencies, see `LatentGenerator.prepare`."""
-        super().prepare(
-            latents,
-            targets,
-            seen=seen,
-            reference_dose=reference_dose,
-            target_variance=target_variance,
-        )
+    def prepare_network(self, latents: Tensor) -> None:
+        """Fix bins and frequencies of `log1p` counts."""
         # Distances between cells are those of log1p counts, all genes alike.
         self.latent_scale.fill_(1.0)
         self.latent_shift.zero_()
@@ -170,33 +155,25 @@ class CountDiffusion(LatentGenerator):
         n_bins = self.config.n_bins
         self.edges.copy_(bin_edges(int(latents.max().expm1().round()), n_bins))
         gene = n_bins * torch.arange(self.n_latent, device=latents.device)
-        often = torch.zeros(self.n_latent * n_bins, device=latents.device)
+        counts = torch.zeros(self.n_latent * n_bins, device=latents.device)
         for rows in latents.split(_ROWS):
-            place = gene + bins_of(rows.expm1().round().long(), self.edges)
-            often += torch.bincount(place.flatten(), minlength=len(often))
-        shares = (often.view(-1, n_bins) + 0.1) / (len(latents) + 0.1 * n_bins)
+            flat = gene + bins_of(rows.expm1().round().long(), self.edges)
+            counts += torch.bincount(flat.flatten(), minlength=len(counts))
+        shares = (counts.view(-1, n_bins) + 0.1) / (len(latents) + 0.1 * n_bins)
         for nets in (self.learned, self.average):
             nets.network.bias.data.copy_(shares.log())
 
     def loss(self, tensors: Batch) -> LossOutput:
         """Return the cross-entropy of the noised genes of each cell; none, if none is noised."""
-        nets = self.learned if self.training else self.average
-        move, reference, code = self._pair(tensors)
-        hidden = self._hidden(code)
-        used, place = torch.unique(code, return_inverse=True)
-        rows = self.table.rows(used)
-        effect = self._centre(rows)[place] * (~hidden)[:, None]
-        condition = nets.encoder(*rows)[place]
-        condition = torch.where(hidden[:, None], nets.hidden_condition, condition)
-        condition = nets.with_context(condition, self._known(tensors[CONTEXT_KEY]))
-        x_0 = bins_of((reference + move).expm1().round().long(), self.edges)
+        displacement, reference, effect, condition = self._draw_examples(tensors)
+        x_0 = bins_of((reference + displacement).expm1().round().long(), self.edges)
         time = torch.rand(len(x_0), device=x_0.device)
         x_t = self.process.corrupt(x_0, time)
         counted = self._counted(x_t)
         inputs = self._inputs(x_t, reference, effect)
-        logits = nets.network(inputs, time, condition, counted)
-        surprise = functional.cross_entropy(logits, x_0[counted], reduction="none")
-        total = torch.zeros_like(time).index_add(0, counted.nonzero()[:, 0], surprise)
+        logits = self.networks.network(inputs, time, condition, counted)
+        entropy = functional.cross_entropy(logits, x_0[counted], reduction="none")
+        total = torch.zeros_like(time).index_add(0, counted.nonzero()[:, 0], entropy)
         loss = total / counted.sum(1).clamp_min(1)
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
@@ -214,27 +191,21 @@ class CountDiffusion(LatentGenerator):
 
     @torch.inference_mode()
     def sample_latent(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        *,
-        sampler: SamplerConfig,
-        generator: torch.Generator | None,
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
         """Draw `log1p` counts of cells, see `LatentGenerator.sample_latent`.
 
         Ancestral steps, as many as the sampler has evaluations, whatever its method.
         """
+        reference, device = batch.reference, batch.reference.device
         if generator is None:
-            generator = torch.Generator(reference.device)
+            generator = torch.Generator(device)
             generator.seed()
-        effect = self._centre(conditions)[which]
-        embedded, free, place = self._embedded(conditions, which, context)
+        effect = self.additive_effect(batch.conditions)[batch.which]
+        embedded, hidden, place = self.embed(batch)
         drawn = []
-        for rows in torch.arange(len(which), device=which.device).split(_ROWS):
-            own = (embedded[place[rows]], free[place[rows]])
+        for rows in torch.arange(len(reference), device=device).split(_ROWS):
+            own = (embedded[place[rows]], hidden[place[rows]])
             classify = self._classifier(reference[rows], effect[rows], own, sampler.guidance_scale)
             bins = self.process.sample(
                 classify,
@@ -252,21 +223,21 @@ class CountDiffusion(LatentGenerator):
         conditions: tuple[Tensor, Tensor],
         scale: float,
     ) -> Callable[[Tensor, float, Tensor], Tensor]:
-        """Return the chances of each bin; `conditions` are embedded, and hidden ones."""
-        network, (known, free) = self.average.network, conditions
+        """Return the probabilities of each bin; `conditions` are embedded, and hidden ones."""
+        network, (known, hidden) = self.average.network, conditions
 
         def classify(x_t: Tensor, t: float, places: Tensor) -> Tensor:
             time = torch.full((len(x_t),), t, device=x_t.device, dtype=reference.dtype)
             logits = network(self._inputs(x_t, reference, effect), time, known, places)
             if scale != 1.0:
                 inputs = self._inputs(x_t, reference, torch.zeros_like(effect))
-                logits = torch.lerp(network(inputs, time, free, places), logits, scale)
+                logits = torch.lerp(network(inputs, time, hidden, places), logits, scale)
             return logits.softmax(-1)
 
         return classify
 
     def _inputs(self, x_t: Tensor, reference: Tensor, effect: Tensor) -> list[Tensor]:
-        """Return what the network sees of each gene."""
+        """Return value, mask, reference and additive effect of each gene."""
         masked = x_t == self.process.n_states
         value = self.edges[x_t.clamp_max(self.config.n_bins - 1)].to(reference.dtype).log1p()
         return [value * ~masked, masked.to(reference.dtype), reference, effect]

@@ -9,24 +9,23 @@ import torch
 from scvi.module.base import LossOutput
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative.diffusion import add_noise, denoising_loss, guide, to_x0
+from scvi_perturb.generative.diffusion import add_noise, denoising_loss, to_x0
+from scvi_perturb.generative.flow import training_times
 from scvi_perturb.generative.samplers import SAMPLERS
 from scvi_perturb.generative.schedules import get_schedule
+from scvi_perturb.module.base import noise_like
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative.discrete import Transition
-    from scvi_perturb.generative.samplers import SamplerConfig
+    from scvi_perturb.generative.samplers import Denoiser, SamplerConfig
     from scvi_perturb.generative.schedules import Schedule
-    from scvi_perturb.module.base import ConditionTensors
+    from scvi_perturb.module.base import ConditionBatch
 
 __all__ = ["DiffusionConfig", "LatentDiffusion"]
-
 
 _MOST_BINS: Final = 32
 
@@ -107,16 +106,14 @@ class LatentDiffusion(LatentGenerator):
         return get_schedule(self.config.schedule)
 
     def loss(self, tensors: Batch) -> LossOutput:
-        """Return the denoising loss of each cell, under weights being learned or their average."""
-        nets = self.learned if self.training else self.average
-        target, reference, condition = self._examples(nets, tensors)
-        n = len(target)
-        # Stratified times: the same law, less noise in the loss.
-        time = (torch.randperm(n, device=target.device) + torch.rand(n, device=target.device)) / n
+        """Return the denoising loss of each cell."""
+        network, examples = self.networks.network, self.examples(tensors)
+        target = examples.target
+        time = training_times(len(target), device=target.device)
         noise = torch.randn_like(target)
         noised = add_noise(target, noise, time, self.schedule)
-        modulation = nets.network.modulation(time, condition)
-        prediction = nets.network(noised, self._reference_input(reference), modulation)
+        modulation = network.modulation(time, examples.condition)
+        prediction = network(noised, self._reference_input(examples.reference), modulation)
         loss = denoising_loss(
             prediction,
             target,
@@ -130,64 +127,48 @@ class LatentDiffusion(LatentGenerator):
 
     @torch.inference_mode()
     def sample_latent(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        *,
-        sampler: SamplerConfig,
-        generator: torch.Generator | None,
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
         """Draw latents of cells under conditions, see `LatentGenerator.sample_latent`."""
-        centre = self._centre(conditions)[which]
-        guidance = (sampler.guidance_scale, centre / self.target_scale)
-        given = self._reference_input(reference)
-        denoise = self._denoiser(conditions, which, given, context, guidance)
-        noise = torch.randn(
-            reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
+        effect = self.additive_effect(batch.conditions)[batch.which]
+        denoise = self._denoiser(batch, effect / self.target_scale, sampler.guidance_scale)
+        scaled = SAMPLERS[sampler.method](
+            denoise,
+            noise_like(batch.reference, generator),
+            self.schedule,
+            n_evaluations=sampler.n_evaluations,
+            generator=generator,
         )
-        draw = SAMPLERS[sampler.method]
-        scaled = draw(
-            denoise, noise, self.schedule, n_evaluations=sampler.n_evaluations, generator=generator
-        )
-        drawn = scaled * self.target_scale + self.target_shift + centre
-        return reference + drawn if self.from_cell else drawn
+        drawn = scaled * self.target_scale + self.target_shift + effect
+        return batch.reference + drawn if self.from_cell else drawn
 
-    def _denoiser(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        guidance: tuple[float, Tensor],
-    ) -> Callable[[Tensor, float], Tensor]:
+    def _denoiser(self, batch: ConditionBatch, effect: Tensor, guidance_scale: float) -> Denoiser:
         """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once.
 
-        `guidance` is its scale and the offset of the condition's centre, which a network
-        without the condition does not know: it is asked, and answers, without it.
+        A network without the condition does not know the scaled additive effect: it is asked, and
+        answers, without it.
         """
-        nets, kind, (scale, offset) = self.average, self.config.parameterisation, guidance
-        embedded, hidden, place = self._embedded(conditions, which, context)
+        network, kind = self.average.network, self.config.parameterisation
+        reference = self._reference_input(batch.reference)
+        embedded, hidden, place = self.embed(batch)
 
-        def modulation(time: Tensor, condition: Tensor) -> Tensor:
-            rows = nets.network.modulation(time.expand(len(condition)), condition)
-            return rows if len(rows) == 1 else rows[place]
+        def predict(x_t: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+            rows = network.modulation(time.expand(len(condition)), condition)
+            output = network(x_t, reference, rows if len(rows) == 1 else rows[place])
+            return to_x0(output, x_t, time, self.schedule, kind)
 
         def denoise(x_t: Tensor, t: float) -> Tensor:
             time = torch.tensor([t], device=x_t.device, dtype=x_t.dtype)
-            output = nets.network(x_t, reference, modulation(time, embedded))
-            x_0 = to_x0(output, x_t, time, self.schedule, kind)
-            if scale == 1.0:
+            x_0 = predict(x_t, time, embedded)
+            if guidance_scale == 1.0:
                 return x_0
-            moved = x_t + self.schedule.alpha(time) * offset
-            output = nets.network(moved, reference, modulation(time, hidden))
-            return guide(x_0, to_x0(output, moved, time, self.schedule, kind) - offset, scale)
+            free = predict(x_t + self.schedule.alpha(time) * effect, time, hidden) - effect
+            return torch.lerp(free, x_0, guidance_scale)
 
         return denoise
 
     def _reference_input(self, reference: Tensor) -> Tensor:
-        """Return what the network is told of the reference."""
+        """Return the standardised reference, or zeros where none is known."""
         if self.config.reference == "none":
             return torch.zeros_like(reference)
-        return self._white(reference)
+        return self.standardise(reference)

@@ -11,16 +11,16 @@ from scvi.module.base import LossOutput
 from torch import Tensor
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.generative.flow import flow_loss, flow_times, line
-from scvi_perturb.generative.ode import (
+from scvi_perturb.generative.flow import (
     FlowDensity,
     flow_log_density,
+    flow_loss,
     integrate,
-    n_steps_of,
     standard_normal_log_prob,
+    training_times,
 )
-from scvi_perturb.generative.samplers import SOLVERS, solver_of
-from scvi_perturb.module.base import Asked
+from scvi_perturb.generative.samplers import SOLVERS, solver_and_steps
+from scvi_perturb.module.base import noise_like
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
 from scvi_perturb.nn.denoiser import SplineChain
 
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative.coupling import CouplingMethod
-    from scvi_perturb.generative.flow import TimeLaw
-    from scvi_perturb.generative.ode import Divergence, Field
+    from scvi_perturb.generative.flow import Divergence, Field, TimeLaw
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.module.base import ConditionTensors
+    from scvi_perturb.module.base import ConditionBatch
 
 __all__ = ["FlowConfig", "LatentFlow", "LatentSplines"]
 
@@ -105,31 +104,30 @@ class FlowConfig(GeneratorConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """The coordinates that a flow is solved in: `y = (z - origin - t * move) / scale`.
+class _MovingFrame:
+    """The coordinates that a flow is solved in: `y = (z - origin - t * displacement) / scale`.
 
-    They go along with the additive part of the effect, so the network has to tell only what the
-    additive part does not. `scale` at the source and at the data is the same: a translation and a
-    constant scale leave the divergence as it is.
+    They move with the additive effect, so the network has to learn only what departs from it. A
+    translation and a constant scale leave the divergence as it is.
     """
 
     origin: Tensor
-    move: Tensor
+    displacement: Tensor
     scale: Tensor
 
-    def enter(self, latent: Tensor, t: float) -> Tensor:
-        return (latent - self.origin - t * self.move) / self.scale
+    def to_frame(self, latent: Tensor, t: float) -> Tensor:
+        return (latent - self.origin - t * self.displacement) / self.scale
 
-    def leave(self, y: Tensor, t: float) -> Tensor:
-        return y * self.scale + self.origin + t * self.move
+    def to_latent(self, y: Tensor, t: float) -> Tensor:
+        return y * self.scale + self.origin + t * self.displacement
 
 
 class LatentFlow(LatentGenerator):
     """Transport in the latent by a velocity field, invertible, given condition and context.
 
-    From control cells the field knows where a cell is, and not where it came from: cells that
-    meet go on together, and the way back is the way forth. From noise the mean of the control
-    population is known, and displacements from it are drawn.
+    From control cells the field depends on where a cell is, and not on where it came from, so the
+    flow can be followed back. From noise the mean of the control population is known, and
+    displacements from it are drawn.
 
     Parameters
     ----------
@@ -144,7 +142,7 @@ class LatentFlow(LatentGenerator):
 
     config: FlowConfig
     #: Low, so that a few steps follow the field.
-    _max_frequency = 20.0
+    max_frequency = 20.0
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -152,58 +150,48 @@ class LatentFlow(LatentGenerator):
         return SOLVERS
 
     def loss(self, tensors: Batch) -> LossOutput:
-        """Return the flow-matching loss of each cell, under learned weights or their average."""
-        nets = self.learned if self.training else self.average
-        target, reference, condition = self._examples(nets, tensors)
-        white = self._white(reference)
-        time = flow_times(len(target), self.config.times, device=target.device)
+        """Return the flow-matching loss of each cell."""
+        network, examples = self.networks.network, self.examples(tensors)
+        target, start = examples.target, self.standardise(examples.reference)
+        time = training_times(len(target), self.config.times, device=target.device)
         if self.from_cell:
             # In the frame of the controls: where a cell starts, and how far it is to go.
-            source, given = white, torch.zeros_like(white)
-            end = white + target * (self.target_scale / self.latent_scale)
+            source, reference = start, torch.zeros_like(start)
+            end = start + target * (self.target_scale / self.latent_scale)
             unit = self.latent_scale / self.target_scale
         else:
-            source, given, end = torch.randn_like(target), white, target
+            source, reference, end = torch.randn_like(target), start, target
             unit = torch.ones_like(self.target_scale)
-        modulation = nets.network.modulation(time, condition)
-        velocity = nets.network(line(source, end, time), given, modulation)
+        modulation = network.modulation(time, examples.condition)
+        velocity = network(torch.lerp(source, end, time[:, None]), reference, modulation)
         loss = flow_loss(velocity, source * unit, end * unit)
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
-    # Ways through the flow ----------------------------------------------------------------
-
     @torch.inference_mode()
     def sample_latent(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        *,
-        sampler: SamplerConfig,
-        generator: torch.Generator | None,
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
         """Draw latents of cells under conditions, see `LatentGenerator.sample_latent`."""
-        asked = Asked(conditions, which, reference, context)
-        start = reference
+        start = batch.reference
         if not self.from_cell:
-            noise = torch.randn(
-                reference.shape, generator=generator, device=reference.device,
-                dtype=reference.dtype,
-            )  # fmt: skip
-            start = self._frame(asked).leave(noise, 0.0)
-        (end,) = self.follow(asked, start, times=(0.0, 1.0), sampler=sampler)
+            start = self._frame(batch).to_latent(noise_like(start, generator), 0.0)
+        (end,) = self.follow(batch, start, times=(0.0, 1.0), sampler=sampler)
         return end
 
     @torch.inference_mode()
     def follow(
-        self, asked: Asked, latent: Tensor, *, times: Sequence[float], sampler: SamplerConfig
+        self,
+        batch: ConditionBatch,
+        latent: Tensor,
+        *,
+        times: Sequence[float],
+        sampler: SamplerConfig,
     ) -> Iterator[Tensor]:
         """Carry latents from the first of the times to each of the others, either way.
 
         Parameters
         ----------
-        asked
+        batch
             Condition, reference and context of each cell.
         latent
             Where the cells are at the first time, `(B, n_latent)`.
@@ -217,22 +205,17 @@ class LatentFlow(LatentGenerator):
         Tensor
             `(B, n_latent)`, in stage one's latent space.
         """
-        frame, (field, _) = self._frame(asked), self._field(asked, sampler.guidance_scale)
-        solver = solver_of(sampler)
-        path = integrate(
-            field,
-            frame.enter(latent, times[0]),
-            times=times,
-            n_steps=n_steps_of(sampler.n_evaluations, solver),
-            solver=solver,
-        )
+        frame, (field, _) = self._frame(batch), self._field(batch, sampler.guidance_scale)
+        solver, n_steps = solver_and_steps(sampler)
+        start = frame.to_frame(latent, times[0])
+        path = integrate(field, start, times=times, n_steps=n_steps, solver=solver)
         for t, y in zip(times[1:], path, strict=True):
-            yield frame.leave(y, t)
+            yield frame.to_latent(y, t)
 
     @torch.no_grad()
     def log_density(
         self,
-        asked: Asked,
+        batch: ConditionBatch,
         latent: Tensor,
         *,
         sampler: SamplerConfig,
@@ -244,76 +227,74 @@ class LatentFlow(LatentGenerator):
 
         Parameters
         ----------
-        asked, latent, sampler
+        batch, latent, sampler
             As for :meth:`follow`; `latent` at time 1.
         n_probes, generator, with_step_error
             See :func:`scvi_perturb.generative.flow_log_density`.
         """
-        frame = self._frame(asked)
-        solver = solver_of(sampler)
-        field, divergence = self._field(asked, sampler.guidance_scale)
+        frame = self._frame(batch)
+        solver, n_steps = solver_and_steps(sampler)
+        field, divergence = self._field(batch, sampler.guidance_scale)
         found = flow_log_density(
             field,
-            frame.enter(latent, 1.0),
-            n_steps=n_steps_of(sampler.n_evaluations, solver),
+            frame.to_frame(latent, 1.0),
+            n_steps=n_steps,
             solver=solver,
             n_probes=n_probes,
             generator=generator,
             divergence=divergence,
             with_step_error=with_step_error,
         )
-        volume = frame.scale.log().sum()
-        source = frame.leave(found.source, 0.0)
-        return found._replace(log_density=found.log_density - volume, source=source)
+        log_density = found.log_density - frame.scale.log().sum()
+        return found._replace(log_density=log_density, source=frame.to_latent(found.source, 0.0))
 
-    # Pieces -------------------------------------------------------------------------------
-
-    def _frame(self, asked: Asked) -> _Frame:
-        centre = self._centre(asked.conditions)[asked.which]
+    def _frame(self, batch: ConditionBatch) -> _MovingFrame:
+        """Return the coordinates of the cells; only those from control cells move."""
+        effect = self.additive_effect(batch.conditions)[batch.which]
         if self.from_cell:
-            return _Frame(self.latent_shift, centre, self.latent_scale)
-        origin = asked.reference + self.target_shift + centre
-        return _Frame(origin, torch.zeros_like(centre), self.target_scale)
+            return _MovingFrame(self.latent_shift, effect, self.latent_scale)
+        origin = batch.reference + self.target_shift + effect
+        return _MovingFrame(origin, torch.zeros_like(effect), self.target_scale)
 
-    def _field(self, asked: Asked, guidance_scale: float) -> tuple[Field, Divergence]:
-        """Return the velocity in the frame; what does not depend on the cells is done once.
+    def _field(self, batch: ConditionBatch, guidance_scale: float) -> tuple[Field, Divergence]:
+        """Return the velocity in the frame, and of flows from noise with its divergence.
 
-        And, of flows from noise, the velocity with its divergence.
+        What does not depend on the positions of the cells is done once.
         """
-        nets = self.average
-        embedded, hidden, place = self._embedded(asked.conditions, asked.which, asked.context)
-        white = self._white(asked.reference)
-        given = torch.zeros_like(white) if self.from_cell else white
-        unit = self.target_scale / (self.latent_scale if self.from_cell else self.target_scale)
-        centre = self._centre(asked.conditions)[asked.which]
-        # The network without the condition does not know the additive part: it is asked, and
-        # answers, in a frame that does not go along.
-        offset = centre / (self.latent_scale if self.from_cell else self.target_scale)
+        net = self.average.network
+        embedded, hidden, place = self.embed(batch)
+        start = self.standardise(batch.reference)
+        reference = torch.zeros_like(start) if self.from_cell else start
+        scale = self.latent_scale if self.from_cell else self.target_scale
+        unit = self.target_scale / scale
+        # The network without the condition does not know the additive effect: it is asked, and
+        # answers, in a frame that does not move.
+        offset = self.additive_effect(batch.conditions)[batch.which] / scale
 
-        def network(t: float, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def inputs(t: float, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             time = torch.full((len(condition),), t, device=x.device, dtype=x.dtype)
-            rows = nets.network.modulation(time, condition)
-            return x, given, rows if len(rows) == 1 else rows[place]
+            rows = net.modulation(time, condition)
+            return x, reference, rows if len(rows) == 1 else rows[place]
 
         def field(t: float, x: Tensor) -> Tensor:
-            velocity = nets.network(*network(t, x, embedded)) * unit
+            velocity = net(*inputs(t, x, embedded)) * unit
             if guidance_scale == 1.0:
                 return velocity
-            free = nets.network(*network(t, x + t * offset, hidden)) * unit - offset
+            free = net(*inputs(t, x + t * offset, hidden)) * unit - offset
             return torch.lerp(free, velocity, guidance_scale)
 
         def divergence(_: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, trace = nets.network.with_divergence(*network(t, x, embedded))
+            velocity, trace = net.with_divergence(*inputs(t, x, embedded))
             if guidance_scale == 1.0:
                 return velocity, trace
-            free, other = nets.network.with_divergence(*network(t, x + t * offset, hidden))
+            free, free_trace = net.with_divergence(*inputs(t, x + t * offset, hidden))
             velocity = torch.lerp(free - offset, velocity, guidance_scale)
-            return velocity, torch.lerp(other, trace, guidance_scale)
+            return velocity, torch.lerp(free_trace, trace, guidance_scale)
 
         return field, divergence
 
 
-class LatentSplines(LatentGenerator):
+class LatentSplines(LatentFlow):
     """A discrete normalising flow of displacements from the mean control, trained by likelihood.
 
     Parameters
@@ -326,14 +307,8 @@ class LatentSplines(LatentGenerator):
     Durkan et al., Neural spline flows, 2019.
     """
 
-    config: FlowConfig
-
-    @property
-    def samplers(self) -> tuple[str, ...]:
-        """Names of the solvers of flows."""
-        return SOLVERS
-
-    def _make_network(self, n_latent: int, config: FlowConfig) -> SplineChain:  # type: ignore[override]
+    def make_network(self, n_latent: int, config: FlowConfig) -> SplineChain:  # type: ignore[override]
+        """Return the chain of splines."""
         return SplineChain(
             n_latent,
             config.n_condition + n_latent,
@@ -344,35 +319,29 @@ class LatentSplines(LatentGenerator):
 
     def loss(self, tensors: Batch) -> LossOutput:
         """Return the negative log-density of each cell, a dimension."""
-        nets = self.learned if self.training else self.average
-        target, reference, condition = self._examples(nets, tensors)
-        given = torch.cat([condition, self._white(reference)], dim=1)
-        noise, volume = nets.network.inverse(target, given)
+        target, reference, _, condition = self.examples(tensors)
+        inputs = torch.cat([condition, self.standardise(reference)], dim=1)
+        noise, volume = self.networks.network.inverse(target, inputs)
         loss = -(standard_normal_log_prob(noise) + volume) / self.n_latent
         return LossOutput(loss=loss.mean(), reconstruction_loss=loss)
 
     @torch.no_grad()
     def sample_latent(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        *,
-        sampler: SamplerConfig,
-        generator: torch.Generator | None,
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
         """Draw latents of cells under conditions, see `LatentGenerator.sample_latent`."""
         _refuse_guidance(sampler)
-        asked = Asked(conditions, which, reference, context)
-        noise = torch.randn(
-            reference.shape, generator=generator, device=reference.device, dtype=reference.dtype
-        )
-        return self._to_data(asked, noise)
+        noise = noise_like(batch.reference, generator)
+        return self._frame(batch).to_latent(self._from_noise(batch, noise), 1.0)
 
     @torch.no_grad()
     def follow(
-        self, asked: Asked, latent: Tensor, *, times: Sequence[float], sampler: SamplerConfig
+        self,
+        batch: ConditionBatch,
+        latent: Tensor,
+        *,
+        times: Sequence[float],
+        sampler: SamplerConfig,
     ) -> Iterator[Tensor]:
         """Carry latents to the other end; the chain has no points between its ends.
 
@@ -388,18 +357,19 @@ class LatentSplines(LatentGenerator):
         if not set(times) <= {0.0, 1.0}:
             msg = "A chain of splines has no points between its ends; ask for the times 0 and 1."
             raise ValueError(msg)
+        frame = self._frame(batch)
         for start, end in itertools.pairwise(times):
+            y = frame.to_frame(latent, start)
             if end > start:
-                latent = self._to_data(asked, self._enter(asked, latent))
+                latent = frame.to_latent(self._from_noise(batch, y), end)
             elif end < start:
-                noise, _ = self._to_noise(asked, latent)
-                latent = self._leave(asked, noise)
+                latent = frame.to_latent(self._to_noise(batch, y)[0], end)
             yield latent
 
     @torch.no_grad()
     def log_density(
         self,
-        asked: Asked,
+        batch: ConditionBatch,
         latent: Tensor,
         *,
         sampler: SamplerConfig,
@@ -410,36 +380,30 @@ class LatentSplines(LatentGenerator):
         """Return the log-density of latents under their conditions, without any error."""
         _refuse_guidance(sampler)
         del n_probes, generator, with_step_error
-        noise, volume = self._to_noise(asked, latent)
-        found = standard_normal_log_prob(noise) + volume - self.target_scale.log().sum()
-        none = torch.zeros_like(found)
-        return FlowDensity(found, none, none, self._leave(asked, noise))
+        frame = self._frame(batch)
+        noise, volume = self._to_noise(batch, frame.to_frame(latent, 1.0))
+        log_density = standard_normal_log_prob(noise) + volume - frame.scale.log().sum()
+        zero = torch.zeros_like(log_density)
+        return FlowDensity(log_density, zero, zero, frame.to_latent(noise, 0.0))
 
-    def _hidden(self, code: Tensor) -> Tensor:
+    def _draw_hidden(self, code: Tensor) -> Tensor:
         """Hide no condition: there is no guidance that would ask for it."""
         return torch.zeros_like(code, dtype=torch.bool)
 
-    def _given(self, asked: Asked) -> Tensor:
-        embedded, _, place = self._embedded(asked.conditions, asked.which, asked.context)
-        return torch.cat([embedded[place], self._white(asked.reference)], dim=1)
+    def _inputs(self, batch: ConditionBatch) -> Tensor:
+        """Return embedded conditions and standardised references."""
+        embedded, _, place = self.embed(batch)
+        return torch.cat([embedded[place], self.standardise(batch.reference)], dim=1)
 
-    def _to_data(self, asked: Asked, noise: Tensor) -> Tensor:
-        return self._leave(asked, self.average.network(noise, self._given(asked)))
+    def _from_noise(self, batch: ConditionBatch, noise: Tensor) -> Tensor:
+        return self.average.network(noise, self._inputs(batch))
 
-    def _to_noise(self, asked: Asked, latent: Tensor) -> tuple[Tensor, Tensor]:
-        return self.average.network.inverse(self._enter(asked, latent), self._given(asked))
-
-    def _origin(self, asked: Asked) -> Tensor:
-        return asked.reference + self.target_shift + self._centre(asked.conditions)[asked.which]
-
-    def _enter(self, asked: Asked, latent: Tensor) -> Tensor:
-        return (latent - self._origin(asked)) / self.target_scale
-
-    def _leave(self, asked: Asked, scaled: Tensor) -> Tensor:
-        return scaled * self.target_scale + self._origin(asked)
+    def _to_noise(self, batch: ConditionBatch, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.average.network.inverse(y, self._inputs(batch))
 
 
 def _refuse_guidance(sampler: SamplerConfig) -> None:
+    """Raise where a sampler has guidance."""
     if sampler.guidance_scale != 1.0:
         msg = f"guidance_scale={sampler.guidance_scale}: splines have no guidance; leave it at 1."
         raise ValueError(msg)

@@ -25,9 +25,16 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.coupling import CouplingMethod
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.module.autoencoder import CountAutoencoder
+    from scvi_perturb.module.base import ConditionBatch
     from scvi_perturb.module.count_diffusion import RawCounts
 
-__all__ = ["Examples", "GeneratorConfig", "LatentGenerator", "Networks", "TwoStageModule"]
+__all__ = [
+    "GeneratorConfig",
+    "LatentGenerator",
+    "Networks",
+    "TrainingExamples",
+    "TwoStageModule",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ _CONTEXT_DROPOUT = 0.1
 class Networks(nn.Module):
     """What is learned, and averaged: encoder of conditions, network, embeddings."""
 
-    #: What its call takes is told by the kind of generator.
+    #: Each generator says what its call takes.
     network: Any
 
     def __init__(
@@ -132,28 +139,31 @@ class Networks(nn.Module):
         return condition if self.context is None else condition + self.context(context)
 
 
-class Examples(NamedTuple):
+class TrainingExamples(NamedTuple):
     """A batch as a loss takes it: `n` cells.
 
     Attributes
     ----------
     target
-        What is to be drawn, in units of its spread, the condition's centre taken off.
+        What is to be drawn, a displacement from the reference or a latent, `(n, n_latent)`.
     reference
         Latents of the reference cells, as cached, `(n, n_latent)`.
+    effect
+        Additive effect of the conditions on the latent, zero where hidden, `(n, n_latent)`.
     condition
-        Embedded conditions `(n, n_condition)`, some hidden.
+        Embedded conditions, some hidden, `(n, n_condition)`.
     """
 
     target: Tensor
     reference: Tensor
+    effect: Tensor
     condition: Tensor
 
 
 class LatentGenerator(BaseModuleClass):
     """A distribution in the latent given a condition, a context and a reference.
 
-    A kind of generator tells its loss (:meth:`loss`) and how it draws (:meth:`sample_latent`).
+    A subclass defines its loss (:meth:`loss`) and how it draws (:meth:`sample_latent`).
 
     Parameters
     ----------
@@ -171,8 +181,8 @@ class LatentGenerator(BaseModuleClass):
         Network and conditioning.
     """
 
-    #: How fast the network can change in time.
-    _max_frequency = 400.0
+    #: Highest frequency of the embedded time: how fast the network can change in time.
+    max_frequency = 400.0
 
     latent_shift: Tensor
     latent_scale: Tensor
@@ -195,7 +205,7 @@ class LatentGenerator(BaseModuleClass):
         encoder = PerturbationEncoder(
             n_identities, features, n_out=config.n_condition, combine=config.combine
         )
-        network = self._make_network(n_latent, config)
+        network = self.make_network(n_latent, config)
         self.additive = AdditiveEffect(encoder.n_components, n_latent)
         self.learned = Networks(encoder, network, self.n_contexts, config.n_condition)
         self.average = deepcopy(self.learned).requires_grad_(requires_grad=False)
@@ -209,34 +219,21 @@ class LatentGenerator(BaseModuleClass):
             # Not persistent: the registry, saved with the model, holds the table.
             self.register_buffer(f"table_{name}", values, persistent=False)
 
-    # What a kind of generator must tell ---------------------------------------------------
+    # What a subclass defines --------------------------------------------------------------
 
     def loss(self, tensors: Batch) -> LossOutput:
-        """Return the loss of each cell, under weights being learned or their average."""
+        """Return the loss of each cell, under the weights of :attr:`networks`."""
         raise NotImplementedError
 
     def sample_latent(
-        self,
-        conditions: ConditionTensors,
-        which: Tensor,
-        reference: Tensor,
-        context: Tensor,
-        *,
-        sampler: SamplerConfig,
-        generator: torch.Generator | None,
+        self, batch: ConditionBatch, *, sampler: SamplerConfig, generator: torch.Generator | None
     ) -> Tensor:
-        """Draw latents of cells under conditions, all conditions in one batch.
+        """Draw latents of cells under conditions.
 
         Parameters
         ----------
-        conditions
-            The different conditions asked for, `n` of them.
-        which
-            Condition of each cell, `(B,)`, in `0..n-1`.
-        reference
-            Latent of each cell's reference, `(B, n_latent)`.
-        context
-            Context code of each cell, `(B,)`; codes never trained on count as unknown.
+        batch
+            Condition, reference and context of each of `B` cells.
         sampler
             Method, number of evaluations, guidance.
         generator
@@ -249,7 +246,7 @@ class LatentGenerator(BaseModuleClass):
         """
         raise NotImplementedError
 
-    def _make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
+    def make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
         """Return the network that is learned."""
         return ConditionalNetwork(
             n_latent,
@@ -257,10 +254,15 @@ class LatentGenerator(BaseModuleClass):
             width=config.width,
             n_blocks=config.n_blocks,
             dropout=config.dropout,
-            max_frequency=self._max_frequency,
+            max_frequency=self.max_frequency,
         )
 
-    # What all of them do ------------------------------------------------------------------
+    # What all generators do ---------------------------------------------------------------
+
+    @property
+    def networks(self) -> Networks:
+        """The weights that are learned while training, else their moving average."""
+        return self.learned if self.training else self.average
 
     @property
     def table(self) -> ConditionTensors:
@@ -294,8 +296,7 @@ class LatentGenerator(BaseModuleClass):
         latents
             Latents of the training cells, `(n_cells, n_latent)`.
         targets
-            What is left to be drawn: displacements less their additive part, or latents,
-            `(n_cells, n_latent)`.
+            Displacements less their additive part, or latents, `(n_cells, n_latent)`.
         seen, reference_dose
             See :meth:`scvi_perturb.nn.PerturbationEncoder.prepare`.
         target_variance
@@ -310,6 +311,10 @@ class LatentGenerator(BaseModuleClass):
             self.target_shift.zero_()  # no perturbation is no displacement
         for nets in (self.learned, self.average):
             nets.encoder.prepare(seen.to(self.device), reference_dose.to(self.device))
+        self.prepare_network(latents)
+
+    def prepare_network(self, latents: Tensor) -> None:
+        """Fix what the network knows of the latents of the training cells; nothing by default."""
 
     def prepare_additive(
         self, vectors: Tensor, reference_dose: Tensor, *, log_ec50: float, log_slope: float
@@ -337,22 +342,32 @@ class LatentGenerator(BaseModuleClass):
         del loss_kwargs
         return {}, {}, self.loss(tensors)
 
-    # Pieces that kinds of generators are built from ---------------------------------------
+    # What subclasses are built from -------------------------------------------------------
 
-    def _examples(self, nets: Networks, tensors: Batch) -> Examples:
-        """Draw targets and references from their posteriors; hide some conditions."""
-        target, reference, code = self._pair(tensors)
-        hidden = self._hidden(code)
+    def examples(self, tensors: Batch) -> TrainingExamples:
+        """Draw targets and references from their posteriors, embed conditions and hide some.
+
+        Targets are less the additive effect, and in units of their spread.
+        """
+        drawn = self._draw_examples(tensors)
+        target = (drawn.target - self.target_shift - drawn.effect) / self.target_scale
+        return drawn._replace(target=target)
+
+    def _draw_examples(self, tensors: Batch) -> TrainingExamples:
+        """Return examples whose targets are neither centred nor scaled."""
+        networks = self.networks
+        target, reference, code = self._draw_pairs(tensors)
+        hidden = self._draw_hidden(code)
         used, place = torch.unique(code, return_inverse=True)
         rows = self.table.rows(used)
-        target = self._scaled(target, self._centre(rows)[place] * (~hidden)[:, None])
-        condition = nets.encoder(*rows)[place]
-        condition = torch.where(hidden[:, None], nets.hidden_condition, condition)
-        condition = nets.with_context(condition, self._known(tensors[CONTEXT_KEY]))
-        return Examples(target, reference, condition)
+        effect = self.additive_effect(rows)[place] * (~hidden)[:, None]
+        condition = networks.encoder(*rows)[place]
+        condition = torch.where(hidden[:, None], networks.hidden_condition, condition)
+        condition = networks.with_context(condition, self._context_row(tensors[CONTEXT_KEY]))
+        return TrainingExamples(target, reference, effect, condition)
 
-    def _pair(self, tensors: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return target, reference and code; some pairs made null."""
+    def _draw_pairs(self, tensors: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return targets, references and codes of conditions; some pairs made null."""
         target = _draw(tensors[TARGET], tensors[TARGET_LOG_VARIANCE])
         reference = _draw(tensors[REFERENCE], tensors[REFERENCE_LOG_VARIANCE])
         code = tensors[CONDITION_KEY]
@@ -362,9 +377,7 @@ class LatentGenerator(BaseModuleClass):
             code = torch.where(null, torch.zeros_like(code), code)
         return target, reference, code
 
-    def _embedded(
-        self, conditions: ConditionTensors, which: Tensor, context: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, batch: ConditionBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Embed each pair of condition and context that occurs, once.
 
         Returns
@@ -373,29 +386,28 @@ class LatentGenerator(BaseModuleClass):
             Embeddings `(n, n_condition)`, the same with the condition hidden, and which of them
             each cell has `(B,)`.
         """
-        nets, n_known = self.average, self.n_contexts + 1
-        pairs = which * n_known + self._known(context)
+        average, n_known = self.average, self.n_contexts + 1
+        pairs = batch.which * n_known + self._context_row(batch.context)
         used, place = torch.unique(pairs, return_inverse=True)
-        chosen, own = torch.div(used, n_known, rounding_mode="floor"), used % n_known
-        embedded = nets.with_context(nets.encoder(*conditions.rows(chosen)), own)
-        return embedded, nets.with_context(nets.hidden_condition.expand_as(embedded), own), place
+        condition, context = torch.div(used, n_known, rounding_mode="floor"), used % n_known
+        embedded = average.encoder(*batch.conditions.rows(condition))
+        hidden = average.hidden_condition.expand_as(embedded)
+        return average.with_context(embedded, context), average.with_context(hidden, context), place
 
-    def _centre(self, conditions: ConditionTensors) -> Tensor:
-        """Return the additive part of what is drawn under conditions, `(n, n_latent)`."""
+    def additive_effect(self, conditions: ConditionTensors) -> Tensor:
+        """Return the additive effect of conditions on the latent, `(n, n_latent)`."""
         return self.additive(conditions.component, conditions.dose, conditions.mask)
 
-    def _scaled(self, target: Tensor, centre: Tensor) -> Tensor:
-        return (target - self.target_shift - centre) / self.target_scale
-
-    def _white(self, latent: Tensor) -> Tensor:
+    def standardise(self, latent: Tensor) -> Tensor:
+        """Return latents in units of their spread over training cells, about their mean."""
         return (latent - self.latent_shift) / self.latent_scale
 
-    def _hidden(self, code: Tensor) -> Tensor:
+    def _draw_hidden(self, code: Tensor) -> Tensor:
         """Choose the cells whose condition is hidden, in training."""
         share = self.config.condition_dropout if self.training else 0.0
         return torch.rand(len(code), device=code.device) < share
 
-    def _known(self, context: Tensor) -> Tensor:
+    def _context_row(self, context: Tensor) -> Tensor:
         """Map contexts never trained on to the last row; a share of the others too, in training."""
         unknown = (context < 0) | (context >= self.n_contexts)
         if self.n_contexts:

@@ -98,9 +98,9 @@ class ConditionalNetwork(nn.Module):
 class CountNetwork(nn.Module):
     """A cell's hidden state for all genes, and a small head that all genes share.
 
-    A head sees its gene's noised value, the same gene of the control cell, the additive effect on
-    it, what the hidden state says of the gene, and an embedding of the gene. So it costs little
-    more with many genes than with few, and nothing where nobody asks.
+    The head sees a gene's noised value, the same gene of the control cell, the additive effect on
+    it, the hidden state's features of the gene, and an embedding of the gene. Only genes that are
+    asked for cost anything.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class CountNetwork(nn.Module):
     width, n_blocks, dropout
         Of the network of the hidden state.
     n_gene
-        Dimension of what the hidden state says of a gene, and of its embedding.
+        Dimension of the hidden state's features of a gene, and of its embedding.
     head
         Width of the head.
     """
@@ -130,12 +130,12 @@ class CountNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.n_genes, self.n_gene = n_genes, n_gene
-        self.read = nn.Linear(3 * n_genes, width)
+        self.encoder = nn.Linear(3 * n_genes, width)
         self.hidden = ConditionalNetwork(
             width // 2, n_condition, width=width, n_blocks=n_blocks, dropout=dropout
         )
-        self.say = nn.Linear(width // 2, n_genes * n_gene)
-        self.gene = nn.Parameter(0.1 * torch.randn(n_genes, n_gene))
+        self.gene_features = nn.Linear(width // 2, n_genes * n_gene)
+        self.gene_embedding = nn.Parameter(0.1 * torch.randn(n_genes, n_gene))
         self.head = nn.Sequential(
             nn.Linear(2 * n_gene + 4, head), nn.SiLU(), nn.Linear(head, n_bins)
         )
@@ -144,7 +144,7 @@ class CountNetwork(nn.Module):
     def forward(
         self, inputs: Sequence[Tensor], time: Tensor, condition: Tensor, places: Tensor
     ) -> Tensor:
-        """Return logits of the asked places, `(m, n_bins)`, row by row.
+        """Return logits of the chosen values, `(m, n_bins)`, row by row.
 
         Parameters
         ----------
@@ -154,25 +154,26 @@ class CountNetwork(nn.Module):
         time, condition
             `(n,)` and `(n, n_condition)`.
         places
-            Which `m` values are asked for, `(n, n_genes)`, boolean.
+            Mask of the `m` chosen values, `(n, n_genes)`.
         """
-        read = functional.silu(self.read(torch.cat(list(inputs[:3]), dim=1)))
-        first, second = read.chunk(2, dim=1)
+        encoded = functional.silu(self.encoder(torch.cat(list(inputs[:3]), dim=1)))
+        first, second = encoded.chunk(2, dim=1)
         modulation = self.hidden.modulation(time, condition)
         state = first + self.hidden(first, second, modulation)
-        asked = places.any(dim=0).nonzero()[:, 0]
-        row, column = places[:, asked].nonzero(as_tuple=True)
-        gene = asked[column]
-        own = self._said(state, asked)[row, column]
-        seen = torch.stack([one[row, gene] for one in inputs], dim=-1)
-        return self.head(torch.cat([seen, own, self.gene[gene]], dim=-1)) + self.bias[gene]
+        genes = places.any(dim=0).nonzero()[:, 0]
+        row, column = places[:, genes].nonzero(as_tuple=True)
+        gene = genes[column]
+        own = self._features_of(state, genes)[row, column]
+        values = torch.stack([one[row, gene] for one in inputs], dim=-1)
+        features = torch.cat([values, own, self.gene_embedding[gene]], dim=-1)
+        return self.head(features) + self.bias[gene]
 
-    def _said(self, state: Tensor, genes: Tensor) -> Tensor:
-        """Return what hidden states say of some genes, `(n, n_asked, n_gene)`."""
-        weight = self.say.weight.view(self.n_genes, self.n_gene, -1)[genes]
-        bias = self.say.bias.view(self.n_genes, self.n_gene)[genes]
-        said = functional.linear(state, weight.flatten(0, 1), bias.flatten())
-        return said.view(len(state), len(genes), self.n_gene)
+    def _features_of(self, state: Tensor, genes: Tensor) -> Tensor:
+        """Return the hidden states' features of some genes, `(n, len(genes), n_gene)`."""
+        weight = self.gene_features.weight.view(self.n_genes, self.n_gene, -1)[genes]
+        bias = self.gene_features.bias.view(self.n_genes, self.n_gene)[genes]
+        features = functional.linear(state, weight.flatten(0, 1), bias.flatten())
+        return features.view(len(state), len(genes), self.n_gene)
 
 
 #: Splines are the identity beyond; what they transform has standard deviation one.

@@ -87,7 +87,7 @@ class AdaptiveBlock(nn.Module):
     def push(self, hidden: Tensor, tangents: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """Return the block's output and that of tangents `(n, k, width)`, without dropout.
 
-        By hand: generic forward derivatives take five times as long.
+        Written out, since generic forward derivatives take five times as long.
         """
         scale, shift, gate = (modulation + self.offset).chunk(3, dim=-1)
         spread, mean = torch.var_mean(hidden, dim=-1, correction=0, keepdim=True)
@@ -115,9 +115,9 @@ def silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
 Dispersion = Literal["gene", "gene-batch", "gene-cell"]
 
 #: Log dispersions are this times their parameter. An adaptive optimiser moves every parameter
-#: by its learning rate a step: at that pace they would still be far too small, and drawn counts
-#: too variable, when everything else has converged.
-DISPERSION_PACE: Final = 10.0
+#: by its learning rate a step: without the factor they would still be far too small, and drawn
+#: counts too variable, when everything else has converged.
+_DISPERSION_SCALE: Final = 10.0
 
 
 class Decoded(NamedTuple):
@@ -142,7 +142,7 @@ class Decoded(NamedTuple):
 class ExpressionEncoder(nn.Module):
     """Encode `log1p` counts and the batch into the mean and log variance of a latent.
 
-    With `linear`, a linear map is added to the mean, which what is known before training can set.
+    With `linear`, a linear map is added to the mean; its weights can be set before training.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ExpressionEncoder(nn.Module):
         batch_weights
             Membership in each batch, `(n_cells, n_batch)`, rows sum to one.
         """
-        inputs = _beside(inputs, batch_weights)
+        inputs = _with_batch(inputs, batch_weights)
         hidden = self.hidden(inputs)
         mean = self.mean(hidden)
         if self.linear is not None:
@@ -231,14 +231,14 @@ class CountDecoder(nn.Module):
 
     def forward(self, latent: Tensor, batch_weights: Tensor) -> Decoded:
         """Decode `latent (n_cells, n_latent)` in batches `batch_weights (n_cells, n_batch)`."""
-        inputs = _beside(latent, batch_weights)
+        inputs = _with_batch(latent, batch_weights)
         hidden = self.hidden(inputs)
         if self.dispersion == "gene-cell":
             log_dispersion = self.cell_dispersion(hidden)
         elif self.log_dispersion.shape[0] > 1:
-            log_dispersion = DISPERSION_PACE * (batch_weights @ self.log_dispersion)
+            log_dispersion = _DISPERSION_SCALE * (batch_weights @ self.log_dispersion)
         else:
-            log_dispersion = DISPERSION_PACE * self.log_dispersion[0]
+            log_dispersion = _DISPERSION_SCALE * self.log_dispersion[0]
         zeros = None if self.zeros is None else self.zeros(hidden)
         logits = self.logits(hidden)
         if self.linear is not None:
@@ -256,6 +256,6 @@ class CountDecoder(nn.Module):
             self.logits.bias.copy_(log_proportions)
 
 
-def _beside(inputs: Tensor, batch_weights: Tensor) -> Tensor:
-    """Concatenate, unless there is one batch only (then its column would say nothing)."""
+def _with_batch(inputs: Tensor, batch_weights: Tensor) -> Tensor:
+    """Append the columns of batches; of a single batch there are none."""
     return torch.cat([inputs, batch_weights], dim=1) if batch_weights.shape[1] else inputs

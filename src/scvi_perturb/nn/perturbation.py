@@ -14,8 +14,7 @@ from scvi_perturb.nn.layers import TimeEmbedding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AdditiveEffect", "PerturbationEncoder"]
-
+__all__ = ["AdditiveEffect", "PerturbationEncoder", "hill_factor"]
 
 _SOFTPLUS_ONE: Final = math.log(math.e - 1)  # where softplus is one
 
@@ -155,13 +154,11 @@ class PerturbationEncoder(nn.Module):
         return total
 
     def dose_factor(self, component: Tensor, dose: Tensor) -> Tensor:
-        """Monotone saturating factor, 1 at the reference dose: `(n, m) -> (n, m)`."""
-        relative = (dose / self.reference_dose[component]).clamp_min(1e-12)
+        """Return the Hill factor of each component, 1 at its reference dose, `(n, m)`."""
+        relative = (dose / self.reference_dose[component]).clamp_min(1e-12).log()
         own = self.component_ec50(component.clamp_max(self.n_identities - 1))[..., 0]
         own = torch.where(self._has_identity(component), own, torch.zeros_like(own))
-        log_ec50, slope = self.log_ec50 + own, self.log_slope.exp()
-        response = torch.sigmoid(slope * (relative.log() - log_ec50))
-        return response / torch.sigmoid(-slope * log_ec50)
+        return hill_factor(relative, self.log_ec50 + own, self.log_slope)
 
     def _has_identity(self, component: Tensor) -> Tensor:
         return (component < self.n_identities) & self.seen[component]
@@ -201,9 +198,9 @@ def _standardisation(rows: Tensor) -> tuple[Tensor, Tensor]:
 class AdditiveEffect(nn.Module):
     """Sum over the components of a condition of a dose factor times a vector.
 
-    Nothing here is learnt by gradient: the vectors are a regression on conditions, see
-    `scvi_perturb.model.base.training`. What a network adds to it may be anything, but where the
-    network has seen nothing, components add.
+    The vectors are not learned by gradient but by a regression on conditions, see
+    `scvi_perturb.model.base.training`. A network adds what departs from the sum, so that where it
+    was not trained, components add.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.writer import CsrFileWriter
 from scvi_perturb.generative.counts import sample_counts
 from scvi_perturb.model.base.latents import chunks, encode_cells, means_of_own
+from scvi_perturb.module.base import ConditionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -320,7 +321,7 @@ def batch_codes(request: Request, screen: Screen, seen: np.ndarray) -> np.ndarra
 
 def draw_cells(
     representation: Representation,
-    draw_latents: Callable[..., torch.Tensor],
+    draw_latents: Callable[[ConditionBatch], torch.Tensor],
     *,
     conditions: ConditionTensors,
     cells: Reference,
@@ -335,7 +336,7 @@ def draw_cells(
     representation
         Stage one.
     draw_latents
-        `(conditions, which, reference, context) -> latents`.
+        From condition, reference and context of each cell to its latent.
     conditions
         Conditions of the request's rows, on the module's device.
     cells
@@ -364,7 +365,7 @@ def draw_cells(
         else:
             reference = centre[chunk].to(device)
         context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
-        latent = draw_latents(conditions, which, reference, context)
+        latent = draw_latents(ConditionBatch(conditions, which, reference, context))
         library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
         if options.library_factor is not None:
             library = library * options.library_factor[row].astype(np.float32)

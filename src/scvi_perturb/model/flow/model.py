@@ -321,10 +321,10 @@ class PerturbFlow(TransportMixin):
             n_probes = N_PROBES
         random = generator(seed, self._device())
         parts = []
-        asked = self._asked(cells)
+        batch = self._condition_batch(cells)
         for rows in chunks(len(latent), _CHUNK):
             found = self._flow.log_density(
-                asked.part(torch.from_numpy(rows).to(self._device())),
+                batch.rows(torch.from_numpy(rows).to(self._device())),
                 latent[rows].to(self._device()),
                 sampler=config,
                 n_probes=n_probes,

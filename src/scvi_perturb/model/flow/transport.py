@@ -25,7 +25,7 @@ from scvi_perturb.model.base.latents import (
 )
 from scvi_perturb.model.base.setup import Screen
 from scvi_perturb.model.latent.model import LatentModel
-from scvi_perturb.module.base import Asked
+from scvi_perturb.module.base import ConditionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import Output
     from scvi_perturb.model.base.request import Reference, Request
-    from scvi_perturb.module.flow import LatentFlow, LatentSplines
+    from scvi_perturb.module.flow import LatentFlow
 
 __all__ = ["FlowCells", "LatentCells", "TransportMixin"]
 
@@ -110,18 +110,18 @@ class TransportMixin(LatentModel):
     populations_: tuple[np.ndarray, ...]
 
     @property
-    def _flow(self) -> LatentFlow | LatentSplines:
-        return cast("LatentFlow | LatentSplines", self.module.generator)
+    def _flow(self) -> LatentFlow:
+        return cast("LatentFlow", self.module.generator)
 
     @property
     def _from_control(self) -> bool:
         return self._flow.from_cell
 
-    def _asked(self, cells: FlowCells) -> Asked:
-        """Return what is asked for cells, on the device."""
+    def _condition_batch(self, cells: FlowCells) -> ConditionBatch:
+        """Return conditions, references and contexts of cells, on the device."""
         device = self._device()
         tensors = self._vocabulary.tensors(list(cells.conditions), self._seen())
-        return Asked(
+        return ConditionBatch(
             type(tensors)(*(t.to(device) for t in tensors)),
             torch.from_numpy(cells.which).to(device),
             cells.reference.to(device),
@@ -138,9 +138,9 @@ class TransportMixin(LatentModel):
         """Return latents at each of the times after the first, each `(n, n_latent)`."""
         self.module.eval()
         parts: list[list[torch.Tensor]] = []
-        asked = self._asked(cells)
+        batch = self._condition_batch(cells)
         for rows in chunks(len(latent)):
-            part = asked.part(torch.from_numpy(rows).to(self._device()))
+            part = batch.rows(torch.from_numpy(rows).to(self._device()))
             start = latent[rows].to(self._device())
             path = self._flow.follow(part, start, times=times, sampler=config)
             parts.append([state.cpu() for state in path])

@@ -24,6 +24,7 @@ from scvi_perturb.model.base.training import (
     n_batches,
     representation_stage,
 )
+from scvi_perturb.module.base import ConditionBatch
 from scvi_perturb.train.runner import Stage, fit_stage
 
 if TYPE_CHECKING:
@@ -183,13 +184,11 @@ class HeldOutEnergy(Callback):
     def _error(self, pl_module: pl.LightningModule, cells: np.ndarray) -> float:
         module, device = cast("LatentGenerator", pl_module.module), pl_module.device
         batch = {k: v.to(device) for k, v in self.pairs[cells].items()}
+        given = ConditionBatch(
+            module.table, batch[CONDITION_KEY], batch["reference_mean"], batch[CONTEXT_KEY]
+        )
         drawn = module.sample_latent(
-            module.table,
-            batch[CONDITION_KEY],
-            batch["reference_mean"],
-            batch[CONTEXT_KEY],
-            sampler=SamplerConfig(n_evaluations=10),
-            generator=generator(self.seed, device),
+            given, sampler=SamplerConfig(n_evaluations=10), generator=generator(self.seed, device)
         )
         scale = module.latent_scale
         real = self.latent[torch.from_numpy(cells)].to(device)

@@ -29,7 +29,7 @@ from scvi_perturb.model.base.setup import (
 )
 from scvi_perturb.model.latent.fit import TwoStageFit
 from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
-from scvi_perturb.module.base import CountParameters
+from scvi_perturb.module.base import ConditionBatch, CountParameters
 from scvi_perturb.module.count_diffusion import RawCounts
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule
 from scvi_perturb.train.plan import TrainConfig
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.model.base.draw import Drawn, LibrarySize, Plan
     from scvi_perturb.model.base.request import Reference, Request
-    from scvi_perturb.module.base import ConditionTensors
     from scvi_perturb.nn.layers import CountDecoder
 
 __all__ = ["LatentModel", "loadings", "scvi_settings"]
@@ -423,7 +422,7 @@ class LatentModel(PerturbationModel):
         tensors = self._vocabulary.tensors(request.conditions, self._seen())
         return draw_cells(
             self._representation(),
-            partial(self._draw_latents, sampler=sampler, random=random),
+            partial(self.module.generator.sample_latent, sampler=sampler, generator=random),
             conditions=type(tensors)(*(t.to(device) for t in tensors)),
             cells=cells,
             plan=plan,
@@ -453,20 +452,6 @@ class LatentModel(PerturbationModel):
 
     def _seen(self) -> np.ndarray:
         return self.module.generator.learned.encoder.seen.cpu().numpy()
-
-    def _draw_latents(
-        self,
-        conditions: ConditionTensors,
-        which: torch.Tensor,
-        reference: torch.Tensor,
-        context: torch.Tensor,
-        *,
-        sampler: SamplerConfig,
-        random: torch.Generator,
-    ) -> torch.Tensor:
-        return self.module.generator.sample_latent(
-            conditions, which, reference, context, sampler=sampler, generator=random
-        )
 
     def _encoded_controls(self) -> tuple[Reference, torch.Tensor, torch.Tensor]:
         """Return the training controls, and mean and log variance of their latents."""
@@ -504,14 +489,13 @@ class LatentModel(PerturbationModel):
         """Draw a latent under one condition from each reference."""
         tensors = self._vocabulary.tensors([condition], self._seen())
         n, device = len(reference), reference.device
-        return self._draw_latents(
+        batch = ConditionBatch(
             type(tensors)(*(t.to(device) for t in tensors)),
             torch.zeros(n, dtype=torch.long, device=device),
             reference,
             torch.full((n,), int(code[1]), device=device),
-            sampler=SamplerConfig(),
-            random=random,
         )
+        return self.module.generator.sample_latent(batch, sampler=SamplerConfig(), generator=random)
 
     @torch.inference_mode()
     def _unit_parameters(
