@@ -16,17 +16,6 @@ from scipy.special import ndtr
 if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = [
-    "LEVELS",
-    "calibration_error",
-    "cells_of_genes",
-    "coverage",
-    "effect_coverage",
-    "effect_pit",
-    "interval_width",
-    "randomized_pit",
-]
-
 #: Levels of central intervals at which coverage is reported.
 LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
-__all__ = ["CellPopulation", "Comparison", "GroundTruth", "Panel", "Space"]
-
 
 @dataclass(frozen=True, slots=True)
 class Space:

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
-__all__ = [
-    "DifferentialExpression",
-    "SortedControl",
-    "de_direction_yield",
-    "de_jaccard",
-    "de_lfc_nmae",
-    "differential_expression",
-]
-
 #: Genes with an adjusted p-value below this are significant.
 LEVEL = 0.05
 
@@ -107,13 +98,7 @@ class SortedControl:
 
     @classmethod
     def of(cls, control: Matrix) -> Self:
-        """Sort the values of log-normalised control cells `(n_cells, n_genes)`.
-
-        Raises
-        ------
-        ValueError
-            If there are no cells, or values that a log-normalised cell cannot have.
-        """
+        """Sort the values of log-normalised control cells `(n_cells, n_genes)`."""
         cells = _checked(control)
         n_genes = cells.shape[1]
         keys, counts = _unique(cells)

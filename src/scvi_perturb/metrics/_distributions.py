@@ -27,23 +27,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
-__all__ = [
-    "MAX_LOG_RATIO",
-    "CellStates",
-    "composition_jsd",
-    "correlation_agreement",
-    "crps",
-    "energy_distance",
-    "energy_ratio",
-    "energy_score",
-    "fit_pca",
-    "log_variance_ratios",
-    "variance_ratio",
-    "variance_spread",
-    "variogram_score",
-    "zero_fraction_error",
-]
-
 #: Logarithms of ratios of variances are kept within plus and minus this (a ratio of a million),
 #: so that cells without any variance have a number, and a bad one.
 MAX_LOG_RATIO = float(np.log(1e6))
@@ -398,22 +381,10 @@ class CellStates:
 
     @classmethod
     def fit(cls, points: Floats, *, n_states: int = 8, seed: int = 0) -> Self:
-        """Find states by k-means. Give it *training* cells only.
+        """Find at most `n_states` states of *training* cells `(n, d)` by k-means.
 
-        Parameters
-        ----------
-        points
-            Training cells as points, `(n, d)`, for example principal components. Of more than
-            20,000 a random 20,000 are used.
-        n_states
-            Number of states; fewer where there are fewer distinct points.
-        seed
-            Seed of that draw and of the starts of k-means.
-
-        Raises
-        ------
-        ValueError
-            If there are no points, a coordinate is not finite, or `n_states` is below 1.
+        Of more than 20,000 cells a random 20,000 are used; there are fewer states where there are
+        fewer distinct points.
         """
         points = _checked(points)
         if n_states < 1:
@@ -428,14 +399,7 @@ class CellStates:
         return cls(np.asarray(means.cluster_centers_, dtype=np.float64))
 
     def assign(self, points: Floats) -> NDArray[np.intp]:
-        """Return the state of each point `(n, d)`: the index of the nearest centre, `(n,)`.
-
-        Raises
-        ------
-        ValueError
-            If there are no points, one is not finite, or they have other coordinates than the
-            states.
-        """
+        """Return the state of each point `(n, d)`: the index of the nearest centre, `(n,)`."""
         points = _checked(points)
         if points.shape[1] != self.centres.shape[1]:
             msg = (

@@ -13,18 +13,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = [
-    "cosine_delta",
-    "de_weights",
-    "discrimination",
-    "nmse",
-    "nmse_terms",
-    "pearson_delta",
-    "top_genes",
-    "weighted_mse",
-    "weighted_r2",
-]
-
 
 def top_genes(observed: Floats, control: Floats, k: int) -> NDArray[np.intp]:
     """Return the `k` genes with the largest true change, largest first.

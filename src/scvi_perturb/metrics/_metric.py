@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics._comparison import CellPopulation, Comparison
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = ["BASIC", "METRICS", "Metric", "Terms", "each", "mean_terms", "score", "score_all"]
-
 Needs = Literal["means", "cells", "effect_std", "likelihood"]
 Direction = Literal["higher", "lower", "nearer", "none"]
 

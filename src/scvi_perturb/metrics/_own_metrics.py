@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics._metric import Direction, Needs
     from scvi_perturb.metrics._profiles import Floats
 
-__all__ = ["OWN_METRICS"]
-
 _GEARS = "Roohani, Huang and Leskovec, Nature Biotechnology 2024"
 _LINEAR = "Ahlmann-Eltze, Huber and Anders, Nature Methods 2025"
 _SYSTEMA = "Vinas Torne et al., Nature Biotechnology 2025"

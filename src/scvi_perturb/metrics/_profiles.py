@@ -11,18 +11,6 @@ from scipy import sparse
 from scvi_perturb._constants import TARGET_SUM
 from scvi_perturb._normalize import log_normalize_cells
 
-__all__ = [
-    "ROUNDING",
-    "Floats",
-    "Matrix",
-    "chosen_genes",
-    "gene_moments",
-    "log_normalize",
-    "pseudobulk",
-    "pseudobulk_variance",
-    "zero_fraction",
-]
-
 Floats: TypeAlias = NDArray[np.floating]
 #: Cells by genes, dense or any SciPy sparse format.
 Matrix: TypeAlias = NDArray[np.floating] | sparse.spmatrix | sparse.sparray
