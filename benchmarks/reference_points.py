@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks._tasks import tasks
 from scvi_perturb.benchmark import TRIVIAL, Study, markdown_table, run
-from scvi_perturb.features import PerturbationFeatures, morgan_fingerprints
+from scvi_perturb.features import PerturbationFeatures, molecular_fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _as_measured(task: Task) -> Task:
 
 def morgan(adata: AnnData) -> PerturbationFeatures:
     smiles = adata.obs.set_index(adata.obs["perturbation"].astype(str))["smiles"].astype(str)
-    return PerturbationFeatures({"morgan": morgan_fingerprints(smiles, invalid="skip")})
+    return PerturbationFeatures({"morgan": molecular_fingerprints(smiles, invalid="skip")})
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.features import PerturbationFeatures, morgan_fingerprints, murcko_scaffolds
+from scvi_perturb.features import PerturbationFeatures, molecular_fingerprints, murcko_scaffolds
 
 NEEDED = "molecules need RDKit, which the extra 'chem' installs"
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -30,7 +30,7 @@ def tanimoto(table, first, second):
 
 @pytest.mark.usefixtures("rdkit")
 def test_the_neighbourhoods_of_benzene_and_toluene():
-    bits = morgan_fingerprints(SMILES)
+    bits = molecular_fingerprints(SMILES)
     assert bits.shape == (4, 2048)
     assert list(bits.index) == list(SMILES)
     assert set(np.unique(bits)) == {0, 1}
@@ -45,9 +45,9 @@ def test_the_neighbourhoods_of_benzene_and_toluene():
 
 @pytest.mark.usefixtures("rdkit")
 def test_counts_say_how_often():
-    counts = morgan_fingerprints({"benzene": "c1ccccc1"}, counts=True).loc["benzene"]
+    counts = molecular_fingerprints({"benzene": "c1ccccc1"}, counts=True).loc["benzene"]
     assert sorted(counts[counts > 0]) == [6, 6, 6]
-    alone = morgan_fingerprints({"benzene": "c1ccccc1"}, counts=True, radius=0).loc["benzene"]
+    alone = molecular_fingerprints({"benzene": "c1ccccc1"}, counts=True, radius=0).loc["benzene"]
     assert sorted(alone[alone > 0]) == [6]
 
 
@@ -61,7 +61,7 @@ def test_similarities_are_those_of_rdkit():
     first, second = (
         generator.GetFingerprint(MolFromSmiles(SMILES[n])) for n in ("toluene", "aspirin")
     )
-    table = morgan_fingerprints(SMILES, radius=3, n_bits=512)
+    table = molecular_fingerprints(SMILES, radius=3, n_bits=512)
     expected = DataStructs.TanimotoSimilarity(first, second)
     assert tanimoto(table, "toluene", "aspirin") == pytest.approx(expected)
 
@@ -71,7 +71,7 @@ def test_a_molecule_is_the_same_however_it_is_written():
     smiles = pd.Series(
         {"a": "OCC", "b": " C(C)O ", "c": "CCO.Cl", "d": "C[C@H](N)F", "e": "CC(N)F"}
     )
-    table = morgan_fingerprints(smiles)
+    table = molecular_fingerprints(smiles)
     assert table.loc["a"].equals(table.loc["b"].rename("a"))
     assert (table.loc["c"] >= table.loc["a"]).all()  # a salt keeps its parts
     assert table.loc["c"].sum() > table.loc["a"].sum()
@@ -79,7 +79,7 @@ def test_a_molecule_is_the_same_however_it_is_written():
 
 
 @pytest.mark.usefixtures("rdkit")
-@pytest.mark.parametrize("make", [morgan_fingerprints, murcko_scaffolds])
+@pytest.mark.parametrize("make", [molecular_fingerprints, murcko_scaffolds])
 def test_bad_molecules_are_named_in_one_error(make, capfd):
     smiles = {"good": "CCO", "ring": "c1cc", "empty": "", "none": None, "nan": float("nan")}
     with pytest.raises(SchemaError, match=r"4 of 5 .* 'ring', 'empty', 'none', 'nan'\. Mend"):
@@ -98,7 +98,7 @@ def test_rdkit_logs_again_after_the_call(capfd):
     from rdkit.Chem import MolFromSmiles
 
     with pytest.raises(SchemaError):
-        morgan_fingerprints({"bad": "c1cc"})
+        molecular_fingerprints({"bad": "c1cc"})
     assert MolFromSmiles("c1cc") is None
     assert "SMILES Parse Error" in capfd.readouterr().err
 
@@ -116,7 +116,7 @@ def test_rdkit_logs_again_after_the_call(capfd):
 )
 def test_messages(arguments, error, message):
     with pytest.raises(error, match=message):
-        morgan_fingerprints(**arguments)
+        molecular_fingerprints(**arguments)
 
 
 @pytest.mark.usefixtures("rdkit")
@@ -152,13 +152,13 @@ def test_generic_scaffolds_are_shapes():
 
 @pytest.mark.usefixtures("rdkit")
 def test_fingerprints_are_a_modality():
-    features = PerturbationFeatures({"fingerprint": morgan_fingerprints(SMILES, n_bits=64)})
+    features = PerturbationFeatures({"fingerprint": molecular_fingerprints(SMILES, n_bits=64)})
     assert features.dims == {"fingerprint": 64}
     assert not features.has("unknown")
     assert features.nearest("benzene", SMILES)[0][0] == "toluene"
 
 
-@pytest.mark.parametrize("make", [morgan_fingerprints, murcko_scaffolds])
+@pytest.mark.parametrize("make", [molecular_fingerprints, murcko_scaffolds])
 def test_without_rdkit_the_extra_is_named(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(ImportError, match=r"scvi-perturb\[chem\]"):
@@ -173,7 +173,7 @@ def test_real_drugs(data_dir):
     smiles = pd.read_csv(path).set_index("name")["SMILES"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = morgan_fingerprints(smiles, counts=True)
+        table = molecular_fingerprints(smiles, counts=True)
         scaffolds = murcko_scaffolds(smiles)
     assert table.shape == (188, 2048)
     assert (table.to_numpy().sum(axis=1) > 0).all()

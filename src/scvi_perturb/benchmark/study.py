@@ -38,7 +38,7 @@ from scvi_perturb.data.reader import check_raw_counts, read_screen
 from scvi_perturb.data.split.kinds import SplitKind
 from scvi_perturb.data.split.record import SplitOptions
 from scvi_perturb.features.genes import gene_set_membership
-from scvi_perturb.features.molecules import morgan_fingerprints
+from scvi_perturb.features.molecules import molecular_fingerprints
 from scvi_perturb.features.store import PerturbationFeatures
 from scvi_perturb.module.causal import CausalConfig
 from scvi_perturb.registry import registry
@@ -214,7 +214,7 @@ class FeatureFiles:
         if self.table is not None:
             made["table"] = _rows_of(self.table, names)
         if self.smiles is not None:
-            made["fingerprint"] = morgan_fingerprints(self._molecules(adata, self.smiles))
+            made["fingerprint"] = molecular_fingerprints(self._molecules(adata, self.smiles))
         return PerturbationFeatures(made)
 
     def __repr__(self) -> str:

@@ -1,13 +1,10 @@
 """What is known about a perturbation before it is measured."""
 
-from __future__ import annotations
-
 from scvi_perturb.features.clusters import cluster_perturbations
 from scvi_perturb.features.genes import gene_set_membership, read_gmt
 from scvi_perturb.features.molecules import (
     molecular_descriptors,
     molecular_fingerprints,
-    morgan_fingerprints,
     murcko_scaffolds,
 )
 from scvi_perturb.features.store import PerturbationFeatures
@@ -18,7 +15,6 @@ __all__ = [
     "gene_set_membership",
     "molecular_descriptors",
     "molecular_fingerprints",
-    "morgan_fingerprints",
     "murcko_scaffolds",
     "read_gmt",
 ]

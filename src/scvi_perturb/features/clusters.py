@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from scvi_perturb._errors import SchemaError
 
@@ -62,18 +63,14 @@ def cluster_perturbations(
             f"n_clusters={n} is not possible: expected 1 to {len(known)}, the names with features."
         )
         raise ValueError(msg)
-    labels = _linked(_distances(features, known), n) if len(known) > 1 else np.zeros(1, np.int64)
-    order = {int(label): place for place, label in enumerate(dict.fromkeys(labels.tolist()))}
-    made = {name: f"alone:{name}" for name in asked}
-    made |= {name: f"cluster_{order[k]}" for name, k in zip(known, labels.tolist(), strict=True)}
-    return made
+    labels = np.zeros(1, np.int64)
+    if len(known) > 1:
+        from scipy.cluster.hierarchy import average, cut_tree
 
-
-def _linked(distances: NDArray[np.float64], n_clusters: int) -> NDArray[np.int64]:
-    """Return the cluster of each item from the distances of pairs `(n * (n - 1) / 2,)`."""
-    from scipy.cluster.hierarchy import average, cut_tree
-
-    return np.asarray(cut_tree(average(distances), n_clusters=n_clusters)[:, 0], np.int64)
+        labels = cut_tree(average(_distances(features, known)), n_clusters=n)[:, 0]
+    codes, _ = pd.factorize(labels)
+    clusters = {name: f"alone:{name}" for name in asked}
+    return clusters | {name: f"cluster_{k}" for name, k in zip(known, codes, strict=True)}
 
 
 def _distances(features: PerturbationFeatures, names: list[str]) -> NDArray[np.float64]:

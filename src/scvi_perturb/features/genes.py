@@ -20,15 +20,13 @@ __all__ = ["gene_set_membership", "listed", "read_gmt"]
 
 
 _MOST = 10
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def listed(names: Sequence[str]) -> str:
     """Return up to ten names, and how many others there are."""
-    shown = ", ".join(map(repr, names[:_MOST]))
-    return shown if len(names) <= _MOST else f"{shown} and {len(names) - _MOST} others"
-
-
-_GZIP_MAGIC = b"\x1f\x8b"
+    some = ", ".join(map(repr, names[:_MOST]))
+    return some if len(names) <= _MOST else f"{some} and {len(names) - _MOST} others"
 
 
 def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
@@ -61,13 +59,11 @@ def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            name, genes = _parsed(line)
-            if name in sets:
-                _refuse(f"set {name!r} comes twice; rename or merge them")
-        except SchemaError as error:
-            msg = f"{path.name}, line {number}: {error}."
-            raise SchemaError(msg) from None
+        name, genes, fault = _parse_set(line)
+        fault = f"set {name!r} comes twice; rename or merge them" if name in sets else fault
+        if fault:
+            msg = f"{path.name}, line {number}: {fault}."
+            raise SchemaError(msg)
         sets[name] = genes
     if not sets:
         msg = f"{path.name} has no gene sets; expected lines of name, description and genes."
@@ -75,32 +71,29 @@ def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
     return sets
 
 
-def _parsed(line: str) -> tuple[str, frozenset[str]]:
-    """Return a line's set and its genes."""
+def _parse_set(line: str) -> tuple[str, frozenset[str], str]:
+    """Return a line's set, its genes without their weights, and what is wrong with the line."""
     name, *rest = [field.strip() for field in line.split("\t")]
-    genes = frozenset(_gene(field) for field in rest[1:] if field)
-    if not name:
-        _refuse("the set has no name")
-    if not genes:
-        _refuse(f"set {name!r} has no genes; expected name, description and genes, tabs between")
-    return name, genes
+    fault = "" if name else "the set has no name"
+    genes = set()
+    for field in filter(None, rest[1:]):
+        gene, comma, weight = (part.strip() for part in field.partition(","))
+        if comma and not _is_number(weight):
+            fault = f"{field!r} is neither a gene nor a gene with a weight ('IL6,1.0')"
+        elif not gene:
+            fault = f"{field!r} names no gene"
+        genes.add(gene)
+    if name and not genes:
+        fault = f"set {name!r} has no genes; expected name, description and genes, tabs between"
+    return name, frozenset(genes), fault
 
 
-def _gene(field: str) -> str:
-    """Return a gene without its weight."""
-    gene, comma, weight = field.partition(",")
+def _is_number(text: str) -> bool:
     try:
-        if comma:
-            float(weight)
+        float(text)
     except ValueError:
-        _refuse(f"{field!r} is neither a gene nor a gene with a weight ('IL6,1.0')")
-    if not gene.strip():
-        _refuse(f"{field!r} names no gene")
-    return gene.strip()
-
-
-def _refuse(what: str) -> None:
-    raise SchemaError(what)
+        return False
+    return True
 
 
 def gene_set_membership(
@@ -143,7 +136,7 @@ def gene_set_membership(
          cycle  stress
     MYC      1       1
     """
-    collection = _collected(gene_sets)
+    collection = _read_sets(gene_sets)
     sizes = {name: len(set(members)) for name, members in collection.items()}
     kept = [name for name, size in sizes.items() if min_size <= size <= max_size]
     if not kept:
@@ -158,8 +151,9 @@ def gene_set_membership(
     values = np.zeros((len(asked), len(kept)), np.uint8)
     for column, name in enumerate(kept):
         values[[place[gene] for gene in set(collection[name]) & place.keys()], column] = 1
-    known = np.asarray(values.any(axis=1), bool)
-    lost = [gene for gene, there in zip(asked, known, strict=True) if not there]
+    table = pd.DataFrame(values, index=pd.Index(asked), columns=kept)
+    known = table.any(axis=1)
+    lost = table.index[~known].tolist()
     if len(lost) == len(asked):
         msg = (
             f"None of the {len(asked)} genes ({listed(lost)}) is in any of the {len(kept)} sets, "
@@ -169,10 +163,10 @@ def gene_set_membership(
     if lost:
         msg = f"{len(lost)} of {len(asked)} genes are in no set and get no row: {listed(lost)}."
         warnings.warn(msg, UserWarning, stacklevel=2)
-    return pd.DataFrame(values, index=pd.Index(asked), columns=kept).loc[known]
+    return table.loc[known]
 
 
-def _collected(
+def _read_sets(
     gene_sets: Mapping[str, Collection[str]] | str | Path | Iterable[str | Path],
 ) -> Mapping[str, Collection[str]]:
     """Return sets by name, read from files where files are named."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -17,28 +16,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FingerprintKind",
-    "Invalid",
     "molecular_descriptors",
     "molecular_fingerprints",
-    "morgan_fingerprints",
     "murcko_scaffolds",
-    "read_molecules",
-    "require_rdkit",
 ]
 
 
 Invalid = Literal["raise", "skip"]
 
 
-def read_molecules(smiles: Mapping[str, str] | pd.Series[Any], invalid: Invalid) -> dict[str, Any]:
+def _read_molecules(smiles: Mapping[str, str] | pd.Series[Any], invalid: Invalid) -> dict[str, Any]:
     """Return the molecules that can be read; the others raise or are named in a warning."""
-    from rdkit import rdBase
-    from rdkit.Chem import MolFromSmiles
-
+    try:
+        from rdkit import rdBase
+        from rdkit.Chem import MolFromSmiles
+    except ImportError as error:
+        msg = (
+            "Molecules are read with RDKit, which is not installed. Install the extra: "
+            "`pip install 'scvi-perturb[chem]'`."
+        )
+        raise ImportError(msg) from error
     check_choice("invalid", invalid, ("raise", "skip"))
     table = pd.Series(smiles, dtype=object)
-    names = [str(name) for name in table.index]
-    twice = sorted(name for name, n in Counter(names).items() if n > 1)
+    names = table.index.map(str)
+    twice = sorted(set(names[names.duplicated()]))
     if twice:
         msg = f"Names come twice: {listed(twice)}; keep one SMILES for each."
         raise SchemaError(msg)
@@ -64,25 +65,9 @@ def read_molecules(smiles: Mapping[str, str] | pd.Series[Any], invalid: Invalid)
     return kept
 
 
-def require_rdkit() -> None:
-    """Raise an error that says what to install unless RDKit is there."""
-    try:
-        import rdkit  # noqa: F401
-    except ImportError as error:
-        msg = (
-            "Molecules are read with RDKit, which is not installed. Install the extra: "
-            "`pip install 'scvi-perturb[chem]'`."
-        )
-        raise ImportError(msg) from error
-
-
-FingerprintKind = Literal[
-    "morgan", "feature_morgan", "atom_pairs", "torsions", "paths", "maccs"
-]  # fmt: skip
+FingerprintKind = Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "paths", "maccs"]
 
 _CIRCULAR: Final = ("morgan", "feature_morgan")
-_N_BITS: Final = 2048
-_RADIUS: Final = 2
 
 
 def molecular_fingerprints(
@@ -94,7 +79,7 @@ def molecular_fingerprints(
     n_bits: int | None = None,
     invalid: Invalid = "raise",
 ) -> pd.DataFrame:
-    """Return which parts a molecule has, or how many of each: a fingerprint, as RDKit makes it.
+    """Return which parts a molecule has, or how many of each: RDKit's fingerprints.
 
     Molecules are taken as they are written: salts and mixtures keep all their parts.
     Stereochemistry does not count.
@@ -160,13 +145,12 @@ def molecular_fingerprints(
     if kind == "maccs" and (n_bits is not None or counts):
         msg = "kind 'maccs' is of 166 keys that are there or not; leave out `n_bits` and `counts`."
         raise ValueError(msg)
-    radius = _RADIUS if radius is None else radius
-    n_bits = _N_BITS if n_bits is None else n_bits
+    radius = 2 if radius is None else radius
+    n_bits = 2048 if n_bits is None else n_bits
     if radius < 0 or n_bits < 1:
         msg = f"radius={radius}, n_bits={n_bits}: expected radius >= 0 and n_bits >= 1."
         raise ValueError(msg)
-    require_rdkit()
-    molecules = read_molecules(smiles, invalid)
+    molecules = _read_molecules(smiles, invalid)
     make = _maccs if kind == "maccs" else _hashed(kind, radius, n_bits, counts=counts)
     values = np.stack([make(molecule) for molecule in molecules.values()])
     first = 1 if kind == "maccs" else 0
@@ -183,16 +167,14 @@ def _hashed(kind: FingerprintKind, radius: int, n_bits: int, *, counts: bool) ->
         generator = made.GetMorganGenerator(
             radius=radius, fpSize=n_bits, atomInvariantsGenerator=roles
         )
-    elif kind == "atom_pairs":
-        # else bits, too, would say how many there are
-        generator = made.GetAtomPairGenerator(fpSize=n_bits, countSimulation=False)
-    elif kind == "torsions":
-        generator = made.GetTopologicalTorsionGenerator(fpSize=n_bits, countSimulation=False)
-    else:
+    elif kind == "paths":
         generator = made.GetRDKitFPGenerator(fpSize=n_bits)
-    if counts:
-        return generator.GetCountFingerprintAsNumPy
-    return generator.GetFingerprintAsNumPy
+    else:
+        pairs = kind == "atom_pairs"
+        make = made.GetAtomPairGenerator if pairs else made.GetTopologicalTorsionGenerator
+        # with count simulation bits, too, would say how many there are
+        generator = make(fpSize=n_bits, countSimulation=False)
+    return generator.GetCountFingerprintAsNumPy if counts else generator.GetFingerprintAsNumPy
 
 
 def _maccs(molecule: Any) -> Any:  # noqa: ANN401
@@ -200,60 +182,6 @@ def _maccs(molecule: Any) -> Any:  # noqa: ANN401
 
     # bit 0 is unused
     return np.array(GetMACCSKeysFingerprint(molecule), np.uint8)[1:]
-
-
-def morgan_fingerprints(
-    smiles: Mapping[str, str] | pd.Series[Any],
-    *,
-    radius: int = 2,
-    n_bits: int = 2048,
-    counts: bool = False,
-    invalid: Invalid = "raise",
-) -> pd.DataFrame:
-    """Return Morgan fingerprints: which circular neighbourhoods of atoms a molecule has.
-
-    The folded fingerprint of Rogers & Hahn (J. Chem. Inf. Model. 2010), as RDKit makes it.
-    Molecules are taken as they are written: salts and mixtures keep all their parts.
-    Stereochemistry does not count.
-
-    Parameters
-    ----------
-    smiles
-        SMILES of each perturbation, by its name.
-    radius
-        Largest distance from the central atom, in bonds; 2 gives what is known as ECFP4.
-    n_bits
-        Length of the fingerprint.
-    counts
-        Whether a column says how often its neighbourhoods occur, or only whether they do.
-    invalid
-        What to do with a SMILES that is missing or cannot be read: "raise", or "skip" to leave the
-        molecule out and warn.
-
-    Returns
-    -------
-    A table `(n_molecules, n_bits)` of integers, index = name as given, columns "morgan_0" and so
-    on: a modality of `PerturbationFeatures`.
-
-    Raises
-    ------
-    ImportError
-        If RDKit is not installed.
-    SchemaError
-        If molecules cannot be read (all of them are named, up to ten), none are left, or a name
-        comes twice.
-    ValueError
-        If `radius` is negative, `n_bits` is not positive, or `invalid` is not known.
-
-    Examples
-    --------
-    >>> table = morgan_fingerprints({"aspirin": "CC(=O)Oc1ccccc1C(=O)O"})  # doctest: +SKIP
-    >>> table.shape  # doctest: +SKIP
-    (1, 2048)
-    """
-    return molecular_fingerprints(
-        smiles, "morgan", radius=radius, n_bits=n_bits, counts=counts, invalid=invalid
-    )
 
 
 def murcko_scaffolds(
@@ -276,7 +204,7 @@ def murcko_scaffolds(
         Whether every atom becomes carbon and every bond single, so that only the shape counts. A
         scaffold with an atom of more than four neighbours, which carbon cannot be, stays plain.
     invalid
-        As in `morgan_fingerprints`.
+        As in `molecular_fingerprints`.
 
     Returns
     -------
@@ -286,15 +214,12 @@ def murcko_scaffolds(
 
     Raises
     ------
-    ImportError
-        If RDKit is not installed.
-    SchemaError
-        If molecules cannot be read, none are left, or a name comes twice.
+    ImportError, SchemaError
+        As `molecular_fingerprints`.
     """
-    require_rdkit()
+    molecules = _read_molecules(smiles, invalid)
     from rdkit import rdBase
 
-    molecules = read_molecules(smiles, invalid)
     with rdBase.BlockLogs():
         found = [_scaffold(molecule, generic=generic) for molecule in molecules.values()]
     return pd.Series(found, index=pd.Index(list(molecules)), name="scaffold", dtype=object)
@@ -350,12 +275,8 @@ def molecular_descriptors(
 
     Raises
     ------
-    ImportError
-        If RDKit is not installed.
-    SchemaError
+    ImportError, SchemaError, ValueError
         As `molecular_fingerprints`.
-    ValueError
-        If `invalid` is not known.
 
     References
     ----------
@@ -370,11 +291,10 @@ def molecular_descriptors(
     >>> round(table.loc["ethanol", "MolWt"], 2)  # doctest: +SKIP
     46.07
     """
-    require_rdkit()
+    molecules = _read_molecules(smiles, invalid)
     from rdkit import rdBase
     from rdkit.Chem import Descriptors
 
-    molecules = read_molecules(smiles, invalid)
     with rdBase.BlockLogs():
         values = np.array(
             [[made(one) for _, made in Descriptors.descList] for one in molecules.values()],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
 
@@ -56,11 +57,8 @@ class PerturbationFeatures:
         self._values: dict[str, NDArray[np.float32]] = {}
         self._present: dict[str, NDArray[np.bool_]] = {}
         for key, table in tables.items():
-            rows = [self._row[name] for name in table.index]
-            self._values[key] = np.zeros((len(self._names), table.shape[1]), np.float32)
-            self._values[key][rows] = table.to_numpy(np.float32)
-            self._present[key] = np.zeros(len(self._names), bool)
-            self._present[key][rows] = True
+            self._values[key] = table.reindex(self._names, fill_value=0).to_numpy(np.float32)
+            self._present[key] = np.asarray(pd.Index(self._names).isin(table.index))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,7 +83,7 @@ class PerturbationFeatures:
     def frame(self, modality: str) -> pd.DataFrame:
         """Return a modality as a table of the names that have it."""
         columns, present = self.columns(modality), self._present[modality]
-        index = [name for name, has in zip(self._names, present, strict=True) if has]
+        index = pd.Index(self._names)[present]
         return pd.DataFrame(self._values[modality][present], index=index, columns=list(columns))
 
     def table(
@@ -175,15 +173,12 @@ class PerturbationFeatures:
             present = self._present[key]
             if not present[self._row[name]]:
                 continue
-            spread = values[present].std(axis=0, dtype=np.float64)
-            gap = (values[rows] - values[self._row[name]]) / np.where(spread > 0, spread, 1.0)
+            scale = values[present].std(axis=0, dtype=np.float64)
+            gap = (values[rows] - values[self._row[name]]) / np.where(scale > 0, scale, 1.0)
             total += np.where(present[rows], np.sqrt((gap**2).mean(axis=1)), 0.0)
             shared += present[rows]
-        ranked = sorted(
-            (float(total[i] / shared[i]), other)
-            for i, other in enumerate(candidates)
-            if shared[i] > 0
-        )
+        pairs = zip(total, shared, candidates, strict=True)
+        ranked = sorted((float(sums / count), other) for sums, count, other in pairs if count)
         return [(other, distance) for distance, other in ranked[:n]]
 
     def __contains__(self, name: object) -> bool:
@@ -226,7 +221,11 @@ def _checked(modality: str, table: pd.DataFrame) -> pd.DataFrame:
     if table.shape[1] == 0:
         msg = f"{where} has no columns; expected one a feature."
         raise SchemaError(msg)
-    textual = [str(c) for c, kind in table.dtypes.items() if not _is_numeric(kind)]
+    textual = [
+        str(column)
+        for column, kind in table.dtypes.items()
+        if not is_numeric_dtype(kind) or is_complex_dtype(kind)
+    ]
     if textual:
         msg = f"{where}: columns {textual[:3]} are not numeric; encode or drop them."
         raise SchemaError(msg)
@@ -242,25 +241,16 @@ def _checked(modality: str, table: pd.DataFrame) -> pd.DataFrame:
         values = table.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
     gaps = np.isnan(values)
     empty = np.asarray(gaps.all(axis=1))
+    fill = "Fill the gaps, drop the columns, or make the whole row NaN (the name lacks it)"
     for what, bad, advice in (
         ("infinite", np.asarray(np.isinf(values).any(axis=1)), "Clip or rescale them"),
-        (
-            "partly missing",
-            gaps.any(axis=1) & ~empty,
-            "Fill the gaps, drop the columns, or make the whole row NaN (the name lacks it)",
-        ),
+        ("partly missing", gaps.any(axis=1) & ~empty, fill),
     ):
         if bad.any():
             msg = f"{where}: values are {what} for {list(names[bad][:3])} ({bad.sum()}). {advice}."
             raise SchemaError(msg)
     frame = pd.DataFrame(values, index=names, columns=table.columns)
     return frame.loc[~empty]
-
-
-def _is_numeric(kind: object) -> bool:
-    """Whether a column's type holds real numbers."""
-    real = pd.api.types.is_numeric_dtype(kind)  # type: ignore[arg-type]
-    return real and not pd.api.types.is_complex_dtype(kind)  # type: ignore[arg-type]
 
 
 def _joined(modality: str, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
