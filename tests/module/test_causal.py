@@ -15,7 +15,7 @@ from scvi_perturb.module import AutoencoderConfig, CausalConfig, CausalModule, C
 from scvi_perturb.module.causal import (
     CausalDesign,
     GroupedAutoencoder,
-    Groups,
+    LatentGroups,
     _adversary_loss,
     state_divergence,
 )
@@ -238,7 +238,7 @@ def test_odds_add_over_components_unless_all_respond():
 
 
 def test_real_values_are_used_as_they_are():
-    module = make(design=make_design(real_values=True), likelihood="normal")
+    module = make(design=make_design(is_continuous=True), likelihood="normal")
     batch = make_cells()
     batch["X"] = torch.randn(N_CELLS, N_GENES)
     batch["library"] = batch["X"].sum(1)
@@ -408,7 +408,7 @@ def test_every_parameter_learns(config, decoder):
 def test_wrapped_it_is_the_representation_of_a_model():
     module = make()
     assert CausalModule(module).representation is module
-    assert isinstance(module.groups(torch.zeros(1, N_LATENT)), Groups)
+    assert isinstance(module.groups(torch.zeros(1, N_LATENT)), LatentGroups)
 
 
 @pytest.mark.parametrize(

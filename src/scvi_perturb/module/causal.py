@@ -36,8 +36,8 @@ __all__ = [
     "CausalDesign",
     "CausalModule",
     "GroupedAutoencoder",
-    "Groups",
     "Independence",
+    "LatentGroups",
     "causal_loss",
     "heads_loss",
     "perturbation_inputs",
@@ -166,7 +166,7 @@ class CausalDesign:
         Kind of each component, `(n_components,)`.
     partial_panel
         Whether library sizes count genes that the data do not hold.
-    real_values
+    is_continuous
         Whether the data are real values as they are, and not counts.
     """
 
@@ -183,11 +183,11 @@ class CausalDesign:
     target: Tensor
     kind: Tensor
     partial_panel: bool = False
-    real_values: bool = False
+    is_continuous: bool = False
 
 
-class Groups(NamedTuple):
-    """A latent by group, `(n, ...)` each; the technical one begins with the depth."""
+class LatentGroups(NamedTuple):
+    """A latent by group, `(n, ...)` each."""
 
     identity: Tensor
     state: Tensor
@@ -224,21 +224,21 @@ def state_divergence(
     models, 2007 (variational bound).
     """
     unit = torch.zeros_like(shift)
-    moved = gaussian_kl(posterior, (shift, unit))
-    sure = torch.isinf(responds)
-    odds = torch.where(sure, torch.zeros_like(responds), responds)
-    stayed = gaussian_kl(posterior, (unit, unit)) - functional.logsigmoid(-odds)
-    moved = moved - torch.where(sure, torch.zeros_like(odds), functional.logsigmoid(odds))
-    stayed = torch.where(sure, torch.full_like(stayed, torch.inf), stayed)
-    return -torch.logaddexp(-moved, -stayed), torch.sigmoid(stayed - moved)
+    shifted = gaussian_kl(posterior, (shift, unit))
+    certain = torch.isinf(responds)
+    odds = torch.where(certain, torch.zeros_like(responds), responds)
+    basal = gaussian_kl(posterior, (unit, unit)) - functional.logsigmoid(-odds)
+    shifted = shifted - torch.where(certain, torch.zeros_like(odds), functional.logsigmoid(odds))
+    basal = torch.where(certain, torch.full_like(basal, torch.inf), basal)
+    return -torch.logaddexp(-shifted, -basal), torch.sigmoid(basal - shifted)
 
 
 class _Posterior(NamedTuple):
     """Posterior of the latents of a batch by group, and a draw; depth left out."""
 
-    mean: Groups
-    log_variance: Groups
-    draw: Groups
+    mean: LatentGroups
+    log_variance: LatentGroups
+    draw: LatentGroups
 
 
 def causal_loss(
@@ -251,7 +251,7 @@ def causal_loss(
 ) -> LossOutput:
     """Return the loss of a batch and its terms, see :class:`CausalConfig`."""
     reconstruction = -module.log_prob(tensors, parameters)
-    posterior = _Posterior(*(_learned(module, inference[k]) for k in ("qz_m", "qz_logv", "z")))
+    posterior = _Posterior(*(module.learned_groups(inference[k]) for k in ("qz_m", "qz_logv", "z")))
     fields, conditions = module.fields(tensors), module.table.rows(tensors[CONDITION_KEY])
     shift = module.shift(conditions, posterior.mean.identity.detach())
     state, responded = state_divergence(
@@ -260,7 +260,7 @@ def causal_loss(
     divergences = {"state": state}
     for name in ("identity", "technical"):
         mean, log_variance, draw = (getattr(part, name) for part in posterior)
-        prior = getattr(module, f"{name}_prior")
+        prior = module.prior_of(name)
         divergences[name] = prior.divergence((mean, log_variance), draw, fields)
     terms = _terms(module, tensors, posterior, fields, responded.detach()[:, None] * shift)
     free = module.config.free_bits
@@ -274,24 +274,16 @@ def causal_loss(
     )
 
 
-def _learned(module: GroupedAutoencoder, latent: Tensor) -> Groups:
-    groups = module.groups(latent)
-    return groups._replace(technical=groups.technical[:, 1:])
-
-
 def _terms(
     module: GroupedAutoencoder,
     tensors: Batch,
     posterior: _Posterior,
     fields: dict[str, Tensor],
-    moved: Tensor,
+    shift: Tensor,
 ) -> dict[str, Tensor]:
-    """Return the terms beside the evidence bound, each with its weight; those of weight 0 left out.
-
-    `moved` is by how much the state of each cell was shifted.
-    """
+    """Return the weighted terms beside the evidence bound; `shift` is that of each cell's state."""
     config = module.config
-    basal = posterior.mean._replace(state=posterior.mean.state - moved)
+    basal = posterior.mean._replace(state=posterior.mean.state - shift)
     terms = {"shrinkage": _shrinkage(module)}
     if config.classification > 0:
         terms["classification"] = config.classification * heads_loss(
@@ -299,7 +291,7 @@ def _terms(
         )
     if config.independence_weight > 0 and config.independence != "none":
         terms["independence"] = config.independence_weight * _dependence(
-            module, tensors, basal, posterior, moved
+            module, tensors, basal, posterior, shift
         )
     if config.control_invariance > 0:
         terms["control_invariance"] = config.control_invariance * _control_means(
@@ -326,14 +318,14 @@ def _shrinkage(module: GroupedAutoencoder) -> Tensor:
 def heads_loss(
     module: GroupedAutoencoder,
     heads: nn.ModuleDict,
-    draw: Groups,
+    draw: LatentGroups,
     fields: dict[str, Tensor],
     condition: Tensor,
 ) -> Tensor:
     """Return the loss of heads: metadata from their group, the perturbation from the state."""
     total = draw.state.new_zeros(())
     for group in ("identity", "technical"):
-        encoder = getattr(module, f"{group}_prior").metadata
+        encoder = module.prior_of(group).metadata
         for i, spec in enumerate(encoder.specs):
             name = f"{group}_{i}"
             if name not in heads:
@@ -350,13 +342,17 @@ def heads_loss(
     return total
 
 
-def perturbation_inputs(groups: Groups) -> Tensor:
+def perturbation_inputs(groups: LatentGroups) -> Tensor:
     """Return what the perturbation is read from; identity does not learn from it."""
     return torch.cat([groups.state, groups.identity.detach()], dim=1)
 
 
 def _dependence(
-    module: GroupedAutoencoder, tensors: Batch, basal: Groups, posterior: _Posterior, moved: Tensor
+    module: GroupedAutoencoder,
+    tensors: Batch,
+    basal: LatentGroups,
+    posterior: _Posterior,
+    shift: Tensor,
 ) -> Tensor:
     """Return how much the groups depend on each other in a batch, states freed of their shifts."""
     kind = module.config.independence
@@ -364,7 +360,7 @@ def _dependence(
         return hsic(*basal)
     if kind == "adversary":
         return _adversary_loss(module, basal.state, tensors)
-    draw = posterior.draw._replace(state=posterior.draw.state - moved)
+    draw = posterior.draw._replace(state=posterior.draw.state - shift)
     return total_correlation(basal, posterior.log_variance, draw, n_total=int(module.n_cells))
 
 
@@ -396,7 +392,7 @@ def _control_means(state: Tensor, tensors: Batch) -> Tensor:
 
 
 #: Log variance of the depth, which is observed.
-_SURE = -30.0
+_OBSERVED_LOG_VARIANCE = -30.0
 
 
 class GroupedAutoencoder(CountModule):
@@ -409,7 +405,7 @@ class GroupedAutoencoder(CountModule):
     size
         Networks and likelihood.
     config
-        Groups, priors and weights of the loss.
+        LatentGroups, priors and weights of the loss.
     """
 
     profile: Tensor
@@ -423,7 +419,7 @@ class GroupedAutoencoder(CountModule):
     def __init__(self, design: CausalDesign, size: AutoencoderConfig, config: CausalConfig) -> None:
         super().__init__()
         self.config, self.n_genes = config, design.n_genes
-        self.likelihood, self.real_values = size.likelihood, design.real_values
+        self.likelihood, self.is_continuous = size.likelihood, design.is_continuous
         self.n_latent = config.n_latent
         self.sizes = (config.n_identity, config.n_state, config.n_technical + 1)
         self._build_networks(design, size)
@@ -557,23 +553,32 @@ class GroupedAutoencoder(CountModule):
         inputs = self.transform(tensors) - self.profile
         mean, log_variance = self.encoder(inputs, depth)
         cut = self.sizes[0] + self.sizes[1]
-        sure = torch.full_like(depth, _SURE)
+        certain = torch.full_like(depth, _OBSERVED_LOG_VARIANCE)
         return (
             torch.cat([mean[:, :cut], depth, mean[:, cut:]], dim=1),
-            torch.cat([log_variance[:, :cut], sure, log_variance[:, cut:]], dim=1),
+            torch.cat([log_variance[:, :cut], certain, log_variance[:, cut:]], dim=1),
         )
 
     def depth(self, tensors: Batch) -> Tensor:
         """Return the standardised logarithm of the library size, `(B,)`; 0 of real values."""
         library = tensors[LIBRARY_KEY]
-        if self.real_values:
+        if self.is_continuous:
             return torch.zeros_like(library)
         centre, spread = self.depth_moments
         return (library.clamp_min(1.0).log() - centre) / spread
 
-    def groups(self, latent: Tensor) -> Groups:
-        """Return a latent by group."""
-        return Groups(*latent.split(self.sizes, dim=1))
+    def groups(self, latent: Tensor) -> LatentGroups:
+        """Return a latent by group; the technical one begins with the depth."""
+        return LatentGroups(*latent.split(self.sizes, dim=1))
+
+    def learned_groups(self, latent: Tensor) -> LatentGroups:
+        """Return a latent by group without the depth, which is observed."""
+        groups = self.groups(latent)
+        return groups._replace(technical=groups.technical[:, 1:])
+
+    def prior_of(self, group: str) -> GroupPrior:
+        """Return the prior of the identity or the technical group."""
+        return {"identity": self.identity_prior, "technical": self.technical_prior}[group]
 
     def decode(
         self,
@@ -620,7 +625,7 @@ class GroupedAutoencoder(CountModule):
         return odds if self.config.responders else torch.full_like(odds, torch.inf)
 
     def fields(self, tensors: Batch) -> dict[str, Tensor]:
-        """Return the metadata of cells, column -> values `(B,)`, both groups together."""
+        """Return the metadata of cells, column -> values `(B,)`; absent columns are missing."""
         found: dict[str, Tensor] = {}
         for key, levels, group in (
             (CONTEXT_KEY, self.context_levels, "identity"),
@@ -631,9 +636,14 @@ class GroupedAutoencoder(CountModule):
             rows = levels[code.clamp_max(len(levels) - 1)]
             rows = torch.where(known[:, None], rows, torch.full_like(rows, -1))
             found |= dict(zip(self.columns[group], rows.T, strict=False))
-        for name in (*self.columns["identity"], *self.columns["technical"]):
-            if name not in found:
-                found[name] = tensors[METADATA_PREFIX + name]
+        like = tensors[CONTEXT_KEY]
+        for prior in (self.identity_prior, self.technical_prior):
+            for spec in prior.metadata.specs:
+                if spec.name not in found:
+                    missing = torch.full_like(like, -1)
+                    if spec.is_numeric:
+                        missing = torch.full_like(like, torch.nan, dtype=torch.float32)
+                    found[spec.name] = tensors.get(METADATA_PREFIX + spec.name, missing)
         # Numbers are read in double precision, which the networks do not have.
         return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 

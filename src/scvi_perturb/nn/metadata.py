@@ -146,8 +146,12 @@ class MetadataEncoder(nn.Module):
 
     def standardised(self, index: int, values: Tensor) -> Tensor:
         """Return numbers less the training mean, over the training spread; 0 where missing."""
-        centre, spread = getattr(self, f"centre_{index}"), getattr(self, f"spread_{index}")
+        centre, spread = self.moments_of(index)
         return torch.nan_to_num((values - centre) / spread)
+
+    def moments_of(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of a column of numbers in training."""
+        return getattr(self, f"centre_{index}"), getattr(self, f"spread_{index}")
 
     def _vectors(self, index: int, values: Tensor) -> Tensor:
         spec, key = self.specs[index], str(index)

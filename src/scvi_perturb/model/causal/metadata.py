@@ -1,241 +1,47 @@
-"""Metadata to expression and back, and likelihoods of `CausalPerturbVAE`."""
+"""Metadata to expression and back, and likelihoods of given cells, of `CausalPerturbVAE`."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, LIBRARY_KEY
+from scvi_perturb._constants import CONDITION_KEY, LIBRARY_KEY
 from scvi_perturb._errors import SchemaError
 from scvi_perturb._random import generator
-from scvi_perturb.data.condition import Condition
-from scvi_perturb.model.base.draw import Drawn, Plan, effects_table, library_shift, write_cells
+from scvi_perturb.model.base.docs import docs
+from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks
-from scvi_perturb.model.base.request import parse_request
-from scvi_perturb.model.base.setup import Screen, check_n_samples
-from scvi_perturb.model.causal.effects import CausalEffects
-from scvi_perturb.model.causal.fit import labels_of
-from scvi_perturb.model.causal.setup import MetadataRows, parse_rows
+from scvi_perturb.model.base.model import PerturbationModel
+from scvi_perturb.model.base.setup import check_n_samples
+from scvi_perturb.model.causal.draw import control_tensors, draw_shift, encode_data
+from scvi_perturb.model.causal.setup import label_levels, perturbation_labels
 from scvi_perturb.module.causal import perturbation_inputs
 from scvi_perturb.nn.metadata import gaussian_log_prob
-from scvi_perturb.similarity.novelty import UNKNOWN, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
+    from torch import Tensor
 
-    from scvi_perturb.data.reader import ScreenReader
+    from scvi_perturb.data.screen import Screen
     from scvi_perturb.model.base.draw import LibrarySize
-    from scvi_perturb.model.causal.draw import GivenCells
-    from scvi_perturb.module.base import ConditionTensors, CountParameters
+    from scvi_perturb.model.causal.draw import CellLatents, EncodedCells
+    from scvi_perturb.model.causal.setup import MetadataRows
+    from scvi_perturb.module.base import ConditionTensors
+    from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
     from scvi_perturb.nn.metadata import MetadataHead, MetadataSpec
 
-__all__ = ["CausalLikelihood", "CausalMetadata"]
 
+class MetadataMixin(PerturbationModel):
+    """`predict_metadata`, `log_likelihood_bound`, `anomaly_scores` of given cells."""
 
-_CHUNK = 512
-
-
-class CausalLikelihood(CausalEffects):
-    """`log_likelihood_bound` and `anomaly_scores`."""
-
-    def log_likelihood_bound(
-        self,
-        adata: AnnData | MuData | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        n_samples: int | None = None,
-        seed: int | None = 0,
-        key_added: str | None = None,
-    ) -> np.ndarray:
-        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
-
-        `log 1/K sum_k p(x | z_k) p(z_k | condition, metadata) / q(z_k | x)` with latents drawn
-        from the encoder; it rises to the log-likelihood with K.
-
-        Parameters
-        ----------
-        adata, indices, seed, key_added
-            As for :meth:`PerturbDiffusion.log_likelihood_bound`.
-        n_samples
-            Latents a cell, K; None takes 32.
-
-        Returns
-        -------
-        numpy.ndarray
-            `(n_cells,)`, nats.
-
-        Raises
-        ------
-        NotTrainedError, UnknownPerturbationError, ValueError
-            As for :meth:`PerturbDiffusion.log_likelihood_bound`.
-
-        References
-        ----------
-        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
-        """
-        check_n_samples(n_samples)
-        n_samples = 32 if n_samples is None else n_samples
-        given = self._given(adata, indices, key_added)
-        values = self._bound(given, given.conditions, n_samples, seed)
-        if key_added is not None:
-            (self.adata if adata is None else adata).obs[key_added] = values
-        return values
-
-    def anomaly_scores(
-        self,
-        adata: AnnData | MuData | None = None,
-        *,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 32,
-        seed: int | None = 0,
-        key_added: str | None = None,
-    ) -> pd.DataFrame:
-        """Score cells by how little they fit their condition and metadata.
-
-        Parameters
-        ----------
-        adata, indices
-            As for :meth:`log_likelihood_bound`.
-        n_samples
-            Latents a cell.
-        seed
-            Seed of the draws.
-        key_added
-            Prefix of two columns of `obs` to write to as well, e.g. `"anomaly"` for
-            `anomaly_surprise` and `anomaly_control_ratio`; needs `indices=None`.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row a cell, nats. `surprise`: minus the log-density of the mean latent under the
-            priors given condition and metadata; the raw likelihood would follow the depth.
-            `control_ratio`: the bound of the likelihood under control less that under the own
-            condition, high for cells that look as if the perturbation had not reached them, 0
-            for controls.
-
-        Raises
-        ------
-        NotTrainedError, UnknownPerturbationError, ValueError
-            As for :meth:`log_likelihood_bound`.
-        """
-        check_n_samples(n_samples)
-        given = self._given(adata, indices, key_added)
-        device = self._device()
-        with torch.inference_mode():
-            at_mean = self._prior_log_prob(
-                given, np.arange(len(given)), given.latents.mean.to(device), given.conditions
-            )
-        none = self._condition_tensors([Condition()])
-        control = none.rows(torch.zeros(len(given), dtype=torch.long, device=device))
-        own, under = (self._bound(given, c, n_samples, seed) for c in (given.conditions, control))
-        ratio = np.where(given.codes[CONDITION_KEY] == 0, 0.0, under - own)
-        table = pd.DataFrame(
-            {"surprise": -at_mean.cpu().numpy(), "control_ratio": ratio}, index=given.names
-        )
-        if key_added is not None:
-            data = self.adata if adata is None else adata
-            for name in table:
-                data.obs[f"{key_added}_{name}"] = table[name].to_numpy()
-        return table
-
-    @torch.inference_mode()
-    def _bound(
-        self, given: GivenCells, conditions: ConditionTensors, n_samples: int, seed: int | None
-    ) -> np.ndarray:
-        """Return the importance-weighted bound of given cells under conditions, `(n_cells,)`."""
-        device, network = self._device(), self._network
-        # The same noise for all cells: what a cell gets does not depend on the others.
-        shape = (n_samples, 1, network.n_latent)
-        noises = torch.randn(shape, generator=generator(seed, device), device=device)
-        values = np.zeros(len(given))
-        for rows in chunks(len(given), _CHUNK):
-            at = torch.from_numpy(rows)
-            batch = {k: v.to(device) for k, v in given.reader[given.rows[rows]].items()}
-            mean, log_variance = (
-                network.groups(x[at].to(device))
-                for x in (given.latents.mean, given.latents.log_variance)
-            )
-            own, weights = conditions.rows(at.to(device)), []
-            for noise in noises:
-                latent = given.latents.at(rows, noise)
-                parameters = network.decode(latent, batch[LIBRARY_KEY], None, own)
-                drawn = network.groups(latent)
-                proposal = sum(
-                    gaussian_log_prob(d, m, v)
-                    for d, m, v in zip(
-                        (drawn.identity, drawn.state, drawn.technical[:, 1:]),
-                        (mean.identity, mean.state, mean.technical[:, 1:]),
-                        (log_variance.identity, log_variance.state, log_variance.technical[:, 1:]),
-                        strict=True,
-                    )
-                )
-                prior = self._prior_log_prob(given, rows, latent, own)
-                weights.append(network.log_prob(batch, parameters) + prior - proposal)
-            bound = torch.logsumexp(torch.stack(weights).double(), dim=0) - np.log(n_samples)
-            values[rows] = bound.cpu().numpy()
-        return values
-
-    def _prior_log_prob(
-        self,
-        given: GivenCells,
-        rows: np.ndarray,
-        latent: torch.Tensor,
-        conditions: ConditionTensors,
-    ) -> torch.Tensor:
-        """Return the log-density of latents, depth left out, under their priors, `(n,)`."""
-        network = self._network
-        own = network.groups(latent)
-        fields = given.latents.fields_of(rows, latent.device)
-        total = network.identity_prior.log_prob(own.identity, fields)
-        total = total + network.technical_prior.log_prob(own.technical[:, 1:], fields)
-        shift, odds = network.shift(conditions, own.identity), network.log_odds(conditions)
-        unit = torch.zeros_like(shift)
-        moved = gaussian_log_prob(own.state, shift, unit)
-        stayed = gaussian_log_prob(own.state, unit, unit)
-        # Where all respond the odds are infinite, and the second part is nothing.
-        mixed = torch.logaddexp(
-            moved + torch.nn.functional.logsigmoid(odds),
-            stayed + torch.nn.functional.logsigmoid(-odds),
-        )
-        state: torch.Tensor = total + mixed
-        return state
-
-    def _decode_cells(
-        self, latent: torch.Tensor, batch: dict[str, torch.Tensor], adata: AnnData | MuData | None
-    ) -> CountParameters:
-        """Decode latents of given cells, edited genes corrected."""
-        table, seen = Screen.from_registry(self._manager(adata).registry).table, self._seen()
-        used, which = torch.unique(batch[CONDITION_KEY], return_inverse=True)
-        known = {*self._vocabulary.known(seen)}
-        # The posterior needs no operator: of what is not known only the correction is left out.
-        own = [
-            c if known.issuperset(c.names) else Condition()
-            for c in (table.conditions[int(code)] for code in used)
-        ]
-        conditions = self._condition_tensors(own)
-        rows = conditions.rows(which.to(latent.device))
-        return self._network.decode(latent, batch[LIBRARY_KEY].to(latent.device), None, rows)
-
-
-#: Draws of the latent over which predictions of metadata are averaged.
-N_DRAWS = 8
-#: Draws of identity over which a signature is averaged.
-N_SIGNATURE_DRAWS = 200
-
-
-class CausalMetadata(CausalLikelihood):
-    """`predict_metadata`, and draws from metadata alone."""
-
-    #: Mean of the log library size of each batch, the overall one last, and the spread around it.
-    depth_: dict[str, np.ndarray]
+    module: CausalModule
 
     def predict_metadata(
         self,
@@ -281,8 +87,16 @@ class CausalMetadata(CausalLikelihood):
         SchemaError
             For a field that cannot be predicted.
         """
-        given = self._given(adata, indices, key_added, with_conditions=False)
-        heads = self._heads()
+        self._check_trained()
+        given = encode_data(
+            self.module.representation,
+            self._vocabulary,
+            self._manager(adata),
+            indices,
+            key_added,
+            with_conditions=False,
+        )
+        heads = _field_heads(self.module, self._screen)
         chosen = list(heads) if fields is None else list(fields)
         wrong = sorted(set(chosen) - set(heads))
         if wrong:
@@ -291,247 +105,256 @@ class CausalMetadata(CausalLikelihood):
         found = {}
         for field in chosen:
             random = generator(seed, self._device())
-            table = self._read_head(heads[field], given.latents, random)
+            table = _predict_field(self.module, heads[field], given.latents, random)
             found[field] = table.set_axis(given.names, axis=0)
         if key_added is not None:
             obs = (self.adata if adata is None else adata).obs
             for field, table in found.items():
-                _write(obs, f"{key_added}_{field}", table)
+                _write_prediction(obs, f"{key_added}_{field}", table)
         return found
 
-    def _heads(self) -> dict[str, tuple[str, str, MetadataSpec, tuple[str, ...] | None]]:
-        """Return for each field the head, the group it reads, the column and its labels."""
-        screen, network = self._screen, self._network
-        levels: dict[str, tuple[str, ...] | None] = {c.name: c.levels for c in screen.metadata}
-        for i, column in enumerate(screen.context_columns):
-            levels[column] = tuple(sorted({row[i] for row in screen.contexts}))
-        if screen.batch_column is not None:
-            levels[screen.batch_column] = tuple(sorted({row[0] for row in screen.batches}))
-        found = {}
-        for group in ("identity", "technical"):
-            for i, spec in enumerate(getattr(network, f"{group}_prior").metadata.specs):
-                name = f"{group}_{i}"
-                if name in self.module.heads:
-                    found[spec.name] = (name, group, spec, levels[spec.name])
-        if "perturbation" in self.module.heads:
-            spec = cast("MetadataHead", self.module.heads["perturbation"]).spec
-            labels = tuple(labels_of(screen)[0])
-            found[screen.keys.perturbation] = ("perturbation", "state", spec, labels)
-        return found
-
-    @torch.inference_mode()
-    def _read_head(
+    @docs.dedent
+    def log_likelihood_bound(
         self,
-        head: tuple[str, str, MetadataSpec, tuple[str, ...] | None],
-        latents: Any,  # noqa: ANN401
-        random: torch.Generator,
-    ) -> pd.DataFrame:
-        """Return the prediction of one field, averaged over draws of the latent."""
-        name, group, spec, labels = head
-        network, blocks = self._network, []
-        for rows in chunks(len(latents.mean)):
-            outputs = []
-            for _ in range(N_DRAWS):
-                drawn = network.groups(latents.draw(rows, random))
-                own = {
-                    "identity": drawn.identity,
-                    "state": perturbation_inputs(drawn),
-                    "technical": drawn.technical[:, 1:],
-                }
-                outputs.append(self.module.heads[name](own[group]))
-            each = torch.stack(outputs)
-            if not spec.is_numeric:
-                blocks.append(each.softmax(-1).mean(0).cpu().numpy())
-                continue
-            mean, log_sd = each[..., 0], each[..., 1].clamp(-4.0, 2.0)
-            variance = mean.var(0) + (2 * log_sd).exp().mean(0)
-            blocks.append(torch.stack([mean.mean(0), variance.sqrt()], 1).cpu().numpy())
-        values = np.concatenate(blocks)
-        if labels is not None:
-            return pd.DataFrame(values, columns=pd.Index(labels, name=spec.name))
-        encoder = getattr(network, f"{group}_prior").metadata
-        i = [s.name for s in encoder.specs].index(spec.name)
-        centre, spread = (float(getattr(encoder, f"{k}_{i}")) for k in ("centre", "spread"))
-        return pd.DataFrame({"mean": centre + spread * values[:, 0], "std": spread * values[:, 1]})
-
-    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
-        """Remember the depth of each batch."""
-        super()._after_training(reader, train)
-        if self._screen.real_values:
-            return
-        depth = np.log(np.maximum(reader.library_sizes()[train].astype(float), 1.0))
-        batch = reader.codes[BATCH_KEY][train]
-        overall = depth.mean()
-        means = [
-            depth[batch == code].mean() if (batch == code).any() else overall
-            for code in range(len(self._screen.batches))
-        ]
-        away = depth - np.array(means)[batch]
-        self.depth_ = {
-            "mean": np.array([*means, overall]),
-            "std": np.array([away.std(), depth.std()]),
-        }
-
-    def _sample_metadata(
-        self,
-        metadata: pd.DataFrame,
+        adata: AnnData | MuData | None = None,
         *,
-        n_samples: int | None,
-        seed: int | None,
-        library_size: LibrarySize,
-        path: str | Path | None,
-    ) -> AnnData:
-        """Draw cells from the priors alone."""
-        self._check_trained()
-        n = 1 if n_samples is None else n_samples
-        check_n_samples(n)
-        rows = parse_rows(metadata, self._screen)
-        self._warn_of_untrained(rows)
-        obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
-        obs["row"] = np.repeat(np.arange(len(rows)), n)
-        obs["draw"] = np.tile(np.arange(n), len(rows))
-        obs.index = pd.Index([f"row{i}_draw{j}" for i in range(len(rows)) for j in range(n)])
-        return write_cells(
-            self._drawn_from(rows, np.repeat(np.arange(len(rows)), n), seed, library_size),
-            obs=obs,
-            screen=self._screen,
-            likelihood=self._network.likelihood,
-            uns=self._one_pass(seed, self._units, library_size=str(library_size)),
-            seed=seed,
-            path=path,
-        )
-
-    def _warn_of_untrained(self, rows: MetadataRows) -> None:
-        """Warn of labels that no training cell has: they count as missing."""
-        for prior in (self._network.identity_prior, self._network.technical_prior):
-            for i, spec in enumerate(prior.metadata.specs):
-                if spec.is_numeric:
-                    continue
-                values = torch.from_numpy(rows.fields[spec.name])
-                trained = prior.metadata.present(i, values.to(self._device())).cpu()
-                lost = ((values >= 0) & ~trained).numpy()
-                if lost.any():
-                    labels = sorted(set(rows.frame.loc[lost, spec.name].astype(str)))
-                    msg = (
-                        f"No training cell has {spec.name} {labels}. The "
-                        "cells are drawn as of a label that is not known, which is wider."
-                    )
-                    warnings.warn(msg, UserWarning, stacklevel=4)
-
-    def _drawn_from(
-        self,
-        rows: MetadataRows,
-        which: np.ndarray,
-        seed: int | None,
-        library_size: LibrarySize,
-    ) -> Iterator[Drawn]:
-        """Yield cells of rows of metadata, `which` row each."""
-        self.module.eval()
-        device, network = self._device(), self._network
-        random = generator(seed, device)
-        conditions = self._condition_tensors(rows.conditions)
-        fields = self._row_fields(rows)
-        library = self._row_library(rows, which, seed, library_size)
-        for chunk in chunks(len(which)):
-            at = torch.from_numpy(which[chunk]).to(device)
-            own = {name: values[at] for name, values in fields.items()}
-            asked, n = conditions.rows(at), len(chunk)
-            with torch.inference_mode():
-                identity = network.identity_prior.draw(own, n, random)
-                technical = network.technical_prior.draw(own, n, random)
-                shape = (n, network.sizes[1])
-                basal = torch.randn(shape, generator=random, device=device)
-                state = basal + self._response(asked, identity, random)
-                depth = torch.zeros(n, 1, device=device)
-                latent = torch.cat([identity, state, depth, technical], dim=1)
-                size = torch.from_numpy(library[chunk].astype(np.float32)).to(device)
-                yield Drawn(chunk, size, network.decode(latent, size, None, asked))
-
-    def _row_fields(self, rows: MetadataRows) -> dict[str, torch.Tensor]:
-        """Return the metadata of rows as the module takes them, on the device."""
-        columns = self._network.columns
-        return {
-            name: torch.from_numpy(rows.fields[name]).to(self._device())
-            for name in (*columns["identity"], *columns["technical"])
-        }
-
-    def _row_library(
-        self, rows: MetadataRows, which: np.ndarray, seed: int | None, library_size: LibrarySize
+        indices: Sequence[int] | None = None,
+        n_samples: int | None = None,
+        seed: int | None = 0,
+        key_added: str | None = None,
     ) -> np.ndarray:
-        """Return the library size of each cell: drawn as in training, or the number given."""
-        if self._screen.real_values:
-            return np.ones(len(which))
-        if not isinstance(library_size, str):
-            if not library_size > 0:
-                msg = f"library_size={library_size!r}; expected a positive number of counts."
-                raise ValueError(msg)
-            return np.full(len(which), float(library_size))
-        mean = self.depth_["mean"][rows.batch[which]]
-        std = self.depth_["std"][(rows.batch[which] < 0).astype(int)]
-        size = mean + std * np.random.default_rng(seed).standard_normal(len(which))
-        if library_size == "predicted":
-            shifts, table = self.library_shifts_, self._screen.table
-            size = (
-                size + np.array([library_shift(c, shifts, table) for c in rows.conditions])[which]
-            )
-        elif library_size != "reference":
-            msg = f"library_size={library_size!r}; expected 'reference', 'predicted' or a number."
-            raise ValueError(msg)
-        return np.exp(size)
+        """Return a lower bound on the log-likelihood of each cell's counts, its library given.
 
-    def _predict_signatures(
-        self, conditions: Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
-    ) -> AnnData:
-        """Predict mean signatures of conditions, averaged over identities of their context."""
+        `log 1/K sum_k p(x | z_k) p(z_k | condition, metadata) / q(z_k | x)` with latents drawn
+        from the encoder; it rises to the log-likelihood with K.
+
+        Parameters
+        ----------
+        %(cells)s
+        n_samples
+            Latents a cell, K; None takes 32.
+        seed
+            Seed of the draws.
+        key_added
+            Column of `obs` to write to as well; needs `indices=None`.
+
+        Returns
+        -------
+        numpy.ndarray
+            `(n_cells,)`, nats.
+
+        Raises
+        ------
+        %(raises_cells)s
+        ValueError
+            For `n_samples` below 1, or `indices` with `key_added`.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
+        """
+        check_n_samples(n_samples)
         self._check_trained()
-        request = parse_request(conditions, self._screen)
-        frame = pd.DataFrame(
-            {c: [label or np.nan for label in labels] for c, labels in request.context.items()},
-            index=range(len(request)),
+        network = self.module.representation
+        given = encode_data(network, self._vocabulary, self._manager(adata), indices, key_added)
+        n_draws = 32 if n_samples is None else n_samples
+        values = _likelihood_bound(network, given, given.conditions, n_draws, seed)
+        if key_added is not None:
+            (self.adata if adata is None else adata).obs[key_added] = values
+        return values
+
+    @docs.dedent
+    def anomaly_scores(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 32,
+        seed: int | None = 0,
+        key_added: str | None = None,
+    ) -> pd.DataFrame:
+        """Score cells by how little they fit their condition and metadata.
+
+        Parameters
+        ----------
+        %(cells)s
+        n_samples
+            Latents a cell.
+        seed
+            Seed of the draws.
+        key_added
+            Prefix of two columns of `obs` to write to as well, e.g. `"anomaly"` for
+            `anomaly_surprise` and `anomaly_control_ratio`; needs `indices=None`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a cell, nats. `surprise`: minus the log-density of the mean latent under the
+            priors given condition and metadata; the raw likelihood would follow the depth.
+            `control_ratio`: the bound of the likelihood under control less that under the own
+            condition, high for cells that look as if the perturbation had not reached them, 0
+            for controls.
+
+        Raises
+        ------
+        %(raises_cells)s
+        ValueError
+            For `n_samples` below 1, or `indices` with `key_added`.
+        """
+        check_n_samples(n_samples)
+        self._check_trained()
+        network = self.module.representation
+        given = encode_data(network, self._vocabulary, self._manager(adata), indices, key_added)
+        with torch.inference_mode():
+            at_mean = _prior_log_prob(
+                network,
+                given,
+                np.arange(len(given)),
+                given.latents.mean.to(self._device()),
+                given.conditions,
+            )
+        control = control_tensors(network, len(given))
+        own, under = (
+            _likelihood_bound(network, given, conditions, n_samples, seed)
+            for conditions in (given.conditions, control)
         )
-        if request.batch is not None and self._screen.batch_column is not None:
-            frame[self._screen.batch_column] = [label or np.nan for label in request.batch]
-        rows = parse_rows(frame, self._screen)
-        self._warn_of_untrained(rows)
-        fields, device = self._row_fields(rows), self._device()
-        random = generator(seed, device)
-        tensors, n = self._condition_tensors(request.conditions), N_SIGNATURE_DRAWS
-        profiles, layers = [], []
-        for i in range(len(request)):
-            at = torch.full((n,), i, dtype=torch.long, device=device)
-            own = {name: values[at] for name, values in fields.items()}
-            with torch.inference_mode():
-                identity = self._network.identity_prior.draw(own, n, random)
-                technical = self._network.technical_prior.draw(own, n, random)
-                state = torch.zeros(n, self._network.sizes[1], device=device)
-                depth = torch.zeros(n, 1, device=device)
-                latent = torch.cat([identity, state, depth, technical], dim=1)
-                control = self._profile(latent, None)
-            numbers = np.random.default_rng(seed)
-            _, gene = self._effect(latent, tensors.rows(at), None, numbers, interval)
-            profiles.append(control + gene["lfc"])
-            layers.append(gene)
-        names = ("lfc", "lower", "upper", "std")
-        none = np.zeros(len(request), dtype=np.int64)
-        result = effects_table(
-            np.stack(profiles),
-            {k: np.stack([g[k] for g in layers]) for k in names},
-            Plan(np.arange(len(request)), none, none),
-            request,
-            self._screen,
+        ratio = np.where(given.codes[CONDITION_KEY] == 0, 0.0, under - own)
+        table = pd.DataFrame(
+            {"surprise": -at_mean.cpu().numpy(), "control_ratio": ratio}, index=given.names
         )
-        labels = frame.reindex(columns=list(self._screen.context_columns)).fillna(UNKNOWN)
-        places = [
-            Place(condition, tuple(map(str, labels.iloc[i])))
-            for i, condition in enumerate(request.conditions)
+        if key_added is not None:
+            obs = (self.adata if adata is None else adata).obs
+            for name in table:
+                obs[f"{key_added}_{name}"] = table[name].to_numpy()
+        return table
+
+
+# Likelihoods --------------------------------------------------------------------------------
+
+#: Cells whose likelihood is computed at once.
+_CELLS_AT_ONCE: Final = 512
+
+
+@torch.inference_mode()
+def _likelihood_bound(
+    network: GroupedAutoencoder,
+    given: EncodedCells,
+    conditions: ConditionTensors,
+    n_samples: int,
+    seed: int | None,
+) -> np.ndarray:
+    """Return the importance-weighted bound of given cells under conditions, `(n_cells,)`."""
+    device = network.profile.device
+    # The same noise for all cells: what a cell gets does not depend on the others.
+    shape = (n_samples, 1, network.n_latent)
+    noises = torch.randn(shape, generator=generator(seed, device), device=device)
+    values = np.zeros(len(given))
+    for rows in chunks(len(given), _CELLS_AT_ONCE):
+        at = torch.from_numpy(rows)
+        batch = {k: v.to(device) for k, v in given.reader[given.rows[rows]].items()}
+        posterior = [
+            network.learned_groups(x[at].to(device))
+            for x in (given.latents.mean, given.latents.log_variance)
         ]
-        result.obs["novelty"] = self._novelty_at(places)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        result.uns = self._one_pass(seed, self._units)
-        return result
+        own, weights = conditions.rows(at.to(device)), []
+        for noise in noises:
+            latent = given.latents.at(rows, noise)
+            parameters = network.decode(latent, batch[LIBRARY_KEY], None, own)
+            drawn = network.learned_groups(latent)
+            proposal = sum(
+                gaussian_log_prob(*group) for group in zip(drawn, *posterior, strict=True)
+            )
+            prior = _prior_log_prob(network, given, rows, latent, own)
+            weights.append(network.log_prob(batch, parameters) + prior - proposal)
+        bound = torch.logsumexp(torch.stack(weights).double(), dim=0) - np.log(n_samples)
+        values[rows] = bound.cpu().numpy()
+    return values
 
 
-def _write(obs: pd.DataFrame, column: str, table: pd.DataFrame) -> None:
+def _prior_log_prob(
+    network: GroupedAutoencoder,
+    given: EncodedCells,
+    rows: np.ndarray,
+    latent: Tensor,
+    conditions: ConditionTensors,
+) -> Tensor:
+    """Return the log-density of latents, depth left out, under their priors, `(n,)`."""
+    own = network.learned_groups(latent)
+    fields = given.latents.fields_of(rows, latent.device)
+    total = network.identity_prior.log_prob(own.identity, fields)
+    total = total + network.technical_prior.log_prob(own.technical, fields)
+    shift, odds = network.shift(conditions, own.identity), network.log_odds(conditions)
+    unit = torch.zeros_like(shift)
+    responded = gaussian_log_prob(own.state, shift, unit)
+    stayed = gaussian_log_prob(own.state, unit, unit)
+    # Where all respond the odds are infinite, and the second part is nothing.
+    mixed = torch.logaddexp(
+        responded + torch.nn.functional.logsigmoid(odds),
+        stayed + torch.nn.functional.logsigmoid(-odds),
+    )
+    state: Tensor = total + mixed
+    return state
+
+
+# Expression to metadata ---------------------------------------------------------------------
+
+#: Draws of the latent over which predictions of metadata are averaged.
+N_DRAWS: Final = 8
+
+
+class FieldHead(NamedTuple):
+    """The head that predicts a field: its name, the group it reads, the column and its labels."""
+
+    name: str
+    group: str
+    spec: MetadataSpec
+    labels: tuple[str, ...] | None
+
+
+def _field_heads(module: CausalModule, screen: Screen) -> dict[str, FieldHead]:
+    """Return the head of each field."""
+    levels, found = label_levels(screen), {}
+    for group in ("identity", "technical"):
+        for i, spec in enumerate(module.representation.prior_of(group).metadata.specs):
+            name = f"{group}_{i}"
+            if name in module.heads:
+                found[spec.name] = FieldHead(name, group, spec, levels[spec.name])
+    if "perturbation" in module.heads:
+        spec = cast("MetadataHead", module.heads["perturbation"]).spec
+        labels = tuple(perturbation_labels(screen)[0])
+        found[screen.keys.perturbation] = FieldHead("perturbation", "state", spec, labels)
+    return found
+
+
+@torch.inference_mode()
+def _predict_field(
+    module: CausalModule, head: FieldHead, latents: CellLatents, random: torch.Generator
+) -> pd.DataFrame:
+    """Return the prediction of one field, averaged over draws of the latent."""
+    network, spec, blocks = module.representation, head.spec, []
+    for rows in chunks(len(latents.mean)):
+        outputs = []
+        for _ in range(N_DRAWS):
+            drawn = network.learned_groups(latents.draw(rows, random))
+            of_state = head.group == "state"
+            own = perturbation_inputs(drawn) if of_state else getattr(drawn, head.group)
+            outputs.append(module.heads[head.name](own))
+        each = torch.stack(outputs)
+        if not spec.is_numeric:
+            blocks.append(each.softmax(-1).mean(0).cpu().numpy())
+            continue
+        mean, log_sd = each[..., 0], each[..., 1].clamp(-4.0, 2.0)
+        variance = mean.var(0) + (2 * log_sd).exp().mean(0)
+        blocks.append(torch.stack([mean.mean(0), variance.sqrt()], 1).cpu().numpy())
+    values = np.concatenate(blocks)
+    if head.labels is not None:
+        return pd.DataFrame(values, columns=pd.Index(head.labels, name=spec.name))
+    metadata = network.prior_of(head.group).metadata
+    centre, scale = map(float, metadata.moments_of(metadata.specs.index(spec)))
+    return pd.DataFrame({"mean": centre + scale * values[:, 0], "std": scale * values[:, 1]})
+
+
+def _write_prediction(obs: pd.DataFrame, column: str, table: pd.DataFrame) -> None:
     """Write a prediction: the label and its probability, or the number and its error."""
     if list(table.columns) == ["mean", "std"]:
         obs[column], obs[f"{column}_std"] = table["mean"].to_numpy(), table["std"].to_numpy()
@@ -540,3 +363,111 @@ def _write(obs: pd.DataFrame, column: str, table: pd.DataFrame) -> None:
     codes = values.argmax(axis=1)
     obs[column] = pd.Categorical.from_codes(codes, categories=table.columns.astype(str))
     obs[f"{column}_probability"] = values.max(axis=1)
+
+
+# Metadata to expression ---------------------------------------------------------------------
+
+
+def draw_metadata(
+    network: GroupedAutoencoder,
+    rows: MetadataRows,
+    conditions: ConditionTensors,
+    *,
+    which: np.ndarray,
+    library: np.ndarray,
+    seed: int | None,
+) -> Iterator[Drawn]:
+    """Yield cells of rows of metadata under their conditions, `which` row each."""
+    device = network.profile.device
+    random, fields = generator(seed, device), row_fields(network, rows)
+    for chunk in chunks(len(which)):
+        at = torch.from_numpy(which[chunk]).to(device)
+        own = {name: values[at] for name, values in fields.items()}
+        asked = conditions.rows(at)
+        with torch.inference_mode():
+            latent = draw_prior(network, own, len(chunk), random, conditions=asked)
+            size = torch.from_numpy(library[chunk].astype(np.float32)).to(device)
+            yield Drawn(chunk, size, network.decode(latent, size, None, asked))
+
+
+def draw_prior(
+    network: GroupedAutoencoder,
+    fields: dict[str, Tensor],
+    n: int,
+    random: torch.Generator,
+    *,
+    conditions: ConditionTensors | None = None,
+) -> Tensor:
+    """Draw latents given metadata, of mean depth; without conditions the state is that of all."""
+    identity = network.identity_prior.draw(fields, n, random)
+    technical = network.technical_prior.draw(fields, n, random)
+    state = torch.zeros(n, network.sizes[1], device=random.device)
+    if conditions is not None:
+        basal = torch.randn(state.shape, generator=random, device=random.device)
+        state = basal + draw_shift(network, conditions, identity, random)
+    depth = torch.zeros(n, 1, device=random.device)
+    return torch.cat([identity, state, depth, technical], dim=1)
+
+
+def row_fields(network: GroupedAutoencoder, rows: MetadataRows) -> dict[str, Tensor]:
+    """Return the metadata of rows on the network's device."""
+    names = (*network.columns["identity"], *network.columns["technical"])
+    return {n: torch.from_numpy(rows.fields[n]).to(network.profile.device) for n in names}
+
+
+def warn_untrained_labels(network: GroupedAutoencoder, rows: MetadataRows) -> None:
+    """Warn of labels that no training cell has: they count as missing."""
+    for prior in (network.identity_prior, network.technical_prior):
+        for i, spec in enumerate(prior.metadata.specs):
+            if spec.is_numeric:
+                continue
+            values = torch.from_numpy(rows.fields[spec.name])
+            trained = prior.metadata.present(i, values.to(network.profile.device)).cpu()
+            lost = ((values >= 0) & ~trained).numpy()
+            if lost.any():
+                labels = sorted(set(rows.frame.loc[lost, spec.name].astype(str)))
+                msg = (
+                    f"No training cell has {spec.name} {labels}. The "
+                    "cells are drawn as of a label that is not known, which is wider."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=4)
+
+
+def batch_depths(library: np.ndarray, batch: np.ndarray, n_batches: int) -> dict[str, np.ndarray]:
+    """Return the mean log library size of each batch, of all last, and the spread around each."""
+    depth = np.log(np.maximum(library.astype(float), 1.0))
+    overall = depth.mean()
+    means = [
+        depth[batch == code].mean() if (batch == code).any() else overall
+        for code in range(n_batches)
+    ]
+    away = depth - np.array(means)[batch]
+    return {
+        "mean": np.array([*means, overall]),
+        "std": np.array([away.std(), depth.std()]),
+    }
+
+
+def metadata_library(
+    batch: np.ndarray,
+    shift: np.ndarray,
+    depths: dict[str, np.ndarray],
+    *,
+    library_size: LibrarySize,
+    seed: int | None,
+) -> np.ndarray:
+    """Return the library size of each cell: drawn as in training, or the number given.
+
+    `shift` is the mean change of the log library size under each cell's condition.
+    """
+    if not isinstance(library_size, str):
+        if not library_size > 0:
+            msg = f"library_size={library_size!r}; expected a positive number of counts."
+            raise ValueError(msg)
+        return np.full(len(batch), float(library_size))
+    if library_size not in ("reference", "predicted"):
+        msg = f"library_size={library_size!r}; expected 'reference', 'predicted' or a number."
+        raise ValueError(msg)
+    std = depths["std"][(batch < 0).astype(int)]
+    size = depths["mean"][batch] + std * np.random.default_rng(seed).standard_normal(len(batch))
+    return np.exp(size + shift if library_size == "predicted" else size)

@@ -3,37 +3,119 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+import pandas as pd
 import torch
+from scvi.data import AnnDataManager
 
+from scvi_perturb._compat import SETUP_METHOD_NAME
+from scvi_perturb._constants import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    PERTURBATION_COLUMN,
+    UNS_KEY,
+)
 from scvi_perturb._errors import SchemaError, check_choice
-from scvi_perturb._random import forked_seed
-from scvi_perturb.model.base.draw import Plan, cell_obs, write_cells
-from scvi_perturb.model.base.setup import check_interval
-from scvi_perturb.model.causal.draw import CONDITIONING, check_conditioning, latent_names
-from scvi_perturb.model.causal.fit import make_design
-from scvi_perturb.model.causal.metadata import CausalMetadata
+from scvi_perturb._random import forked_seed, generator
+from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.fields import (
+    LabelField,
+    NoPerturbationField,
+    PerturbationField,
+    ValuesField,
+)
+from scvi_perturb.data.keys import as_columns
+from scvi_perturb.data.request import parse_request
+from scvi_perturb.data.screen import SIGNATURES, Screen, screen_keys
+from scvi_perturb.generative.samplers import SamplerConfig
+from scvi_perturb.model.base.docs import docs
+from scvi_perturb.model.base.draw import (
+    DrawOptions,
+    Plan,
+    cell_obs,
+    effects_table,
+    library_shift,
+    write_cells,
+)
+from scvi_perturb.model.base.setup import (
+    check_folder,
+    check_interval,
+    check_n_samples,
+    completed,
+    screen_fields,
+)
+from scvi_perturb.model.base.training import n_batches, representation_stage
+from scvi_perturb.model.causal.draw import (
+    CONDITIONING,
+    check_conditioning,
+    condition_tensors,
+    draw_conditions,
+)
+from scvi_perturb.model.causal.effects import (
+    OperatorErrors,
+    expected_profile,
+    gene_effect,
+    measure_errors,
+)
+from scvi_perturb.model.causal.fit import (
+    TrainingCells,
+    check_cells,
+    finish,
+    initialise,
+    latent_names,
+    prepare,
+    with_early_divergence,
+)
+from scvi_perturb.model.causal.metadata import (
+    MetadataMixin,
+    batch_depths,
+    draw_metadata,
+    draw_prior,
+    metadata_library,
+    row_fields,
+    warn_untrained_labels,
+)
+from scvi_perturb.model.causal.operators import OperatorMixin
+from scvi_perturb.model.causal.setup import (
+    MetadataRows,
+    columns_by_group,
+    harmonised_metadata,
+    make_design,
+    metadata_fields,
+    parse_metadata,
+)
 from scvi_perturb.model.latent.model import loadings
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.causal import CausalConfig, CausalModule, GroupedAutoencoder
+from scvi_perturb.similarity.novelty import UNKNOWN, Place
+from scvi_perturb.train.plan import TrainConfig
+from scvi_perturb.train.runner import fit_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
+    from torch import Tensor
 
+    from scvi_perturb.data.reader import ScreenReader
+    from scvi_perturb.data.request import Request
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
-    from scvi_perturb.model.base.draw import LibrarySize
+    from scvi_perturb.model.base.draw import Drawn, LibrarySize
+    from scvi_perturb.model.base.reference import Reference
+    from scvi_perturb.module.base import CountParameters
 
-__all__ = ["CausalPerturbVAE"]
+#: Draws of identity over which a signature is averaged.
+N_SIGNATURE_DRAWS = 200
 
 
-class CausalPerturbVAE(CausalMetadata):
+class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     """Read perturbation effects as vectors; ask what a cell is, and what it would be.
 
     * The latent has three groups, each with a learned prior given its own metadata: `identity`
@@ -84,6 +166,11 @@ class CausalPerturbVAE(CausalMetadata):
     Sohn et al. 2015 (conditional priors); Higgins et al. 2017 (beta-VAE).
     """
 
+    #: Which latents are in use, a row each: group, and whether its mean varies between cells.
+    active_units_: pd.DataFrame | None
+    #: Mean of the log library size of each batch, the overall one last, and the spread around it.
+    depth_: dict[str, np.ndarray]
+
     def __init__(  # noqa: PLR0913 - flat, as scvi-tools' models and its tuning take them
         self,
         adata: AnnData | MuData | None = None,
@@ -100,11 +187,11 @@ class CausalPerturbVAE(CausalMetadata):
     ) -> None:
         super().__init__(adata, registry, features)
         config, screen = causal or CausalConfig(), self._screen
-        if screen.real_values:  # a signature is of a population, all of which responds
+        if screen.is_continuous:  # a signature is of a population, all of which responds
             config = replace(config, responders=False)
-        kind = likelihood or ("normal" if screen.real_values else "nb")
+        kind = likelihood or ("normal" if screen.is_continuous else "nb")
         check_choice("dispersion", dispersion, ("gene", "gene-cell"))
-        if screen.real_values and kind != "normal":
+        if screen.is_continuous and kind != "normal":
             msg = f"likelihood={kind!r} is one of counts; signatures are real values: 'normal'."
             raise ValueError(msg)
         size = AutoencoderConfig(
@@ -120,10 +207,10 @@ class CausalPerturbVAE(CausalMetadata):
             self.module = CausalModule(GroupedAutoencoder(design, size, config))
         self._units = "counts"
         if kind == "normal":
-            self._units = "as given" if screen.real_values else "log1p(counts per 10,000)"
+            self._units = "as given" if screen.is_continuous else "log1p(counts per 10,000)"
         self.trained_pairs_: list[tuple[int, int]] = []
         self.active_units_ = None
-        self.identity_spread_: dict[str, np.ndarray] = {}
+        self.identity_spread_ = {}
         self._model_summary_string = (
             f"{type(self).__name__}: {len(screen.genes)} genes, {len(screen.table)} conditions, "
             f"{len(screen.contexts)} contexts, identity {config.n_identity}, state "
@@ -134,8 +221,216 @@ class CausalPerturbVAE(CausalMetadata):
     @property
     def causal(self) -> CausalConfig:
         """What was chosen of groups, priors and weights."""
-        return self._network.config
+        return self.module.representation.config
 
+    # Registration ---------------------------------------------------------------------------
+
+    @classmethod
+    def setup_anndata(  # noqa: PLR0913 - one argument a column, as in every scvi-tools model
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        library_key: str | None = None,
+        separator: str | None = None,
+        metadata_keys: Mapping[str, str | Sequence[str]] | None = None,
+        **kwargs: Any,  # noqa: ANN401 - scvi-tools passes `source_registry` here when it loads
+    ) -> None:
+        """Register the columns of a screen, or of an atlas or bulk samples without perturbations.
+
+        Where there is no column of perturbations (none is named, and `obs` has no
+        `perturbation`), the model is that of cells or samples given their metadata.
+
+        Parameters
+        ----------
+        adata
+            Raw counts, in memory or backed.
+        layer, perturbation_key, control, dose_key, time_key, perturbation_type_key
+            See :meth:`PerturbDiffusion.setup_anndata`.
+        context_keys, batch_key, library_key, separator
+            See :meth:`PerturbDiffusion.setup_anndata`. Contexts are metadata of identity, the batch
+            is metadata of the technical group.
+        metadata_keys
+            Further metadata by group, e.g. `{"identity": ["tissue", "age", "sex"],
+            "technical": ["platform"]}`; None takes what :func:`scvi_perturb.pp.harmonize` found for
+            identity. Columns of numbers are numbers, all others labels; missing values may
+            occur, are marked, and are never filled in.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing, no cell is a control though perturbations are registered, or
+            the counts are not raw.
+        ValueError
+            For a group that metadata cannot belong to.
+        """
+        arguments = completed(adata, locals())
+        key = arguments["perturbation_key"]
+        if perturbation_key is None and ("source_registry" in kwargs or key not in adata.obs):
+            key = None
+        if metadata_keys is None:
+            metadata_keys = harmonised_metadata(adata, arguments)
+        arguments |= {"perturbation_key": key, "metadata_keys": columns_by_group(metadata_keys)}
+        fields = screen_fields(arguments)
+        if key is None:
+            fields[1] = NoPerturbationField(screen_keys(arguments))
+        cls._register(adata, arguments, fields + metadata_fields(arguments), **kwargs)
+
+    @classmethod
+    def setup_signatures(  # noqa: PLR0913
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        perturbation_key: str = PERTURBATION_COLUMN,
+        control: str = "control",
+        dose_key: str | None = None,
+        time_key: str | None = None,
+        perturbation_type_key: str | None = None,
+        context_keys: str | Sequence[str] = (),
+        batch_key: str | None = None,
+        separator: str = "+",
+        metadata_keys: Mapping[str, str | Sequence[str]] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Register a table of signatures: real values, such as log-fold changes or z, a row each.
+
+        Values stay as they are; the model has a Normal likelihood. No row need be a control.
+
+        Parameters
+        ----------
+        adata
+            Signatures, `(n_signatures, n_genes)`.
+        layer
+            Layer with the values; None for `X`.
+        perturbation_key, control, dose_key, time_key, perturbation_type_key
+            See :meth:`setup_anndata`.
+        context_keys, batch_key, separator, metadata_keys
+            See :meth:`setup_anndata`.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or values are not finite.
+        """
+        given = {k: v for k, v in locals().items() if k not in ("cls", "adata", "kwargs")}
+        arguments = given | {
+            "context_keys": as_columns(context_keys),
+            "metadata_keys": columns_by_group(metadata_keys),
+        }
+        fields = [
+            ValuesField(layer),
+            PerturbationField(screen_keys(arguments), require_control=False),
+            LabelField(CONTEXT_KEY, as_columns(context_keys)),
+            LabelField(BATCH_KEY, as_columns(batch_key)),
+            *metadata_fields(arguments),
+        ]
+        method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
+        method[SETUP_METHOD_NAME] = SIGNATURES
+        manager = AnnDataManager(fields=fields, setup_method_args=method)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    # Training -------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        split: Split | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        config: TrainConfig | None = None,
+        **trainer_kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs at most; None chooses by the number of cells. Training stops before when the
+            validation loss no longer falls, with the best weights.
+        split
+            Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`;
+            None validates on a tenth of the cells.
+        batch_size
+            Cells a batch.
+        seed
+            Seed of order, noise and dropout.
+        checkpoint_dir
+            Where the state of the run is written; calling `train` again with the same folder
+            after a kill goes on where it stopped. A folder of another run is refused.
+        config
+            Optimisation and stopping, of which `representation` is read.
+        **trainer_kwargs
+            For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
+            `precision`, ...
+
+        Raises
+        ------
+        SchemaError
+            When the model has no data; when training cells of a screen hold no control, in all or
+            in one context, too few treated cells, cells without counts, or library sizes below
+            the counts; when `checkpoint_dir` holds another run.
+        """
+        reader = self._reader(None)
+        parts = self._split_cells(split, len(reader), seed)
+        check_cells(reader, parts.train, self._screen)
+        config = config or TrainConfig()
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        if folder is not None:
+            asked = {"max_epochs": max_epochs, "batch_size": batch_size}
+            check_folder(
+                folder, self._run_description(parts, asked | {"seed": seed, "config": config})
+            )
+        network = self.module.representation
+        cells = TrainingCells(reader, parts.train, self._vocabulary)
+        prepare(network, cells)
+        if not self.is_trained_:
+            initialise(network, cells, seed=seed)
+        stage = representation_stage(
+            network,
+            reader,
+            parts,
+            config,
+            max_epochs=max_epochs,
+            batches=(batch_size, n_batches(len(parts.train), batch_size, trainer_kwargs)),
+            seed=seed,
+        )
+        fit_stage(
+            self,
+            with_early_divergence(stage),
+            trainer_kwargs=trainer_kwargs,
+            checkpoint_dir=folder,
+            every_n_epochs=config.checkpoint_every_n_epochs,
+        )
+        self.module.eval()
+        self._record_trained_pairs(reader.codes, parts.train)
+        self.active_units_, self.identity_spread_ = finish(self.module, cells, seed=seed)
+        self._record_training(reader, parts, split, seed)
+
+    def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
+        """Record the errors of operators, and the depth of each batch."""
+        network, screen = self.module.representation, self._screen
+        if screen.is_perturbed:
+            parts = train, np.asarray(self.validation_indices)
+            errors = measure_errors(network, reader, parts, screen.table)
+            self.operator_errors_ = errors._asdict()
+        if not screen.is_continuous:
+            batch = reader.codes[BATCH_KEY][train]
+            self.depth_ = batch_depths(reader.library_sizes()[train], batch, len(screen.batches))
+
+    # Verbs ----------------------------------------------------------------------------------
+
+    @docs.dedent
     def sample(  # type: ignore[override]  # one pass: there is no sampler to choose
         self,
         conditions: Sequence[str] | pd.DataFrame | None = None,
@@ -152,8 +447,7 @@ class CausalPerturbVAE(CausalMetadata):
 
         Parameters
         ----------
-        conditions, reference, n_samples, seed, path
-            As for :meth:`PerturbDiffusion.sample`.
+        %(request)s
         metadata
             In place of `conditions` and `reference`: a table with one row a population, of columns
             of metadata, perturbation, dose, time, batch; what is left out, or NaN, is not known.
@@ -166,6 +460,8 @@ class CausalPerturbVAE(CausalMetadata):
         conditioning
             Groups kept from the reference cell; the others are drawn from their priors. With the
             state, the cell's own basal state is moved.
+        path
+            As for :meth:`PerturbDiffusion.sample`.
 
         Returns
         -------
@@ -174,40 +470,36 @@ class CausalPerturbVAE(CausalMetadata):
 
         Raises
         ------
-        NotTrainedError, UnknownPerturbationError, SchemaError
-            As for :meth:`PerturbDiffusion.sample`; also when both or none of conditions and
-            metadata are given.
+        %(raises_request)s Also when both or none of conditions and metadata are given.
         ValueError
             For a group that there is not.
         """
         kept = check_conditioning(conditioning)
-        if (conditions is None) == (metadata is None) or (
-            metadata is not None and reference is not None
-        ):
-            msg = "Ask with `conditions` (and `reference`), or with `metadata`: one of the two."
-            raise SchemaError(msg)
-        if metadata is None and self._screen.real_values:
-            msg = "Signatures have no control cells to start from; draw with `metadata=`."
-            raise SchemaError(msg)
-        if metadata is not None:
+        if metadata is not None and conditions is None and reference is None:
             return self._sample_metadata(
                 metadata, n_samples=n_samples, seed=seed, library_size=library_size, path=path
             )
-        request, cells = self._ask(conditions, reference)  # type: ignore[arg-type]
+        if conditions is None or metadata is not None:
+            msg = "Ask with `conditions` (and `reference`), or with `metadata`: one of the two."
+            raise SchemaError(msg)
+        if self._screen.is_continuous:
+            msg = "Signatures have no control cells to start from; draw with `metadata=`."
+            raise SchemaError(msg)
+        request, cells = self._ask(conditions, reference)
         plan = Plan.make(request, cells, n_samples, seed)
-        drawn = self._draw(
-            request, cells, plan, seed=seed, library_size=library_size, conditioning=kept
-        )
         return write_cells(
-            drawn,
+            self._draw(
+                request, cells, plan, seed=seed, library_size=library_size, conditioning=kept
+            ),
             obs=cell_obs(plan, request, cells, self._screen),
             screen=self._screen,
-            likelihood=self._network.likelihood,
-            uns=self._one_pass(seed, self._units, library_size=str(library_size)),
+            likelihood=self.module.representation.likelihood,
+            uns=self._provenance(None, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
         )
 
+    @docs.dedent
     def predict(  # type: ignore[override]
         self,
         conditions: Sequence[str] | pd.DataFrame,
@@ -242,7 +534,7 @@ class CausalPerturbVAE(CausalMetadata):
         """
         check_interval(interval)
         kept = check_conditioning(conditioning)
-        if self._screen.real_values:
+        if self._screen.is_continuous:
             if reference is not None:
                 msg = "Signatures are predicted from their metadata; leave `reference` out."
                 raise SchemaError(msg)
@@ -251,7 +543,7 @@ class CausalPerturbVAE(CausalMetadata):
         plan = Plan.make(request, cells, n_samples, seed)
         drawn = self._draw(request, cells, plan, seed=seed, conditioning=kept)
         result = self._effects(drawn, (request, cells, plan), interval=interval, seed=seed)
-        result.uns = self._one_pass(seed, "log1p(counts per 10,000)")
+        result.uns = self._provenance(None, seed, "log1p(counts per 10,000)")
         return result
 
     def get_latent_representation(
@@ -280,7 +572,8 @@ class CausalPerturbVAE(CausalMetadata):
         latent = super().get_latent_representation(adata, indices=indices)
         if group is not None:
             check_choice("group", group, ("identity", "state", "technical"))
-            latent = getattr(self._groups(torch.from_numpy(latent)), group).numpy()
+            groups = self.module.representation.groups(torch.from_numpy(latent))
+            latent = getattr(groups, group).numpy()
         if key_added is not None:
             if indices is not None:
                 msg = "key_added writes one value a cell of the data; leave `indices` out."
@@ -301,7 +594,7 @@ class CausalPerturbVAE(CausalMetadata):
         ValueError
             When the decoder is not linear.
         """
-        network = self._network
+        network = self.module.representation
         if network.decoder.linear is not None:
             msg = "Loadings exist for decoder='linear' only; this model has another decoder."
             raise ValueError(msg)
@@ -309,3 +602,188 @@ class CausalPerturbVAE(CausalMetadata):
         coded = [name for name in names if name != "depth"]
         table = loadings(network.decoder, self._screen.genes, coded)
         return table.reindex(columns=names, fill_value=0.0)
+
+    # What the shared verbs ask --------------------------------------------------------------
+
+    def _seen(self) -> np.ndarray:
+        seen: np.ndarray = self.module.representation.seen.cpu().numpy()
+        return seen
+
+    def _seen_batch(self) -> np.ndarray:
+        network = self.module.representation
+        if not network.columns["technical"] or network.batch_levels.shape[1] == 0:
+            return np.ones(len(self._screen.batches), dtype=bool)
+        seen = cast("Tensor", network.technical_prior.metadata.seen_0)
+        batches: np.ndarray = seen[network.batch_levels[:, 0]].cpu().numpy()
+        return batches
+
+    def _draw(
+        self,
+        request: Request,
+        cells: Reference,
+        plan: Plan,
+        *,
+        sampler: SamplerConfig | None = None,
+        seed: int | None,
+        library_size: LibrarySize = "reference",
+        conditioning: tuple[str, ...] = CONDITIONING,
+    ) -> Iterator[Drawn]:
+        """Yield the distribution of the cells of a plan, chunk by chunk."""
+        del sampler
+        self.module.eval()
+        network = self.module.representation
+        options = DrawOptions.make(
+            request,
+            self._screen,
+            library_size=library_size,
+            shifts=self.library_shifts_,
+            seen_batch=self._seen_batch(),
+            population=False,
+        )
+        return draw_conditions(
+            network,
+            cells,
+            plan,
+            conditions=condition_tensors(network, self._vocabulary, request.conditions),
+            options=options,
+            conditioning=conditioning,
+            partial=self._screen.keys.library is not None,
+            seed=seed,
+        )
+
+    def _decode_cells(
+        self, latent: Tensor, batch: dict[str, Tensor], adata: AnnData | MuData | None
+    ) -> CountParameters:
+        """Decode latents of given cells, edited genes corrected."""
+        table = Screen.from_registry(self._manager(adata).registry).table
+        used, which = torch.unique(batch[CONDITION_KEY], return_inverse=True)
+        known = {*self._vocabulary.known(self._seen())}
+        # The posterior needs no operator: of what is not known only the correction is left out.
+        own = [
+            c if known.issuperset(c.names) else Condition()
+            for c in (table.conditions[int(code)] for code in used)
+        ]
+        network = self.module.representation
+        conditions = condition_tensors(network, self._vocabulary, own)
+        library = batch[LIBRARY_KEY].to(latent.device)
+        return network.decode(latent, library, None, conditions.rows(which.to(latent.device)))
+
+    def _provenance(
+        self,
+        sampler: SamplerConfig | None,
+        seed: int | None,
+        units: str,
+        *,
+        library_size: float | str = "reference",
+    ) -> dict[str, Any]:
+        """Return the provenance of what is drawn in one pass of the network."""
+        uns = super()._provenance(
+            sampler or SamplerConfig(), seed, units, library_size=library_size
+        )
+        uns[UNS_KEY] |= {"sampler": "one pass", "n_function_evaluations": 1}
+        return uns
+
+    # Metadata alone -------------------------------------------------------------------------
+
+    def _sample_metadata(
+        self,
+        metadata: pd.DataFrame,
+        *,
+        n_samples: int | None,
+        seed: int | None,
+        library_size: LibrarySize,
+        path: str | Path | None,
+    ) -> AnnData:
+        """Draw cells from the priors alone."""
+        self._check_trained()
+        n = 1 if n_samples is None else n_samples
+        check_n_samples(n)
+        rows = parse_metadata(metadata, self._screen)
+        network = self.module.representation.eval()
+        warn_untrained_labels(network, rows)
+        which = np.repeat(np.arange(len(rows)), n)
+        obs = rows.frame.loc[rows.frame.index.repeat(n)].reset_index(drop=True)
+        obs["row"] = which
+        obs["draw"] = np.tile(np.arange(n), len(rows))
+        obs.index = pd.Index([f"row{i}_draw{j}" for i in range(len(rows)) for j in range(n)])
+        drawn = draw_metadata(
+            network,
+            rows,
+            condition_tensors(network, self._vocabulary, rows.conditions),
+            which=which,
+            library=self._library_of(rows, which, library_size, seed),
+            seed=seed,
+        )
+        return write_cells(
+            drawn,
+            obs=obs,
+            screen=self._screen,
+            likelihood=network.likelihood,
+            uns=self._provenance(None, seed, self._units, library_size=library_size),
+            seed=seed,
+            path=path,
+        )
+
+    def _library_of(
+        self, rows: MetadataRows, which: np.ndarray, library_size: LibrarySize, seed: int | None
+    ) -> np.ndarray:
+        """Return the library size of each cell, `which` row of metadata each."""
+        if self._screen.is_continuous:
+            return np.ones(len(which))
+        shifts, table = self.library_shifts_, self._screen.table
+        shift = np.array([library_shift(c, shifts, table) for c in rows.conditions])
+        return metadata_library(
+            rows.batch[which], shift[which], self.depth_, library_size=library_size, seed=seed
+        )
+
+    def _predict_signatures(
+        self, conditions: Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
+    ) -> AnnData:
+        """Predict mean signatures of conditions, averaged over identities of their context."""
+        self._check_trained()
+        request, screen = parse_request(conditions, self._screen), self._screen
+        asked = dict(request.context)
+        if request.batch is not None and screen.keys.batch is not None:
+            asked[screen.keys.batch] = request.batch
+        frame = pd.DataFrame(
+            {c: [label or np.nan for label in labels] for c, labels in asked.items()},
+            index=range(len(request)),
+        )
+        rows, network = parse_metadata(frame, screen), self.module.representation
+        warn_untrained_labels(network, rows)
+        fields, random = row_fields(network, rows), generator(seed, self._device())
+        tensors = condition_tensors(network, self._vocabulary, request.conditions)
+        profiles, effects = [], []
+        for i in range(len(request)):
+            at = torch.full((N_SIGNATURE_DRAWS,), i, dtype=torch.long, device=random.device)
+            own = {name: values[at] for name, values in fields.items()}
+            with torch.inference_mode():
+                latent = draw_prior(network, own, len(at), random)
+                control = expected_profile(network, latent, None)
+            _, gene = gene_effect(
+                network,
+                latent,
+                tensors.rows(at),
+                errors=OperatorErrors(**self.operator_errors_),
+                random=np.random.default_rng(seed),
+                interval=interval,
+            )
+            profiles.append(control + gene["lfc"])
+            effects.append(gene)
+        none = np.zeros(len(request), dtype=np.int64)
+        result = effects_table(
+            np.stack(profiles),
+            {k: np.stack([g[k] for g in effects]) for k in ("lfc", "lower", "upper", "std")},
+            Plan(np.arange(len(request)), none, none),
+            request,
+            screen,
+        )
+        labels = frame.reindex(columns=list(screen.keys.context)).fillna(UNKNOWN)
+        places = [
+            Place(condition, tuple(map(str, labels.iloc[i])))
+            for i, condition in enumerate(request.conditions)
+        ]
+        result.obs["novelty"] = self._novelty_at(places)
+        result.obs["support"] = 1.0 - result.obs["novelty"]
+        result.uns = self._provenance(None, seed, self._units)
+        return result

@@ -1,209 +1,59 @@
-"""Register metadata for `CausalPerturbVAE`, and read metadata rows."""
+"""Metadata of `CausalPerturbVAE`: registration, the design of the module, requests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from scvi.data import AnnDataManager
+import torch
 
-from scvi_perturb._compat import SETUP_METHOD_NAME
-from scvi_perturb._constants import BATCH_KEY, CONTEXT_KEY, PERTURBATION_COLUMN
 from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.data.condition import Condition
-from scvi_perturb.data.fields import (
-    LabelField,
-    MetadataField,
-    NoPerturbationField,
-    PerturbationField,
-    ValuesField,
-)
-from scvi_perturb.data.keys import as_labels
-from scvi_perturb.model.base.model import PerturbationModel
-from scvi_perturb.model.base.request import parse_request
-from scvi_perturb.model.base.setup import (
-    SIGNATURES,
-    as_columns,
-    completed,
-    condition_keys,
-    harmonised_keys,
-    screen_fields,
-)
+from scvi_perturb.data.fields import MetadataField
+from scvi_perturb.data.keys import as_columns, as_labels, harmonised_keys
+from scvi_perturb.data.request import parse_request
+from scvi_perturb.model.base.setup import to_tensors
+from scvi_perturb.module.causal import CausalDesign
+from scvi_perturb.nn.metadata import MetadataSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
-    from scvi_perturb.model.base.setup import Screen
-
-__all__ = ["CausalSetup", "MetadataRows", "parse_rows"]
+    from scvi_perturb.data.screen import Screen
+    from scvi_perturb.model.base.setup import Vocabulary
 
 
 #: Groups of latents that metadata can belong to.
-GROUPS: Final = ("identity", "technical")
+METADATA_GROUPS: Final = ("identity", "technical")
 
 
-class CausalSetup(PerturbationModel):
-    """`setup_anndata` with metadata, and `setup_signatures`."""
-
-    @classmethod
-    def setup_anndata(  # noqa: PLR0913 - one argument a column, as in every scvi-tools model
-        cls,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        perturbation_key: str | None = None,
-        control: str | None = None,
-        dose_key: str | None = None,
-        time_key: str | None = None,
-        perturbation_type_key: str | None = None,
-        context_keys: str | Sequence[str] | None = None,
-        batch_key: str | None = None,
-        library_key: str | None = None,
-        separator: str | None = None,
-        metadata_keys: Mapping[str, str | Sequence[str]] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - scvi-tools passes `source_registry` here when it loads
-    ) -> None:
-        """Register the columns of a screen, or of an atlas or bulk samples without perturbations.
-
-        Where there is no column of perturbations (none is named, and `obs` has no
-        `perturbation`), the model is that of cells or samples given their metadata.
-
-        Parameters
-        ----------
-        adata
-            Raw counts, in memory or backed.
-        layer, perturbation_key, control, dose_key, time_key, perturbation_type_key
-            See :meth:`PerturbDiffusion.setup_anndata`.
-        context_keys, batch_key, library_key, separator
-            See :meth:`PerturbDiffusion.setup_anndata`. Contexts are metadata of identity, the batch
-            is metadata of the technical group.
-        metadata_keys
-            Further metadata by group, e.g. `{"identity": ["tissue", "age", "sex"],
-            "technical": ["platform"]}`; None takes what :func:`scvi_perturb.pp.harmonize` found for
-            identity. Columns of numbers are numbers, all others labels; missing values may
-            occur, are marked, and are never filled in.
-
-        Raises
-        ------
-        SchemaError
-            When a column is missing, no cell is a control though perturbations are registered, or
-            the counts are not raw.
-        ValueError
-            For a group that metadata cannot belong to.
-        """
-        given = {
-            "layer": layer,
-            "perturbation_key": perturbation_key,
-            "control": control,
-            "dose_key": dose_key,
-            "time_key": time_key,
-            "perturbation_type_key": perturbation_type_key,
-            "context_keys": context_keys,
-            "batch_key": batch_key,
-            "library_key": library_key,
-            "separator": separator,
-        }
-        arguments = completed(adata, given)
-        key = arguments["perturbation_key"]
-        if perturbation_key is None and ("source_registry" in kwargs or key not in adata.obs):
-            key = None
-        if metadata_keys is None:
-            metadata_keys = _harmonised_metadata(adata, arguments)
-        arguments |= {"perturbation_key": key, "metadata_keys": _by_group(metadata_keys)}
-        fields = screen_fields(arguments)
-        if key is None:
-            fields[1] = NoPerturbationField(condition_keys(arguments))
-        fields += _metadata_fields(arguments)
-        cls._register(adata, arguments, fields, **kwargs)
-
-    @classmethod
-    def setup_signatures(  # noqa: PLR0913
-        cls,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        perturbation_key: str = PERTURBATION_COLUMN,
-        control: str = "control",
-        dose_key: str | None = None,
-        time_key: str | None = None,
-        perturbation_type_key: str | None = None,
-        context_keys: str | Sequence[str] = (),
-        batch_key: str | None = None,
-        separator: str = "+",
-        metadata_keys: Mapping[str, str | Sequence[str]] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Register a table of signatures: real values, such as log-fold changes or z, a row each.
-
-        Values stay as they are; the model has a Normal likelihood. No row need be a control.
-
-        Parameters
-        ----------
-        adata
-            Signatures, `(n_signatures, n_genes)`.
-        layer
-            Layer with the values; None for `X`.
-        perturbation_key, control, dose_key, time_key, perturbation_type_key
-            See :meth:`setup_anndata`.
-        context_keys, batch_key, separator, metadata_keys
-            See :meth:`setup_anndata`.
-
-        Raises
-        ------
-        SchemaError
-            When a column is missing or values are not finite.
-        """
-        arguments = {
-            "layer": layer,
-            "perturbation_key": perturbation_key,
-            "control": control,
-            "dose_key": dose_key,
-            "time_key": time_key,
-            "perturbation_type_key": perturbation_type_key,
-            "context_keys": as_columns(context_keys),
-            "batch_key": batch_key,
-            "separator": separator,
-            "metadata_keys": _by_group(metadata_keys),
-        }
-        fields = [
-            ValuesField(layer),
-            PerturbationField(condition_keys(arguments), require_control=False),
-            LabelField(CONTEXT_KEY, as_columns(context_keys)),
-            LabelField(BATCH_KEY, as_columns(batch_key)),
-            *_metadata_fields(arguments),
-        ]
-        method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
-        method[SETUP_METHOD_NAME] = SIGNATURES
-        manager = AnnDataManager(fields=fields, setup_method_args=method)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+# Registration -------------------------------------------------------------------------------
 
 
-def _harmonised_metadata(adata: AnnData, arguments: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the metadata that `harmonize` found, save contexts and batch."""
+def harmonised_metadata(adata: AnnData, arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the metadata that `harmonize` found, without contexts and batch."""
     found = harmonised_keys(adata).get("metadata", ())
     taken = {*arguments["context_keys"], arguments["batch_key"]}
     columns = [str(c) for c in found if c not in taken and adata.obs[c].notna().any()]
     return {"identity": columns} if columns else {}
 
 
-def _by_group(
+def columns_by_group(
     keys: Mapping[str, str | Sequence[str]] | None,
 ) -> dict[str, tuple[str, ...]]:
-    """Return columns by group, checked."""
-    found = {}
-    for group, columns in (keys or {}).items():
-        check_choice("group of metadata", group, GROUPS)
-        found[group] = as_columns(columns)
-    return found
+    """Return columns of metadata by group; raise `ValueError` for another group."""
+    for group in keys or {}:
+        check_choice("group of metadata", group, METADATA_GROUPS)
+    return {group: as_columns(columns) for group, columns in (keys or {}).items()}
 
 
-def _metadata_fields(arguments: Mapping[str, Any]) -> list[MetadataField]:
-    """Return one field a column; a column is registered once."""
+def metadata_fields(arguments: Mapping[str, Any]) -> list[MetadataField]:
+    """Return one field a column; raise `SchemaError` if a column is registered twice."""
     taken = [*arguments["context_keys"], *as_columns(arguments["batch_key"])]
     columns = [c for group in arguments["metadata_keys"].values() for c in group]
     twice = sorted({c for c in columns if (taken + columns).count(c) > 1})
@@ -216,9 +66,82 @@ def _metadata_fields(arguments: Mapping[str, Any]) -> list[MetadataField]:
     return [MetadataField(column) for column in columns]
 
 
+# The module's view of a screen --------------------------------------------------------------
+
+
+def label_levels(screen: Screen) -> dict[str, tuple[str, ...] | None]:
+    """Return the labels of each column of metadata, sorted as the module counts them.
+
+    Contexts come first, then the batch and all others; None for a column of numbers.
+    """
+    levels: dict[str, tuple[str, ...] | None] = {
+        column: tuple(sorted({row[i] for row in screen.contexts}))
+        for i, column in enumerate(screen.keys.context)
+    }
+    if screen.keys.batch is not None:
+        levels[screen.keys.batch] = tuple(sorted({row[0] for row in screen.batches}))
+    return levels | {column.name: column.levels for column in screen.metadata}
+
+
+def make_design(screen: Screen, vocabulary: Vocabulary) -> CausalDesign:
+    """Return the design of a screen."""
+    table, levels = screen.table, label_levels(screen)
+    specs = {name: MetadataSpec(name, len(own or ())) for name, own in levels.items()}
+    batch_columns = as_columns(screen.keys.batch)
+    columns = {"identity": [*screen.keys.context], "technical": [*batch_columns]}
+    for column in screen.metadata:
+        columns[column.group].append(column.name)
+    genes = {gene: i for i, gene in enumerate(screen.genes)}
+    kinds = {kind: i for i, kind in enumerate(sorted({kind for _, kind in table.components}))}
+    pairs = {
+        pair
+        for condition in table.conditions
+        for pair in combinations(
+            sorted(table.component_index(p.name, p.kind) for p in condition.components), 2
+        )
+    }
+    labels, label = perturbation_labels(screen)
+    return CausalDesign(
+        n_genes=len(screen.genes),
+        conditions=to_tensors(table.arrays()),
+        identity=tuple(specs[name] for name in columns["identity"]),
+        technical=tuple(specs[name] for name in columns["technical"]),
+        context_levels=_level_codes(screen.keys.context, screen.contexts, levels),
+        batch_levels=_level_codes(batch_columns, screen.batches, levels),
+        n_components=len(vocabulary.names),
+        pairs=tuple(sorted(pairs)),
+        label=torch.from_numpy(label),
+        n_labels=len(labels),
+        target=torch.tensor([genes.get(name, -1) for name in vocabulary.names], dtype=torch.long),
+        kind=torch.tensor([kinds[kind] for _, kind in table.components], dtype=torch.long),
+        partial_panel=screen.keys.library is not None,
+        is_continuous=screen.is_continuous,
+    )
+
+
+def perturbation_labels(screen: Screen) -> tuple[list[str], np.ndarray]:
+    """Return the perturbations of a screen, at any dose and time, and the place of each code's."""
+    names = screen.table.frame()["perturbation"].astype(str)
+    labels, label = np.unique(names.to_numpy(), return_inverse=True)
+    return labels.tolist(), label.astype(np.int64)
+
+
+def _level_codes(
+    columns: Sequence[str],
+    rows: tuple[tuple[str, ...], ...],
+    levels: Mapping[str, tuple[str, ...] | None],
+) -> torch.Tensor:
+    """Return the level of each code of a context or batch, `(n_codes, n_columns)`."""
+    places = [[(levels[c] or ()).index(row[i]) for i, c in enumerate(columns)] for row in rows]
+    return torch.tensor(places, dtype=torch.long).reshape(len(rows), len(columns))
+
+
+# Requests of metadata -----------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class MetadataRows:
-    """Metadata asked for, one row a population.
+    """A request of metadata, one row a population.
 
     Attributes
     ----------
@@ -242,23 +165,18 @@ class MetadataRows:
         return len(self.conditions)
 
 
-def parse_rows(table: pd.DataFrame, screen: Screen) -> MetadataRows:
-    """Read rows of metadata; what is missing is marked as such.
+def parse_metadata(table: pd.DataFrame, screen: Screen) -> MetadataRows:
+    """Read rows of metadata; missing values stay missing.
 
     Raises
     ------
     SchemaError
-        For no row, a column that the model does not know, or a label that it never met.
+        For no row, an unknown column, or a label that is not in the training data.
     """
-    levels: dict[str, tuple[str, ...] | None] = {
-        column: tuple(sorted({row[i] for row in screen.contexts}))
-        for i, column in enumerate(screen.context_columns)
-    }
-    if screen.batch_column is not None:
-        levels[screen.batch_column] = tuple(sorted({row[0] for row in screen.batches}))
-    levels |= {column.name: column.levels for column in screen.metadata}
-    of_conditions = {*screen.keys.columns.values(), "perturbation", "dose", "time"}
-    of_conditions = of_conditions if screen.is_perturbed else set()
+    levels = label_levels(screen)
+    of_conditions: set[str] = set()
+    if screen.is_perturbed:
+        of_conditions = {*screen.keys.columns.values(), "perturbation", "dose", "time"}
     known = {*levels, *of_conditions}
     wrong = sorted(set(map(str, table.columns)) - known)
     if wrong or len(table) == 0:
@@ -268,10 +186,10 @@ def parse_rows(table: pd.DataFrame, screen: Screen) -> MetadataRows:
     frame = table.reset_index(drop=True)
     fields = {name: _values(frame, name, own) for name, own in levels.items()}
     batch = np.full(len(frame), -1, dtype=np.int64)
-    if screen.batch_column is not None:
+    if screen.keys.batch is not None:
         codes = {row[0]: code for code, row in enumerate(screen.batches)}
-        own = levels[screen.batch_column] or ()
-        place = fields[screen.batch_column]
+        own = levels[screen.keys.batch] or ()
+        place = fields[screen.keys.batch]
         batch = np.array([codes[own[p]] if p >= 0 else -1 for p in place], dtype=np.int64)
     return MetadataRows(_conditions(frame, of_conditions, screen), fields, batch, frame)
 
@@ -294,10 +212,11 @@ def _values(frame: pd.DataFrame, name: str, levels: tuple[str, ...] | None) -> n
 
 
 def _conditions(frame: pd.DataFrame, columns: set[str], screen: Screen) -> tuple[Condition, ...]:
+    """Return the condition of each row, control where none is asked."""
     key = screen.keys.perturbation
     own = frame[[c for c in frame.columns if c in columns]]
     named = key if key in own else "perturbation"
     if named not in own:
-        return tuple(Condition() for _ in range(len(frame)))
+        return (Condition(),) * len(frame)
     own = own.assign(**{named: own[named].fillna(screen.table.control)})
     return parse_request(own, screen).conditions

@@ -22,7 +22,7 @@ from scvi_perturb import (
 )
 from scvi_perturb.data import perturbation_features
 from scvi_perturb.data import split as data_split
-from tests.contract._screens import FEATURED, NEW_PAIR, OTHER, SINGLE, controls, dense, make_screen
+from scvi_perturb.testing import FEATURED, NEW_PAIR, OTHER, SINGLE, controls, dense, make_screen
 
 CONFIG = CausalConfig(n_identity=3, n_state=3, n_technical=2)
 SIZE = {"n_hidden": 16, "n_layers": 1, "causal": CONFIG}

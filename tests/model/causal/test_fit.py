@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb.model.causal import fit as _causal_start
-from scvi_perturb.model.causal.fit import _state, control_centred
+from scvi_perturb.model.causal import fit
+from scvi_perturb.model.causal.fit import _response_directions, control_centred
 
 N_GENES = 40
 
@@ -42,7 +42,7 @@ def held(directions, gene):
 
 
 def test_state_holds_the_response_and_what_contexts_add():
-    found = _state(*cells(200), 2, seed=0)
+    found = _response_directions(*cells(200), 2, seed=0)
     np.testing.assert_allclose(found @ found.T, np.eye(2), atol=1e-8)
     assert held(found, 0) > 0.95
     # The difference of the two contexts: genes 20 and 21, one up and one down.
@@ -52,15 +52,15 @@ def test_state_holds_the_response_and_what_contexts_add():
 
 def test_contexts_of_few_cells_add_less_than_conditions():
     values, codes = cells(4, n_conditions=3, noise=0.01)
-    found = _state(values, codes, 3, seed=0)
+    found = _response_directions(values, codes, 3, seed=0)
     assert min(held(found, gene) for gene in range(3)) > 0.95
 
 
 def test_of_many_groups_the_leading_directions_are_the_same(monkeypatch):
     values, codes = cells(50, n_conditions=5, n_contexts=3)
-    every = _state(values, codes, 4, seed=0)
-    monkeypatch.setattr(_causal_start, "MAX_GROUPS", 5)
-    some = _state(values, codes, 4, seed=0)
+    every = _response_directions(values, codes, 4, seed=0)
+    monkeypatch.setattr(fit, "MAX_GROUPS", 5)
+    some = _response_directions(values, codes, 4, seed=0)
     np.testing.assert_allclose(np.abs(np.diag(every @ some.T)), 1.0, atol=1e-2)
 
 
@@ -68,11 +68,11 @@ def test_of_many_groups_the_leading_directions_are_the_same(monkeypatch):
 def test_what_cells_are_displaced_from(treated):
     values, codes = cells(10)
     keep = (codes[CONDITION_KEY] > 0) == treated
-    moved, rows = control_centred(values[keep], {k: v[keep] for k, v in codes.items()})
+    displacement, rows = control_centred(values[keep], {k: v[keep] for k, v in codes.items()})
     if not treated:
-        assert len(moved) == len(rows) == 0
+        assert len(displacement) == len(rows) == 0
         return
     # Without controls, from the mean of their context.
     for context in (0, 1):
         own = codes[CONTEXT_KEY][keep] == context
-        np.testing.assert_allclose(moved[own].mean(axis=0), 0.0, atol=1e-8)
+        np.testing.assert_allclose(displacement[own].mean(axis=0), 0.0, atol=1e-8)

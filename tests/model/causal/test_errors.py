@@ -10,13 +10,13 @@ import torch
 
 from scvi_perturb import CausalConfig, CausalPerturbVAE
 from scvi_perturb.model.causal.effects import (
-    USUAL,
-    HeldOutEffects,
-    _expected,
-    excess,
+    DEFAULT_EXCESS,
+    _expected_under,
+    error_excess,
+    held_out_errors,
     weight_covariance,
 )
-from tests.contract._screens import SINGLE, make_screen
+from scvi_perturb.testing import SINGLE, make_screen
 
 CONFIG = CausalConfig(n_identity=2, n_state=3, n_technical=1)
 
@@ -56,20 +56,20 @@ def test_weights_are_as_sure_as_a_regression_of_counts(trained):
     found = weight_covariance(network, reader, train, seed=0)
     assert found.shape == (trained.adata.n_vars, 3, 3)
     np.testing.assert_allclose(found[7], expected, rtol=1e-3, atol=1e-7)
-    np.testing.assert_array_equal(found, trained.weight_covariance_)
+    np.testing.assert_array_equal(found, trained.operator_errors_["weight_covariance"])
 
 
 def test_wrong_operators_are_seen_on_validation_cells(trained):
     network, reader = trained.module.representation, trained._reader(None)
-    own = HeldOutEffects.of(network, reader, halves(trained), seed=0)
-    assert len(own.code) > 3
-    assert 0 not in own.code
+    code, squared = held_out_errors(network, reader, halves(trained), seed=0)
+    assert len(code) > 3
+    assert 0 not in code
     spoiled = deepcopy(network)
     with torch.no_grad():
         spoiled.operators.paced.mul_(-1.0)
-    other = HeldOutEffects.of(spoiled, reader, halves(trained), seed=0)
-    np.testing.assert_array_equal(own.code, other.code)
-    assert other.squared.sum() > own.squared.sum()
+    same, larger = held_out_errors(spoiled, reader, halves(trained), seed=0)
+    np.testing.assert_array_equal(code, same)
+    assert larger.sum() > squared.sum()
 
 
 def test_without_held_out_controls_nothing_is_measured(trained):
@@ -77,19 +77,19 @@ def test_without_held_out_controls_nothing_is_measured(trained):
     reader = trained._reader(None)
     held = held[reader.codes["condition"][held] != 0]
     network = trained.module.representation
-    assert len(HeldOutEffects.of(network, reader, (train, held), seed=0).code) == 0
+    assert len(held_out_errors(network, reader, (train, held), seed=0)[0]) == 0
 
 
 def test_conditions_of_parts_never_trained_on_tell_nothing(trained):
     network, reader = deepcopy(trained.module.representation), trained._reader(None)
-    own = HeldOutEffects.of(network, reader, halves(trained), seed=0)
-    lost = network.table.component[own.code[0], 0]
+    code, _ = held_out_errors(network, reader, halves(trained), seed=0)
+    lost = network.table.component[code[0], 0]
     network.seen[lost] = False
-    other = HeldOutEffects.of(network, reader, halves(trained), seed=0)
-    table = network.table.rows(torch.from_numpy(own.code))
+    other, _ = held_out_errors(network, reader, halves(trained), seed=0)
+    table = network.table.rows(torch.from_numpy(code))
     without = ~((table.component == lost) & table.mask).any(1).numpy()
     assert not without.all()
-    np.testing.assert_array_equal(other.code, own.code[without])
+    np.testing.assert_array_equal(other, code[without])
 
 
 def test_edited_genes_are_corrected_in_all_cells_of_a_condition():
@@ -110,7 +110,7 @@ def test_edited_genes_are_corrected_in_all_cells_of_a_condition():
     shares = []
     for own in (0, code):
         with torch.inference_mode():
-            shares.append(_expected(network, batch, torch.full((4,), own)))
+            shares.append(_expected_under(network, batch, torch.full((4,), own)))
     odds = [share[:, 0] / (1 - share[:, 0]) for share in shares]
     np.testing.assert_allclose(np.log(odds[1] / odds[0]), -2.0, rtol=1e-3)
 
@@ -118,7 +118,7 @@ def test_edited_genes_are_corrected_in_all_cells_of_a_condition():
 def test_errors_beyond_what_is_stated_widen_intervals(trained):
     model = deepcopy(trained)
     effects = []
-    for model.error_excess_ in (1.0, 4.0):
+    for model.operator_errors_["excess"] in (1.0, 4.0):
         effects.append(model.get_perturbation_effects())
     known = np.isfinite(effects[0].layers["std"])
     assert known.any()
@@ -128,23 +128,23 @@ def test_errors_beyond_what_is_stated_widen_intervals(trained):
 
 
 def test_of_few_conditions_nothing_is_learned():
-    assert excess(np.array([8.0, 8.0]), np.ones(2)) == USUAL
-    assert excess(np.zeros(0), np.zeros(0)) == USUAL
+    assert error_excess(np.array([8.0, 8.0]), np.ones(2)) == DEFAULT_EXCESS
+    assert error_excess(np.zeros(0), np.zeros(0)) == DEFAULT_EXCESS
 
 
 def test_conditions_of_unknown_error_are_left_out():
     stated = np.ones(30)
     squared = 6.0 * stated
     lost = np.arange(30) == 3
-    unknown = excess(np.where(lost, 1e9, squared), np.where(lost, np.nan, stated))
+    unknown = error_excess(np.where(lost, 1e9, squared), np.where(lost, np.nan, stated))
     assert unknown == pytest.approx(6.0)
 
 
 def test_what_all_conditions_say_is_believed():
     stated = np.linspace(1.0, 2.0, 30)
-    assert excess(6.0 * stated, stated) == pytest.approx(6.0)
+    assert error_excess(6.0 * stated, stated) == pytest.approx(6.0)
     # Smaller errors than chance alone leaves are not believed.
-    assert excess(0.2 * stated, stated) == 1.0
+    assert error_excess(0.2 * stated, stated) == 1.0
 
 
 def test_what_conditions_disagree_on_is_believed_less():
@@ -152,4 +152,4 @@ def test_what_conditions_disagree_on_is_believed_less():
     stated = np.ones(20)
     noisy = 6.0 + 20.0 * random.standard_normal(20)
     ratio = noisy.mean()
-    assert abs(excess(noisy, stated) - USUAL) < 0.5 * abs(ratio - USUAL)
+    assert abs(error_excess(noisy, stated) - DEFAULT_EXCESS) < 0.5 * abs(ratio - DEFAULT_EXCESS)
