@@ -1,15 +1,25 @@
-"""Stage one: its loss by an independent formula, libraries, batches, panels that are partial."""
+"""Stage one: likelihoods, batches, the autoencoder of counts and a trained scVI."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from scvi.module import VAE
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from scvi_perturb.module import AutoencoderConfig, CountAutoencoder
+from scvi_perturb.module import (
+    AutoencoderConfig,
+    CountAutoencoder,
+    CountParameters,
+    ScviRepresentation,
+)
+from scvi_perturb.module.base import batch_weights, counts_log_prob
 from tests.module._small import N_BATCH, N_CELLS, N_GENES, N_LATENT, make_batch, stir
+
+# Autoencoder ---------------------------------------------------------------------------
+
 
 SIZE = {"n_latent": N_LATENT, "n_hidden": 7, "n_layers": 2, "dropout": 0.0}
 
@@ -202,3 +212,133 @@ def test_poisson_has_no_head_for_the_dispersion_that_it_ignores(dispersion):
 def test_choices_are_checked(wrong, match):
     with pytest.raises(ValueError, match=match):
         AutoencoderConfig(**wrong)
+
+
+# Representation ------------------------------------------------------------------------
+
+
+def parameters(*, zeros, per_cell):
+    mean = torch.rand(N_CELLS, N_GENES) * 5 + 0.1
+    theta = torch.rand(*((N_CELLS,) if per_cell else ()), N_GENES) * 3 + 0.1
+    return CountParameters(mean, theta, torch.randn(N_CELLS, N_GENES) if zeros else None)
+
+
+def reference(likelihood, made):
+    if likelihood == "poisson":
+        return Poisson(rate=made.mean)
+    if likelihood == "zinb":
+        return ZeroInflatedNegativeBinomial(
+            mu=made.mean, theta=made.dispersion, zi_logits=made.zero_logits
+        )
+    return NegativeBinomial(mu=made.mean, theta=made.dispersion)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("per_cell", [False, True])
+def test_log_likelihood_agrees_with_scvi(likelihood, per_cell):
+    made, batch = parameters(zeros=likelihood == "zinb", per_cell=per_cell), make_batch()
+    expected = reference(likelihood, made).log_prob(batch["X"]).sum(1)
+    for tensors in (batch, {"X": batch["X"]}):
+        found = counts_log_prob(tensors, made, likelihood)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+SEEN = torch.ones(4, dtype=torch.bool)
+
+
+def test_registered_batch_without_training_cells_is_unknown():
+    seen = torch.tensor([True, False, True])
+    found = batch_weights(torch.tensor([0, 1, 2]), seen)
+    assert torch.equal(found, torch.tensor([[1.0, 0, 0], [0.5, 0, 0.5], [0, 0, 1]]))
+
+
+def test_batches_are_one_hot():
+    found = batch_weights(torch.tensor([2, 0, 1]), SEEN[:3])
+    assert torch.equal(found, torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]))
+
+
+def test_batch_never_trained_on_is_the_mean_of_all():
+    found = batch_weights(torch.tensor([4, 5, -1, 3]), SEEN)
+    torch.testing.assert_close(found[:3], torch.full((3, 4), 0.25))
+    assert found[3].tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(found.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("n_batch", [0, 1])
+def test_a_single_batch_has_no_column(n_batch):
+    assert batch_weights(torch.tensor([0, 7]), SEEN[:n_batch]).shape == (2, 0)
+
+
+# Scvi ----------------------------------------------------------------------------------
+
+
+SCVI_SIZE = {"n_hidden": 7, "n_latent": N_LATENT, "n_layers": 1, "n_batch": N_BATCH}
+
+
+def pair(**changes):
+    """Return scVI's module and ours with the same weights."""
+    settings = {"n_input": N_GENES, **SCVI_SIZE, **changes}
+    own = stir(VAE(**settings)).eval()
+    ours = ScviRepresentation(settings).eval()
+    ours.vae.load_state_dict(own.state_dict())
+    return own, ours
+
+
+LIKELIHOODS = pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+
+
+@LIKELIHOODS
+def test_encodes_as_scvi_does(likelihood):
+    own, ours = pair(gene_likelihood=likelihood)
+    batch = make_batch()
+    posterior = own.inference(batch["X"], batch["batch"][:, None])["qz"]
+    mean, log_variance = ours.encode(batch)
+    torch.testing.assert_close(mean, posterior.loc)
+    torch.testing.assert_close((0.5 * log_variance).exp(), posterior.scale)
+    assert ours.n_latent == N_LATENT
+    assert ours.likelihood == likelihood
+
+
+@LIKELIHOODS
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
+def test_decodes_as_scvi_does(likelihood, dispersion):
+    own, ours = pair(gene_likelihood=likelihood, dispersion=dispersion)
+    batch, latent = make_batch(), torch.randn(N_CELLS, N_LATENT)
+    index, library = batch["batch"][:, None], batch["library"].log()[:, None]
+    counts = own.generative(latent, library, index)["px"]
+    made = ours.decode(latent, batch["library"], batch["batch"])
+    expected = counts.log_prob(batch["X"]).sum(1)
+    torch.testing.assert_close(ours.log_prob(batch, made), expected, rtol=1e-4, atol=1e-3)
+    if likelihood != "zinb":
+        torch.testing.assert_close(made.mean, counts.mean)
+    assert (made.zero_logits is not None) == (likelihood == "zinb")
+
+
+def test_decodes_a_logistic_normal_latent_as_scvi_does():
+    own, ours = pair(latent_distribution="ln", gene_likelihood="nb")
+    batch, before = make_batch(), torch.randn(N_CELLS, N_LATENT)
+    # scVI decodes the softmax of what its posterior is a distribution of.
+    latent = own.z_encoder.z_transformation(before)
+    assert not torch.equal(latent, before)
+    library = batch["library"].log()[:, None]
+    counts = own.generative(latent, library, batch["batch"][:, None])["px"]
+    made = ours.decode(before, batch["library"], batch["batch"])
+    torch.testing.assert_close(made.mean, counts.mean)
+
+
+def test_unknown_batch_counts_as_the_first():
+    _, ours = pair()
+    batch = make_batch()
+    batch["batch"][:] = 0
+    first = ours.encode(batch)[0]
+    for code in (-1, N_BATCH, 99):
+        batch["batch"][:] = code
+        assert torch.equal(ours.encode(batch)[0], first)
+
+
+def test_single_batch_works():
+    _, ours = pair(n_batch=0)
+    batch = make_batch()
+    assert torch.isfinite(ours.encode(batch)[0]).all()
+    made = ours.decode(torch.randn(N_CELLS, N_LATENT), batch["library"], batch["batch"])
+    torch.testing.assert_close(made.mean.sum(1), batch["library"])

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import nn
 
-from scvi_perturb.data import ScreenDataModule
+from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.train import PlanConfig, Stage, fit_stage
 
 QUIET = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}

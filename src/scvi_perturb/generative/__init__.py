@@ -14,12 +14,7 @@ from scvi_perturb.generative.likelihoods import (
     zinb_log_prob,
 )
 from scvi_perturb.generative.samplers import SAMPLERS, SOLVERS, Sampler, SamplerConfig
-from scvi_perturb.generative.schedules import (
-    CosineSchedule,
-    LinearSchedule,
-    Schedule,
-    get_schedule,
-)
+from scvi_perturb.generative.schedules import CosineSchedule, LinearSchedule, Schedule, get_schedule
 
 __all__ = [
     "SAMPLERS",

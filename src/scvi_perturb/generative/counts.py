@@ -84,7 +84,7 @@ def _locate(
 def _count_poisson(
     mean: NDArray[np.float64], place: NDArray[np.float64], random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return non-zero Poisson counts from uniforms `place`."""
+    """Return non-zero Poisson counts from uniforms."""
     none = np.exp(-mean)
     place = place * (1 - none)
     large = (mean > _LARGE_MEAN).nonzero()[0]
@@ -104,7 +104,7 @@ def _count_gamma_poisson(
     place: NDArray[np.float64],
     random: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Return non-zero negative binomial counts from uniforms `place`."""
+    """Return non-zero negative binomial counts from uniforms."""
     odds = mean / shape
     # torch's log1p and expm1 are vectorised, NumPy's are not.
     none = np.exp(-shape * torch.from_numpy(odds).log1p().numpy())
@@ -204,7 +204,7 @@ def sample_counts(
         parts = [draw_dense(mu, theta, zi_logits, generator)]
     else:
         # Other devices have no gamma law of their own.
-        mu, theta, zi_logits = mu.cpu(), _host(theta), _host(zi_logits)
+        mu, theta, zi_logits = mu.cpu(), _to_cpu(theta), _to_cpu(zi_logits)
         random = _numpy_generator(generator)
         rows = max(1, _CHUNK // n_genes)
         parts = [
@@ -246,7 +246,7 @@ def _numpy_generator(generator: torch.Generator) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed.tolist()))
 
 
-def _host(parameter: Tensor | None) -> Tensor | None:
+def _to_cpu(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.cpu()
 
 

@@ -89,10 +89,7 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tenso
 
 
 def min_snr_weight(
-    t: Tensor,
-    schedule: Schedule,
-    parameterisation: Parameterisation = "v",
-    gamma: float = 5.0,
+    t: Tensor, schedule: Schedule, parameterisation: Parameterisation = "v", gamma: float = 5.0
 ) -> Tensor:
     """Return the weight of a squared error at time `t` under min-SNR weighting.
 

@@ -57,7 +57,7 @@ class DiscreteDiffusion:
         return self.n_states + (self.transition == "absorbing")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Return the probability that a state is as it was."""
+        """Return the probability that a state is unchanged."""
         return torch.cos(0.5 * math.pi * t) ** 2
 
     def noise(self, shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -78,9 +78,7 @@ class DiscreteDiffusion:
         return torch.where(kept < self.alpha(t)[:, None], x_0, other)
 
     def posterior(self, x_t: Tensor, data: Tensor, t: float, s: float) -> Tensor:
-        """Return `q(x_s | x_t)` with the data marginalised over their predicted probabilities.
-
-        With masks `sample` follows it without writing it down.
+        """Return `q(x_s | x_t)`, `(..., n_symbols)`, marginalised over the predicted data.
 
         Parameters
         ----------
@@ -90,11 +88,6 @@ class DiscreteDiffusion:
             Probabilities of the data given `x_t`, `(..., n_states)`.
         t, s
             Times, `s < t`.
-
-        Returns
-        -------
-        Tensor
-            Probabilities, `(..., n_symbols)`.
         """
         if self.transition == "absorbing":
             masked = (x_t == self.n_states)[..., None]
@@ -123,7 +116,7 @@ class DiscreteDiffusion:
     ) -> Tensor:
         """Draw states of the data, with one call of the network a step.
 
-        A masked state becomes one of the data once, and only then is it classified.
+        A masked state is classified in the step in which it loses its mask.
 
         Parameters
         ----------
@@ -155,7 +148,7 @@ class DiscreteDiffusion:
         return x
 
     def _changing(self, x_t: Tensor, t: float, s: float, generator: torch.Generator) -> Tensor:
-        """Draw which states are looked at: those that lose their mask, or all."""
+        """Draw the mask of states to classify: those that lose their mask, or all."""
         if self.transition == "uniform":
             return torch.ones_like(x_t, dtype=torch.bool)
         chance = torch.rand(x_t.shape, generator=generator, device=x_t.device)

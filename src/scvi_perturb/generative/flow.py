@@ -150,11 +150,7 @@ def integrate(
 
 
 def integrate_adaptive(
-    field: Field,
-    x: Tensor,
-    *,
-    times: Sequence[float] = (0.0, 1.0),
-    tolerance: float = 1e-6,
+    field: Field, x: Tensor, *, times: Sequence[float] = (0.0, 1.0), tolerance: float = 1e-6
 ) -> Iterator[Tensor]:
     """Follow a field with the adaptive Dormand-Prince method, as `integrate`.
 

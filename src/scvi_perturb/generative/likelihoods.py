@@ -234,11 +234,7 @@ def _check_shapes(x: Tensor, parameters: Mapping[str, Tensor]) -> None:
 
 
 def nb_log_prob(
-    x: Tensor,
-    mu: Tensor,
-    theta: Tensor,
-    *,
-    nonzero: tuple[Tensor, Tensor] | None = None,
+    x: Tensor, mu: Tensor, theta: Tensor, *, nonzero: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """Return the negative binomial log-likelihood of each cell, summed over genes.
 

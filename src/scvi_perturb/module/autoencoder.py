@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from scvi.module import VAE
@@ -19,7 +19,7 @@ from scvi_perturb.module.base import (
     batch_weights,
     counts_log_prob,
 )
-from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
+from scvi_perturb.nn.layers import CountDecoder, Dispersion, ExpressionEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +47,7 @@ class ScviRepresentation(nn.Module):
 
     def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
         """Return the log-likelihood of each cell in nats, `(B,)`."""
-        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
-        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
+        return counts_log_prob(tensors, parameters, self.likelihood)
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
@@ -95,14 +94,14 @@ class AutoencoderConfig:
     n_hidden: int = 128
     n_layers: int = 2
     likelihood: Likelihood = "nb"
-    dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene"
+    dispersion: Dispersion = "gene"
     decoder: Literal["mlp", "linear"] = "mlp"
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the choices."""
         check_choice("likelihood", self.likelihood, ("nb", "zinb", "poisson", "normal"))
-        check_choice("dispersion", self.dispersion, ("gene", "gene-batch", "gene-cell"))
+        check_choice("dispersion", self.dispersion, get_args(Dispersion))
         check_choice("decoder", self.decoder, ("mlp", "linear"))
 
 
@@ -161,8 +160,6 @@ class CountAutoencoder(CountModule):
         return self._count_parameters(
             self.decoder(latent, batch_weights(batch, self.seen_batch)), library
         )
-
-    # scvi-tools' contract ------------------------------------------------------------------
 
     def _get_generative_input(
         self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object

@@ -118,27 +118,10 @@ class Representation(Protocol):
         ...
 
 
-def counts_log_prob(
-    x: Tensor,
-    parameters: CountParameters,
-    likelihood: Likelihood,
-    *,
-    nonzero: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """Return the log-likelihood of the counts of each cell, `(B,)`, in nats.
-
-    Parameters
-    ----------
-    x
-        Counts, `(B, G)`.
-    parameters
-        Distribution of each cell's counts.
-    likelihood
-        Which distribution.
-    nonzero
-        Rows and columns of the non-zero counts, where they are known.
-    """
-    mean, dispersion, zero_logits = parameters
+def counts_log_prob(tensors: Batch, parameters: CountParameters, likelihood: Likelihood) -> Tensor:
+    """Return the log-likelihood of the counts of each cell of a batch, `(B,)`, in nats."""
+    x, (mean, dispersion, zero_logits) = tensors[X_KEY], parameters
+    nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
     if likelihood == "poisson":
         return poisson_log_prob(x, mean, nonzero=nonzero)
     if zero_logits is not None:
@@ -147,9 +130,9 @@ def counts_log_prob(
 
 
 def batch_weights(batch: Tensor, seen: Tensor) -> Tensor:
-    """Return one-hot rows `(B, n_batch)`; one never trained on is a mean of the others.
+    """Return one-hot rows `(B, n_batch)`; a batch never trained on is the mean of the others.
 
-    With a single batch nothing is to be known, and the result has no column.
+    With a single batch the result has no column.
 
     Parameters
     ----------
@@ -190,8 +173,7 @@ class CountModule(BaseModuleClass):
         """Return the log-likelihood of each cell in nats, `(B,)`."""
         if self.likelihood == "normal":
             return normal_log_prob(self.transform(tensors), *parameters[:2])
-        nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
-        return counts_log_prob(tensors[X_KEY], parameters, self.likelihood, nonzero=nonzero)
+        return counts_log_prob(tensors, parameters, self.likelihood)
 
     def initialise(self, mean_proportions: Tensor) -> None:
         """Start the decoder at the mean profile of the training cells, `(n_genes,)`.

@@ -16,11 +16,11 @@ from scvi_perturb.module.generator import LatentGenerator
 from scvi_perturb.nn.denoiser import CountNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.module.base import ConditionBatch, ConditionTensors, Likelihood
+    from scvi_perturb.module.base import ConditionBatch, Likelihood
     from scvi_perturb.module.diffusion import DiffusionConfig
     from scvi_perturb.module.generator import GeneratorConfig
 
@@ -100,39 +100,22 @@ class CountDiffusion(LatentGenerator):
     The "latent" is `log1p` of the counts of all genes, see `RawCounts`. The network is told the
     counts of the control cell and the additive part of the effect on each gene.
 
-    Parameters
-    ----------
-    n_latent, conditions, n_identities, features, n_contexts, config
-        See :class:`scvi_perturb.module.LatentGenerator`.
-
     References
     ----------
     Austin et al., Structured denoising diffusion models in discrete state-spaces, 2021.
     """
 
     config: DiffusionConfig
-    edges: Tensor
 
-    def __init__(
-        self,
-        n_latent: int,
-        conditions: ConditionTensors,
-        *,
-        n_identities: int,
-        features: Mapping[str, tuple[Tensor, Tensor]],
-        n_contexts: int,
-        config: DiffusionConfig,
-    ) -> None:
-        super().__init__(
-            n_latent,
-            conditions,
-            n_identities=n_identities,
-            features=features,
-            n_contexts=n_contexts,
-            config=config,
-        )
-        self.process = DiscreteDiffusion(config.n_bins, config.transition)
-        self.register_buffer("edges", torch.arange(config.n_bins + 1))
+    @property
+    def process(self) -> DiscreteDiffusion:
+        """The diffusion of bins."""
+        return DiscreteDiffusion(self.config.n_bins, self.config.transition)
+
+    @property
+    def edges(self) -> Tensor:
+        """Least count of each bin and one beyond the last, `(n_bins + 1,)`."""
+        return self.average.network.edges
 
     def make_network(self, n_latent: int, config: GeneratorConfig) -> nn.Module:
         """Return the network of counts."""
@@ -153,14 +136,15 @@ class CountDiffusion(LatentGenerator):
         if int(self.n_updates) > 0:  # trained on: its bins and frequencies are those it knows
             return
         n_bins = self.config.n_bins
-        self.edges.copy_(bin_edges(int(latents.max().expm1().round()), n_bins))
+        edges = bin_edges(int(latents.max().expm1().round()), n_bins).to(latents.device)
         gene = n_bins * torch.arange(self.n_latent, device=latents.device)
         counts = torch.zeros(self.n_latent * n_bins, device=latents.device)
         for rows in latents.split(_ROWS):
-            flat = gene + bins_of(rows.expm1().round().long(), self.edges)
+            flat = gene + bins_of(rows.expm1().round().long(), edges)
             counts += torch.bincount(flat.flatten(), minlength=len(counts))
         shares = (counts.view(-1, n_bins) + 0.1) / (len(latents) + 0.1 * n_bins)
         for nets in (self.learned, self.average):
+            nets.network.edges.copy_(edges)
             nets.network.bias.data.copy_(shares.log())
 
     def loss(self, tensors: Batch) -> LossOutput:
@@ -217,11 +201,7 @@ class CountDiffusion(LatentGenerator):
         return torch.cat(drawn)
 
     def _classifier(
-        self,
-        reference: Tensor,
-        effect: Tensor,
-        conditions: tuple[Tensor, Tensor],
-        scale: float,
+        self, reference: Tensor, effect: Tensor, conditions: tuple[Tensor, Tensor], scale: float
     ) -> Callable[[Tensor, float, Tensor], Tensor]:
         """Return the probabilities of each bin; `conditions` are embedded, and hidden ones."""
         network, (known, hidden) = self.average.network, conditions

@@ -87,11 +87,6 @@ class DiffusionConfig(GeneratorConfig):
 class LatentDiffusion(LatentGenerator):
     """p(latent | condition, context, control cell) by denoising.
 
-    Parameters
-    ----------
-    n_latent, conditions, n_identities, features, n_contexts, config
-        See :class:`scvi_perturb.module.LatentGenerator`.
-
     References
     ----------
     Ho et al. 2020 (denoising diffusion); Song et al. 2021 (score SDE); Salimans and Ho 2022

@@ -129,11 +129,6 @@ class LatentFlow(LatentGenerator):
     flow can be followed back. From noise the mean of the control population is known, and
     displacements from it are drawn.
 
-    Parameters
-    ----------
-    n_latent, conditions, n_identities, features, n_contexts, config
-        See :class:`scvi_perturb.module.LatentGenerator`.
-
     References
     ----------
     Lipman et al. 2023 (flow matching); Tong et al. 2024 (mini-batch optimal transport); Grathwohl
@@ -296,11 +291,6 @@ class LatentFlow(LatentGenerator):
 
 class LatentSplines(LatentFlow):
     """A discrete normalising flow of displacements from the mean control, trained by likelihood.
-
-    Parameters
-    ----------
-    n_latent, conditions, n_identities, features, n_contexts, config
-        See :class:`scvi_perturb.module.LatentGenerator`.
 
     References
     ----------

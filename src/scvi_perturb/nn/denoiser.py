@@ -114,7 +114,14 @@ class CountNetwork(nn.Module):
         Dimension of the hidden state's features of a gene, and of its embedding.
     head
         Width of the head.
+
+    Attributes
+    ----------
+    edges
+        Least count of each bin and one beyond the last, `(n_bins + 1,)`.
     """
+
+    edges: Tensor
 
     def __init__(
         self,
@@ -140,6 +147,7 @@ class CountNetwork(nn.Module):
             nn.Linear(2 * n_gene + 4, head), nn.SiLU(), nn.Linear(head, n_bins)
         )
         self.bias = nn.Parameter(torch.zeros(n_genes, n_bins))
+        self.register_buffer("edges", torch.arange(n_bins + 1))
 
     def forward(
         self, inputs: Sequence[Tensor], time: Tensor, condition: Tensor, places: Tensor

@@ -12,6 +12,7 @@ __all__ = [
     "AdaptiveBlock",
     "CountDecoder",
     "Decoded",
+    "Dispersion",
     "ExpressionEncoder",
     "TimeEmbedding",
     "hidden_layers",

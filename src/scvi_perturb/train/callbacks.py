@@ -58,7 +58,7 @@ class BestWeights(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore."""
+        """Restore the best weights."""
         del trainer
         if self.weights is not None:
             cast("nn.Module", pl_module.module).load_state_dict(self.weights)
@@ -75,13 +75,7 @@ class BestWeights(Callback):
 
 
 class StopAfter(Callback):
-    """Stop after a number of steps.
-
-    Parameters
-    ----------
-    n_steps
-        How many.
-    """
+    """Stop after `n_steps` steps."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps = n_steps
@@ -89,7 +83,7 @@ class StopAfter(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
-        """Stop."""
+        """Ask the trainer to stop once the steps are done."""
         del pl_module
         if trainer.global_step >= self.n_steps:
             trainer.should_stop = True
@@ -126,7 +120,7 @@ class Checkpoint(Callback):
             _set_random_state(self._random)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write."""
+        """Write the state of the run, where it is due."""
         del pl_module
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return

@@ -33,8 +33,8 @@ class StageRunner(TrainRunner):
     """scvi-tools' runner, for a model with several stages.
 
     It puts the module into training mode first: scvi-tools leaves it in evaluation mode after
-    training and after loading, so that every further training would run without dropout. It
-    logs under `<stage>_<metric>`, so that a later stage does not overwrite an earlier one.
+    training and after loading, so that further training would run without dropout. It logs under
+    `<stage>_<metric>`, so that a later stage does not overwrite an earlier one.
 
     Parameters
     ----------
