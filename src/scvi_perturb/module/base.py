@@ -157,7 +157,7 @@ class CountModule(BaseModuleClass):
     n_genes: int
     likelihood: Likelihood
     #: Whether the data are real values as they are, and not counts.
-    real_values = False
+    is_continuous = False
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
@@ -165,7 +165,7 @@ class CountModule(BaseModuleClass):
 
     def transform(self, tensors: Batch) -> Tensor:
         """Return `log1p` counts per ten thousand, `(B, G)`; real values as they are."""
-        if self.real_values:
+        if self.is_continuous:
             return tensors[X_KEY]
         return torch.log1p(tensors[X_KEY] * (TARGET_SUM / tensors[LIBRARY_KEY][:, None]))
 
@@ -181,7 +181,7 @@ class CountModule(BaseModuleClass):
         Where the panel is partial, the rest of the library is the last proportion; of real values
         it is their mean.
         """
-        if self.real_values:
+        if self.is_continuous:
             self.decoder.initialise_bias(mean_proportions)
             return
         if self.likelihood == "normal":
