@@ -1,17 +1,21 @@
-"""A small annotated screen, and the kinds of splits with the context keys they need."""
+"""A small annotated screen, and the kinds of splits with the keys they need."""
 
 from __future__ import annotations
 
 import pandas as pd
 from anndata import AnnData
 
+from scvi_perturb.data import ScreenKeys
+
+DOSED = ScreenKeys(dose="dose")
+IN_CONTEXTS = ScreenKeys(dose="dose", context="cell_type")
 KINDS = {
-    "cells": (),
-    "unseen_combination": (),
-    "unseen_perturbation": (),
-    "context_transfer": ("cell_type",),
-    "unseen_context": ("cell_type",),
-    "dose": (),
+    "cells": DOSED,
+    "unseen_combination": DOSED,
+    "unseen_perturbation": DOSED,
+    "context_transfer": IN_CONTEXTS,
+    "unseen_context": IN_CONTEXTS,
+    "dose": DOSED,
 }
 
 

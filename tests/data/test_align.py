@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import align_genes
+from scvi_perturb.data.reader import align_genes
 
 GENES = ["g0", "g1", "g2", "g3"]
 

@@ -31,8 +31,8 @@ CONDITIONS = st.builds(Condition, COMPONENTS.map(tuple), st.none() | st.floats(0
 def test_parse_reads_back_what_format_writes(condition):
     read = Condition.parse(
         condition.perturbation,
-        dose=condition.dose_label,
-        kind=condition.kind_label,
+        dose=condition.format_doses(),
+        kind=condition.format_kinds(),
         time=condition.time,
     )
     assert read == condition
@@ -77,8 +77,8 @@ def test_doses_stay_with_their_names_and_controls_are_dropped(parts, data):
 def test_canonical_form():
     condition = Condition.parse("B+ A ", dose="10+5", kind="drug", time="6")
     assert condition.perturbation == "A+B"
-    assert condition.dose_label == "5+10"
-    assert condition.kind_label == "drug"
+    assert condition.format_doses() == "5+10"
+    assert condition.format_kinds() == "drug"
     assert condition.names == ("A", "B")
     assert condition.time == 6.0
     assert condition == Condition((Component("A", 5, "drug"), Component("B", 10, "drug")), time=6)
@@ -89,7 +89,7 @@ def test_canonical_form():
 def test_kinds_are_aligned_before_sorting(labels):
     kinds = {"A": "CRISPRa", "B": "CRISPRi", "control": "none"}
     read = Condition.parse("+".join(labels), kind="+".join(kinds[label] for label in labels))
-    assert read.kind_label == "CRISPRa+CRISPRi"
+    assert read.format_kinds() == "CRISPRa+CRISPRi"
 
 
 @pytest.mark.parametrize("label", ["control", " control ", "control+control", "control+ control"])
@@ -97,7 +97,7 @@ def test_control_has_no_components_dose_or_time(label):
     condition = Condition.parse(label, dose=0, time=24, kind=None)
     assert condition.is_control
     assert condition == Condition()
-    assert (condition.perturbation, condition.dose_label, condition.kind_label) == (
+    assert (condition.perturbation, condition.format_doses(), condition.format_kinds()) == (
         "control",
         "0",
         "",
@@ -105,13 +105,13 @@ def test_control_has_no_components_dose_or_time(label):
 
 
 def test_one_dose_holds_for_all_components():
-    assert Condition.parse("A+B", dose=3).dose_label == "3+3"
-    assert Condition.parse("A+B", dose="3").dose_label == "3+3"
-    assert Condition.parse("A+B").dose_label == "1+1"
+    assert Condition.parse("A+B", dose=3).format_doses() == "3+3"
+    assert Condition.parse("A+B", dose="3").format_doses() == "3+3"
+    assert Condition.parse("A+B").format_doses() == "1+1"
 
 
 def test_plus_of_an_exponent_is_not_a_separator():
-    assert Condition.parse("A+B", dose="1e+3+2.e+1").dose_label == "1000+20"
+    assert Condition.parse("A+B", dose="1e+3+2.e+1").format_doses() == "1000+20"
 
 
 def test_numbers_are_labels():
@@ -127,7 +127,7 @@ def test_dose_is_the_same_from_text_and_from_either_float():
 def test_same_name_of_another_kind_is_another_component():
     condition = Condition.parse("A+A", kind="CRISPRa+drug")
     assert condition.names == ("A", "A")
-    assert condition.kind_label == "CRISPRa+drug"
+    assert condition.format_kinds() == "CRISPRa+drug"
 
 
 @pytest.mark.parametrize("dose", ["", None, float("nan"), -1, 0, "-2", float("inf"), "nan", "x"])
@@ -171,7 +171,7 @@ def test_missing_dose_in_a_nullable_column_is_named():
 
 def test_a_kind_with_the_separator_is_not_written():
     with pytest.raises(SchemaError, match="Kinds"):
-        _ = Condition((Component("A", kind="x+y"),)).kind_label
+        _ = Condition((Component("A", kind="x+y"),)).format_kinds()
 
 
 def test_pickles():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from scvi_perturb.data import BatchSampler, ScreenDataModule
+from scvi_perturb.data.datamodule import BatchSampler, ScreenDataModule
 
 INDICES = np.random.default_rng(1).permutation(1000)[:37]
 

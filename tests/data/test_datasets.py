@@ -19,7 +19,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb.data import datasets as _datasets
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.datasets import DATASETS, list_datasets, load_dataset
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_doses_and_times_are_read_and_incomplete_cells_dropped(
     assert adata.obs["dose"].tolist() == ["0", "10", "10000"]
     assert adata.obs["time"].tolist() == [24.0, 24.0, 72.0]
     assert adata.uns["scvi_perturb"]["dataset"]["dose_unit"] == "nM"
-    keys = ConditionKeys("perturbation", dose="dose", time="time")
+    keys = ScreenKeys("perturbation", dose="dose", time="time")
     codes, table = encode_obs(adata.obs, keys)
     assert [str(table.conditions[code]) for code in codes][1:] == [
         "(plus)-JQ1 (dose 10), time 24",

@@ -12,10 +12,16 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import Condition, ConditionKeys, ConditionTable, encode_labels
-from scvi_perturb.data.fields import CountsField, LabelField, LibraryField, PerturbationField
+from scvi_perturb.data import Condition, ConditionTable, ScreenKeys
+from scvi_perturb.data.fields import (
+    CountsField,
+    LabelField,
+    LibraryField,
+    PerturbationField,
+    encode_labels,
+)
 
-KEYS = ConditionKeys("perturbation", dose="dose")
+KEYS = ScreenKeys("perturbation", dose="dose")
 
 
 def screen(perturbation, **columns):
@@ -77,7 +83,7 @@ def test_new_data_need_no_control_but_a_screen_does():
 
 
 def test_missing_columns_are_named():
-    field = PerturbationField(ConditionKeys("guide", dose="mg"))
+    field = PerturbationField(ScreenKeys("guide", dose="mg"))
     with pytest.raises(SchemaError, match=r"\['guide', 'mg'\].*\['dose', 'perturbation'\]"):
         register(field, screen(["control"]))
 

@@ -30,7 +30,7 @@ def test_the_closest_level_there_is_answers(cells: list[tuple[int, int, bool]], 
     groups = group_controls(context, batch, control)
     matched = match_controls(groups, seed=seed)
     assert control[matched].all()
-    for i, level in enumerate(groups.cell_level):
+    for i, level in enumerate(groups.level[groups.group]):
         same_context = control & (context == context[i])
         candidates = [same_context & (batch == batch[i]), same_context, control]
         first = next(k for k, pool in enumerate(candidates) if pool.any())
@@ -43,7 +43,7 @@ def test_the_closest_level_there_is_answers(cells: list[tuple[int, int, bool]], 
 
 def test_levels_are_named() -> None:
     groups = group_controls(["a", "a", "b", "c"], [0, 1, 0, 0], [True, False, False, True])
-    assert [LEVELS[level] for level in groups.cell_level] == [
+    assert [LEVELS[level] for level in groups.level[groups.group]] == [
         "context and batch",
         "context",
         "nothing",

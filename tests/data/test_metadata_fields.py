@@ -13,7 +13,7 @@ from scipy import sparse
 from scvi.data import AnnDataManager
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import ConditionKeys, ConditionTable, ScreenReader
+from scvi_perturb.data import ConditionTable, ScreenKeys
 from scvi_perturb.data.fields import (
     CountsField,
     LabelField,
@@ -24,6 +24,7 @@ from scvi_perturb.data.fields import (
     encode_metadata,
     is_numeric,
 )
+from scvi_perturb.data.reader import ScreenReader
 
 LOGGER = "scvi_perturb.data.fields"
 
@@ -135,7 +136,7 @@ def test_reader_gives_metadata_of_cells():
     adata = screen(4, perturbation=["control", "A"] * 2, age=[1.0, np.nan, 3.0, 4.0],
                    tissue=["gut", None, "lung", "gut"])  # fmt: skip
     fields = [
-        CountsField(None), PerturbationField(ConditionKeys("perturbation")),
+        CountsField(None), PerturbationField(ScreenKeys("perturbation")),
         LabelField("context", ()), LabelField("batch", ()), MetadataField("age"),
         MetadataField("tissue"),
     ]  # fmt: skip
@@ -148,7 +149,7 @@ def test_reader_gives_metadata_of_cells():
 
 
 def test_without_perturbations_every_cell_is_a_control():
-    field = NoPerturbationField(ConditionKeys("perturbation"))
+    field = NoPerturbationField(ScreenKeys("perturbation"))
     adata = screen(3)
     state = field.register_field(adata)
     assert adata.obs[field.attr_key].tolist() == [0, 0, 0]
@@ -159,7 +160,7 @@ def test_without_perturbations_every_cell_is_a_control():
 
 
 def test_control_is_required_unless_told_otherwise():
-    keys, adata = ConditionKeys("perturbation"), screen(2, perturbation=["A", "B"])
+    keys, adata = ScreenKeys("perturbation"), screen(2, perturbation=["A", "B"])
     with pytest.raises(SchemaError, match="No control cell"):
         PerturbationField(keys).register_field(adata)
     field = PerturbationField(keys, require_control=False)

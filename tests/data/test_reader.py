@@ -11,9 +11,10 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data import AnnDataManager
 
-from scvi_perturb.data import ConditionKeys, ScreenReader, read_rows
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.data import reader as _reader
 from scvi_perturb.data.fields import CountsField, LabelField, LibraryField, PerturbationField
+from scvi_perturb.data.reader import ScreenReader, read_rows
 
 N_CELLS, N_GENES = 12, 5
 #: In no order, with repetitions.
@@ -50,7 +51,7 @@ def test_rows_come_in_the_order_asked_for(storage, asked, tmp_path):
 
 @pytest.mark.parametrize("storage", MATRICES)
 def test_rows_are_summed_in_parts(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(_reader, "CHUNK", 5)
+    monkeypatch.setattr(_reader, "_CHUNK", 5)
     found = _reader.row_sums(MATRICES[storage](tmp_path), N_CELLS)
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, COUNTS.sum(axis=1))
@@ -78,7 +79,7 @@ def screen(matrix, *, library=False):
     adata = AnnData(matrix, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]))
     fields = [
         CountsField(None),
-        PerturbationField(ConditionKeys("perturbation")),
+        PerturbationField(ScreenKeys("perturbation")),
         LabelField("context", ("cell_type",)),
         LabelField("batch", ("batch",)),
         LibraryField("library", "size" if library else None),

@@ -8,7 +8,7 @@ import pytest
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import SplitOptions, split
 
 
@@ -35,7 +35,7 @@ def papalexi(data_dir):
 
 
 def test_norman_has_18_singles_and_15_doubles(norman):
-    keys = ConditionKeys("perturbation", dose="dose", kind="perturbation_type")
+    keys = ScreenKeys("perturbation", dose="dose", kind="perturbation_type")
     codes, table = encode_obs(norman.obs, keys, require_control=True)
     sizes = [len(condition.components) for condition in table.conditions]
     assert (sizes.count(0), sizes.count(1), sizes.count(2)) == (1, 18, 15)
@@ -54,7 +54,7 @@ def test_norman_has_5_doubles_with_both_singles_seen(norman):
 
 def test_kang_without_one_cell_type(kang):
     options = SplitOptions(context="B cells")
-    made = split(kang, "unseen_context", context_keys=["cell_type"], options=options)
+    made = split(kang, "unseen_context", keys=ScreenKeys(context=["cell_type"]), options=options)
     b_cells = kang.obs["cell_type"] == "B cells"
     treated = kang.obs["perturbation"] == "IFN-beta"
     np.testing.assert_array_equal(made.test, np.flatnonzero(b_cells & treated))
@@ -88,7 +88,7 @@ def test_norman_by_name(norman):
 
 def test_drug_signatures_by_molecule(data_dir):
     adata = read(data_dir, "lincs_l1000_drugbank_consensus_z.h5ad")
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     names = adata.obs["perturbation"].astype(str).to_numpy()
     smiles = adata.obs["smiles"].astype(str).to_numpy()
     with pytest.raises(SchemaError, match="no cluster for"):
@@ -109,7 +109,7 @@ def test_drug_signatures_by_molecule(data_dir):
 
 def test_bulk_knock_outs_by_gene(data_dir):
     adata = read(data_dir, "morphic_bulk_ko_log2fc.h5ad")
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     genes = adata.obs["perturbation"].astype(str).to_numpy()
     folds = [split(adata, "unseen_perturbation", keys=keys, fold=fold) for fold in range(5)]
     for made in folds:

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 
 from scvi_perturb import PerturbDiffusion, SchemaError
-from scvi_perturb.data import Component, Condition, ConditionKeys, SplitOptions, split
-from scvi_perturb.data.request import parse_conditions, request_table
-from scvi_perturb.model.base.request import parse_request
+from scvi_perturb.data import Component, Condition, ScreenKeys, SplitOptions, split
+from scvi_perturb.data.request import parse_conditions, parse_request, request_table
 from scvi_perturb.predictors import NoChange
 from scvi_perturb.testing import NEW_PAIR, SETUP, SINGLE, make_screen
 
-KEYS = ConditionKeys("drug", dose="nM", time="hours", kind="how")
+KEYS = ScreenKeys("drug", dose="nM", time="hours", kind="how")
 KNOWN = [
     Condition(),
     Condition((Component("x", 5, "drug"),), time=6),
@@ -24,7 +23,7 @@ KNOWN = [
 
 
 def parsed(conditions, known=KNOWN, keys=KEYS):
-    return parse_conditions(request_table(conditions, keys, ()), keys, known)
+    return parse_conditions(request_table(conditions, keys), keys, known)
 
 
 def test_the_only_value_is_taken_and_several_are_refused():
@@ -78,7 +77,7 @@ def test_models_and_predictors_read_a_request_alike(doses, asked, refused):
         parts = split(screen, "dose", keys=keys, fraction=0.99, options=SplitOptions(dose="top"))
         seen = screen.obs.iloc[parts.train]
         assert seen.loc[seen["perturbation"] == SINGLE, "dose"].unique().tolist() == ["1"]
-    predictor = NoChange().fit(screen, parts, keys=keys, context_keys=SETUP["context_keys"])
+    predictor = NoChange().fit(screen, parts, keys=replace(keys, context=SETUP["context_keys"]))
     if refused is not None:
         told = rf"dose of '{refused}' must be given: the screen has 2 \(1.0, 10.0\).*'dose'"
         with pytest.raises(SchemaError, match=told):

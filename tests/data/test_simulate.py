@@ -12,17 +12,17 @@ import pytest
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.data.simulate.config import SimulatorConfig
-from scvi_perturb.data.simulate.oracle import (
+from scvi_perturb.data.simulate.screen import (
     expected_profile,
     perturbation_features,
     sample_truth,
+    simulate_screen,
     state_shift,
     true_effect,
 )
-from scvi_perturb.data.simulate.screen import simulate_screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +162,7 @@ def test_dose_labels_align_with_the_order_of_the_request(dosed: ad.AnnData) -> N
 
 
 def test_annotation_is_read_by_the_condition_table(dosed: ad.AnnData) -> None:
-    codes, table = encode_obs(dosed.obs, ConditionKeys("perturbation", dose="dose"))
+    codes, table = encode_obs(dosed.obs, ScreenKeys("perturbation", dose="dose"))
     assert len(table.conditions) == 1 + 4 * 3 + 3
     np.testing.assert_array_equal(codes == 0, dosed.obs["perturbation"] == "control")
 
@@ -253,7 +253,7 @@ def test_times_saturate_and_are_crossed() -> None:
     screen = simulate_screen(n_cells=600, n_genes=40, config=config)
     crossed = pd.crosstab(screen.obs["perturbation"], screen.obs["time"])
     assert (crossed > 0).all(axis=None)
-    _, table = encode_obs(screen.obs, ConditionKeys("perturbation", time="time"))
+    _, table = encode_obs(screen.obs, ScreenKeys("perturbation", time="time"))
     assert len(table.conditions) == 1 + 3 * 2
     late, early = (state_shift(screen, "pert_01", time=time) for time in (24, 6))
     np.testing.assert_allclose(late, state_shift(screen, "pert_01"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb._errors import LeakError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import KINDS, screen
 
@@ -31,7 +32,7 @@ def planted(adata, made, *, like, perturbation, dose):
 @pytest.mark.parametrize("kind", HOLDING)
 @pytest.mark.parametrize("into", ["train", "validation"])
 def test_an_edited_file(adata, kind, into):
-    state = split(adata, kind, context_keys=KINDS[kind]).to_dict()
+    state = split(adata, kind, keys=KINDS[kind]).to_dict()
     state[into].append(state["test"].pop())
     edited = Split.from_dict(json.loads(json.dumps(state)))
     with pytest.raises(LeakError, match="1 cells"):
@@ -40,7 +41,7 @@ def test_an_edited_file(adata, kind, into):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edited_file_with_a_cell_twice(adata, kind):
-    state = split(adata, kind, context_keys=KINDS[kind]).to_dict()
+    state = split(adata, kind, keys=KINDS[kind]).to_dict()
     state["train"].append(state["test"][0])
     with pytest.raises(LeakError, match="two parts"):
         Split.from_dict(json.loads(json.dumps(state)))
@@ -48,7 +49,7 @@ def test_an_edited_file_with_a_cell_twice(adata, kind):
 
 @pytest.mark.parametrize("kind", HOLDING)
 def test_what_is_held_out_hides_in_a_new_combination(adata, kind):
-    made = split(adata, kind, context_keys=KINDS[kind], fraction=0.4)
+    made = split(adata, kind, keys=KINDS[kind], fraction=0.4)
     made.leaks(adata)
     row = adata.obs.iloc[made.test[0]]
     label, doses = f"{row['perturbation']}+NEW", f"{row['dose']}+7"
@@ -58,7 +59,7 @@ def test_what_is_held_out_hides_in_a_new_combination(adata, kind):
 
 
 def test_any_perturbed_cell_of_a_held_out_context(adata):
-    made = split(adata, "unseen_context", context_keys="cell_type")
+    made = split(adata, "unseen_context", keys=ScreenKeys(context="cell_type"))
     planted(adata, made, like=made.test[0], perturbation="NEW", dose="1")
     with pytest.raises(LeakError, match=r"NEW.*1 cells"):
         made.leaks(adata)
@@ -78,7 +79,7 @@ def test_a_dose_beyond_the_top_one(adata, dose):
 
 @pytest.mark.parametrize("kind", HOLDING)
 def test_a_new_condition_that_hides_nothing_passes(adata, kind):
-    made = split(adata, kind, context_keys=KINDS[kind])
+    made = split(adata, kind, keys=KINDS[kind])
     train = adata.obs["perturbation"].iloc[made.train]
     like = made.train[np.flatnonzero(train != "control")[0]]
     planted(adata, made, like=like, perturbation="NEW", dose="1")
@@ -94,7 +95,7 @@ def test_part_of_a_held_out_combination_is_no_leak(adata):
 def test_what_is_shown_may_be_seen_but_no_new_combination_with_it():
     adata = screen(["control", "A", "B", "C"], n_cells=20)
     options = SplitOptions(shown=0.3)
-    made = split(adata, "context_transfer", context_keys="cell_type", options=options)
+    made = split(adata, "context_transfer", keys=ScreenKeys(context="cell_type"), options=options)
     made.leaks(adata)
     label = f"{adata.obs['perturbation'].iloc[made.test[0]]}+NEW"
     planted(adata, made, like=made.test[0], perturbation=label, dose="1+1")

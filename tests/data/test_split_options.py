@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb._errors import LeakError, SchemaError
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import screen
 
@@ -127,7 +127,7 @@ def test_perturbations_by_name(adata):
 def test_names_with_another_separator():
     adata = screen(["control", "A", "B", "A+B", "B+C"], n_cells=2)
     adata.obs["perturbation"] = adata.obs["perturbation"].str.replace("+", "_", regex=False)
-    keys = ConditionKeys("perturbation", separator="_")
+    keys = ScreenKeys("perturbation", separator="_")
     options = SplitOptions(held_out=["B_A"])
     made = split(adata, "unseen_combination", keys=keys, options=options)
     assert {row["perturbation"] for row in made.held_out} == {"A_B"}
@@ -199,7 +199,7 @@ def test_options_survive_json(adata, tmp_path, kind, options, contexts):
         seed=np.int64(2),
         fold=np.int64(0),
         fraction=np.float32(0.25),
-        context_keys=contexts,
+        keys=ScreenKeys(context=contexts),
         options=options,
     )
     made.to_json(tmp_path / "split.json")
@@ -210,7 +210,10 @@ def test_options_survive_json(adata, tmp_path, kind, options, contexts):
     read.leaks(adata)
     again = SplitOptions(**read.parameters["options"])
     assert again == options
-    assert split(adata, kind, seed=2, fraction=0.25, context_keys=contexts, options=again) == made
+    assert (
+        split(adata, kind, seed=2, fraction=0.25, keys=ScreenKeys(context=contexts), options=again)
+        == made
+    )
 
 
 def test_a_file_without_the_new_options_is_read(adata, tmp_path):
@@ -239,7 +242,7 @@ def test_a_hidden_single_in_training_is_a_leak(adata):
 @pytest.mark.parametrize("labels", [list("ABCDEFGHIJ"), [*"ABCDEFGH", "A+B"]])
 def test_signatures_without_controls(labels, tmp_path):
     adata = signatures(labels)
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     held = []
     for fold in range(4):
         made = split(adata, "unseen_perturbation", keys=keys, fraction=0.25, fold=fold)
@@ -278,7 +281,7 @@ def test_a_share_of_single_rows_is_nothing():
 def test_several_contexts_by_name(named, tmp_path):
     adata = screen(["control", "A", "B"], n_cells=4)
     options = SplitOptions(context=named)
-    made = split(adata, "unseen_context", context_keys=["cell_type"], options=options)
+    made = split(adata, "unseen_context", keys=ScreenKeys(context=["cell_type"]), options=options)
     held = adata.obs.iloc[made.test]
     assert set(held["cell_type"]) == {"T", "NK"}
     assert not (held["perturbation"] == "control").any()
@@ -287,7 +290,7 @@ def test_several_contexts_by_name(named, tmp_path):
     assert Split.from_json(tmp_path / "split.json") == made
     assert SplitOptions(**options.to_dict()) == options
     with pytest.raises(SchemaError, match="No cell has context"):
-        split(adata, "unseen_context", context_keys=["cell_type"],
+        split(adata, "unseen_context", keys=ScreenKeys(context=["cell_type"]),
               options=SplitOptions(context=["T", "X"]))  # fmt: skip
     with pytest.raises(ValueError, match="context is empty"):
         SplitOptions(context=[])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import LeakError, SchemaError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import KINDS, screen
 
@@ -33,7 +34,7 @@ def moved(made: Split, cells: np.ndarray, into: str = "train") -> Split:
 @pytest.mark.parametrize("kind", KINDS)
 def test_json_round_trip(adata, kind, tmp_path):
     options = SplitOptions(shown=0.3) if kind == "context_transfer" else None
-    made = split(adata, kind, context_keys=KINDS[kind], options=options)
+    made = split(adata, kind, keys=KINDS[kind], options=options)
     made.to_json(tmp_path / "split.json")
     read = Split.from_json(tmp_path / "split.json")
     assert read == made
@@ -47,7 +48,7 @@ def test_json_round_trip(adata, kind, tmp_path):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cells"])
 @pytest.mark.parametrize("into", ["train", "validation"])
 def test_a_planted_cell_is_a_leak(adata, kind, into):
-    made = split(adata, kind, context_keys=KINDS[kind])
+    made = split(adata, kind, keys=KINDS[kind])
     for cell in made.test[:: max(1, len(made.test) // 5)]:
         with pytest.raises(LeakError, match="1 cells"):
             moved(made, np.array([cell]), into).leaks(adata)
@@ -55,7 +56,7 @@ def test_a_planted_cell_is_a_leak(adata, kind, into):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cells"])
 def test_a_relabelled_cell_is_a_leak(adata, kind):
-    made = split(adata, kind, context_keys=KINDS[kind])
+    made = split(adata, kind, keys=KINDS[kind])
     row = adata.obs.iloc[made.test[0]]
     where = adata.obs_names[made.train[0]]
     for column in ("perturbation", "dose", "cell_type"):
@@ -78,7 +79,10 @@ def test_a_new_combination_with_a_held_out_target_is_a_leak(adata):
 def test_more_than_what_is_shown_is_a_leak():
     adata = screen(["control", "A", "B"], n_cells=20)
     made = split(
-        adata, "context_transfer", context_keys="cell_type", options=SplitOptions(shown=0.1)
+        adata,
+        "context_transfer",
+        keys=ScreenKeys(context="cell_type"),
+        options=SplitOptions(shown=0.1),
     )
     made.leaks(adata)
     with pytest.raises(LeakError):
@@ -139,7 +143,7 @@ def test_other_data_are_refused(adata, change):
 
 
 def test_another_context_is_refused_only_where_it_counts(adata):
-    with_context = split(adata, "cells", context_keys="cell_type")
+    with_context = split(adata, "cells", keys=ScreenKeys(context="cell_type"))
     without = split(adata, "cells")
     adata.obs["cell_type"] = adata.obs["cell_type"].replace({"B": "b"})
     without.check(adata)

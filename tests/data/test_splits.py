@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
-from tests.data._screen import KINDS, screen
+from tests.data._screen import IN_CONTEXTS, KINDS, screen
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def seen(adata, made):
 )
 def test_parts_are_disjoint_cover_all_cells_and_hide_what_is_held_out(kind, seed, fraction, n):
     adata = screen(["control", "A", "B", "C", "A+B", "B+C"], doses=("1", "2", "5"), n_cells=n)
-    made = split(adata, kind, seed=seed, fraction=fraction, context_keys=KINDS[kind])
+    made = split(adata, kind, seed=seed, fraction=fraction, keys=KINDS[kind])
     cells = np.concatenate([made.train, made.validation, made.test])
     np.testing.assert_array_equal(np.sort(cells), np.arange(adata.n_obs))
     made.check(adata)
@@ -53,10 +53,10 @@ def test_parts_are_disjoint_cover_all_cells_and_hide_what_is_held_out(kind, seed
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_seeds(adata, kind):
-    contexts = KINDS[kind]
-    made = split(adata, kind, seed=3, context_keys=contexts)
-    assert split(adata, kind, seed=3, context_keys=contexts) == made
-    others = [split(adata, kind, seed=seed, context_keys=contexts) for seed in range(6)]
+    keys = KINDS[kind]
+    made = split(adata, kind, seed=3, keys=keys)
+    assert split(adata, kind, seed=3, keys=keys) == made
+    others = [split(adata, kind, seed=seed, keys=keys) for seed in range(6)]
     assert len({tuple(other.test) for other in others}) > 1
     if kind != "cells":
         return
@@ -79,7 +79,7 @@ def test_folds_share_nothing_and_cover(adata, kind):
 
 
 def test_cells_are_drawn_from_each_condition(adata):
-    made = split(adata, "cells", fraction=0.2, context_keys=["cell_type"])
+    made = split(adata, "cells", fraction=0.2, keys=IN_CONTEXTS)
     obs = adata.obs.assign(part=made.labels()).query("perturbation != 'control'")
     by = obs.groupby(["perturbation", "dose", "cell_type"])["part"]
     assert (by.apply(lambda part: (part == "test").sum()) == 1).all()
@@ -133,7 +133,7 @@ def test_clusters_are_held_out_whole(adata):
 def test_context_transfer_shows_a_share(shown):
     adata = screen(["control", "A", "B", "A+B"], n_cells=20)
     options = SplitOptions(shown=shown)
-    made = split(adata, "context_transfer", context_keys="cell_type", options=options)
+    made = split(adata, "context_transfer", keys=ScreenKeys(context="cell_type"), options=options)
     for row in made.held_out:
         total = row["n_cells"] + row["n_shown"]
         assert total == 20
@@ -152,7 +152,12 @@ def test_context_transfer_shows_a_share(shown):
 def test_more_is_shown_on_top_of_less():
     adata = screen(["control", "A", "B"], n_cells=30)
     made = [
-        split(adata, "context_transfer", context_keys="cell_type", options=SplitOptions(shown=s))
+        split(
+            adata,
+            "context_transfer",
+            keys=ScreenKeys(context="cell_type"),
+            options=SplitOptions(shown=s),
+        )
         for s in (0.0, 0.1, 0.3)
     ]
     assert set(made[2].test) < set(made[1].test) < set(made[0].test)
@@ -160,13 +165,19 @@ def test_more_is_shown_on_top_of_less():
 
 def test_a_named_context(adata):
     made = split(
-        adata, "unseen_context", context_keys="cell_type", options=SplitOptions(context="B")
+        adata,
+        "unseen_context",
+        keys=ScreenKeys(context="cell_type"),
+        options=SplitOptions(context="B"),
     )
     obs = adata.obs.iloc[made.test]
     expected = (adata.obs["cell_type"] == "B") & (adata.obs["perturbation"] != "control")
     assert set(obs.index) == set(adata.obs_names[expected])
     transferred = split(
-        adata, "context_transfer", context_keys="cell_type", options=SplitOptions(context="B")
+        adata,
+        "context_transfer",
+        keys=ScreenKeys(context="cell_type"),
+        options=SplitOptions(context="B"),
     )
     assert {row["context"]["cell_type"] for row in transferred.held_out} == {"B"}
 
@@ -176,11 +187,16 @@ def test_a_context_of_several_columns(adata):
     adata.obs["donor"] = np.random.default_rng(0).integers(1, 3, adata.n_obs)
     keys = ["cell_type", "donor"]
     options = SplitOptions(context={"cell_type": "B"})
-    made = split(adata, "unseen_context", context_keys=keys, options=options)
+    made = split(adata, "unseen_context", keys=ScreenKeys(context=keys), options=options)
     assert {row["context"]["donor"] for row in made.held_out} == {"1", "2"}
     assert {row["context"]["cell_type"] for row in made.held_out} == {"B"}
     with pytest.raises(SchemaError, match="one context key"):
-        split(adata, "unseen_context", context_keys=keys, options=SplitOptions(context="B"))
+        split(
+            adata,
+            "unseen_context",
+            keys=ScreenKeys(context=keys),
+            options=SplitOptions(context="B"),
+        )
 
 
 def test_a_named_context_is_hidden_also_where_it_has_no_controls():
@@ -189,7 +205,9 @@ def test_a_named_context_is_hidden_also_where_it_has_no_controls():
     extra = (adata.obs["cell_type"] == "B") & (adata.obs["perturbation"] == "A")
     adata.obs.loc[adata.obs_names[extra][:2], "donor"] = "3"
     options = SplitOptions(context={"cell_type": "B"})
-    made = split(adata, "unseen_context", context_keys=["cell_type", "donor"], options=options)
+    made = split(
+        adata, "unseen_context", keys=ScreenKeys(context=["cell_type", "donor"]), options=options
+    )
     assert len(made.test) == 6
 
 
@@ -216,7 +234,7 @@ def test_keys_and_labels(adata):
     renamed = adata.copy()
     renamed.obs = adata.obs.rename(columns={"perturbation": "gene", "dose": "d"})
     renamed.obs["gene"] = renamed.obs["gene"].replace({"control": "NT"})
-    keys = ConditionKeys("gene", dose="d", control="NT")
+    keys = ScreenKeys("gene", dose="d", control="NT")
     made = split(renamed, "unseen_combination", keys=keys)
     np.testing.assert_array_equal(made.test, split(adata, "unseen_combination").test)
     assert made.parameters["keys"]["control"] == "NT"
@@ -231,7 +249,12 @@ def test_keys_and_labels(adata):
         ("guides", {}, ValueError, "'cells', 'context_transfer', 'dose'"),
         ("cells", {"fraction": 0.0}, ValueError, "0 < fraction <= 1"),
         ("cells", {"fold": 5}, ValueError, "fold=5 does not exist"),
-        ("cells", {"context_keys": "donor"}, SchemaError, "no context column 'donor'"),
+        (
+            "cells",
+            {"keys": ScreenKeys(context="donor")},
+            SchemaError,
+            "'donor' is not in adata.obs",
+        ),
         ("unseen_combination", {}, SchemaError, "No cell has a combination"),
         ("unseen_perturbation", {"fold": 4}, ValueError, "2 items and fraction=0.2 make 2 folds"),
         ("unseen_perturbation", {"fraction": 1.0}, SchemaError, "no perturbed cell to train on"),
@@ -257,14 +280,19 @@ def test_messages_of_options(options, message):
 
 def test_an_unknown_context_is_named(adata):
     with pytest.raises(SchemaError, match=r"No cell has context.*'cell_type': 'NK'"):
-        split(adata, "unseen_context", context_keys="cell_type", options=SplitOptions(context="M"))
+        split(
+            adata,
+            "unseen_context",
+            keys=ScreenKeys(context="cell_type"),
+            options=SplitOptions(context="M"),
+        )
 
 
 def test_missing_context_labels_are_counted(adata):
     adata = adata.copy()
     adata.obs["cell_type"] = adata.obs["cell_type"].replace({"B": None})
-    with pytest.raises(SchemaError, match="missing for"):
-        split(adata, "unseen_context", context_keys="cell_type")
+    with pytest.raises(SchemaError, match="missing labels"):
+        split(adata, "unseen_context", keys=ScreenKeys(context="cell_type"))
 
 
 def test_repr(adata):

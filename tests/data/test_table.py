@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import ConditionKeys, default_keys
+from scvi_perturb.data.keys import ScreenKeys, default_keys
 
 LABELS = st.lists(st.sampled_from("ABCDE"), unique=True, max_size=3).map(
     lambda names: "+".join(names) or "control"
@@ -80,7 +80,6 @@ def test_control_is_code_zero_and_singles_come_first():
     table = ConditionTable.from_conditions(map(Condition.parse, ["B+A", "B", "A"]))
     assert table.frame()["perturbation"].tolist() == ["control", "A", "B", "A+B"]
     assert table.codes([Condition()]).tolist() == [0]
-    assert table.max_components == 2
     assert table.arrays().component.dtype == np.int64
     assert table.arrays().dose.dtype == np.float32
 
@@ -129,7 +128,7 @@ def test_columns_of_any_type_give_the_same_codes():
             pd.Categorical(list(map(str, numbers)), categories=["2", "9", "1", "0"])
         ),
     }
-    keys = ConditionKeys("p", control=0)
+    keys = ScreenKeys("p", control=0)
     codes, table = encode_obs(pd.DataFrame({"p": columns["int"]}), keys)
     assert codes.tolist() == numbers
     assert keys.control == "0"
@@ -140,7 +139,7 @@ def test_columns_of_any_type_give_the_same_codes():
 
 
 def test_encode_uses_all_columns_and_grows_a_table():
-    keys = ConditionKeys("p", dose="d", time="t", kind="k", control="ctrl")
+    keys = ScreenKeys("p", dose="d", time="t", kind="k", control="ctrl")
     obs = pd.DataFrame(
         {
             "p": ["B+A", "ctrl", "A+B", "A"],
@@ -161,14 +160,14 @@ def test_encode_uses_all_columns_and_grows_a_table():
 
 def test_many_cells_are_parsed_by_distinct_rows(monkeypatch):
     parsed = []
-    parse = ConditionKeys.parse
+    parse = ScreenKeys.parse
     monkeypatch.setattr(
-        ConditionKeys, "parse", lambda self, **row: parsed.append(row) or parse(self, **row)
+        ScreenKeys, "parse", lambda self, **row: parsed.append(row) or parse(self, **row)
     )
     rng = np.random.default_rng(0)
     labels = np.array(["control", *(f"G{i}" for i in range(50))], dtype=object)
     picked = rng.integers(len(labels), size=1_000_000)
-    codes, table = encode_obs(pd.DataFrame({"p": labels[picked]}), ConditionKeys("p"))
+    codes, table = encode_obs(pd.DataFrame({"p": labels[picked]}), ScreenKeys("p"))
     assert len(parsed) == len(labels) == len(table)
     expected = np.array([table.codes([Condition.parse(label)])[0] for label in labels])
     np.testing.assert_array_equal(codes, expected[picked])
@@ -179,20 +178,20 @@ def test_many_cells_are_parsed_by_distinct_rows(monkeypatch):
     [
         ({"p": ["A", None, np.nan]}, {}, "missing for 2 of 3 cells"),
         ({"q": ["A"]}, {}, r"no column 'p'; it has \['q'\]"),
-        ({"p": ["A", "B"]}, {"require_control": True}, "No cell of obs"),
+        ({"p": ["A", "B"]}, {"require_control": True}, "No control cell"),
     ],
 )
 def test_messages_of_encode(obs, options, message):
     with pytest.raises(SchemaError, match=message):
-        encode_obs(pd.DataFrame(obs), ConditionKeys("p"), **options)
+        encode_obs(pd.DataFrame(obs), ScreenKeys("p"), **options)
 
 
 def test_default_keys_are_the_recorded_ones_or_the_canonical_columns():
     from anndata import AnnData
 
     adata = AnnData(obs=pd.DataFrame({"perturbation": ["A"], "dose": ["1"]}, index=["c"]))
-    assert default_keys(adata) == ConditionKeys("perturbation", dose="dose")
+    assert default_keys(adata) == ScreenKeys("perturbation", dose="dose")
     adata.uns["scvi_perturb"] = {"keys": {"perturbation": "p", "control": "NT"}}
-    assert default_keys(adata) == ConditionKeys("p", control="NT")
+    assert default_keys(adata) == ScreenKeys("p", control="NT")
     with pytest.raises(SchemaError, match="harmonize"):
         default_keys(AnnData(obs=pd.DataFrame({"gene": ["A"]}, index=["c"])))

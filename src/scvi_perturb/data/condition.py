@@ -160,16 +160,6 @@ class Condition:
         """The canonical label, "A+B" or "control"."""
         return self.format()
 
-    @property
-    def dose_label(self) -> str:
-        """Doses in the order of `names`, "5+10"; "0" for control."""
-        return self.format_doses()
-
-    @property
-    def kind_label(self) -> str:
-        """Kinds in the order of `names`, "CRISPRa+drug"; one if all are the same."""
-        return self.format_kinds()
-
     def format(self, control: object = CONTROL, separator: str = SEPARATOR) -> str:
         """Return the canonical label, which `parse` reads back.
 
@@ -241,9 +231,8 @@ def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -
 
 def _dose(value: object, name: str) -> float:
     """Return the dose of a component; a missing one is an error, never 1."""
-    missing = _absent(value) or (isinstance(value, str) and not value)
     try:
-        return float("nan") if missing else float(value)  # type: ignore[arg-type]
+        return math.nan if _is_missing(value) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         msg = (
             f"The dose of {name!r} is {value!r}; expected a number. Doses with units are turned "
@@ -265,7 +254,7 @@ def _kind(value: object, name: str) -> str:
 
 def _time(value: object) -> float | None:
     """Return a time as a number, or None where it is missing."""
-    if _absent(value) or (isinstance(value, str) and not value.strip()):
+    if _is_missing(value):
         return None
     try:
         time = float(value)  # type: ignore[arg-type]
@@ -283,9 +272,9 @@ def _time(value: object) -> float | None:
     return _rounded(time)
 
 
-def _absent(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is None, NaN or pandas' NA, which has no truth value."""
-    return bool(pd.isna(value))
+def _is_missing(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value is None, NaN, pandas' NA, which has no truth value, or blank."""
+    return bool(pd.isna(value)) or (isinstance(value, str) and not value.strip())
 
 
 def _rounded(value: float) -> float:

@@ -11,14 +11,14 @@ import pandas as pd
 from scvi_perturb._constants import CONTROL, SEPARATOR
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_label
-from scvi_perturb.data.keys import ConditionKeys, distinct_rows
+from scvi_perturb.data.keys import ScreenKeys, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["ConditionArrays", "ConditionKeys", "ConditionTable", "encode_obs"]
+__all__ = ["ConditionArrays", "ConditionTable", "encode_obs"]
 
 
 class ConditionArrays(NamedTuple):
@@ -114,11 +114,6 @@ class ConditionTable:
         """Number of components."""
         return len(self.components)
 
-    @property
-    def max_components(self) -> int:
-        """Largest number of components in one condition, at least 1."""
-        return max(1, *(len(c.components) for c in self.conditions))
-
     def codes(self, conditions: Iterable[Condition]) -> NDArray[np.int64]:
         """Return the code of each condition, `(n,)`.
 
@@ -174,8 +169,7 @@ class ConditionTable:
                 component[i, j] = self.component_index(part.name, part.kind)
                 dose[i, j] = part.dose
                 mask[i, j] = True
-        times = [np.nan if row.time is None else row.time for row in rows]
-        return ConditionArrays(component, dose, mask, np.array(times, np.float32))
+        return ConditionArrays(component, dose, mask, np.array([r.time for r in rows], np.float32))
 
     def frame(self, conditions: Iterable[Condition] | None = None) -> pd.DataFrame:
         """Return conditions as text: `perturbation`, `dose`, `time`, `perturbation_type`."""
@@ -184,7 +178,7 @@ class ConditionTable:
             {
                 "perturbation": [row.format(self.control, self.separator) for row in rows],
                 "dose": [row.format_doses(self.separator) for row in rows],
-                "time": np.array([np.nan if row.time is None else row.time for row in rows], float),
+                "time": np.array([row.time for row in rows], float),
                 "perturbation_type": [row.format_kinds(self.separator) for row in rows],
             }
         )
@@ -207,24 +201,19 @@ class ConditionTable:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Rebuild a table from `to_dict`."""
-        named = tuple((str(name), str(kind)) for name, kind in state["components"])
-
-        def condition(row: Mapping[str, Any]) -> Condition:
-            parts = ((named[index], dose) for index, dose in row["components"])
-            made = tuple(Component(name, dose, kind) for (name, kind), dose in parts)
-            return Condition(made, time=row["time"])
-
-        return cls(
-            control=state["control"],
-            separator=state["separator"],
-            components=named,
-            conditions=tuple(condition(row) for row in state["conditions"]),
+        components = tuple((str(name), str(kind)) for name, kind in state["components"])
+        parts = (
+            (Component(components[i][0], dose, components[i][1]) for i, dose in row["components"])
+            for row in state["conditions"]
         )
+        times = (row["time"] for row in state["conditions"])
+        conditions = tuple(map(Condition, map(tuple, parts), times))
+        return cls(state["control"], state["separator"], components, conditions)
 
 
 def encode_obs(
     obs: pd.DataFrame,
-    keys: ConditionKeys,
+    keys: ScreenKeys,
     table: ConditionTable | None = None,
     *,
     require_control: bool = False,
@@ -262,10 +251,11 @@ def encode_obs(
     table = table.extended(conditions)
     codes = table.codes(conditions)[inverse]
     if require_control and not (codes == 0).any():
-        found = [str(row["perturbation"]) for row in rows[:5]]
+        found = ", ".join(repr(str(row["perturbation"])) for row in rows[:5])
         msg = (
-            f"No cell of obs[{keys.perturbation!r}] is control {keys.control!r}; found "
-            f"{found} and so on. Pass the control's label, or use `scvi_perturb.pp.harmonize`."
+            f"No control cell: no value of obs[{keys.perturbation!r}] is {keys.control!r} (found "
+            f"{found}, ...). Name the control's label with `control=`, or use "
+            "`scvi_perturb.pp.harmonize`."
         )
         raise SchemaError(msg)
     return codes, table

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb._typing import Batch
 
-__all__ = ["BatchSampler", "BatchSource", "ScreenDataModule"]
+__all__ = ["BatchSampler", "ScreenDataModule"]
 
 
 class BatchSource(Protocol):
@@ -70,8 +70,7 @@ class BatchSampler(Sampler[np.ndarray]):
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        share = ceil(len(self.indices) / self.world_size)
-        return ceil(share / self.batch_size)
+        return ceil(ceil(len(self.indices) / self.world_size) / self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield arrays of indices."""
@@ -79,7 +78,7 @@ class BatchSampler(Sampler[np.ndarray]):
         if self.seed is not None:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
         if self.world_size > 1:
-            share = -(-len(order) // self.world_size)
+            share = ceil(len(order) / self.world_size)
             order = np.resize(order, share * self.world_size)[self.rank :: self.world_size]
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
@@ -91,7 +90,7 @@ class ScreenDataModule(pl.LightningDataModule):
     Parameters
     ----------
     source
-        Where batches come from, e.g. a :class:`~scvi_perturb.data.ScreenReader`.
+        Where batches come from, e.g. a :class:`~scvi_perturb.data.reader.ScreenReader`.
     train_idx, val_idx, test_idx
         Indices of each part; validation may be empty.
     batch_size
@@ -136,12 +135,9 @@ class ScreenDataModule(pl.LightningDataModule):
         return self._loader(self.val_idx, seed=None) if self.n_val else []
 
     def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
-        rank, world_size = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        sampler = BatchSampler(
-            indices, self.batch_size, seed=seed, rank=rank, world_size=world_size
-        )
+        sampler = BatchSampler(indices, self.batch_size, seed=seed)
+        if self.trainer:
+            sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
         # A generator of its own: each pass draws a seed for worker processes, and would otherwise
         # draw it from the numbers that noise and dropout are made of.
         random = torch.Generator().manual_seed(self.seed)

@@ -30,199 +30,157 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["DATASETS", "DatasetEntry", "harmonise", "list_datasets", "load_dataset"]
+__all__ = ["DATASETS", "list_datasets", "load_dataset"]
+
+logger = logging.getLogger(__name__)
+
+
+_FILES = "https://zenodo.org/records/{}/files/{}?download=1"
+#: Versions of the scPerturb record (Peidli 2024) that hold one and the same file, newest first.
+_SCPERTURB = (13350497, 10044268)
+_CITED = "the record's listing, as cited by several independent public sources"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
-    """One public screen.
-
-    Attributes
-    ----------
-    name, paper, licence
-        Key; reference; licence of the record.
-    urls
-        Addresses of one and the same file, tried in turn.
-    file_name
-        Name in the cache.
-    checksum, verified_by
-        "md5:..." or "sha256:...", None where none is known; where it comes from.
-    n_bytes
-        Size of the file, None where not known.
-    kind
-        Kind of perturbation, written to `obs`.
-    columns
-        Column of `scvi_perturb` to the names it may have in the file, the first found is taken.
-    labels
-        Perturbation labels to be renamed.
-    separator
-        What joins components in the file; None where there are no combinations.
-    guide_suffix
-        Regular expression of what follows the target in a guide's name, None for targets.
-    dose_unit, time_unit
-        Units, empty where there are none.
-    context
-        Cell type of the whole screen, used where the file has no column for it.
-    note
-        What a user ought to know.
-    """
+    """One public screen: the file, its columns, and how its labels are read."""
 
     name: str
     paper: str
-    urls: tuple[str, ...]
     file_name: str
+    #: "md5:..." or "sha256:...", None where none is known; where it comes from.
     checksum: str | None
-    verified_by: str
-    columns: Mapping[str, tuple[str, ...]]
-    kind: str
+    verified_by: str = _CITED
+    #: Size of the file, None where not known.
     n_bytes: int | None = None
     licence: str = "CC-BY-4.0"
+    #: Kind of perturbation, written to `obs`.
+    kind: str
+    #: Our columns to the names they may have in the file; the first found is taken.
+    columns: Mapping[str, tuple[str, ...]]
+    #: Versions of the scPerturb record; `urls`, which are tried in turn, if it is elsewhere.
+    records: tuple[int, ...] = _SCPERTURB
+    urls: tuple[str, ...] = ()
+    #: Perturbation labels to be renamed.
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: What joins components in the file; None where there are no combinations.
     separator: str | None = None
+    #: Regular expression of what follows the target in a guide's name, None for targets.
     guide_suffix: str | None = None
     dose_unit: str = ""
     time_unit: str = ""
+    #: Cell type of the whole screen, used where the file has no column for it.
     context: str = ""
     note: str = ""
 
-
-_CITED = "the record's listing, as cited by several independent public sources"
-
-
-def _scperturb(file_name: str, *records: int) -> tuple[str, ...]:
-    """Return addresses of a file in versions of the scPerturb record (Peidli 2024)."""
-    return tuple(
-        f"https://zenodo.org/records/{record}/files/{file_name}?download=1" for record in records
-    )
+    def __post_init__(self) -> None:
+        if not self.urls:
+            urls = tuple(_FILES.format(record, self.file_name) for record in self.records)
+            object.__setattr__(self, "urls", urls)
 
 
-_KANG = DatasetEntry(
-    name="kang2018",
-    paper="Kang et al. 2018, Nature Biotechnology, doi:10.1038/nbt.4042",
-    urls=(
-        "https://exampledata.scverse.org/pertpy/kang_2018.h5ad",
-        "https://ndownloader.figshare.com/files/34464122",
-    ),
-    file_name="kang_2018.h5ad",
-    checksum="sha256:e6a5adac64dcdeb36eaba27db49b63e0c64bb0ed4a64c6705971506b41c39830",
-    verified_by="checksums published by several independent users of the file",
-    n_bytes=38_356_412,
-    licence="not stated",
-    kind="cytokine",
-    columns={
-        "perturbation": ("label", "condition", "perturbation"),
-        "cell_type": ("cell_type",),
-        "donor": ("replicate", "patient", "donor"),
-    },
-    labels={"ctrl": "control", "stim": "IFN-beta", "stimulated": "IFN-beta"},
-    note="Blood cells of 8 donors, with and without interferon beta for 6 hours.",
-)
-_PAPALEXI = DatasetEntry(
-    name="papalexi2021",
-    paper="Papalexi et al. 2021, Nature Genetics, doi:10.1038/s41588-021-00778-2",
-    urls=_scperturb("PapalexiSatija2021_eccite_RNA.h5ad", 13350497),
-    file_name="PapalexiSatija2021_eccite_RNA.h5ad",
-    checksum="md5:d9e8bfe20b0e7b0919be042e8fcf6d03",
-    verified_by="the record's listing, as cited by one public source",
-    n_bytes=147_215_278,
-    kind="CRISPR",
-    columns={"perturbation": ("perturbation",), "batch": ("hto", "batch")},
-    labels={"NT": "control"},
-    guide_suffix=r"g\d+$",
-    context="THP1",
-    note="25 knock-outs, most with little effect; guides are pooled by target.",
-)
-_NORMAN = DatasetEntry(
-    name="norman2019",
-    paper="Norman et al. 2019, Science, doi:10.1126/science.aax4438",
-    urls=_scperturb("NormanWeissman2019_filtered.h5ad", 13350497, 10044268),
-    file_name="NormanWeissman2019_filtered.h5ad",
-    checksum="md5:c870e6967d91c017d9da827bab183cd6",
-    verified_by=_CITED,
-    n_bytes=698_680_199,
-    kind="CRISPRa",
-    columns={"perturbation": ("perturbation",), "batch": ("gemgroup", "batch")},
-    separator="_",
-    context="K562",
-    note="About 100 single and 130 double activations.",
-)
-_REPLOGLE = {
-    line: DatasetEntry(
-        name=f"replogle2022_{line.lower()}",
-        paper="Replogle et al. 2022, Cell, doi:10.1016/j.cell.2022.05.013",
-        urls=_scperturb(f"ReplogleWeissman2022_{line}.h5ad", 13350497, 10044268),
-        file_name=f"ReplogleWeissman2022_{line}.h5ad",
-        checksum=f"md5:{digest}",
-        verified_by=_CITED,
-        n_bytes=n_bytes,
-        kind="CRISPRi",
+_DRUG_COLUMNS = {"perturbation": ("perturbation",), "dose": ("dose_value",), "time": ("time",)}
+_ENTRIES = (
+    DatasetEntry(
+        name="kang2018",
+        paper="Kang et al. 2018, Nature Biotechnology, doi:10.1038/nbt.4042",
+        urls=(
+            "https://exampledata.scverse.org/pertpy/kang_2018.h5ad",
+            "https://ndownloader.figshare.com/files/34464122",
+        ),
+        file_name="kang_2018.h5ad",
+        checksum="sha256:e6a5adac64dcdeb36eaba27db49b63e0c64bb0ed4a64c6705971506b41c39830",
+        verified_by="checksums published by several independent users of the file",
+        n_bytes=38_356_412,
+        licence="not stated",
+        kind="cytokine",
         columns={
-            "perturbation": ("perturbation", "gene"),
-            "batch": ("batch", "gem_group", "gemgroup"),
+            "perturbation": ("label", "condition", "perturbation"),
+            "cell_type": ("cell_type",),
+            "donor": ("replicate", "patient", "donor"),
         },
-        labels={"non-targeting": "control"},
-        context=context,
-        note="About 2,000 essential genes.",
-    )
-    for line, context, digest, n_bytes in (
-        ("K562_essential", "K562", "d8cba17576d1a8afc0f7d71b79cad0f7", 1_546_729_675),
-        ("rpe1", "RPE1", "cc7f1ec50aeb3a3e1b4a6cfa713d80fa", None),
-    )
-}
-_SCIPLEX = DatasetEntry(
-    name="sciplex3",
-    paper="Srivatsan et al. 2020, Science, doi:10.1126/science.aax6234",
-    urls=_scperturb("SrivatsanTrapnell2020_sciplex3.h5ad", 13350497),
-    file_name="SrivatsanTrapnell2020_sciplex3.h5ad",
-    checksum="md5:c9e70629505d98c7ca1a837f62b14e89",
-    verified_by=_CITED,
-    n_bytes=2_526_631_614,
-    kind="drug",
-    columns={
-        "perturbation": ("perturbation",),
-        "dose": ("dose_value",),
-        "time": ("time",),
-        "cell_type": ("cell_line", "celltype"),
-        "batch": ("replicate",),
-    },
-    dose_unit="nM",
-    time_unit="hours",
-    note=(
-        "188 drugs, 4 doses, 3 lines; cells without a hash are dropped. Version 1.4 of the record: "
-        "in earlier ones, such as 10044268, gene names are shifted by one row."
+        labels={"ctrl": "control", "stim": "IFN-beta", "stimulated": "IFN-beta"},
+        note="Blood cells of 8 donors, with and without interferon beta for 6 hours.",
     ),
-)
-_MCFARLAND = DatasetEntry(
-    name="mcfarland2020",
-    paper="McFarland et al. 2020, Nature Communications, doi:10.1038/s41467-020-17440-w",
-    urls=_scperturb("McFarlandTsherniak2020.h5ad", 13350497, 10044268),
-    file_name="McFarlandTsherniak2020.h5ad",
-    checksum=None,
-    verified_by="no checksum of this file could be confirmed",
-    n_bytes=1_459_410_830,
-    kind="drug",
-    columns={
-        "perturbation": ("perturbation",),
-        "dose": ("dose_value",),
-        "time": ("time",),
-        "cell_type": ("cell_line",),
-        "batch": ("channel",),
-    },
-    time_unit="hours",
-    note=(
-        "Drugs on pools of many lines; keep obs['cell_quality'] == 'normal'. Cells without a dose, "
-        "the genetic perturbations among them, are dropped."
+    DatasetEntry(
+        name="mcfarland2020",
+        paper="McFarland et al. 2020, Nature Communications, doi:10.1038/s41467-020-17440-w",
+        file_name="McFarlandTsherniak2020.h5ad",
+        checksum=None,
+        verified_by="no checksum of this file could be confirmed",
+        n_bytes=1_459_410_830,
+        kind="drug",
+        columns=_DRUG_COLUMNS | {"cell_type": ("cell_line",), "batch": ("channel",)},
+        time_unit="hours",
+        note="Drugs on pools of many lines; keep obs['cell_quality'] == 'normal'. Cells without a "
+        "dose, the genetic perturbations among them, are dropped.",
+    ),
+    DatasetEntry(
+        name="norman2019",
+        paper="Norman et al. 2019, Science, doi:10.1126/science.aax4438",
+        file_name="NormanWeissman2019_filtered.h5ad",
+        checksum="md5:c870e6967d91c017d9da827bab183cd6",
+        n_bytes=698_680_199,
+        kind="CRISPRa",
+        columns={"perturbation": ("perturbation",), "batch": ("gemgroup", "batch")},
+        separator="_",
+        context="K562",
+        note="About 100 single and 130 double activations.",
+    ),
+    DatasetEntry(
+        name="papalexi2021",
+        paper="Papalexi et al. 2021, Nature Genetics, doi:10.1038/s41588-021-00778-2",
+        records=_SCPERTURB[:1],
+        file_name="PapalexiSatija2021_eccite_RNA.h5ad",
+        checksum="md5:d9e8bfe20b0e7b0919be042e8fcf6d03",
+        verified_by="the record's listing, as cited by one public source",
+        n_bytes=147_215_278,
+        kind="CRISPR",
+        columns={"perturbation": ("perturbation",), "batch": ("hto", "batch")},
+        labels={"NT": "control"},
+        guide_suffix=r"g\d+$",
+        context="THP1",
+        note="25 knock-outs, most with little effect; guides are pooled by target.",
+    ),
+    *(
+        DatasetEntry(
+            name=f"replogle2022_{line.lower()}",
+            paper="Replogle et al. 2022, Cell, doi:10.1016/j.cell.2022.05.013",
+            file_name=f"ReplogleWeissman2022_{line}.h5ad",
+            checksum=f"md5:{digest}",
+            n_bytes=n_bytes,
+            kind="CRISPRi",
+            columns={
+                "perturbation": ("perturbation", "gene"),
+                "batch": ("batch", "gem_group", "gemgroup"),
+            },
+            labels={"non-targeting": "control"},
+            context=context,
+            note="About 2,000 essential genes.",
+        )
+        for line, context, digest, n_bytes in (
+            ("K562_essential", "K562", "d8cba17576d1a8afc0f7d71b79cad0f7", 1_546_729_675),
+            ("rpe1", "RPE1", "cc7f1ec50aeb3a3e1b4a6cfa713d80fa", None),
+        )
+    ),
+    DatasetEntry(
+        name="sciplex3",
+        paper="Srivatsan et al. 2020, Science, doi:10.1126/science.aax6234",
+        records=_SCPERTURB[:1],
+        file_name="SrivatsanTrapnell2020_sciplex3.h5ad",
+        checksum="md5:c9e70629505d98c7ca1a837f62b14e89",
+        n_bytes=2_526_631_614,
+        kind="drug",
+        columns=_DRUG_COLUMNS | {"cell_type": ("cell_line", "celltype"), "batch": ("replicate",)},
+        dose_unit="nM",
+        time_unit="hours",
+        note="188 drugs, 4 doses, 3 lines; cells without a hash are dropped. Version 1.4 of the "
+        "record: in earlier ones, such as 10044268, gene names are shifted by one row.",
     ),
 )
 
 #: Every known screen by name.
-DATASETS: Final[Mapping[str, DatasetEntry]] = {
-    entry.name: entry
-    for entry in (_KANG, _MCFARLAND, _NORMAN, _PAPALEXI, *_REPLOGLE.values(), _SCIPLEX)
-}
-
-
-logger = logging.getLogger(__name__)
+DATASETS: Final[Mapping[str, DatasetEntry]] = {entry.name: entry for entry in _ENTRIES}
 
 _ESSENTIAL = (PERTURBATION_COLUMN, DOSE_COLUMN, TIME_COLUMN)
 
@@ -230,15 +188,9 @@ _ESSENTIAL = (PERTURBATION_COLUMN, DOSE_COLUMN, TIME_COLUMN)
 _MISSING = ("nan", "None", "NA", "")
 
 
-def harmonise(adata: AnnData, entry: DatasetEntry) -> AnnData:
-    """Return the complete cells with canonical columns in front of the file's own.
-
-    Raises
-    ------
-    SchemaError
-        If there is no column for the perturbation, or for doses or times that there should be.
-    """
-    found = _find(adata.obs, entry)
+def _harmonize(adata: AnnData, entry: DatasetEntry) -> AnnData:
+    """Return the complete cells with canonical columns in front of the file's own."""
+    found = _find_columns(adata.obs, entry)
     canonical = _canonical(adata.obs, found, entry)
     essential = [c for c in (*_ESSENTIAL, "cell_type") if c in canonical]
     keep = canonical[essential].notna().all(axis=1).to_numpy()
@@ -253,11 +205,14 @@ def harmonise(adata: AnnData, entry: DatasetEntry) -> AnnData:
     canonical["library_size"] = np.asarray(adata.X.sum(axis=1), dtype=np.float32).ravel()
     rest = adata.obs.drop(columns=[c for c in canonical if c in adata.obs])
     adata.obs = pd.concat([canonical, rest], axis=1)
-    adata.uns[UNS_KEY] = {"dataset": _provenance(entry)}
+    names = ("name", "paper", "licence", "dose_unit", "time_unit")
+    provenance = {name: getattr(entry, name) for name in names}
+    source = {"url": entry.urls[0], "checksum": entry.checksum or ""}
+    adata.uns[UNS_KEY] = {"dataset": provenance | source}
     return adata
 
 
-def _find(obs: pd.DataFrame, entry: DatasetEntry) -> dict[str, str]:
+def _find_columns(obs: pd.DataFrame, entry: DatasetEntry) -> dict[str, str]:
     """Return the file's column for each canonical one that it has."""
     found = {
         column: next(name for name in names if name in obs)
@@ -302,20 +257,8 @@ def _text(values: pd.Series) -> pd.Series:
 
 
 def _numbers(values: pd.Series) -> pd.Series:
-    """Return values as numbers, what is missing or is none as NaN."""
+    """Return values as numbers, other text as NaN."""
     return pd.to_numeric(_text(values), errors="coerce").astype(float)
-
-
-def _provenance(entry: DatasetEntry) -> dict[str, str]:
-    return {
-        "name": entry.name,
-        "paper": entry.paper,
-        "url": entry.urls[0],
-        "checksum": entry.checksum or "",
-        "licence": entry.licence,
-        "dose_unit": entry.dose_unit,
-        "time_unit": entry.time_unit,
-    }
 
 
 def _labels(original: pd.Series, entry: DatasetEntry) -> pd.Series:
@@ -394,18 +337,13 @@ def load_dataset(
     if path is None:
         file = _download(entry, cache=cache, allow_unverified=allow_unverified)
     else:
-        file = _on_disk(entry, Path(path))
+        file = Path(path) / entry.file_name if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            msg = f"There is no file {file}; expected {name!r} as h5ad, from {entry.urls[0]}."
+            raise FileNotFoundError(msg)
     adata = read_screen(file)
     check_raw_counts(adata.X, where=f"X of {file.name}", layers=adata.layers)
-    return harmonise(adata, entry)
-
-
-def _on_disk(entry: DatasetEntry, path: Path) -> Path:
-    file = path / entry.file_name if path.is_dir() else path
-    if not file.is_file():
-        msg = f"There is no file {file}; expected {entry.name!r} as h5ad, from {entry.urls[0]}."
-        raise FileNotFoundError(msg)
-    return file
+    return _harmonize(adata, entry)
 
 
 def _download(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["ConditionKeys", "as_labels", "default_keys", "distinct_rows", "row_codes"]
+__all__ = [
+    "ScreenKeys",
+    "as_columns",
+    "as_labels",
+    "default_keys",
+    "distinct_rows",
+    "harmonised_keys",
+    "row_codes",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionKeys:
-    """Which columns of `obs` hold the condition of a cell.
+class ScreenKeys:
+    """Where a screen holds its conditions, contexts and counts.
 
     Parameters
     ----------
@@ -43,21 +51,35 @@ class ConditionKeys:
         The control's label; numbers are read as text.
     separator
         What stands between the components of a combination.
+    context
+        Columns that say in what the perturbation acts, such as cell type and donor: one name, or
+        several.
+    batch
+        Column of technical batches, which only models use.
+    layer
+        Layer of the raw counts; None is `X`.
+    library
+        Column of library sizes, which only models use; None sums the counts.
     """
 
-    perturbation: str
+    perturbation: str = PERTURBATION_COLUMN
     dose: str | None = None
     time: str | None = None
     kind: str | None = None
     control: str = CONTROL
     separator: str = SEPARATOR
+    context: tuple[str, ...] = ()
+    batch: str | None = None
+    layer: str | None = None
+    library: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "control", as_label(self.control))
+        object.__setattr__(self, "context", as_columns(self.context))
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns in use, by the argument of `Condition.parse` that they fill."""
+        """The columns of the condition, by the argument of `Condition.parse` that they fill."""
         named = {
             "perturbation": self.perturbation,
             "dose": self.dose,
@@ -65,6 +87,15 @@ class ConditionKeys:
             "kind": self.kind,
         }
         return {role: column for role, column in named.items() if column is not None}
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """The columns of the condition and the context."""
+        return [*self.columns.values(), *self.context]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys as plain types, fit for JSON; `ScreenKeys(**state)` reads them."""
+        return asdict(self) | {"context": list(self.context)}
 
     def parse(
         self,
@@ -85,7 +116,7 @@ class ConditionKeys:
         )
 
 
-def default_keys(adata: AnnData) -> ConditionKeys:
+def default_keys(adata: AnnData) -> ScreenKeys:
     """Return the keys that `scvi_perturb.pp.harmonize` recorded, or else the columns it writes.
 
     Raises
@@ -93,26 +124,37 @@ def default_keys(adata: AnnData) -> ConditionKeys:
     SchemaError
         If nothing is recorded and there is no column "perturbation".
     """
-    recorded = adata.uns.get(UNS_KEY, {}).get("keys")
-    if recorded and "perturbation" in recorded:  # not of samples that were not perturbed
-        roles = {*ConditionKeys.__dataclass_fields__} & {*recorded}
-        return ConditionKeys(**{role: str(recorded[role]) for role in roles})
+    recorded = harmonised_keys(adata)
+    if "perturbation" in recorded:  # not of samples that were not perturbed
+        roles = {*ScreenKeys.__dataclass_fields__} & {*recorded} - {"context"}
+        named = {role: str(recorded[role]) for role in roles}
+        return ScreenKeys(**named, context=recorded["context"])
     if PERTURBATION_COLUMN not in adata.obs:
-        msg = (
-            f"obs has no column {PERTURBATION_COLUMN!r}; it has {sorted(map(str, adata.obs))}. "
-            "Use `scvi_perturb.pp.harmonize`, or name the columns with `keys=ConditionKeys(...)`."
-        )
-        raise SchemaError(msg)
-    return ConditionKeys(
-        PERTURBATION_COLUMN,
+        _refuse_absent(PERTURBATION_COLUMN, adata.obs)
+    return ScreenKeys(
         dose=DOSE_COLUMN if DOSE_COLUMN in adata.obs else None,
         time=TIME_COLUMN if TIME_COLUMN in adata.obs else None,
         kind=KIND_COLUMN if KIND_COLUMN in adata.obs else None,
     )
 
 
+def harmonised_keys(adata: AnnData) -> dict[str, Any]:
+    """Return the columns that `harmonize` wrote down, by what they hold."""
+    recorded = adata.uns.get(UNS_KEY, {})
+    keys = dict(recorded.get("keys", {})) if hasattr(recorded, "get") else {}
+    keys["context"] = tuple(map(str, keys.get("context", ())))
+    return {role: column for role, column in keys.items() if column is not None}
+
+
+def as_columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return columns as a tuple; one name is one column, not its letters."""
+    if columns is None:
+        return ()
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
 def distinct_rows(
-    obs: pd.DataFrame, keys: ConditionKeys
+    obs: pd.DataFrame, keys: ScreenKeys
 ) -> tuple[list[dict[str, object]], NDArray[np.int64]]:
     """Return the distinct rows of the condition's columns, and which of them each cell has.
 
@@ -124,8 +166,7 @@ def distinct_rows(
     columns = keys.columns
     absent = sorted(set(columns.values()) - set(map(str, obs.columns)))
     if absent:
-        msg = f"obs has no column {absent[0]!r}; it has {sorted(map(str, obs.columns))}."
-        raise SchemaError(msg)
+        _refuse_absent(absent[0], obs)
     missing = int(obs[columns["perturbation"]].isna().sum())
     if missing:
         msg = (
@@ -137,6 +178,14 @@ def distinct_rows(
     picked = {role: obs[column].iloc[first].tolist() for role, column in columns.items()}
     rows = [{role: values[i] for role, values in picked.items()} for i in range(len(first))]
     return rows, inverse
+
+
+def _refuse_absent(column: str, obs: pd.DataFrame) -> NoReturn:
+    msg = (
+        f"obs has no column {column!r}; it has {sorted(map(str, obs.columns))}. Use "
+        "`scvi_perturb.pp.harmonize`, or name the columns with `keys=ScreenKeys(...)`."
+    )
+    raise SchemaError(msg)
 
 
 def as_labels(values: pd.Series[Any], missing: str | None = None) -> NDArray[np.object_]:

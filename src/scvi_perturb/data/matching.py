@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEVELS", "ControlGroups", "as_codes", "group_controls", "match_controls"]
+__all__ = ["LEVELS", "ControlGroups", "group_controls", "match_controls"]
 
 
 #: What a group's controls share with its cells; a level is a position in this tuple.
@@ -27,7 +27,7 @@ LEVELS: Final = ("context and batch", "context", "nothing")
 
 @dataclass(frozen=True, slots=True)
 class ControlGroups:
-    """Cells grouped by context and batch, with the control cells that answer each group.
+    """Cells grouped by context and batch, with the control cells of each group.
 
     Attributes
     ----------
@@ -48,20 +48,15 @@ class ControlGroups:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
 
-    @property
-    def cell_level(self) -> NDArray[np.int64]:
-        """`(n_cells,)` level at which each cell is answered."""
-        return self.level[self.group]
-
     def pool(self, group: int) -> NDArray[np.int64]:
-        """Return the positions of the control cells that answer a group."""
+        """Return the positions of the control cells of a group."""
         return self.controls[self.start[group] : self.stop[group]]
 
 
 def group_controls(
     context: ArrayLike, batch: ArrayLike | None, is_control: ArrayLike
 ) -> ControlGroups:
-    """Find the control cells that answer each cell.
+    """Find the control cells of each cell.
 
     They share the cell's context and batch; where there are none, its context; where there are
     none either, they are all controls. `level` tells which.
@@ -87,29 +82,25 @@ def group_controls(
             "label with `control=`, or add control cells."
         )
         raise SchemaError(msg)
-    contexts = as_codes(context, len(control), "context")
-    batches = as_codes(np.zeros(len(control)) if batch is None else batch, len(control), "batch")
+    contexts = _as_codes(context, len(control), "context")
+    batches = _as_codes(np.zeros(len(control)) if batch is None else batch, len(control), "batch")
     pair = contexts * (batches.max() + 1) + batches
     distinct, group = np.unique(pair, return_inverse=True)
-    in_pair, context_of = pair[control], distinct // (batches.max() + 1)
-    order = np.argsort(in_pair, kind="stable")
-    in_pair, in_context = in_pair[order], contexts[control][order]
+    controls = np.flatnonzero(control)
+    controls = controls[np.argsort(pair[controls], kind="stable")]
     bounds = np.stack(
         [
-            _interval(in_pair, distinct),
-            _interval(in_context, context_of),
-            np.broadcast_to([[0], [len(order)]], (2, len(distinct))),
+            _interval(pair[controls], distinct),
+            _interval(contexts[controls], distinct // (batches.max() + 1)),
+            np.broadcast_to([[0], [len(controls)]], (2, len(distinct))),
         ]
     )
     level = (bounds[:, 1] > bounds[:, 0]).argmax(axis=0)
     start, stop = bounds[level, :, np.arange(len(distinct))].T
-    controls = np.flatnonzero(control)[order]
-    return ControlGroups(
-        group.astype(np.int64), level, controls, start.astype(np.int64), stop.astype(np.int64)
-    )
+    return ControlGroups(group, level, controls, start, stop)
 
 
-def as_codes(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.int64]:
+def _as_codes(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.int64]:
     """Return one dense code a cell for labels in one or several columns."""
     columns = np.asarray(values)
     if columns.shape[:1] != (n_cells,):
@@ -124,8 +115,7 @@ def as_codes(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.int64]:
 
 def _interval(ordered: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where each value begins and ends in an ordered array, `(2, n_values)`."""
-    sides = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
-    return np.stack(sides).astype(np.int64)
+    return np.stack([np.searchsorted(ordered, values), np.searchsorted(ordered, values, "right")])
 
 
 #: Maps latents of targets and of sources, and a generator, to the source of each target.
@@ -134,7 +124,7 @@ Coupling = Callable[
 ]
 
 #: Small groups are replicated up to this many rows, to use more of their controls.
-_ENOUGH_ROWS = 256
+_N_REPLICATED = 256
 
 
 def match_controls(
@@ -160,13 +150,13 @@ def match_controls(
         "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
         equal weights) from the cells of each condition of a group to a random sample of its
         controls; both sides are used evenly, so that the controls' distribution is kept. Or a
-        function `(targets, sources, rng) -> sources of the targets` of latents, asked group by
-        group as "ot".
+        function `(targets, sources, rng) -> sources of the targets` of latents, called for each
+        group as "ot" is.
     latent
         `(n_cells, n_dimensions)`, needed for all but "random".
     condition
-        `(n_cells,)` codes. Unless drawn at "random", cells of different conditions are transported
-        apart; None takes all cells of a group together.
+        `(n_cells,)` codes. Unless drawn at "random", each condition is transported on its own; None
+        takes all cells of a group together.
     max_size
         Largest transport problem: larger groups are cut at random into chunks of this size.
     seed
@@ -229,7 +219,7 @@ def _chunks(
     """Yield a group and positions in `cells` of at most `max_size` of its cells of a condition."""
     group = groups.group[cells]
     parts = np.zeros(len(cells)) if condition is None else np.asarray(condition)[cells]
-    together = as_codes(np.stack([group, pd.factorize(parts)[0]], axis=1), len(cells), "condition")
+    together = _as_codes(np.stack([group, pd.factorize(parts)[0]], axis=1), len(cells), "condition")
     order = rng.permutation(len(cells))
     order = order[np.argsort(together[order], kind="stable")]
     for members in np.split(order, np.flatnonzero(np.diff(together[order])) + 1):
@@ -246,7 +236,7 @@ def _transport(
 ) -> NDArray[np.int64]:
     """Transport cells to as many sampled controls, and return the control of each cell."""
     n = len(cells)
-    copies = max(1, min(_ENOUGH_ROWS, len(pool)) // n)
+    copies = max(1, min(_N_REPLICATED, len(pool)) // n)
     sample = _even_sample(pool, copies * n, rng)
     cost = cdist(latent[cells], latent[sample], "sqeuclidean")
     if len(pool) > 1:  # a control is not its own pair, unless nothing else is left

@@ -98,11 +98,7 @@ def _fault(X: Matrix) -> str | None:
     """Return what is wrong with the sampled values of `X` in words, or None."""
     if X is None:
         return "is empty (None)"
-    for values in _sampled_values(X):
-        fault = _values_fault(values)
-        if fault is not None:
-            return fault
-    return None
+    return next(filter(None, map(_values_fault, _sampled_values(X))), None)
 
 
 def _values_fault(values: NDArray[Any]) -> str | None:
@@ -111,12 +107,11 @@ def _values_fault(values: NDArray[Any]) -> str | None:
         return None
     if kind not in "if":
         return f"has values of type {values.dtype}, which are not numbers"
-    if kind == "f":
-        n_bad = int(np.count_nonzero(~np.isfinite(values)))
-        if n_bad:
-            return f"has NaN or infinite values ({n_bad} of {values.size} sampled)"
+    n_bad = int(np.count_nonzero(~np.isfinite(values)))
+    if n_bad:
+        return f"has NaN or infinite values ({n_bad} of {values.size} sampled)"
     low, high = values.min(), values.max()
-    fractional = values[values != np.rint(values)] if kind == "f" else values[:0]
+    fractional = values[values != np.rint(values)]
     if low < 0:
         guess = " and looks scaled" if fractional.size else ""
         return f"has negative values (lowest found {low:g}){guess}"
@@ -152,11 +147,10 @@ def _stored(X: Matrix) -> Matrix | None:
 
 def _blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield at most `_BLOCKS` intervals of at most `size`, spread evenly over `length`."""
-    if length <= _BLOCKS * size:
-        yield from ((start, min(start + size, length)) for start in range(0, length, size))
-        return
-    for start in np.linspace(0, length - size, _BLOCKS).astype(int).tolist():
-        yield start, start + size
+    starts = range(0, length, size)
+    if length > _BLOCKS * size:
+        starts = np.linspace(0, length - size, _BLOCKS).astype(int).tolist()
+    yield from ((start, min(start + size, length)) for start in starts)
 
 
 def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
@@ -184,7 +178,7 @@ def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
         msg = f"Gene names are not unique ({twice}, ...); call `adata.var_names_make_unique()`."
         raise SchemaError(msg)
     place = names.get_indexer(np.asarray(genes))
-    missing = [gene for gene, i in zip(genes, place, strict=True) if i < 0]
+    missing = np.asarray(genes)[place < 0].tolist()
     if missing:
         msg = (
             f"{len(missing)} of the {len(genes)} genes of training are missing, e.g. "
@@ -197,7 +191,7 @@ def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
 
 
 #: Rows that are summed at a time.
-CHUNK = 8192
+_CHUNK = 8192
 
 
 class ScreenReader:
@@ -214,21 +208,21 @@ class ScreenReader:
     """
 
     def __init__(self, manager: AnnDataManager) -> None:
-        self.codes = {
-            key: _column(manager.get_from_registry(key)).astype(np.int64)
-            for key in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
-        }
-        self.metadata = {
-            key: _column(manager.get_from_registry(key))
+        columns = {
+            key: np.asarray(manager.get_from_registry(key)).reshape(-1)
             for key in manager.data_registry
-            if key.startswith(METADATA_PREFIX)
+            if key != X_KEY
         }
+        self.codes = {
+            k: columns[k].astype(np.int64) for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        }
+        self.metadata = {k: v for k, v in columns.items() if k.startswith(METADATA_PREFIX)}
         self.n_cells = len(self.codes[CONDITION_KEY])
         n_genes = len(manager.get_state_registry(X_KEY)["column_names"])
         self.counts = _readable(manager.get_from_registry(X_KEY), (self.n_cells, n_genes))
         self.library: np.ndarray | None = None
-        if LIBRARY_KEY in manager.data_registry:
-            self.library = _column(manager.get_from_registry(LIBRARY_KEY)).astype(np.float32)
+        if LIBRARY_KEY in columns:
+            self.library = columns[LIBRARY_KEY].astype(np.float32)
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -296,12 +290,12 @@ def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any ar
 
 def row_sums(matrix: Any, n_rows: int) -> np.ndarray:  # noqa: ANN401 - as `read_rows`
     """Return the sum of each row, `(n_rows,)` float64, of any storage that `read_rows` reads."""
-    parts = np.array_split(np.arange(n_rows), max(1, n_rows // CHUNK))
+    parts = np.array_split(np.arange(n_rows), max(1, n_rows // _CHUNK))
     sums = [np.asarray(read_rows(matrix, rows).sum(axis=1)).ravel() for rows in parts]
     return np.concatenate(sums).astype(np.float64)
 
 
-class _Rows:
+class _RowMatrix:
     """Rows of a matrix that cannot say its shape: scvi-tools' layer of a collection of files."""
 
     def __init__(self, matrix: Any, shape: tuple[int, int]) -> None:  # noqa: ANN401
@@ -318,12 +312,8 @@ def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     if not sparse.issparse(matrix):
         return matrix
     if not hasattr(matrix, "shape"):
-        return _Rows(matrix, shape)
+        return _RowMatrix(matrix, shape)
     return matrix if matrix.format == "csr" else matrix.tocsr()
-
-
-def _column(values: Any) -> np.ndarray:  # noqa: ANN401
-    return np.asarray(values).reshape(-1)
 
 
 def read_screen(path: str | PathLike[str]) -> AnnData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -9,20 +10,82 @@ import pandas as pd
 from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.condition import Component, Condition
+from scvi_perturb.data.keys import as_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.screen import Screen
 
-__all__ = ["parse_conditions", "request_table"]
+__all__ = ["Request", "parse_conditions", "parse_request", "request_table"]
 
 Value = TypeVar("Value", float, str)
 
 
-def request_table(
-    conditions: str | Iterable[str] | pd.DataFrame, keys: ConditionKeys, others: Iterable[str]
-) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request: one row a population of cells to predict.
+
+    Attributes
+    ----------
+    conditions
+        Condition of each row.
+    context
+        Labels asked for, column -> one label a row, "" for the reference's; columns that no row
+        asks for are absent.
+    batch
+        Batch asked for, one label a row, "" for the reference's; None where no row asks.
+    """
+
+    conditions: tuple[Condition, ...]
+    context: dict[str, tuple[str, ...]]
+    batch: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.conditions)
+
+    def where(self, row: int) -> dict[str, str]:
+        """Return the context that a row asks for."""
+        return {column: labels[row] for column, labels in self.context.items() if labels[row]}
+
+
+def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
+    """Read a request.
+
+    Parameters
+    ----------
+    conditions
+        Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
+        wanted doses, times, kinds, contexts and batch, under the names they were registered with
+        or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
+        is the reference's, a missing dose, time or kind the only one that the screen has.
+    screen
+        What the model was set up with.
+
+    Raises
+    ------
+    SchemaError
+        When the table has columns that mean nothing to the model, or none of perturbations; when
+        a dose, time or kind is left out of which the screen has several.
+    """
+    frame = request_table(conditions, screen.keys)
+    asked = {c: _asked(frame, c) for c in screen.keys.context}
+    return Request(
+        conditions=tuple(parse_conditions(frame, screen.keys, screen.table.conditions)),
+        context={column: labels for column, labels in asked.items() if labels is not None},
+        batch=None if screen.keys.batch is None else _asked(frame, screen.keys.batch),
+    )
+
+
+def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
+    """Return the labels of a column, "" where there is none; None where no row has one."""
+    labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
+    return labels if any(labels) else None
+
+
+def request_table(conditions: str | Iterable[str] | pd.DataFrame, keys: ScreenKeys) -> pd.DataFrame:
     """Return a request as a table; models and predictors read the same one.
 
     Parameters
@@ -31,9 +94,7 @@ def request_table(
         A name, names, or a table. Columns of the condition may have the names of `keys`, or
         `perturbation`, `dose`, `time`, `perturbation_type`.
     keys
-        Columns of the condition.
-    others
-        Further columns that mean something: contexts, batch.
+        Columns that mean something: those of the condition, the context and the batch.
 
     Raises
     ------
@@ -59,7 +120,7 @@ def request_table(
         if column and name in conditions and column not in conditions
     }
     table = conditions.rename(columns=renamed)
-    known = {*filter(None, roles.values()), *others}
+    known = {*filter(None, (*roles.values(), *keys.context, keys.batch))}
     unknown = [str(c) for c in table.columns if c not in known]
     if unknown:
         msg = (
@@ -75,7 +136,7 @@ def request_table(
 
 
 def parse_conditions(
-    table: pd.DataFrame, keys: ConditionKeys, known: Iterable[Condition]
+    table: pd.DataFrame, keys: ScreenKeys, known: Iterable[Condition]
 ) -> list[Condition]:
     """Return the condition of each row of a request; models and predictors read it alike.
 
@@ -128,7 +189,7 @@ def _is_set(value: Any) -> bool:  # noqa: ANN401
 
 
 def _completed(
-    part: Component, given: Mapping[str, object], keys: ConditionKeys, known: Collection[Component]
+    part: Component, given: Mapping[str, object], keys: ScreenKeys, known: Collection[Component]
 ) -> Component:
     """Fill in dose and kind of a component from those that are known, where there is one choice."""
     kind, dose = part.kind, part.dose

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Self
 
 __all__ = ["SimulatorConfig"]
 
 
-_COUNTS = {
-    "n_perturbations": 1,
-    "n_unseen": 0,
-    "n_combinations": 0,
-    "n_contexts": 1,
-    "n_batches": 1,
-    "n_identity": 1,
-    "n_state": 1,
-    "n_technical": 1,
-    "n_features": 1,
-    "n_decoy_features": 0,
-}
-_SHARES = ("program_share", "gene_share", "responder_fraction", "feature_r2")
-_NOT_NEGATIVE = (
-    "interaction_strength",
-    "context_distance",
-    "context_modulation",
-    "batch_effect",
-    "identity_sd",
-    "state_sd",
-    "effect_size",
-    "library_sd",
+#: What each field must be, where that does not depend on others: names, least, most, in words.
+_RANGES = (
+    (("n_unseen", "n_combinations", "n_decoy_features"), 0, math.inf, "at least 0"),
+    (("n_perturbations", "n_contexts", "n_batches"), 1, math.inf, "at least 1"),
+    (("n_identity", "n_state", "n_technical", "n_features"), 1, math.inf, "at least 1"),
+    (("program_share", "gene_share"), 0, 1, "between 0 and 1"),
+    (("responder_fraction", "feature_r2"), 0, 1, "between 0 and 1"),
+    (("interaction_strength", "context_distance", "context_modulation"), 0, math.inf, "0 or more"),
+    (("batch_effect", "identity_sd", "state_sd"), 0, math.inf, "0 or more"),
+    (("effect_size", "library_sd"), 0, math.inf, "0 or more"),
 )
-_POSITIVE = ("library_size", "dispersion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +107,10 @@ class SimulatorConfig:
     control_fraction: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, least in _COUNTS.items():
-            self._require(name, getattr(self, name) >= least, f"at least {least}")
-        for name in _SHARES:
-            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in _NOT_NEGATIVE:
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in _POSITIVE:
+        for names, least, most, expected in _RANGES:
+            for name in names:
+                self._require(name, least <= getattr(self, name) <= most, expected)
+        for name in ("library_size", "dispersion"):
             self._require(name, getattr(self, name) > 0, "more than 0")
         self._require("control_fraction", 0 < self.control_fraction < 1, "between 0 and 1")
         self._require(
@@ -134,15 +119,11 @@ class SimulatorConfig:
         pairs = self.n_perturbations * (self.n_perturbations - 1) // 2
         self._require("n_combinations", self.n_combinations <= pairs, f"at most {pairs} pairs")
         for name in ("doses", "times"):
-            self._check_levels(name)
-
-    def _check_levels(self, name: str) -> None:
-        levels = getattr(self, name)
-        if levels is None:
-            return
-        object.__setattr__(self, name, tuple(float(level) for level in levels))
-        legal = len(levels) > 0 and min(levels) > 0 and len(set(levels)) == len(levels)
-        self._require(name, legal, "None or different values, each more than 0")
+            levels = getattr(self, name)
+            if levels is not None:
+                object.__setattr__(self, name, tuple(float(level) for level in levels))
+                legal = len(levels) > 0 and min(levels) > 0 and len(set(levels)) == len(levels)
+                self._require(name, legal, "None or different values, each more than 0")
 
     def _require(self, name: str, fulfilled: bool, expected: str) -> None:  # noqa: FBT001
         if not fulfilled:

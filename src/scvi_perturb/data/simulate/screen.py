@@ -1,18 +1,26 @@
-"""Simulate a screen: latent factors, perturbation effects, cells and counts."""
+"""Simulate a screen, and say what is true of it: effects, profiles, cells of any condition."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import DOSE_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._constants import (
+    CONTROL,
+    DOSE_COLUMN,
+    PERTURBATION_COLUMN,
+    SEPARATOR,
+    TARGET_SUM,
+    TIME_COLUMN,
+)
+from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
 from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.data.simulate.config import SimulatorConfig
 
@@ -22,42 +30,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Cells",
-    "Factors",
     "Truth",
-    "annotate",
-    "draw_counts",
-    "draw_factors",
-    "draw_truth",
-    "perturb",
-    "proportions",
+    "expected_profile",
+    "perturbation_features",
+    "sample_truth",
     "simulate_screen",
+    "state_shift",
+    "true_effect",
 ]
-
 
 _CHUNK_VALUES = 4_000_000
 _TECHNICAL_SD = 0.25  # of cells about their batch, relative to the batch effect
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """Latent factors of cells before any perturbation.
-
-    Attributes
-    ----------
-    identity, state, technical
-        `(n_cells, dimensions)`; the first technical one is depth in standard deviations.
-    responds
-        `(n_cells,)`: whether the cell responds if it is perturbed.
-    """
+class Factors(NamedTuple):
+    """Latent factors of cells, `(n_cells, dimensions)`, and who responds if perturbed."""
 
     identity: NDArray[np.float64]
     state: NDArray[np.float64]
+    #: The first dimension is depth in standard deviations.
     technical: NDArray[np.float64]
     responds: NDArray[np.bool_]
 
 
-def draw_factors(
+def _draw_factors(
     truth: Truth,
     *,
     context: NDArray[np.int64],
@@ -83,13 +79,9 @@ def draw_factors(
     )
 
 
-def proportions(
-    truth: Truth, factors: Factors, *, state: NDArray[np.float64] | None = None
-) -> NDArray[np.float32]:
-    """Return expected proportions of genes `(n_cells, n_genes)`, with `state` in place if given."""
-    latent = np.hstack(
-        [factors.identity, factors.state if state is None else state, factors.technical]
-    )
+def _proportions(truth: Truth, factors: Factors) -> NDArray[np.float32]:
+    """Return expected proportions of genes, `(n_cells, n_genes)`."""
+    latent = np.hstack([factors.identity, factors.state, factors.technical])
     loadings = np.hstack([truth.loadings_identity, truth.loadings_state, truth.loadings_technical])
     logits = latent.astype(np.float32) @ loadings.T.astype(np.float32)
     logits += truth.base.astype(np.float32)
@@ -99,23 +91,16 @@ def proportions(
     return logits
 
 
-def draw_counts(truth: Truth, factors: Factors, rng: np.random.Generator) -> sparse.csr_matrix:
+def _draw_counts(truth: Truth, factors: Factors, rng: np.random.Generator) -> sparse.csr_matrix:
     """Draw negative binomial counts `(n_cells, n_genes)`, CSR of float32 whole numbers."""
-    config = truth.config
-    spread = config.library_sd
-    library = config.library_size * np.exp(spread * factors.technical[:, 0] - spread**2 / 2)
+    sd = truth.config.library_sd
+    library = truth.config.library_size * np.exp(sd * factors.technical[:, 0] - sd**2 / 2)
     theta = truth.dispersion.astype(np.float32)
     size = max(1, _CHUNK_VALUES // len(theta))
     blocks = []
     for start in range(0, len(library), size):
         rows = slice(start, start + size)
-        chunk = Factors(
-            factors.identity[rows],
-            factors.state[rows],
-            factors.technical[rows],
-            factors.responds[rows],
-        )
-        rate = proportions(truth, chunk)
+        rate = _proportions(truth, Factors._make(values[rows] for values in factors))
         rate *= library[rows, None].astype(np.float32) / theta
         rate *= rng.standard_gamma(theta, rate.shape, dtype=np.float32)
         blocks.append(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
@@ -184,7 +169,7 @@ class Truth:
         Raises
         ------
         SchemaError
-            If the data were not simulated here.
+            If the data were not simulated.
         """
         if "truth" not in uns:
             msg = (
@@ -246,7 +231,7 @@ _BASE_SD = 1.5
 _NUISANCE_SD = 0.5
 
 
-def draw_truth(config: SimulatorConfig, n_genes: int, rng: np.random.Generator) -> Truth:
+def _draw_truth(config: SimulatorConfig, n_genes: int, rng: np.random.Generator) -> Truth:
     """Draw all parameters of a screen of `n_genes` genes."""
     n_all = config.n_perturbations + config.n_unseen
     base = rng.normal(0.0, _BASE_SD, n_genes)
@@ -343,44 +328,37 @@ def _draw_loadings(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """What each cell of a screen is and what was done to it.
-
-    Attributes
-    ----------
-    conditions
-        The different conditions.
-    condition, context, batch
-        `(n_cells,)` positions in `conditions` and in the truth's contexts and batches.
-    time
-        `(n_cells,)`, or None where times are not recorded.
-    """
+class Cells(NamedTuple):
+    """What each cell of a screen is and what was done to it, `(n_cells,)` each."""
 
     conditions: list[Condition]
+    """The different conditions, `(n_conditions,)`."""
     condition: NDArray[np.int64]
+    """Positions in `conditions`; then in the truth's contexts and in its batches."""
     context: NDArray[np.int64]
     batch: NDArray[np.int64]
     time: NDArray[np.float64] | None
+    """None where times are not recorded."""
 
 
-def perturb(truth: Truth, cells: Cells, factors: Factors) -> Factors:
+def _perturb(truth: Truth, cells: Cells, factors: Factors) -> Factors:
     """Return the factors with responding cells' states shifted by their conditions."""
     shifts = np.stack([truth.shift(condition) for condition in cells.conditions])
     shift = shifts[cells.condition, cells.context] * factors.responds[:, None]
-    return replace(factors, state=factors.state + shift)
+    return factors._replace(state=factors.state + shift)
 
 
-def annotate(truth: Truth, cells: Cells, factors: Factors, rng: np.random.Generator) -> AnnData:
+def _annotate(truth: Truth, cells: Cells, factors: Factors, rng: np.random.Generator) -> AnnData:
     """Draw counts and write them with the cells' annotation and factors."""
-    counts = draw_counts(truth, factors, rng)
+    counts = _draw_counts(truth, factors, rng)
     n_cells, n_genes = counts.shape
     perturbed = np.array([not condition.is_control for condition in cells.conditions])
-    columns: dict[str, object] = {
-        PERTURBATION_COLUMN: _labels([c.perturbation for c in cells.conditions], cells.condition)
-    }
+    labels = [condition.perturbation for condition in cells.conditions]
+    columns: dict[str, object] = {PERTURBATION_COLUMN: _labels(labels, cells.condition)}
     if truth.config.doses is not None:
-        columns[DOSE_COLUMN] = _labels([c.dose_label for c in cells.conditions], cells.condition)
+        columns[DOSE_COLUMN] = _labels(
+            [c.format_doses() for c in cells.conditions], cells.condition
+        )
     if cells.time is not None:
         columns[TIME_COLUMN] = cells.time
     columns["cell_type"] = _labels(truth.contexts, cells.context)
@@ -451,11 +429,11 @@ def simulate_screen(
     config = config or SimulatorConfig()
     sequence = np.random.SeedSequence(seed)
     for_truth, for_design, for_cells = map(np.random.default_rng, sequence.spawn(3))
-    truth = draw_truth(config, n_genes, for_truth)
+    truth = _draw_truth(config, n_genes, for_truth)
     cells = _design(truth, n_cells, for_design)
-    factors = draw_factors(truth, context=cells.context, batch=cells.batch, rng=for_cells)
-    factors = perturb(truth, cells, factors)
-    adata = annotate(truth, cells, factors, for_cells)
+    factors = _draw_factors(truth, context=cells.context, batch=cells.batch, rng=for_cells)
+    factors = _perturb(truth, cells, factors)
+    adata = _annotate(truth, cells, factors, for_cells)
     adata.uns["truth"] = truth.to_uns()
     return adata
 
@@ -483,29 +461,207 @@ def _design(truth: Truth, n_cells: int, rng: np.random.Generator) -> Cells:
     time = None
     if config.times is not None:
         time = np.asarray(config.times)[rest % len(config.times)][order]
-        conditions, condition = _cross_times(conditions, condition, config.times, rest)
+        conditions = [replace(one, time=t) for one in conditions for t in config.times]
+        condition = condition * len(config.times) + rest % len(config.times)
     return Cells(conditions, condition[order], context[order], batch[order], time)
 
 
 def _treatments(truth: Truth, rng: np.random.Generator) -> list[Condition]:
     """Return singles at every dose, then pairs at the reference dose."""
     config = truth.config
-    names = [str(name) for name in truth.perturbations[: config.n_perturbations]]
-    doses = config.doses or (config.reference_dose,)
-    singles = [Condition((Component(name, dose),)) for name in names for dose in doses]
-    pairs = list(combinations(names, 2))
+    names, top = map(str, truth.perturbations[: config.n_perturbations]), config.reference_dose
+    at_top = [Component(name, top) for name in names]
+    doses = config.doses or (top,)
+    singles = [Condition((replace(part, dose=dose),)) for part in at_top for dose in doses]
+    pairs = list(combinations(at_top, 2))
     chosen = sorted(rng.choice(len(pairs), config.n_combinations, replace=False)) if pairs else []
-    top = config.reference_dose
-    doubles = [Condition(tuple(Component(name, top) for name in pairs[i])) for i in chosen]
-    return singles + doubles
+    return singles + [Condition(pairs[i]) for i in chosen]
 
 
-def _cross_times(
-    conditions: list[Condition],
-    condition: NDArray[np.int64],
-    times: tuple[float, ...],
-    position: NDArray[np.int64],
-) -> tuple[list[Condition], NDArray[np.int64]]:
-    """Return every condition at every time, and each cell's code among them."""
-    crossed = [replace(entry, time=time) for entry in conditions for time in times]
-    return crossed, condition * len(times) + position % len(times)
+def expected_profile(
+    adata: AnnData,
+    perturbation: str,
+    *,
+    dose: str | float | None = None,
+    time: float | None = None,
+    context: str | None = None,
+    n_cells: int = 2000,
+    seed: int | None = 0,
+) -> NDArray[np.float64]:
+    """Return the true mean proportions of genes under any condition.
+
+    The mean over unperturbed factors is taken by Monte Carlo; the mean over responding or not is
+    exact. One seed draws the same cells for every condition, so that differences between
+    conditions are much more precise than the profiles themselves.
+
+    Parameters
+    ----------
+    adata
+        Data made by `simulate_screen`.
+    perturbation
+        "A", "A+B", "control", measured or not; the names of `perturbation_features`.
+    dose
+        Number, or text such as "1+0.3" in the order of `perturbation`; None is the reference
+        dose, the largest one measured.
+    time
+        None is the reference time, the largest one measured.
+    context
+        Cell type; None is the mean over all.
+    n_cells
+        Cells drawn, spread evenly over contexts and batches.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    numpy.ndarray
+        `(n_genes,)`, summing to 1.
+
+    Raises
+    ------
+    UnknownPerturbationError
+        If a perturbation has no defined effect.
+    ValueError
+        If the context is not one of the screen.
+    SchemaError
+        If the data were not simulated, or the dose cannot be read.
+    """
+    truth = Truth.from_uns(adata.uns)
+    condition = _condition(truth, perturbation, dose, time)
+    rng = np.random.default_rng(seed)
+    cells, factors = _draw_cells(truth, condition, rng, context=context, time=time, n_cells=n_cells)
+    unmoved = _proportions(truth, factors).mean(axis=0, dtype=np.float64)
+    if condition.is_control:
+        return unmoved
+    factors = factors._replace(state=factors.state + truth.shift(condition)[cells.context])
+    moved = _proportions(truth, factors).mean(axis=0, dtype=np.float64)
+    share = truth.config.responder_fraction
+    return share * moved + (1 - share) * unmoved
+
+
+def true_effect(
+    adata: AnnData,
+    perturbation: str,
+    *,
+    dose: str | float | None = None,
+    time: float | None = None,
+    context: str | None = None,
+    n_cells: int = 2000,
+    seed: int | None = 0,
+) -> NDArray[np.float64]:
+    """Return the true difference of log profiles from control in the same context.
+
+    `log1p(1e4 * p) - log1p(1e4 * p_control)` with the profiles of `expected_profile`, whose
+    parameters these are; `(n_genes,)`.
+    """
+    profile = partial(
+        expected_profile, adata, time=time, context=context, n_cells=n_cells, seed=seed
+    )
+    perturbed, control = profile(perturbation, dose=dose), profile(CONTROL)
+    return np.log1p(TARGET_SUM * perturbed) - np.log1p(TARGET_SUM * control)
+
+
+def sample_truth(
+    adata: AnnData,
+    perturbation: str,
+    *,
+    dose: str | float | None = None,
+    time: float | None = None,
+    context: str | None = None,
+    n_cells: int = 500,
+    seed: int | None = 0,
+) -> AnnData:
+    """Draw counts of new cells from the truth: a replicate of the experiment.
+
+    Parameters are those of `expected_profile`; `n_cells` are spread evenly over batches, and over
+    contexts where `context` is None.
+
+    Returns
+    -------
+    anndata.AnnData
+        `(n_cells, n_genes)` with `X`, `obs` and `obsm` as `simulate_screen` writes them.
+    """
+    truth = Truth.from_uns(adata.uns)
+    condition = _condition(truth, perturbation, dose, time)
+    rng = np.random.default_rng(seed)
+    cells, factors = _draw_cells(truth, condition, rng, context=context, time=time, n_cells=n_cells)
+    sampled = _annotate(truth, cells, _perturb(truth, cells, factors), rng)
+    sampled.var_names = adata.var_names
+    return sampled
+
+
+def state_shift(
+    adata: AnnData,
+    perturbation: str,
+    *,
+    dose: str | float | None = None,
+    time: float | None = None,
+    context: str | None = None,
+) -> NDArray[np.float64]:
+    """Return the true shift `(n_state,)` of a responding cell's state, or the mean over contexts.
+
+    Parameters are those of `expected_profile`.
+    """
+    truth = Truth.from_uns(adata.uns)
+    shifts = truth.shift(_condition(truth, perturbation, dose, time))
+    chosen: NDArray[np.float64] = shifts[_contexts(truth, context)].mean(axis=0)
+    return chosen
+
+
+def perturbation_features(adata: AnnData) -> dict[str, pd.DataFrame]:
+    """Return what is known beforehand about every perturbation, the unseen ones included.
+
+    Returns
+    -------
+    dict
+        "embedding": `(n_perturbations + n_unseen, n_features)`, of which the effects are a linear
+        function up to a residual. "decoy", where configured: features that carry nothing.
+    """
+    truth = Truth.from_uns(adata.uns)
+    tables = {"embedding": truth.features, "decoy": truth.decoy_features}
+    index = pd.Index(truth.perturbations.astype(str), name="perturbation", dtype=object)
+    return {
+        name: pd.DataFrame(
+            values, index=index, columns=[f"{name}_{i}" for i in range(values.shape[1])]
+        )
+        for name, values in tables.items()
+        if values.shape[1]
+    }
+
+
+def _condition(
+    truth: Truth, perturbation: str, dose: str | float | None, time: float | None
+) -> Condition:
+    filled = truth.config.reference_dose if dose is None else dose
+    return Condition.parse(perturbation, dose=filled, time=time, separator=SEPARATOR)
+
+
+def _contexts(truth: Truth, context: str | None) -> NDArray[np.int64]:
+    """Return the positions of the asked context, or of all."""
+    if context is None:
+        return np.arange(len(truth.contexts))
+    check_choice("context", context, map(str, truth.contexts))
+    return np.flatnonzero(truth.contexts == context)
+
+
+def _draw_cells(
+    truth: Truth,
+    condition: Condition,
+    rng: np.random.Generator,
+    *,
+    context: str | None,
+    time: float | None,
+    n_cells: int,
+) -> tuple[Cells, Factors]:
+    """Draw cells of one condition, spread evenly over contexts and batches, not yet perturbed."""
+    contexts = _contexts(truth, context)
+    position = np.arange(n_cells)
+    at = truth.config.reference_time if time is None else time
+    cells = Cells(
+        conditions=[condition],
+        condition=np.zeros(n_cells, np.int64),
+        context=contexts[position % len(contexts)],
+        batch=position // len(contexts) % truth.config.n_batches,
+        time=None if truth.config.times is None else np.full(n_cells, float(at)),
+    )
+    return cells, _draw_factors(truth, context=cells.context, batch=cells.batch, rng=rng)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.data.condition import as_label
-from scvi_perturb.data.fields import data_hash, describe, identity, read_annotation
+from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.keys import default_keys
-from scvi_perturb.data.split.record import Held, Split, SplitOptions, containing, find_named
+from scvi_perturb.data.split.record import (
+    Split,
+    SplitOptions,
+    describe,
+    identity,
+    supersets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,63 +30,54 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.fields import Annotation
-    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.keys import ScreenKeys
 
-__all__ = [
-    "HOLD_OUT",
-    "NOWHERE",
-    "Sides",
-    "Split",
-    "SplitKind",
-    "SplitOptions",
-    "SplitPlan",
-    "split",
-    "unseen_combination",
-]
+__all__ = ["SplitKind", "split"]
 
+T = TypeVar("T")
+Names = tuple[str, ...]
+#: Which groups are held out, `(n_groups,)`, and what is said of each in the record.
+HeldOut: TypeAlias = "tuple[NDArray[np.bool_], pd.DataFrame]"
 
 #: Stands for components that are not measured alone.
-NOWHERE = ""
+_UNMEASURED = ""
 
 
-class Sides:
-    """Two sides, "hidden" and "seen", with items known to stand on opposite ones."""
+class _TwoColouring:
+    """Names in two colours, hidden and seen: the two of a pair always differ (union-find)."""
 
     def __init__(self) -> None:
-        self._up: dict[str, tuple[str, bool]] = {}
+        self._parent: dict[str, tuple[str, bool]] = {}
 
-    def find(self, name: str) -> tuple[str, bool]:
-        """Return the head of the name's party, and whether the name opposes it."""
-        opposes = False
-        while name in self._up:
-            name, flip = self._up[name]
-            opposes ^= flip
-        return name, opposes
+    def root(self, name: str) -> tuple[str, bool]:
+        """Return the root of the name's tree, and whether the name's colour is the other one."""
+        differs = False
+        while name in self._parent:
+            name, flip = self._parent[name]
+            differs ^= flip
+        return name, differs
 
-    def oppose(self, first: str, second: str) -> bool:
-        """Put two on opposite sides; False where they are known to stand on one."""
-        (head, flip), (other, other_flip) = self.find(first), self.find(second)
-        if head == other:
+    def separate(self, first: str, second: str) -> bool:
+        """Give two names different colours; return False where they are known to share one."""
+        (root, flip), (other, other_flip) = self.root(first), self.root(second)
+        if root == other:
             return flip != other_flip
-        self._up[other] = head, flip == other_flip
+        self._parent[other] = root, flip == other_flip
         return True
 
     def hidden(self, names: Iterable[str], rng: np.random.Generator) -> set[str]:
-        """Return the names on the hidden side, which is that of what was never measured."""
-        head, opposes = self.find(NOWHERE)
-        side = {head: opposes}
+        """Return the names with the colour of what was never measured; draw it where it is free."""
+        root, differs = self.root(_UNMEASURED)
+        colour = {root: differs}
         found = set()
         for name in names:
-            head, opposes = self.find(name)
-            if side.setdefault(head, bool(rng.integers(2))) == opposes:
+            root, differs = self.root(name)
+            if colour.setdefault(root, bool(rng.integers(2))) == differs:
                 found.add(name)
         return found
 
 
-Names = tuple[str, ...]
-
-
-def unseen_combination(screen: Annotation, plan: SplitPlan) -> Held:
+def _unseen_combination(screen: Annotation, plan: _SplitPlan) -> HeldOut:
     """Hold out combinations, and larger ones that contain them.
 
     Singles stay, except where `singles_seen` asks for fewer of them.
@@ -96,39 +94,55 @@ def unseen_combination(screen: Annotation, plan: SplitPlan) -> Held:
         chosen = plan.take(combinations)
     else:
         what = "combination" if n_singles is None else f"pair with {n_singles} or more singles"
-        chosen = find_named(
-            plan.options.held_out, combinations, separator=screen.separator, what=what
-        )
+        chosen = _find_named(screen, plan, combinations, what)
     if n_singles is not None:
-        chosen, hidden = _hide(chosen, measured, plan, n_singles)
-    held = containing(frozenset(names) for names in chosen)
-    about = screen.groups[["perturbation"]].assign(
+        chosen, hidden = _hide_singles(chosen, measured, plan, n_singles)
+    contains = supersets(frozenset(names) for names in chosen)
+    description = screen.groups[["perturbation"]].assign(
         singles_seen=[len(names & (measured - hidden)) for names in screen.names]
     )
     if n_singles is not None:
-        about["stratum"] = ["single" if len(n) < 2 else "combination" for n in screen.names]
-    mask = [held(names) or (len(names) == 1 and names <= hidden) for names in screen.names]
-    return Held(np.array(mask), about)
+        description["stratum"] = ["single" if len(n) < 2 else "combination" for n in screen.names]
+    mask = [contains(names) or (len(names) == 1 and names <= hidden) for names in screen.names]
+    return np.array(mask), description
+
+
+def _find_named(
+    screen: Annotation, plan: _SplitPlan, known: Iterable[Names], what: str
+) -> set[Names]:
+    """Return the `known` sets of names that `held_out` lists; their order does not matter."""
+    by_label = {screen.separator.join(sorted(names)): names for names in known}
+    found = set()
+    for label in plan.options.held_out or ():
+        parts = sorted(part.strip() for part in as_label(label).split(screen.separator))
+        wanted = screen.separator.join(parts)
+        if wanted not in by_label:
+            near = get_close_matches(wanted, by_label, n=3, cutoff=0.5) or sorted(by_label)[:3]
+            msg = (
+                f"SplitOptions.held_out: {label!r} is not a {what} of this screen. Nearest: "
+                f"{', '.join(map(repr, near))}."
+            )
+            raise SchemaError(msg)
+        found.add(by_label[wanted])
+    return found
 
 
 def _with_singles(combinations: list[Names], measured: set[str], n_singles: int) -> list[Names]:
     """Return the pairs of which at least `n_singles` components were measured alone."""
-    able: list[Names] = [
-        names
-        for names in combinations
-        if len(names) == 2 and len(measured & set(names)) >= n_singles
+    pairs: list[Names] = [
+        n for n in combinations if len(n) == 2 and len(measured & set(n)) >= n_singles
     ]
-    if not able:
+    if not pairs:
         msg = (
             f"singles_seen={n_singles}: no combination of two has {n_singles} components that were "
             "also measured alone. Ask for fewer, or None."
         )
         raise SchemaError(msg)
-    return able
+    return pairs
 
 
-def _hide(
-    chosen: set[Names], measured: set[str], plan: SplitPlan, n_singles: int
+def _hide_singles(
+    chosen: set[Names], measured: set[str], plan: _SplitPlan, n_singles: int
 ) -> tuple[set[Names], set[str]]:
     """Return the pairs that can be held out together, and the singles to hide for them."""
     if n_singles != 1:
@@ -136,11 +150,11 @@ def _hide(
         return chosen, unseen & measured
     rng = np.random.default_rng([plan.seed, 4])
     pairs = sorted(chosen)
-    sides = Sides()
+    colouring = _TwoColouring()
     kept = set()
     for i in rng.permutation(len(pairs)):
-        first, second = (name if name in measured else NOWHERE for name in pairs[i])
-        if sides.oppose(first, second):
+        first, second = (name if name in measured else _UNMEASURED for name in pairs[i])
+        if colouring.separate(first, second):
             kept.add(pairs[i])
     if plan.options.held_out is not None and kept != chosen:
         some = [" and ".join(names) for names in sorted(chosen - kept)[:3]]
@@ -150,32 +164,12 @@ def _hide(
         )
         raise SchemaError(msg)
     names = sorted({name for pair in kept for name in pair} & measured)
-    return kept, sides.hidden(names, rng)
-
-
-T = TypeVar("T")
+    return kept, colouring.hidden(names, rng)
 
 
 @dataclass(frozen=True, slots=True)
-class SplitPlan:
-    """How much is held out, which part of it, and in which random order.
-
-    Parameters
-    ----------
-    fraction
-        Share of what can be held out, in (0, 1].
-    fold
-        Which share: folds of one seed do not overlap.
-    seed
-        Seed of the order.
-    options
-        What only some kinds ask for.
-
-    Raises
-    ------
-    ValueError
-        If the fraction or fold is out of range.
-    """
+class _SplitPlan:
+    """How much is held out, which fold of it, in which random order, and what options ask for."""
 
     fraction: float
     fold: int
@@ -192,13 +186,7 @@ class SplitPlan:
             raise ValueError(msg)
 
     def take(self, items: Iterable[T]) -> set[T]:
-        """Return this fold's share of `items`, at least one; the items are in sorted order.
-
-        Raises
-        ------
-        ValueError
-            If there are not that many folds.
-        """
+        """Return this fold's share of `items`, at least one; the items are in sorted order."""
         ordered = list(items)
         share = max(self.fraction, 1 / len(ordered))
         n_folds = math.floor(1 / share + 1e-9)
@@ -216,7 +204,7 @@ class SplitPlan:
         return {ordered[i] for i in place[start:stop]}
 
 
-def _unseen_perturbation(screen: Annotation, plan: SplitPlan) -> Held:
+def _unseen_perturbation(screen: Annotation, plan: _SplitPlan) -> HeldOut:
     """Hold out targets, or clusters of them, with every combination that contains one."""
     targets = sorted(set[str]().union(*screen.names))
     clusters = plan.options.groups or {target: target for target in targets}
@@ -229,47 +217,44 @@ def _unseen_perturbation(screen: Annotation, plan: SplitPlan) -> Held:
         raise SchemaError(msg)
     if plan.options.held_out is None:
         chosen = plan.take(sorted({clusters[target] for target in targets}))
-        held = {target for target in targets if clusters[target] in chosen}
+        held_out = {target for target in targets if clusters[target] in chosen}
     else:
         singles = [(target,) for target in targets]
-        named = find_named(
-            plan.options.held_out, singles, separator=screen.separator, what="perturbation"
-        )
-        held = {target for names in named for target in names}
-    hit = [tuple(sorted(names & held)) for names in screen.names]
-    about = screen.groups[["perturbation"]].assign(targets=pd.Series(hit, dtype=object))
-    return Held(np.array([bool(names) for names in hit]), about)
+        held_out = {name for (name,) in _find_named(screen, plan, singles, "perturbation")}
+    hit = [tuple(sorted(names & held_out)) for names in screen.names]
+    description = screen.groups[["perturbation"]].assign(targets=pd.Series(hit, dtype=object))
+    return np.array([bool(names) for names in hit]), description
 
 
-def _context_transfer(screen: Annotation, plan: SplitPlan) -> Held:
+def _context_transfer(screen: Annotation, plan: _SplitPlan) -> HeldOut:
     """Hold out perturbations in one context that are seen in another, with their combinations."""
-    cells = list(zip(screen.names, screen.groups["context"].tolist(), strict=True))
-    present = {(names, where) for names, where in cells if names}
+    groups = list(zip(screen.names, screen.groups["context"].tolist(), strict=True))
+    present = {(names, context) for names, context in groups if names}
     n_contexts = Counter(names for names, _ in present)
     eligible = _chosen_contexts(screen, plan.options.context)
     pairs = sorted(
-        (tuple(sorted(names)), where)
-        for names, where in present
-        if n_contexts[names] > 1 and where in eligible
+        (tuple(sorted(names)), context)
+        for names, context in present
+        if n_contexts[names] > 1 and context in eligible
     )
     if not pairs:
         msg = (
-            "No perturbation is seen in the context asked for and in another one; expected context "
-            "keys, such as context_keys=['cell_type'], over which perturbations are repeated."
+            "No perturbation is seen in the context asked for and in another one; expected "
+            "contexts, `keys=ScreenKeys(context=...)`, over which perturbations are repeated."
         )
         raise SchemaError(msg)
-    held = _seen_elsewhere(plan.take(pairs), n_contexts)
-    within = {c: containing(names for names, where in held if where == c) for _, c in held}
-    mask = [where in within and within[where](names) for names, where in cells]
-    hidden = {pair for pair, out in zip(cells, mask, strict=True) if out}
+    held_out = _seen_elsewhere(plan.take(pairs), n_contexts)
+    contains = {c: supersets(names for names, one in held_out if one == c) for _, c in held_out}
+    mask = [context in contains and contains[context](names) for names, context in groups]
+    hidden = {pair for pair, out in zip(groups, mask, strict=True) if out}
     elsewhere = Counter(names for names, _ in present - hidden)
-    about = screen.groups[["perturbation", "context"]].assign(
+    description = screen.groups[["perturbation", "context"]].assign(
         contexts_seen=[elsewhere[names] for names in screen.names]
     )
-    return Held(np.array(mask), about)
+    return np.array(mask), description
 
 
-def _unseen_context(screen: Annotation, plan: SplitPlan) -> Held:
+def _unseen_context(screen: Annotation, plan: _SplitPlan) -> HeldOut:
     """Hold out every perturbed cell of some contexts; their controls stay visible."""
     control = screen.groups["control"].to_numpy(bool)
     context = screen.groups["context"].to_numpy()
@@ -279,15 +264,15 @@ def _unseen_context(screen: Annotation, plan: SplitPlan) -> Held:
         names = [screen.contexts[i] for i in sorted(wanted)][:3]
         msg = (
             f"None of the contexts {names} has both control and perturbed cells; expected at least "
-            "one, by context keys such as context_keys=['cell_type']."
+            "one, by `keys=ScreenKeys(context=...)`."
         )
         raise SchemaError(msg)
-    held = plan.take(eligible) if plan.options.context is None else wanted
-    mask = np.isin(context, sorted(held)) & ~control
-    return Held(mask, screen.groups[["perturbation", "context"]])
+    held_out = plan.take(eligible) if plan.options.context is None else wanted
+    mask = np.isin(context, sorted(held_out)) & ~control
+    return mask, screen.groups[["perturbation", "context"]]
 
 
-def _dose(screen: Annotation, plan: SplitPlan) -> Held:
+def _dose(screen: Annotation, plan: _SplitPlan) -> HeldOut:
     """Hold out one dose of some perturbations, wherever they are used at that dose."""
     inner = plan.options.dose == "inner"
     doses: dict[str, set[float]] = {}
@@ -298,39 +283,36 @@ def _dose(screen: Annotation, plan: SplitPlan) -> Held:
     if not eligible:
         msg = (
             f"No perturbation has {'three' if inner else 'two'} doses, so no {plan.options.dose} "
-            "dose can be held out; name the column of doses with `keys=ConditionKeys(...)`."
+            "dose can be held out; name the column of doses with `keys=ScreenKeys(...)`."
         )
         raise SchemaError(msg)
-    held = {name: _held_dose(doses[name], inner=inner) for name in plan.take(eligible)}
+    held_out = {
+        name: sorted(doses[name])[len(doses[name]) // 2 if inner else -1]
+        for name in plan.take(eligible)
+    }
     mask = [
         any(
-            part.dose == held[part.name] or (not inner and part.dose > held[part.name])
+            part.dose == held_out[part.name] or (not inner and part.dose > held_out[part.name])
             for part in condition.components
-            if part.name in held
+            if part.name in held_out
         )
         for condition in screen.conditions
     ]
-    about = screen.groups[["perturbation", "dose"]].assign(stratum=plan.options.dose)
-    return Held(np.array(mask), about)
+    description = screen.groups[["perturbation", "dose"]].assign(stratum=plan.options.dose)
+    return np.array(mask), description
 
 
 def _seen_elsewhere(
-    pairs: Iterable[tuple[tuple[str, ...], int]], n_contexts: Mapping[frozenset[str], int]
+    pairs: Iterable[tuple[Names, int]], n_contexts: Mapping[frozenset[str], int]
 ) -> list[tuple[frozenset[str], int]]:
     """Return pairs of names and context without one of those that hold out all contexts."""
     kept: list[tuple[frozenset[str], int]] = []
-    n_held: Counter[frozenset[str]] = Counter()
-    for names, where in sorted(pairs):
-        held = frozenset(names)
-        if n_held[held] + 1 < n_contexts[held]:
-            kept.append((held, where))
-            n_held[held] += 1
+    n_kept: Counter[frozenset[str]] = Counter()
+    for names, context in ((frozenset(names), context) for names, context in sorted(pairs)):
+        if n_kept[names] + 1 < n_contexts[names]:
+            kept.append((names, context))
+            n_kept[names] += 1
     return kept
-
-
-def _held_dose(doses: set[float], *, inner: bool) -> float:
-    """Return the middle dose, or the largest."""
-    return sorted(doses)[len(doses) // 2] if inner else max(doses)
 
 
 def _chosen_contexts(screen: Annotation, wanted: Any) -> set[int]:  # noqa: ANN401
@@ -358,8 +340,8 @@ def _chosen_contexts(screen: Annotation, wanted: Any) -> set[int]:  # noqa: ANN4
 
 
 #: For each kind that holds out conditions, what it holds out.
-HOLD_OUT: Mapping[str, Callable[[Annotation, SplitPlan], Held]] = {
-    "unseen_combination": unseen_combination,
+_HOLD_OUT: Mapping[str, Callable[[Annotation, _SplitPlan], HeldOut]] = {
+    "unseen_combination": _unseen_combination,
     "unseen_perturbation": _unseen_perturbation,
     "context_transfer": _context_transfer,
     "unseen_context": _unseen_context,
@@ -376,7 +358,6 @@ SplitKind = Literal[
     "dose",
 ]
 
-_KINDS = ("cells", *HOLD_OUT)
 _VALIDATION_FRACTION = 0.1
 
 
@@ -385,8 +366,7 @@ def split(
     kind: SplitKind,
     *,
     seed: int = 0,
-    keys: ConditionKeys | None = None,
-    context_keys: Sequence[str] = (),
+    keys: ScreenKeys | None = None,
     fraction: float = 0.2,
     fold: int = 0,
     options: SplitOptions | None = None,
@@ -419,9 +399,8 @@ def split(
     seed
         Seed of every random choice.
     keys
-        Columns that describe conditions; by default those that `scvi_perturb.pp.harmonize` writes.
-    context_keys
-        Columns that describe the context, such as cell type or donor.
+        Columns that describe conditions and contexts; by default those that
+        `scvi_perturb.pp.harmonize` recorded or writes.
     fraction
         Share that is held out, at least one item. 1 holds out all where that leaves something to
         train on, as with "dose".
@@ -442,13 +421,12 @@ def split(
         If a column is absent, nothing can be held out, a name to hold out is not in the screen, or
         nothing perturbed is left to train on.
     """
-    check_choice("kind", kind, _KINDS)
+    check_choice("kind", kind, get_args(SplitKind))
     keys = default_keys(adata) if keys is None else keys
-    contexts = [context_keys] if isinstance(context_keys, str) else list(context_keys)
-    plan = SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
+    plan = _SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
     plan.options.check_kind(kind)
-    annotation = read_annotation(adata, keys, contexts)
-    test, about = _tested(annotation, kind, plan)
+    annotation = read_annotation(adata, keys)
+    test, held_out = _test_cells(annotation, kind, plan)
     if not test.any():
         msg = (
             f"Kind {kind!r} with fraction={fraction:g} holds out no cell; each condition keeps one."
@@ -460,18 +438,17 @@ def split(
         raise SchemaError(msg + " Lower the fraction, or choose another kind.")
     validation = np.zeros_like(test)
     rest = np.flatnonzero(~test)
-    validating = _share(annotation.group[rest], _VALIDATION_FRACTION, seed=(plan.seed, 1))
-    validation[rest[validating]] = True
+    picked = _share(annotation.group[rest], _VALIDATION_FRACTION, seed=(plan.seed, 1))
+    validation[rest[picked]] = True
     made = Split(
         kind=kind,
         seed=plan.seed,
         train=np.flatnonzero(~test & ~validation),
         validation=np.flatnonzero(validation),
         test=np.flatnonzero(test),
-        held_out=tuple(about),
+        held_out=tuple(held_out),
         parameters={
-            "keys": asdict(keys),
-            "context_keys": contexts,
+            "keys": keys.to_dict(),
             "fraction": plan.fraction,
             "fold": plan.fold,
             "options": plan.options.to_dict(),
@@ -482,31 +459,33 @@ def split(
     return made
 
 
-def _tested(
-    annotation: Annotation, kind: str, plan: SplitPlan
+def _test_cells(
+    annotation: Annotation, kind: str, plan: _SplitPlan
 ) -> tuple[NDArray[np.bool_], list[dict[str, Any]]]:
     """Return which cells are tested, and the held-out conditions."""
-    group = annotation.group
+    group, n_groups = annotation.group, len(annotation.groups)
     if kind == "cells":
         return _share(group, plan.fraction, fold=plan.fold, seed=(plan.seed, 2)), []
-    held = HOLD_OUT[kind](annotation, plan)
-    test: NDArray[np.bool_] = held.groups[group]
-    shown = np.zeros_like(test)
-    candidates = np.flatnonzero(test)
-    if plan.options.shown and kind == "context_transfer":
+    mask, description = _HOLD_OUT[kind](annotation, plan)
+    held_out = mask[group]
+    if kind != "context_transfer":
+        n_cells = np.bincount(group[held_out], minlength=n_groups)
+        return held_out, describe(annotation, description, n_cells)
+    shown = np.zeros_like(held_out)
+    if plan.options.shown:
+        candidates = np.flatnonzero(held_out)
         picked = _share(group[candidates], plan.options.shown, seed=(plan.seed, 3))
         shown[candidates[picked]] = True
-    n_groups = len(annotation.groups)
-    about = describe(annotation, held.about, np.bincount(group[test & ~shown], minlength=n_groups))
-    if kind == "context_transfer":
-        fields = ["perturbation", "context"]
-        n_shown = describe(
-            annotation, held.about[fields], np.bincount(group[shown], minlength=n_groups)
-        )
-        count = {identity(row, fields): row["n_cells"] for row in n_shown}
-        for row in about:
-            row["n_shown"] = count.get(identity(row, fields), 0)
-    return test & ~shown, about
+    n_test, n_shown = (
+        np.bincount(group[cells], minlength=n_groups) for cells in (held_out & ~shown, shown)
+    )
+    fields = ["perturbation", "context"]
+    shown_rows = describe(annotation, description[fields], n_shown)
+    count = {identity(row, fields): row["n_cells"] for row in shown_rows}
+    rows = describe(annotation, description, n_test)
+    return held_out & ~shown, [
+        row | {"n_shown": count.get(identity(row, fields), 0)} for row in rows
+    ]
 
 
 def _share(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._errors import LeakError, SchemaError, check_choice
 from scvi_perturb.data.condition import as_label
-from scvi_perturb.data.fields import data_hash, describe, identity, read_annotation
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.fields import data_hash, read_annotation
+from scvi_perturb.data.keys import ScreenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,52 +28,12 @@ if TYPE_CHECKING:
 
     ContextName: TypeAlias = str | Mapping[str, str]
 
-__all__ = ["Held", "Split", "SplitOptions", "containing", "find_leaks", "find_named"]
+__all__ = ["Split", "SplitOptions", "describe", "identity", "supersets"]
 
 
-class Held(NamedTuple):
-    """What is held out."""
-
-    groups: NDArray[np.bool_]
-    """True for groups whose cells are held out."""
-    about: pd.DataFrame
-    """Columns of a held-out condition's description, one row a group."""
-
-
-def containing(held: Iterable[frozenset[str]]) -> Callable[[frozenset[str]], bool]:
-    """Return a function that says whether a set of names contains one of the `held` sets."""
-    by_member: dict[str, list[frozenset[str]]] = {}
-    for names in held:
-        by_member.setdefault(min(names), []).append(names)
-    return lambda names: any(h <= names for name in names for h in by_member.get(name, ()))
-
-
-def find_named(
-    labels: Iterable[str], known: Iterable[tuple[str, ...]], *, separator: str, what: str
-) -> set[tuple[str, ...]]:
-    """Return those of the `known` sets of names that `labels` mean, in whatever order they say it.
-
-    Raises
-    ------
-    SchemaError
-        If a label means none of them, with the nearest.
-    """
-    by_label = {separator.join(sorted(names)): names for names in known}
-    found = set()
-    for label in labels:
-        parts = sorted(part.strip() for part in as_label(label).split(separator))
-        wanted = separator.join(parts)
-        if wanted not in by_label:
-            near = get_close_matches(wanted, by_label, n=3, cutoff=0.5) or sorted(by_label)[:3]
-            msg = (
-                f"SplitOptions.held_out: {label!r} is not a {what} of this screen. Nearest: "
-                f"{', '.join(map(repr, near))}."
-            )
-            raise SchemaError(msg)
-        found.add(by_label[wanted])
-    return found
-
-
+#: Fields of a held-out condition that say which cells it means; the others are remarks.
+_IDENTITY = ("perturbation", "dose", "context")
+_PARTS = ("train", "validation", "test")
 #: For options that name what is held out, the kinds that read them.
 _KINDS = {
     "singles_seen": ("unseen_combination",),
@@ -125,20 +84,20 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         check_choice("dose", self.dose, ("inner", "top"))
-        groups, held = self.groups, self.held_out
+        groups, held_out = self.groups, self.held_out
         plain = {
             "context": _context(self.context),
             "shown": float(self.shown),
             "groups": None if groups is None else _clusters(groups),
             "singles_seen": None if self.singles_seen is None else int(self.singles_seen),
-            "held_out": None if held is None else _labels(held),
+            "held_out": None if held_out is None else _labels(held_out),
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         if self.singles_seen not in (None, 0, 1, 2):
             msg = f"singles_seen={self.singles_seen} is not known; choose one of 0, 1, 2 or None."
             raise ValueError(msg)
-        if groups is not None and held is not None:
+        if groups is not None and held_out is not None:
             msg = "Give `groups` or `held_out`: clusters are drawn whole, names are taken as named."
             raise ValueError(msg)
         if not 0 <= self.shown < 1:
@@ -146,7 +105,7 @@ class SplitOptions:
             raise ValueError(msg)
 
     def check_kind(self, kind: str) -> None:
-        """Raise `ValueError` where what is to be held out is named to a kind that ignores it."""
+        """Raise `ValueError` if an option is given that the kind ignores."""
         for name, kinds in _KINDS.items():
             if getattr(self, name) is not None and kind not in kinds:
                 msg = (
@@ -170,17 +129,18 @@ def _context(named: Any) -> Any:  # noqa: ANN401
         return {str(key): as_label(label) for key, label in named.items()}
     if isinstance(named, str | Real):
         return as_label(named)
-    if not len(named):
-        msg = "context is empty; expected labels such as ['T cells'], or None to draw at random."
-        raise ValueError(msg)
-    return tuple(map(_context, named))
+    return tuple(map(_context, _not_empty("context", named)))
 
 
 def _labels(named: Sequence[str]) -> tuple[str, ...]:
-    """Return labels as text, at least one."""
-    labels = tuple(map(as_label, [named] if isinstance(named, str) else named))
-    if not labels:
-        msg = "held_out is empty; expected labels such as ['A+B'], or None to draw at random."
+    return tuple(
+        map(as_label, [named] if isinstance(named, str) else _not_empty("held_out", named))
+    )
+
+
+def _not_empty(option: str, labels: Sequence[Any]) -> Sequence[Any]:
+    if not len(labels):
+        msg = f"{option} is empty; expected at least one label, or None to draw at random."
         raise ValueError(msg)
     return labels
 
@@ -202,27 +162,43 @@ def _clusters(groups: Mapping[str, str] | pd.Series[Any]) -> dict[str, str]:
     return clusters
 
 
+def supersets(held_out: Iterable[frozenset[str]]) -> Callable[[frozenset[str]], bool]:
+    """Return a function that says whether a set of names contains one of `held_out`."""
+    by_member: dict[str, list[frozenset[str]]] = {}
+    for names in held_out:
+        by_member.setdefault(min(names), []).append(names)
+    return lambda names: any(one <= names for name in names for one in by_member.get(name, ()))
+
+
+def describe(
+    annotation: Annotation, description: pd.DataFrame, n_cells: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Return one dict of plain types for each distinct row of `description` that has cells."""
+    counted = description.assign(n_cells=n_cells)[n_cells > 0]
+    sums = counted.groupby(list(description.columns), sort=True)["n_cells"].sum().reset_index()
+    rows: list[dict[str, Any]] = sums.to_dict("records")  # type: ignore[assignment]
+    for row in rows:
+        if "context" in row:
+            row["context"] = dict(annotation.contexts[row["context"]])
+        if "targets" in row:
+            row["targets"] = list(row["targets"])
+    return rows
+
+
+def identity(row: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """Return what tells one held-out condition from another."""
+    return json.dumps([row[field] for field in fields], sort_keys=True)
+
+
 Rows = list[dict[str, Any]]
 
-#: Fields of a held-out condition that say which cells it means; the others are remarks.
-_IDENTITY = ("perturbation", "dose", "context")
 
-
-def find_leaks(
-    annotation: Annotation, n_seen: NDArray[np.int64], *, kind: str, held_out: Sequence[Any]
+def _find_leaks(
+    annotation: Annotation, n_seen: NDArray[np.int64], *, kind: str, held_out: Iterable[Any]
 ) -> dict[str, int]:
-    """Return the conditions that should not be seen, and how many cells of each are.
+    """Return the number of cells seen of each condition that should not be seen.
 
-    Parameters
-    ----------
-    annotation
-        The cells as they are labelled now.
-    n_seen
-        Number of training and validation cells of each group, `(n_groups,)`.
-    kind
-        What is held out; see `split`.
-    held_out
-        The held-out conditions.
+    `n_seen` is the number of training and validation cells of each group, `(n_groups,)`.
     """
     rows = [dict(row) for row in held_out]
     targets = {name for row in rows for name in row.get("targets", ())}
@@ -232,7 +208,7 @@ def find_leaks(
             found[name] = found.get(name, 0) + n
     fields = [field for field in _IDENTITY if field in rows[0]]
     shown = {identity(row, fields): row.get("n_shown", 0) for row in rows}
-    hidden = _HIDDEN[kind](annotation, rows) if kind in _HIDDEN else np.zeros(len(n_seen), bool)
+    hidden = np.array(_HIDDEN[kind](annotation, rows) if kind in _HIDDEN else False, bool)
     seen = annotation.groups[fields].assign(hidden=hidden)
     for row in describe(annotation, seen, n_seen):
         allowed = shown.get(identity(row, fields), 0 if row["hidden"] else np.inf)
@@ -241,35 +217,36 @@ def find_leaks(
     return found
 
 
-def _combinations(annotation: Annotation, rows: Rows) -> NDArray[np.bool_]:
+def _hidden_combinations(annotation: Annotation, rows: Rows) -> list[bool]:
     """Return which groups contain a held-out combination."""
-    held = containing(names for row in rows if len(names := _names(annotation, row)) > 1)
-    return np.array([held(names) for names in annotation.names], bool)
+    contains = supersets(names for row in rows if len(names := _names(annotation, row)) > 1)
+    return [contains(names) for names in annotation.names]
 
 
-def _transfers(annotation: Annotation, rows: Rows) -> NDArray[np.bool_]:
+def _hidden_transfers(annotation: Annotation, rows: Rows) -> list[bool]:
     """Return which groups contain what is held out of their context."""
-    held: dict[str, set[frozenset[str]]] = {}
+    held_out: dict[str, set[frozenset[str]]] = {}
     for row in rows:
-        held.setdefault(identity(row, ["context"]), set()).add(_names(annotation, row))
-    within = {where: containing(sets) for where, sets in held.items()}
-    return np.array(
-        [
-            where in within and within[where](names)
-            for names, where in zip(annotation.names, _contexts(annotation), strict=True)
-        ],
-        bool,
-    )
+        held_out.setdefault(identity(row, ["context"]), set()).add(_names(annotation, row))
+    contains = {context: supersets(sets) for context, sets in held_out.items()}
+    return [
+        context in contains and contains[context](names)
+        for names, context in zip(annotation.names, _contexts(annotation), strict=True)
+    ]
 
 
-def _whole_contexts(annotation: Annotation, rows: Rows) -> NDArray[np.bool_]:
+def _hidden_contexts(annotation: Annotation, rows: Rows) -> list[bool]:
     """Return which groups are perturbed cells of a held-out context."""
-    held = {identity(row, ["context"]) for row in rows}
-    inside = np.array([where in held for where in _contexts(annotation)], bool)
-    return inside & ~annotation.groups["control"].to_numpy(bool)
+    held_out = {identity(row, ["context"]) for row in rows}
+    return [
+        context in held_out and not control
+        for context, control in zip(
+            _contexts(annotation), annotation.groups["control"], strict=True
+        )
+    ]
 
 
-def _doses(annotation: Annotation, rows: Rows) -> NDArray[np.bool_]:
+def _hidden_doses(annotation: Annotation, rows: Rows) -> list[bool]:
     """Return which groups have a component at a dose that is held out of its singles."""
     inner: dict[str, set[float]] = {}
     top: dict[str, float] = {}
@@ -281,16 +258,13 @@ def _doses(annotation: Annotation, rows: Rows) -> NDArray[np.bool_]:
         inner.setdefault(name, set()).add(dose)
         if row.get("stratum") == "top":
             top[name] = min(dose, top.get(name, np.inf))
-    return np.array(
-        [
-            any(
-                part.dose in inner.get(part.name, ()) or part.dose > top.get(part.name, np.inf)
-                for part in condition.components
-            )
-            for condition in annotation.conditions
-        ],
-        bool,
-    )
+    return [
+        any(
+            part.dose in inner.get(part.name, ()) or part.dose > top.get(part.name, np.inf)
+            for part in condition.components
+        )
+        for condition in annotation.conditions
+    ]
 
 
 def _names(annotation: Annotation, row: dict[str, Any]) -> frozenset[str]:
@@ -304,15 +278,12 @@ def _contexts(annotation: Annotation) -> list[str]:
 
 
 #: For kinds that hold out more than the conditions that were measured, what else may not be seen.
-_HIDDEN: Mapping[str, Callable[[Annotation, Rows], NDArray[np.bool_]]] = {
-    "unseen_combination": _combinations,
-    "context_transfer": _transfers,
-    "unseen_context": _whole_contexts,
-    "dose": _doses,
+_HIDDEN: Mapping[str, Callable[[Annotation, Rows], list[bool]]] = {
+    "unseen_combination": _hidden_combinations,
+    "context_transfer": _hidden_transfers,
+    "unseen_context": _hidden_contexts,
+    "dose": _hidden_doses,
 }
-
-
-_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -333,7 +304,7 @@ class Split:
         `contexts_seen`, `stratum` ("inner", "top"; with `singles_seen`,
         "single", "combination"), `n_shown`. Empty for "cells".
     parameters
-        How the split was made: `keys`, `context_keys`, `fraction`, `fold`, `options`.
+        How the split was made: `keys`, `fraction`, `fold`, `options`.
     data_hash
         Fingerprint of the data: names, shape, conditions, contexts.
 
@@ -380,6 +351,11 @@ class Split:
         """Number of cells."""
         return len(self.train) + len(self.validation) + len(self.test)
 
+    @property
+    def keys(self) -> ScreenKeys:
+        """Where the screen holds the conditions and contexts that were held out."""
+        return ScreenKeys(**self.parameters["keys"])
+
     def labels(self) -> pd.Categorical[str]:
         """Return "train", "validation" or "test" for each cell, to be put into `adata.obs`."""
         labels = np.empty(self.n_cells, object)
@@ -401,7 +377,7 @@ class Split:
         if data_hash(adata, self._annotation(adata)) != self.data_hash:
             msg = (
                 "The split was made for other data: the names or order of cells or genes, or the "
-                f"columns {self._columns()} differ. Make a new split, or restore the data."
+                f"columns {self.keys.obs_columns} differ. Make a new split, or restore the data."
             )
             raise SchemaError(msg)
 
@@ -422,7 +398,7 @@ class Split:
         annotation = self._annotation(adata)
         seen = np.concatenate([self.train, self.validation])
         n_seen = np.bincount(annotation.group[seen], minlength=len(annotation.groups))
-        found = find_leaks(annotation, n_seen, kind=self.kind, held_out=self.held_out)
+        found = _find_leaks(annotation, n_seen, kind=self.kind, held_out=self.held_out)
         if found:
             some = ", ".join(f"{name} ({n} cells)" for name, n in list(found.items())[:5])
             msg = (
@@ -433,16 +409,10 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the split as plain types."""
+        names = ("kind", "seed", "data_hash", "parameters")
+        plain = {"format": 1, **{name: getattr(self, name) for name in names}}
         parts = {part: getattr(self, part).tolist() for part in _PARTS}
-        return {
-            "format": 1,
-            "kind": self.kind,
-            "seed": self.seed,
-            "data_hash": self.data_hash,
-            "parameters": self.parameters,
-            "held_out": list(self.held_out),
-            **parts,
-        }
+        return plain | {"held_out": list(self.held_out)} | parts
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -470,13 +440,8 @@ class Split:
     def __repr__(self) -> str:
         """Say how many cells are where."""
         sizes = ", ".join(f"{len(getattr(self, part))} {part}" for part in _PARTS)
-        held = f"{len(self.held_out)} conditions held out"
-        return f"Split({self.kind!r}, seed={self.seed}; cells: {sizes}; {held})"
+        n = len(self.held_out)
+        return f"Split({self.kind!r}, seed={self.seed}; cells: {sizes}; {n} conditions held out)"
 
     def _annotation(self, adata: AnnData) -> Annotation:
-        keys = ConditionKeys(**self.parameters["keys"])
-        return read_annotation(adata, keys, self.parameters["context_keys"])
-
-    def _columns(self) -> list[str]:
-        keys = ConditionKeys(**self.parameters["keys"])
-        return [*keys.columns.values(), *self.parameters["context_keys"]]
+        return read_annotation(adata, self.keys)

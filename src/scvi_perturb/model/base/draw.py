@@ -20,8 +20,8 @@ from scvi_perturb._random import generator
 from scvi_perturb._version import __version__
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.data.reader import read_rows
-from scvi_perturb.data.writer import CsrFileWriter
 from scvi_perturb.generative.counts import sample_counts
+from scvi_perturb.model.base._writer import CsrFileWriter
 from scvi_perturb.model.base.latents import chunks, encode_cells, means_of_own
 from scvi_perturb.module.base import ConditionBatch
 

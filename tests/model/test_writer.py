@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb.data import CsrFileWriter
+from scvi_perturb.model.base._writer import CsrFileWriter
 
 GENES = ["g0", "g1", "g2", "g3"]
 UNS = {"scvi_perturb": {"seed": 3, "units": "counts", "trained_on": {"n_cells": 7}}}

@@ -39,12 +39,7 @@ class CsrFileWriter:
         group = self._file.create_group("X")
         self._arrays = {
             name: group.create_dataset(
-                name,
-                shape=(0,),
-                maxshape=(None,),
-                dtype=dtype,
-                chunks=(1 << 16,),
-                compression="lzf",
+                name, (0,), dtype, maxshape=(None,), chunks=(1 << 16,), compression="lzf"
             )
             for name, dtype in (("data", "f4"), ("indices", "i4"), ("indptr", "i8"))
         }
@@ -82,6 +77,5 @@ class CsrFileWriter:
 
     def _extend(self, name: str, values: np.ndarray) -> None:
         array = self._arrays[name]
-        start = array.shape[0]
-        array.resize((start + len(values),))
-        array[start:] = values
+        array.resize((array.shape[0] + len(values),))
+        array[array.shape[0] - len(values) :] = values
