@@ -113,14 +113,14 @@ def test_without_metadata_there_is_one_prior():
     drawn = prior.draw({}, 5, torch.Generator().manual_seed(0))
     assert drawn.shape == (5, 2)
     assert prior.log_prob(drawn.double(), {}).shape == (5,)
-    assert prior.known_fields({}) == {}
 
 
 def test_it_tells_which_fields_it_knows():
     prior = make("gaussian", 1)
     prior.metadata.prepare({"tissue": torch.tensor([1]), "age": torch.tensor([0.5])})
     asked = {"tissue": torch.tensor([0, 1, -1]), "age": torch.tensor([1.0, torch.nan, 2.0])}
-    known = prior.known_fields(asked)
+    columns = enumerate(prior.metadata.specs)
+    known = {s.name: prior.metadata.present(i, asked[s.name]) for i, s in columns}
     assert {k: v.tolist() for k, v in known.items()} == {
         "tissue": [False, True, False],
         "age": [True, False, True],

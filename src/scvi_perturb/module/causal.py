@@ -23,7 +23,14 @@ from scvi_perturb._errors import check_choice
 from scvi_perturb.module._dependence import hsic, total_correlation
 from scvi_perturb.module.base import ConditionTensors, CountModule
 from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
-from scvi_perturb.nn.metadata import GroupPrior, MetadataHead, MetadataSpec, PriorKind, gaussian_kl
+from scvi_perturb.nn.metadata import (
+    GroupPrior,
+    MetadataHead,
+    MetadataSpec,
+    PriorKind,
+    gaussian_kl,
+    gaussian_log_prob,
+)
 from scvi_perturb.nn.operators import PACE, PerturbationOperators
 
 if TYPE_CHECKING:
@@ -623,6 +630,58 @@ class GroupedAutoencoder(CountModule):
         own = self.responds_own[conditions.component] * conditions.mask
         odds = PACE * (self.responds + own.sum(1))
         return odds if self.config.responders else torch.full_like(odds, torch.inf)
+
+    def draw_shift(
+        self, conditions: ConditionTensors, identity: Tensor, random: torch.Generator
+    ) -> Tensor:
+        """Return the shift of each cell's state, 0 for those drawn not to respond."""
+        odds = self.log_odds(conditions)
+        responds = torch.rand(odds.shape, generator=random, device=odds.device) < odds.sigmoid()
+        return self.shift(conditions, identity) * responds[:, None]
+
+    def draw_prior(
+        self,
+        fields: dict[str, Tensor],
+        n: int,
+        random: torch.Generator,
+        *,
+        conditions: ConditionTensors | None = None,
+    ) -> Tensor:
+        """Draw latents given metadata, of mean depth; the state is 0 without conditions."""
+        identity = self.identity_prior.draw(fields, n, random)
+        technical = self.technical_prior.draw(fields, n, random)
+        state = torch.zeros(n, self.sizes[1], device=random.device)
+        if conditions is not None:
+            basal = torch.randn(state.shape, generator=random, device=random.device)
+            state = basal + self.draw_shift(conditions, identity, random)
+        depth = torch.zeros(n, 1, device=random.device)
+        return torch.cat([identity, state, depth, technical], dim=1)
+
+    def prior_log_prob(
+        self, latent: Tensor, fields: dict[str, Tensor], conditions: ConditionTensors
+    ) -> Tensor:
+        """Return the log-density of latents without the depth under their priors, `(n,)`."""
+        own = self.learned_groups(latent)
+        total = self.identity_prior.log_prob(own.identity, fields)
+        total = total + self.technical_prior.log_prob(own.technical, fields)
+        shift, odds = self.shift(conditions, own.identity), self.log_odds(conditions)
+        unit = torch.zeros_like(shift)
+        responded = gaussian_log_prob(own.state, shift, unit) + functional.logsigmoid(odds)
+        # Where all respond the odds are infinite, and the second part is nothing.
+        stayed = gaussian_log_prob(own.state, unit, unit) + functional.logsigmoid(-odds)
+        return total + torch.logaddexp(responded, stayed)
+
+    def unperturbed(
+        self, mean: Tensor, log_variance: Tensor, conditions: ConditionTensors
+    ) -> Tensor:
+        """Return mean latents whose state is freed of the shift of their condition.
+
+        A cell is freed of as much of the shift as it is likely to have responded.
+        """
+        own, spread = self.groups(mean), self.groups(log_variance)
+        shift, odds = self.shift(conditions, own.identity), self.log_odds(conditions)
+        _, responded = state_divergence((own.state, spread.state), shift, odds)
+        return own.with_state(own.state - responded[:, None] * shift)
 
     def fields(self, tensors: Batch) -> dict[str, Tensor]:
         """Return the metadata of cells, column -> values `(B,)`; absent columns are missing."""

@@ -277,11 +277,6 @@ class GroupPrior(nn.Module):
             unit = self.chain(unit, mean)
         return mean + (0.5 * log_variance).exp() * unit
 
-    def known_fields(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return whether each column's values are there and known from training."""
-        columns = self.metadata.specs
-        return {s.name: self.metadata.present(i, fields[s.name]) for i, s in enumerate(columns)}
-
 
 def gaussian_kl(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
     """Return `KL(first || second)` of diagonal Gaussians given by mean and log variance, `(n,)`."""

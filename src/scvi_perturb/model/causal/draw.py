@@ -23,7 +23,6 @@ from scvi_perturb.model.base.draw import (
 from scvi_perturb.model.base.latents import chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.recentre import rescaled
 from scvi_perturb.module.base import ConditionTensors
-from scvi_perturb.module.causal import state_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
 LATENT_GROUPS: Final = ("identity", "state", "technical")
 #: Groups that are kept from the reference by default; the state is drawn.
 CONDITIONING: Final = ("identity", "technical")
-
-
-# Conditions and metadata as tensors ---------------------------------------------------------
 
 
 def check_conditioning(conditioning: Sequence[str]) -> tuple[str, ...]:
@@ -83,9 +79,6 @@ def metadata_tensors(
     device = network.profile.device
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in columns.items()}
     return {k: v.cpu() for k, v in network.fields(tensors).items()}
-
-
-# Cells in the latent ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,20 +170,51 @@ def encode_data(
 
 @torch.inference_mode()
 def unperturbed_latents(network: GroupedAutoencoder, cells: EncodedCells) -> Tensor:
-    """Return latents whose state is freed of the shift of their condition, on the CPU.
-
-    A cell is freed of as much of the shift as it is likely to have responded.
-    """
-    device = network.profile.device
-    mean = network.groups(cells.latents.mean.to(device))
-    variance = network.groups(cells.latents.log_variance.to(device))
-    shift = network.shift(cells.conditions, mean.identity)
-    odds = network.log_odds(cells.conditions)
-    _, responded = state_divergence((mean.state, variance.state), shift, odds)
-    return mean.with_state(mean.state - responded[:, None] * shift).cpu()
+    """Return latents whose state is freed of the shift of their condition, on the CPU."""
+    device, latents = network.profile.device, cells.latents
+    mean, log_variance = latents.mean.to(device), latents.log_variance.to(device)
+    return network.unperturbed(mean, log_variance, cells.conditions).cpu()
 
 
-# Draws --------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ReferenceDraws:
+    """Draws from reference cells, of whose latents the groups `conditioning` are kept."""
+
+    network: GroupedAutoencoder
+    latents: CellLatents
+    conditioning: tuple[str, ...]
+    random: torch.Generator
+
+    def latent(
+        self, place: np.ndarray, conditions: ConditionTensors, batch: np.ndarray | None = None
+    ) -> Tensor:
+        """Draw latents of the cells at `place` under conditions, `(n, n_latent)`.
+
+        `batch` has the code of the batch asked for, -1 for a cell's own; None asks for none.
+        """
+        network, random, n = self.network, self.random, len(place)
+        own = network.groups(self.latents.draw(place, random))
+        fields = self.latents.fields_of(place, random.device)
+        identity, technical, basal = own.identity, own.technical, own.state
+        if "identity" not in self.conditioning:
+            identity = network.identity_prior.draw(fields, n, random)
+        other = torch.zeros(n, dtype=torch.bool, device=random.device)
+        if batch is not None:
+            asked = torch.from_numpy(batch).to(random.device)
+            other = asked >= 0
+            (name,) = network.columns["technical"][:1]
+            levels = network.batch_levels[asked.clamp_min(0), 0]
+            fields = fields | {name: torch.where(other, levels, fields[name])}
+        if "technical" not in self.conditioning:
+            other = torch.ones_like(other)
+        if bool(other.any()):
+            drawn = network.technical_prior.draw(fields, n, random)
+            drawn = torch.cat([technical[:, :1], drawn], dim=1)
+            technical = torch.where(other[:, None], drawn, technical)
+        if "state" not in self.conditioning:
+            basal = torch.randn(basal.shape, generator=random, device=random.device)
+        state = basal + network.draw_shift(conditions, identity, random)
+        return torch.cat([identity, state, technical], dim=1)
 
 
 def draw_conditions(
@@ -204,95 +228,31 @@ def draw_conditions(
     partial: bool,
     seed: int | None,
 ) -> Iterator[Drawn]:
-    """Yield the distribution of the cells of a plan, chunk by chunk.
+    """Yield the cells of a plan in chunks, under the conditions of the rows of the request.
 
-    `conditions` are those of the rows of the request; `partial` says that the genes are a part of
-    the library.
+    `partial` says that the genes are a part of the library.
     """
     device = network.profile.device
-    random = generator(seed, device)
     used, place = np.unique(plan.reference, return_inverse=True)
     latents = encode_reference(network, cells, used)
-    group, factors = _reference_correction(network, cells, used, latents, conditioning, seed)
+    draws = ReferenceDraws(network, latents, conditioning, generator(seed, device))
+    # A generator of its own: what is drawn does not depend on how the reference is looked at.
+    control = ReferenceDraws(network, latents, conditioning, generator(seed, device))
+    group, factors = _reference_correction(control, cells, used)
     for chunk in chunks(len(plan)):
         rows = conditions.rows(torch.from_numpy(plan.row[chunk]).to(device))
         batch = None if options.batch is None else options.batch[plan.row[chunk]]
+        library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        if options.library_factor is not None:
+            library = library * options.library_factor[plan.row[chunk]].astype(np.float32)
+        if options.library_size is not None:
+            library = np.full(len(chunk), options.library_size, dtype=np.float32)
+        size = torch.from_numpy(library).to(device)
         with torch.inference_mode():
-            latent = _draw_latents(
-                network,
-                latents,
-                place[chunk],
-                rows,
-                batch=batch,
-                conditioning=conditioning,
-                random=random,
-            )
-            library = _library_sizes(cells, plan, chunk, options).to(device)
-            drawn = Drawn(chunk, library, network.decode(latent, library, None, rows))
+            latent = draws.latent(place[chunk], rows, batch)
+            drawn = Drawn(chunk, size, network.decode(latent, size, None, rows))
         own = factors[group[place[chunk]]]
         yield rescaled(drawn, own, network.likelihood, partial=partial)
-
-
-def _draw_latents(
-    network: GroupedAutoencoder,
-    latents: CellLatents,
-    place: np.ndarray,
-    conditions: ConditionTensors,
-    *,
-    batch: np.ndarray | None,
-    conditioning: tuple[str, ...],
-    random: torch.Generator,
-) -> Tensor:
-    """Draw latents of cells under conditions, `(n, n_latent)`.
-
-    `batch` has the code of the batch asked for, -1 for a cell's own; None asks for none.
-    """
-    n, device = len(place), random.device
-    own = network.groups(latents.draw(place, random))
-    fields = latents.fields_of(place, device)
-    identity, technical = own.identity, own.technical
-    if "identity" not in conditioning:
-        identity = network.identity_prior.draw(fields, n, random)
-    other = torch.zeros(n, dtype=torch.bool, device=device)
-    if batch is not None:
-        asked = torch.from_numpy(batch).to(device)
-        other = asked >= 0
-        (name,) = network.columns["technical"][:1]
-        levels = network.batch_levels[asked.clamp_min(0), 0]
-        fields = fields | {name: torch.where(other, levels, fields[name])}
-    if "technical" not in conditioning:
-        other = torch.ones_like(other)
-    if bool(other.any()):
-        drawn = network.technical_prior.draw(fields, n, random)
-        drawn = torch.cat([technical[:, :1], drawn], dim=1)
-        technical = torch.where(other[:, None], drawn, technical)
-    basal = own.state
-    if "state" not in conditioning:
-        basal = torch.randn(basal.shape, generator=random, device=device)
-    state = basal + draw_shift(network, conditions, identity, random)
-    return torch.cat([identity, state, technical], dim=1)
-
-
-def draw_shift(
-    network: GroupedAutoencoder,
-    conditions: ConditionTensors,
-    identity: Tensor,
-    random: torch.Generator,
-) -> Tensor:
-    """Return the shift of each cell's state, 0 for those drawn not to respond."""
-    odds = network.log_odds(conditions)
-    responds = torch.rand(odds.shape, generator=random, device=odds.device) < odds.sigmoid()
-    return network.shift(conditions, identity) * responds[:, None]
-
-
-def _library_sizes(cells: Reference, plan: Plan, chunk: np.ndarray, options: DrawOptions) -> Tensor:
-    """Return the library size of each cell of a chunk of a plan."""
-    if options.library_size is not None:
-        return torch.full((len(chunk),), options.library_size)
-    library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
-    if options.library_factor is not None:
-        library = library * options.library_factor[plan.row[chunk]].astype(np.float32)
-    return torch.from_numpy(library)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +294,6 @@ def decoded_adata(
         decode=decode,
     )
 
-
-# Means of the reference ---------------------------------------------------------------------
 
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 5.0
 #: Variance of a gene's ratio below which nothing is gained by knowing it better.
@@ -383,34 +341,19 @@ def _shrunken_ratios(
 
 
 def _reference_correction(
-    network: GroupedAutoencoder,
-    cells: Reference,
-    used: np.ndarray,
-    latents: CellLatents,
-    conditioning: tuple[str, ...],
-    seed: int | None,
+    draws: ReferenceDraws, cells: Reference, used: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the group of each reference cell used, and the factors of genes of each group."""
-    codes = np.stack([cells.context[used], cells.batch[used]], axis=1)
+    network, codes = draws.network, np.stack([cells.context[used], cells.batch[used]], axis=1)
     groups, group = np.unique(codes, axis=0, return_inverse=True)
     group = group.reshape(-1)
-    random = generator(seed, network.profile.device)
 
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for rows in chunks(len(used)):
             batch = cells.read(used[rows])
-            control = control_tensors(network, len(rows))
+            size = batch[LIBRARY_KEY].to(network.profile.device)
             with torch.inference_mode():
-                own = _draw_latents(
-                    network,
-                    latents,
-                    rows,
-                    control,
-                    batch=None,
-                    conditioning=conditioning,
-                    random=random,
-                )
-                size = batch[LIBRARY_KEY].to(random.device)
+                own = draws.latent(rows, control_tensors(network, len(rows)))
                 drawn = Drawn(rows, size, network.decode(own, size, None, None))
             share = expected_proportions(drawn, network.likelihood)
             yield group[rows], batch[X_KEY].numpy(), share * batch[LIBRARY_KEY].numpy()[:, None]

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 N_CELLS, N_DRAWS = 300, 50
 
 
-# Effects ------------------------------------------------------------------------------------
-
-
 class OperatorErrors(NamedTuple):
     """What the errors of effects are made of."""
 
@@ -141,8 +138,6 @@ def _expected_shares(
     return expected_proportions(Drawn(np.arange(len(latent)), one, parameters), network.likelihood)
 
 
-# Errors of operators and weights ------------------------------------------------------------
-
 #: Training cells that the information is summed over.
 MAX_CELLS: Final = 20_000
 #: Precision of the prior of a weight, whose unit is one in log expression a standard deviation.
@@ -212,8 +207,6 @@ def _information(made: CountParameters, likelihood: str) -> Tensor:
         told = told * made.dispersion / (told + made.dispersion)
     return told if made.zero_logits is None else told * torch.sigmoid(-made.zero_logits)
 
-
-# Errors on held-out cells -------------------------------------------------------------------
 
 #: Controls that stand for each held-out cell, conditions compared, and cells of a condition.
 N_CONTROLS, MAX_CONDITIONS, MIN_HELD_OUT, MAX_HELD_OUT = 5, 50, 5, 200

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from scvi_perturb.train.runner import Stage
 
 
-# Before -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingCells:
     """The cells of a training: `rows` of the data."""
@@ -165,8 +162,6 @@ def with_early_divergence(stage: Stage) -> Stage:
     weight = 1.0 if plan.max_kl_weight is None else plan.max_kl_weight
     return replace(stage, plan=replace(plan, n_steps_kl_warmup=warmup, max_kl_weight=weight))
 
-
-# Where the groups start ---------------------------------------------------------------------
 
 #: Values of expression that are looked at.
 MAX_VALUES: Final = 100_000_000
@@ -333,9 +328,6 @@ def _level_effects(scores: np.ndarray, labels: Sequence[np.ndarray]) -> list[np.
     gram = design.T @ design + _RIDGE * np.eye(design.shape[1])
     effects = np.linalg.solve(gram, design.T @ (scores - scores.mean(axis=0)))
     return np.split(effects, np.cumsum([b.shape[1] for b in blocks])[:-1])
-
-
-# After --------------------------------------------------------------------------------------
 
 
 def finish(

@@ -17,7 +17,7 @@ from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks
 from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.setup import check_n_samples
-from scvi_perturb.model.causal.draw import control_tensors, draw_shift, encode_data
+from scvi_perturb.model.causal.draw import control_tensors, encode_data
 from scvi_perturb.model.causal.setup import label_levels, perturbation_labels
 from scvi_perturb.module.causal import perturbation_inputs
 from scvi_perturb.nn.metadata import gaussian_log_prob
@@ -206,13 +206,9 @@ class MetadataMixin(PerturbationModel):
         network = self.module.representation
         given = encode_data(network, self._vocabulary, self._manager(adata), indices, key_added)
         with torch.inference_mode():
-            at_mean = _prior_log_prob(
-                network,
-                given,
-                np.arange(len(given)),
-                given.latents.mean.to(self._device()),
-                given.conditions,
-            )
+            mean = given.latents.mean.to(self._device())
+            fields = given.latents.fields_of(np.arange(len(given)), mean.device)
+            at_mean = network.prior_log_prob(mean, fields, given.conditions)
         control = control_tensors(network, len(given))
         own, under = (
             _likelihood_bound(network, given, conditions, n_samples, seed)
@@ -228,8 +224,6 @@ class MetadataMixin(PerturbationModel):
                 obs[f"{key_added}_{name}"] = table[name].to_numpy()
         return table
 
-
-# Likelihoods --------------------------------------------------------------------------------
 
 #: Cells whose likelihood is computed at once.
 _CELLS_AT_ONCE: Final = 512
@@ -256,7 +250,8 @@ def _likelihood_bound(
             network.learned_groups(x[at].to(device))
             for x in (given.latents.mean, given.latents.log_variance)
         ]
-        own, weights = conditions.rows(at.to(device)), []
+        own, fields = conditions.rows(at.to(device)), given.latents.fields_of(rows, device)
+        weights = []
         for noise in noises:
             latent = given.latents.at(rows, noise)
             parameters = network.decode(latent, batch[LIBRARY_KEY], None, own)
@@ -264,39 +259,12 @@ def _likelihood_bound(
             proposal = sum(
                 gaussian_log_prob(*group) for group in zip(drawn, *posterior, strict=True)
             )
-            prior = _prior_log_prob(network, given, rows, latent, own)
+            prior = network.prior_log_prob(latent, fields, own)
             weights.append(network.log_prob(batch, parameters) + prior - proposal)
         bound = torch.logsumexp(torch.stack(weights).double(), dim=0) - np.log(n_samples)
         values[rows] = bound.cpu().numpy()
     return values
 
-
-def _prior_log_prob(
-    network: GroupedAutoencoder,
-    given: EncodedCells,
-    rows: np.ndarray,
-    latent: Tensor,
-    conditions: ConditionTensors,
-) -> Tensor:
-    """Return the log-density of latents, depth left out, under their priors, `(n,)`."""
-    own = network.learned_groups(latent)
-    fields = given.latents.fields_of(rows, latent.device)
-    total = network.identity_prior.log_prob(own.identity, fields)
-    total = total + network.technical_prior.log_prob(own.technical, fields)
-    shift, odds = network.shift(conditions, own.identity), network.log_odds(conditions)
-    unit = torch.zeros_like(shift)
-    responded = gaussian_log_prob(own.state, shift, unit)
-    stayed = gaussian_log_prob(own.state, unit, unit)
-    # Where all respond the odds are infinite, and the second part is nothing.
-    mixed = torch.logaddexp(
-        responded + torch.nn.functional.logsigmoid(odds),
-        stayed + torch.nn.functional.logsigmoid(-odds),
-    )
-    state: Tensor = total + mixed
-    return state
-
-
-# Expression to metadata ---------------------------------------------------------------------
 
 #: Draws of the latent over which predictions of metadata are averaged.
 N_DRAWS: Final = 8
@@ -365,9 +333,6 @@ def _write_prediction(obs: pd.DataFrame, column: str, table: pd.DataFrame) -> No
     obs[f"{column}_probability"] = values.max(axis=1)
 
 
-# Metadata to expression ---------------------------------------------------------------------
-
-
 def draw_metadata(
     network: GroupedAutoencoder,
     rows: MetadataRows,
@@ -385,28 +350,9 @@ def draw_metadata(
         own = {name: values[at] for name, values in fields.items()}
         asked = conditions.rows(at)
         with torch.inference_mode():
-            latent = draw_prior(network, own, len(chunk), random, conditions=asked)
+            latent = network.draw_prior(own, len(chunk), random, conditions=asked)
             size = torch.from_numpy(library[chunk].astype(np.float32)).to(device)
             yield Drawn(chunk, size, network.decode(latent, size, None, asked))
-
-
-def draw_prior(
-    network: GroupedAutoencoder,
-    fields: dict[str, Tensor],
-    n: int,
-    random: torch.Generator,
-    *,
-    conditions: ConditionTensors | None = None,
-) -> Tensor:
-    """Draw latents given metadata, of mean depth; without conditions the state is that of all."""
-    identity = network.identity_prior.draw(fields, n, random)
-    technical = network.technical_prior.draw(fields, n, random)
-    state = torch.zeros(n, network.sizes[1], device=random.device)
-    if conditions is not None:
-        basal = torch.randn(state.shape, generator=random, device=random.device)
-        state = basal + draw_shift(network, conditions, identity, random)
-    depth = torch.zeros(n, 1, device=random.device)
-    return torch.cat([identity, state, depth, technical], dim=1)
 
 
 def row_fields(network: GroupedAutoencoder, rows: MetadataRows) -> dict[str, Tensor]:

@@ -75,7 +75,6 @@ from scvi_perturb.model.causal.metadata import (
     MetadataMixin,
     batch_depths,
     draw_metadata,
-    draw_prior,
     metadata_library,
     row_fields,
     warn_untrained_labels,
@@ -758,7 +757,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             at = torch.full((N_SIGNATURE_DRAWS,), i, dtype=torch.long, device=random.device)
             own = {name: values[at] for name, values in fields.items()}
             with torch.inference_mode():
-                latent = draw_prior(network, own, len(at), random)
+                latent = network.draw_prior(own, len(at), random)
                 control = expected_profile(network, latent, None)
             _, gene = gene_effect(
                 network,

@@ -21,7 +21,6 @@ from scvi_perturb.model.causal.draw import (
     ConditionedLatents,
     condition_tensors,
     decoded_adata,
-    draw_shift,
     encode_data,
     encode_reference,
     unperturbed_latents,
@@ -224,7 +223,7 @@ class OperatorMixin(PerturbationModel):
         )
         with torch.inference_mode():
             basal = torch.randn(own.state.shape, generator=random, device=random.device)
-            state = basal + draw_shift(network, rows, identity, random)
+            state = basal + network.draw_shift(rows, identity, random)
         latent = own._replace(identity=identity).with_state(state).cpu()
         obs = cell_obs(plan, request, cells, self._screen)
         drawn = ConditionedLatents(latent, cells.library[plan.reference], rows)
@@ -365,9 +364,6 @@ class OperatorMixin(PerturbationModel):
         return result
 
 
-# Requests of operators ----------------------------------------------------------------------
-
-
 class OperatorRequest(NamedTuple):
     """Conditions or sums of operators, one row each, and what they are called."""
 
@@ -430,9 +426,6 @@ def _operator_sums(
     time = torch.full((len(sums),), torch.nan, device=device)
     dose = network.operators.reference_dose[ids]
     return ConditionTensors(ids, dose, there, time), weights
-
-
-# Latents ------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

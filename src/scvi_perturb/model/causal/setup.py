@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 METADATA_GROUPS: Final = ("identity", "technical")
 
 
-# Registration -------------------------------------------------------------------------------
-
-
 def harmonised_metadata(adata: AnnData, arguments: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the metadata that `harmonize` found, without contexts and batch."""
     found = harmonised_keys(adata).get("metadata", ())
@@ -64,9 +61,6 @@ def metadata_fields(arguments: Mapping[str, Any]) -> list[MetadataField]:
         )
         raise SchemaError(msg)
     return [MetadataField(column) for column in columns]
-
-
-# The module's view of a screen --------------------------------------------------------------
 
 
 def label_levels(screen: Screen) -> dict[str, tuple[str, ...] | None]:
@@ -134,9 +128,6 @@ def _level_codes(
     """Return the level of each code of a context or batch, `(n_codes, n_columns)`."""
     places = [[(levels[c] or ()).index(row[i]) for i, c in enumerate(columns)] for row in rows]
     return torch.tensor(places, dtype=torch.long).reshape(len(rows), len(columns))
-
-
-# Requests of metadata -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
