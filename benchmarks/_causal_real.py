@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks._kang_frame import load_kang
 from benchmarks._tasks import gene_sets, load_morphic, load_papalexi
 from scvi_perturb import CausalPerturbVAE
-from scvi_perturb.data import ConditionKeys, split
+from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.metrics import log_normalize
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def auroc(latent: np.ndarray, labels: pd.Series, seed: int = 0) -> float:
 def kang_metadata(seed: int) -> dict[str, float]:
     """Return macro F1 of cell type and perturbation on held-out cells, beside other methods."""
     adata = load_kang()
-    made = split(adata, "cells", seed=seed, keys=ConditionKeys("perturbation"))
+    made = split(adata, "cells", seed=seed, keys=ScreenKeys("perturbation"))
     setup = {"perturbation_key": "perturbation", "context_keys": ["cell_type"]}
     model = fitted(adata, made, seed, setup=setup)
     test, train = made.test, np.union1d(made.train, made.validation)

@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeCV
 
 from benchmarks._block_r2 import block_r2
 from scvi_perturb.data import (
-    ConditionKeys,
+    ScreenKeys,
     SimulatorConfig,
     SplitOptions,
     expected_profile,
@@ -205,7 +205,7 @@ def dose_scores(model: CausalPerturbVAE, adata: AnnData, made: Split) -> dict[st
     rows = rows.drop_duplicates().reset_index(drop=True)
     predicted = CONFIG.responder_fraction * model.get_perturbation_effects(rows).X
     wanted = np.stack([true_effect(adata, r.perturbation, dose=r.dose) for r in rows.itertuples()])
-    keys = ConditionKeys("perturbation", dose="dose")
+    keys = ScreenKeys("perturbation", dose="dose")
     line = DoseLine().fit(adata, made, keys=keys).predict(rows).layers["lfc"]
     return {
         "doses, cosine": float(_cosines(predicted, wanted).mean()),

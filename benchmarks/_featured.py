@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from scvi_perturb.benchmark import Task
-from scvi_perturb.data import SimulatorConfig, perturbation_features, simulate_screen
+from scvi_perturb.data import ScreenKeys, SimulatorConfig, perturbation_features, simulate_screen
 from scvi_perturb.features import PerturbationFeatures
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def featured() -> Task:
         note="12,000 cells, 500 genes, 40 singles; features explain 0.9 of the effects' variance.",
         load=partial(simulate_screen, n_cells=12_000, n_genes=500, config=config),
         kind="unseen_perturbation",
-        context_keys=("cell_type",),
+        keys=ScreenKeys(context=("cell_type",)),
         n_folds=4,
         features=_features,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anndata
 import numpy as np
 
-from scvi_perturb.data import ConditionKeys, Split, SplitOptions, split
+from scvi_perturb.data import ScreenKeys, Split, SplitOptions, split
 from scvi_perturb.metrics import (
     BASIC,
     CellPopulation,
@@ -104,8 +104,7 @@ def split_without(adata: AnnData, cell_type: str, seed: int) -> Split:
         adata,
         "unseen_context",
         seed=seed,
-        keys=ConditionKeys("perturbation", control=CONTROL),
-        context_keys=CONTEXT_KEYS,
+        keys=ScreenKeys("perturbation", control=CONTROL, context=CONTEXT_KEYS),
         options=SplitOptions(context=cell_type),
     )
 

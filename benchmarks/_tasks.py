@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks._kang_frame import CONTEXT_KEYS, FILE, cell_types, data_directory, load_kang
 from scvi_perturb.benchmark import Task
-from scvi_perturb.data import ConditionKeys, SimulatorConfig, SplitOptions, simulate_screen
+from scvi_perturb.data import ScreenKeys, SimulatorConfig, SplitOptions, simulate_screen
 from scvi_perturb.features import (
     PerturbationFeatures,
     molecular_descriptors,
@@ -55,7 +55,7 @@ def kang() -> Task:
         ),
         load=load_kang,
         kind="unseen_context",
-        context_keys=CONTEXT_KEYS,
+        keys=ScreenKeys(context=CONTEXT_KEYS),
         fold_options=tuple(SplitOptions(context=label) for label in types),
     )
 
@@ -161,7 +161,7 @@ def morphic() -> Task:
         ),
         load=load_morphic,
         kind="unseen_perturbation",
-        context_keys=("experiment",),
+        keys=ScreenKeys(context=("experiment",)),
         values="effects",
         features=gene_sets,
         gene_names="symbol",
@@ -189,7 +189,7 @@ def combinations() -> Task:
         ),
         load=partial(simulate_screen, n_cells=12_000, n_genes=500, config=config),
         kind="unseen_combination",
-        context_keys=("cell_type",),
+        keys=ScreenKeys(context=("cell_type",)),
         n_folds=4,
     )
 
@@ -207,8 +207,7 @@ def doses(which: str) -> Task:
         ),
         load=partial(simulate_screen, n_cells=12_000, n_genes=500, config=config),
         kind="dose",
-        keys=ConditionKeys("perturbation", dose="dose"),
-        context_keys=("cell_type",),
+        keys=ScreenKeys("perturbation", dose="dose", context=("cell_type",)),
         n_folds=2,
         options=SplitOptions(dose="inner" if inner else "top"),
     )

@@ -31,6 +31,7 @@ from benchmarks._kang_frame import (
 from benchmarks._results import Results
 from scvi_perturb import FlowConfig
 from scvi_perturb.benchmark import markdown_table
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.metrics import METRICS, log_normalize
 from scvi_perturb.predictors import NoChange, ShiftedControl
 
@@ -153,7 +154,7 @@ def predicted_cells(method: str, case: Case) -> Matrix:
     """Return cells of a trivial predictor, log-normalised, one for each control cell."""
     means = {"no change": NoChange(profile="cell_mean"), "shifted control": None}
     predictor = ShiftedControl(means[method])
-    predictor.fit(case.screen, case.split, context_keys=CONTEXT_KEYS)
+    predictor.fit(case.screen, case.split, keys=ScreenKeys(context=CONTEXT_KEYS))
     return predictor.sample(request(case), reference=case.reference).X
 
 

@@ -73,7 +73,7 @@ class Trial:
     def make(cls, task: Task, seed: int, fold: int) -> Trial:
         adata = task.load(seed=seed) if task.name in SIMULATED else task.load()
         split = task.split(adata, seed=seed, fold=fold)
-        columns = [*task.keys.columns.values(), *task.context_keys]
+        columns = task.keys.obs_columns
         held = adata.obs.iloc[split.test][columns].drop_duplicates()
         return cls(task, adata, split, held.astype(object).reset_index(drop=True))
 
@@ -88,8 +88,6 @@ class Trial:
             self.adata,
             None,
             keys=task.keys,
-            context_keys=task.context_keys,
-            layer=task.layer,
             kind="effects" if task.values == "effects" else "pseudobulk",
             with_variances=True,
         )
@@ -97,7 +95,7 @@ class Trial:
             pair: i
             for i, pair in enumerate(zip(profiles.conditions, profiles.contexts, strict=True))
         }
-        asked = parse_requests(self.request, keys=task.keys, context_keys=task.context_keys)
+        asked = parse_requests(self.request, keys=task.keys)
         rows = [place[one.condition, one.context] for one in asked]
         changes = [
             profiles.profile([i]) - profiles.control_profile(one.context)
@@ -154,7 +152,9 @@ def _fitted(trial: Trial, method: str, seed: int) -> Any:  # noqa: ANN401
             HybridResidualModel, features=features, seed=seed, model_options=HYBRIDS[method]
         )
     return made.fit(
-        trial.adata, trial.split, keys=task.keys, context_keys=task.context_keys, layer=task.layer
+        trial.adata,
+        trial.split,
+        keys=task.keys,
     )
 
 

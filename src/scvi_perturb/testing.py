@@ -25,8 +25,7 @@ import torch
 from scipy import sparse
 
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
-from scvi_perturb.data.simulate import SimulatorConfig, perturbation_features, simulate_screen
-from scvi_perturb.data.split import Split, split
+from scvi_perturb.data import SimulatorConfig, Split, perturbation_features, simulate_screen, split
 from scvi_perturb.features.store import PerturbationFeatures
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def make_model(
 ) -> PerturbationModel:
     """Register the screen and return an untrained model; `init` goes before `case.init`."""
     case.model.setup_anndata(adata, **(SETUP if setup is None else setup))
-    return case.model(adata, **{**case.init, **init})  # type: ignore[arg-type]
+    return case.model(adata, **{**case.init, **init})
 
 
 def fit(case: ModelCase, model: PerturbationModel, **train: Any) -> Any:  # noqa: ANN401
@@ -402,10 +401,10 @@ class ModelContract:
             assert all(torch.equal(state[k], v) for k, v in trained.module.state_dict().items())
             assert loaded.trained_on_ == trained.trained_on_
             options = {} if loaded.adata is not None else {"reference": reference}
-            cells = (m.sample(asked, n_samples=12, **options) for m in (loaded, trained))
-            np.testing.assert_array_equal(*(dense(c.X) for c in cells))
-            effects = (m.predict(asked, n_samples=12, **options) for m in (loaded, trained))
-            np.testing.assert_allclose(*(e.layers["lfc"] for e in effects), atol=1e-5)
+            one, two = (m.sample(asked, n_samples=12, **options) for m in (loaded, trained))
+            np.testing.assert_array_equal(dense(one.X), dense(two.X))
+            one, two = (m.predict(asked, n_samples=12, **options) for m in (loaded, trained))
+            np.testing.assert_allclose(one.layers["lfc"], two.layers["lfc"], atol=1e-5)
 
     def test_variants_can_be_trained_and_loaded(self, simulated: AnnData, tmp_path: Path) -> None:
         """Every argument comes back."""
@@ -416,5 +415,5 @@ class ModelContract:
             loaded = self.case.model.load(tmp_path / name, adata)
             saved = {k: v for part in loaded.init_params_.values() for k, v in part.items()}
             assert {k: saved[k] for k in init} == dict(init)
-            cells = (m.sample([NEW_PAIR], n_samples=4) for m in (loaded, model))
-            np.testing.assert_array_equal(*(dense(c.X) for c in cells))
+            one, two = (m.sample([NEW_PAIR], n_samples=4) for m in (loaded, model))
+            np.testing.assert_array_equal(dense(one.X), dense(two.X))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.benchmark import TRIVIAL, Method, Study, Task, run
-from scvi_perturb.data import ConditionKeys, simulate_screen
+from scvi_perturb.data import ScreenKeys, simulate_screen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,7 @@ def small_results(folder: Path) -> Results:
         note=NOTE,
         load=partial(simulate_screen, n_cells=1500, n_genes=100),
         kind="unseen_combination",
-        context_keys=("cell_type",),
-        keys=ConditionKeys("perturbation"),
+        keys=ScreenKeys("perturbation", context=("cell_type",)),
     )
     chosen = tuple(method for method in TRIVIAL if method.name in NAMES)
     shy = Method(name="shy", title="shy <i>model</i>", make=refuses)

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import sparse
 
 from scvi_perturb.benchmark import Task, Trial
-from scvi_perturb.data import ConditionKeys, SimulatorConfig, sample_truth, simulate_screen
+from scvi_perturb.data import ScreenKeys, SimulatorConfig, sample_truth, simulate_screen
 
 CONFIG = SimulatorConfig(n_perturbations=12, n_combinations=0, n_contexts=1, n_batches=1)
 N_CELLS, N_GENES = 6000, 150
@@ -31,8 +31,7 @@ TASK = Task(
     name="simulated",
     load=screen,
     kind="unseen_perturbation",
-    keys=ConditionKeys("perturbation"),
-    context_keys=("cell_type",),
+    keys=ScreenKeys("perturbation", context=("cell_type",)),
     n_folds=2,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from scvi_perturb.benchmark import (
 from scvi_perturb.benchmark import results as benchmark_results
 from scvi_perturb.benchmark.results import fingerprint
 from scvi_perturb.benchmark.study import FeatureFiles, ScreenFile, read_study
-from scvi_perturb.data import ConditionKeys, SimulatorConfig, SplitOptions, simulate_screen
+from scvi_perturb.data import ScreenKeys, SimulatorConfig, SplitOptions, simulate_screen
 from scvi_perturb.pp import harmonize
 from scvi_perturb.predictors import PREDICTORS, StackedMean
 
@@ -124,7 +125,7 @@ def test_everything_that_is_said_is_read():
     assert made.make.keywords["train_options"]["max_epochs"] == 2
     (task,) = file.study.tasks
     assert (task.title, task.n_folds, task.max_cells) == ("A simulated screen", 3, 100)
-    assert task.context_keys == ("cell_type",)
+    assert task.keys.context == ("cell_type",)
     assert len(list(file.study.jobs())) == 4
 
 
@@ -180,13 +181,12 @@ FINGERPRINTS = {
 
 def test_results_of_earlier_layouts_are_found(monkeypatch):
     monkeypatch.setattr(benchmark_results, "__version__", "0")
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     task = Task(
         name="file",
         load=ScreenFile(Path("a.h5ad"), "0123", "counts"),
         kind="unseen_context",
-        context_keys=("cell_type",),
-        keys=keys,
+        keys=replace(keys, context=("cell_type",)),
         features=FeatureFiles(keys, smiles="smiles", content="4567"),
         fold_options=(SplitOptions(context={"cell_type": "B"}),),
     )

@@ -60,7 +60,7 @@ def test_a_layer_alone_is_passed_on():
         adata.X = np.zeros(adata.shape)
         return adata
 
-    trial = make_trial(replace(TASK, load=load, layer="counts"))
+    trial = make_trial(replace(TASK, load=load, keys=replace(TASK.keys, layer="counts")))
     assert trial.visible.X is None
     assert list(trial.visible.layers) == ["counts"]
     exact = make_trial()

@@ -9,7 +9,7 @@ import pytest
 
 from scvi_perturb.benchmark import Study, Task, Trial, model_method, run
 from scvi_perturb.benchmark.methods import Setting
-from scvi_perturb.data import SimulatorConfig, simulate_screen
+from scvi_perturb.data import ScreenKeys, SimulatorConfig, simulate_screen
 from tests.contract.registry import MODELS
 
 CONFIG = SimulatorConfig(n_perturbations=4, n_combinations=3, n_contexts=1)
@@ -17,7 +17,7 @@ TASK = Task(
     name="small",
     load=partial(simulate_screen, n_cells=600, n_genes=40, config=CONFIG),
     kind="unseen_combination",
-    context_keys=("cell_type",),
+    keys=ScreenKeys(context=("cell_type",)),
     n_folds=3,
 )
 
@@ -55,7 +55,6 @@ def test_a_model_is_fitted_on_visible_cells_alone(case):
         trial.visible,
         trial.visible_split,
         keys=TASK.keys,
-        context_keys=TASK.context_keys,
     )
     assert (before != trial.visible.X).nnz == 0
     assert "_scvi_condition" not in trial.visible.obs  # registration writes to a copy

@@ -157,8 +157,8 @@ def test_models_on_one_screen_do_not_disturb_each_other(case, screen):
     second = make_model(case, screen, setup={"batch_key": "cell_type"})
     fit(case, first, max_epochs=1)
     fit(case, second, max_epochs=1)
-    assert first._screen.context_columns == ("cell_type",)
-    assert second._screen.context_columns == ()
+    assert first._screen.keys.context == ("cell_type",)
+    assert second._screen.keys.context == ()
     assert set(first.sample([SINGLE], n_samples=3).obs) >= {"cell_type", "batch"}
     batches = first._reader(None).codes["batch"]
     np.testing.assert_array_equal(batches, screen.obs["batch"].astype(str).factorize(sort=True)[0])
@@ -203,7 +203,7 @@ def test_numbers_may_be_read_as_floats_later(case, screen):
     names = screen.obs["perturbation"].astype(str)
     screen.obs["perturbation"] = pd.factorize(names.where(names != "control", ""), sort=True)[0]
     model = make_model(case, screen, setup={**SETUP, "context_keys": "cell_type", "control": 0.0})
-    assert model._screen.context_columns == ("cell_type",)
+    assert model._screen.keys.context == ("cell_type",)
     fit(case, model, max_epochs=1)
     wanted = model.sample(pd.DataFrame({"perturbation": [1], "cell_type": [2]}), n_samples=9)
     asked = pd.DataFrame({"perturbation": [1.0], "cell_type": [2.0]})

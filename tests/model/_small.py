@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.data import Condition, ConditionKeys, ConditionTable
-from scvi_perturb.model.base.request import Reference, Request
-from scvi_perturb.model.base.setup import Screen
+from scvi_perturb.data import Condition, ConditionTable, ScreenKeys
+from scvi_perturb.data.request import Request
+from scvi_perturb.data.screen import Screen
+from scvi_perturb.model.base.reference import Reference
 
-KEYS = ConditionKeys("guide", dose="mg", time="hours", kind="how", control="NT")
+KEYS = ScreenKeys("guide", dose="mg", time="hours", kind="how", control="NT")
 
 
 def parse(label, **given):
@@ -19,12 +22,8 @@ def parse(label, **given):
 def make_screen(conditions=(), *, keys=KEYS, genes=("g0", "g1")):
     """Return what a model remembers of a screen with these conditions."""
     return Screen(
-        keys=keys,
-        layer=None,
-        library_key=None,
+        keys=replace(keys, context="cell_type", batch="batch"),
         rna_modality=None,
-        context_columns=("cell_type",),
-        batch_column="batch",
         table=ConditionTable.from_conditions(conditions, control="NT"),
         contexts=(("B",), ("T",)),
         batches=(("x",), ("y",)),

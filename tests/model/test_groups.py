@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scvi_perturb.data.request import Request
 from scvi_perturb.model.base.draw import Plan
-from scvi_perturb.model.base.request import Request
-from scvi_perturb.model.hybrid.mean import Groups, control_profiles
+from scvi_perturb.model.hybrid.mean import RequestGroups, control_profiles
 from tests.model._small import make_reference, make_request, make_screen, parse
 
 SCREEN = make_screen([parse("A"), parse("B")])
@@ -24,7 +24,7 @@ def reference(types=TYPES):
 
 def groups_of(request, cells, n_samples=None, screen=SCREEN):
     plan = Plan.make(request, cells, n_samples, 0)
-    return Groups.make(plan, request, cells, screen), plan
+    return RequestGroups.make(plan, request, cells, screen), plan
 
 
 def test_cells_of_a_row_and_a_context_are_a_group():
@@ -65,13 +65,13 @@ def test_the_context_asked_for_comes_before_what_the_reference_does_not_say():
 
 def test_the_context_asked_for_comes_before_that_of_the_cells():
     cells, plan = reference(), Plan(np.zeros(2, int), np.array([0, 3]), np.arange(2))
-    groups = Groups.make(plan, make_request("A", cell_type=("T",)), cells, SCREEN)
+    groups = RequestGroups.make(plan, make_request("A", cell_type=("T",)), cells, SCREEN)
     assert [r.context for r in groups.requests] == [("T",)]
     assert groups.pool[0].tolist() == [0, 3]
 
 
 def test_each_context_column_is_asked_for_on_its_own():
-    screen = replace(SCREEN, context_columns=("cell_type", "donor"))
+    screen = replace(SCREEN, keys=replace(SCREEN.keys, context=("cell_type", "donor")))
     cells = reference()
     cells.labels["donor"] = ["d1", "d1", "d2", "d2", "d2"]
     groups, _ = groups_of(make_request("A", donor=("d2",)), cells, screen=screen)
@@ -83,7 +83,7 @@ def test_each_context_column_is_asked_for_on_its_own():
 
 
 def test_without_context_columns_a_row_is_a_group():
-    screen = replace(SCREEN, context_columns=())
+    screen = replace(SCREEN, keys=replace(SCREEN.keys, context=()))
     groups, _ = groups_of(make_request("A", "B"), reference(), screen=screen)
     assert [r.context for r in groups.requests] == [(), ()]
     assert groups.pool[1].tolist() == [0, 1, 2, 3, 4]

@@ -14,7 +14,7 @@ from scvi_perturb.data import Condition
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
 from scvi_perturb.model.base.training import CellSplit
-from scvi_perturb.model.hybrid.mean import Groups
+from scvi_perturb.model.hybrid.mean import RequestGroups
 from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel
 from scvi_perturb.model.hybrid.stack import GeneratorMember
 from scvi_perturb.predictors import StackedMean
@@ -248,7 +248,7 @@ def test_without_refits_the_generator_has_one_half(model):
     stack = model.mean_.predict(table).layers["lfc"]
     request, cells = model._ask(table, None)
     plan = Plan.make(request, cells, 500, 0)
-    groups = Groups.make(plan, request, cells, model._screen)
+    groups = RequestGroups.make(plan, request, cells, model._screen)
     sampler = SamplerConfig.of("heun")
     own = model._own_shares(request, cells, plan, groups, sampler=sampler, seed=0)
     control = found.X - found.layers["lfc"]

@@ -15,6 +15,7 @@ from scvi_perturb import (
     SchemaError,
     UnknownPerturbationError,
 )
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.model.hybrid.stack import likely_questions
 from scvi_perturb.predictors import Additive, ConditionGP, GivenMeans, StackedMean
 from scvi_perturb.testing import NEW_PAIR, SINGLE, controls, fit, make_screen, make_split
@@ -108,7 +109,7 @@ def test_changes_given_are_what_is_predicted_and_sampled(screen, model):
 
 def changes_of(screen, given, request):
     """Return the changes that a table's predictor predicts on the whole screen."""
-    predictor = GivenMeans(given).fit(screen, context_keys=CONTEXT)
+    predictor = GivenMeans(given).fit(screen, keys=ScreenKeys(context=CONTEXT))
     return predictor.predict(request).layers["lfc"]
 
 
@@ -169,7 +170,7 @@ def test_control_of_another_context_is_none_of_this(screen):
         ["perturbation", "cell_type", "donor"], values=[control, one],
     )  # fmt: skip
     with pytest.raises(SchemaError, match=r"no control row for pert_01 \+ pert_03 in context"):
-        GivenMeans(given).fit(two, context_keys=["cell_type", "donor"])
+        GivenMeans(given).fit(two, keys=ScreenKeys(context=["cell_type", "donor"]))
 
 
 def test_genes_may_be_in_another_order(screen):
@@ -260,7 +261,7 @@ def test_a_table_is_saved_with_the_model(screen):
 def test_a_predictor_is_used_as_it_is(model, screen):
     # No generator in the mean: but for shares that sum to one, it is that of the predictor alone.
     request = asked(NEW_PAIR, SINGLE, "control", cell_type=[*TYPES, TYPES[0]])
-    own = Additive().fit(screen, context_keys=CONTEXT).predict(request)
+    own = Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(request)
     effects = model.predict(request)
     start = np.stack([training_profile(model, name) for name in [*TYPES, TYPES[0]]])
     wanted = np.maximum(np.expm1(start + own.layers["lfc"]), 0)
@@ -311,7 +312,9 @@ def test_a_stack_is_used_as_it_is_and_left_as_it_was(screen):
     assert sorted(model.mean_weights_) == ["process", "sum"]
     assert stack.weights_.empty
     request = asked(NEW_PAIR, cell_type=["type_01"])
-    alone = StackedMean(members=stack.members, n_folds=3).fit(screen, context_keys=CONTEXT)
+    alone = StackedMean(members=stack.members, n_folds=3).fit(
+        screen, keys=ScreenKeys(context=CONTEXT)
+    )
     wanted = training_profile(model, "type_01") + alone.predict(request).layers["lfc"][0]
     wanted = np.expm1(wanted) / np.expm1(wanted).sum()
     np.testing.assert_allclose(share(model.predict(request).X[0]), wanted, rtol=1e-4)
@@ -348,8 +351,8 @@ class Constant:
     def __init__(self):
         self.fitted = []
 
-    def fit(self, adata, split=None, *, keys=None, context_keys=(), layer=None):
-        self.fitted.append((adata.n_obs, split, keys.control, tuple(context_keys), layer))
+    def fit(self, adata, split=None, *, keys=None):
+        self.fitted.append((adata.n_obs, split, keys.control, keys.context, keys.layer))
         self.var_names = adata.var_names
         return self
 
@@ -422,7 +425,7 @@ def named(screen, label):
 
 
 def test_what_will_be_asked_is_what_the_split_holds_out(screen):
-    stack = StackedMean(n_folds=3).fit(screen, context_keys=CONTEXT)
+    stack = StackedMean(n_folds=3).fit(screen, keys=ScreenKeys(context=CONTEXT))
     assert likely_questions(stack, None) == ("unseen_combination",)
     assert likely_questions(stack, make_split(screen)) == ("unseen_perturbation",)
     one = screen[screen.obs["perturbation"].isin(["control", SINGLE])].copy()

@@ -10,9 +10,9 @@ from scvi_perturb.model.base.draw import Drawn, expected_proportions
 from scvi_perturb.model.base.recentre import (
     gene_factors,
     group_populations,
-    moved,
-    moved_parameters,
     population_shares,
+    rescaled,
+    rescaled_parameters,
 )
 from scvi_perturb.module import CountParameters
 
@@ -141,7 +141,7 @@ def test_expected_shares_of_moved_counts_are_recentred(likelihood):
     given = parameters(likelihood, shares, library)
     own = expected_proportions(of_cells(given, library), likelihood)
     factors = gene_factors(own, library, wanted)
-    new = moved_parameters(given, torch.from_numpy(factors), likelihood, partial=False)
+    new = rescaled_parameters(given, torch.from_numpy(factors), likelihood, partial=False)
     found = expected_proportions(of_cells(new, library), likelihood)
     np.testing.assert_allclose(found, recentred(own, factors), rtol=1e-10)
     assert new.dispersion is given.dispersion
@@ -153,7 +153,7 @@ def test_of_a_part_of_the_genes_expected_shares_are_multiplied(likelihood):
     shares, library, _ = population(total=0.6)
     given = parameters(likelihood, shares, library)
     factors = np.linspace(0.2, 3, N_GENES)
-    new = moved_parameters(given, torch.from_numpy(factors), likelihood, partial=True)
+    new = rescaled_parameters(given, torch.from_numpy(factors), likelihood, partial=True)
     own, found = (expected_proportions(of_cells(p, library), likelihood) for p in (given, new))
     np.testing.assert_allclose(found, own * factors, rtol=1e-10)
 
@@ -163,7 +163,7 @@ def test_each_drawn_cell_has_factors_of_its_own():
     given = parameters("nb", shares, library)
     drawn = Drawn(np.arange(N_CELLS), torch.from_numpy(library).float(), given)
     factors = np.random.default_rng(1).gamma(2.0, size=shares.shape)
-    new = moved(drawn, factors, "nb", partial=False)
+    new = rescaled(drawn, factors, "nb", partial=False)
     np.testing.assert_array_equal(new.cells, drawn.cells)
     found = new.parameters.mean.numpy() / library[:, None]
     wanted = shares * factors

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from scvi_perturb import SchemaError
-from scvi_perturb.data import Component, Condition, ConditionKeys
-from scvi_perturb.model.base.request import parse_request
+from scvi_perturb.data import Component, Condition, ScreenKeys
+from scvi_perturb.data.request import parse_request
 from tests.model._small import make_screen, parse
 
-PLAIN = ConditionKeys("guide", control="NT")
+PLAIN = ScreenKeys("guide", control="NT")
 #: A and C have one dose and kind each, B two of each.
 CONDITIONS = [
     parse("A", dose=2, kind="drug", time=6),
@@ -91,7 +91,7 @@ def test_time_is_filled_in_or_must_be_given(screen):
 
 
 def test_time_that_was_never_recorded_needs_not_be_given():
-    screen = make_screen([parse("A")], keys=ConditionKeys("guide", time="hours", control="NT"))
+    screen = make_screen([parse("A")], keys=ScreenKeys("guide", time="hours", control="NT"))
     assert one(parse_request(["A"], screen)) == parse("A")
 
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ConditionKeys, default_keys
+from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.pp import harmonize, validate
 
@@ -55,8 +55,8 @@ def test_scperturb(scperturb):
     assert uns["schema"] == "scperturb"
     assert uns["units"] == {"time": "h"}
     assert uns["source"]["cell_type"] == "celltype"
-    assert default_keys(made) == ConditionKeys(
-        "perturbation", time="time", kind="perturbation_type"
+    assert default_keys(made) == ScreenKeys(
+        time="time", kind="perturbation_type", context="cell_type"
     )
 
 
@@ -269,7 +269,7 @@ def test_real_screens_are_ready_after_harmonize(data_dir, name, n_conditions):
     assert (made.obs["perturbation"] == "control").sum() == (
         adata.obs["perturbation"] == "control"
     ).sum()
-    report = validate(made)
+    report = validate(made, min_cells=9)
     assert report.ok, str(report)
     assert report.raw_counts
     assert report.n_conditions == n_conditions

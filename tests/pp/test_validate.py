@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.pp import validate
 
 
@@ -21,7 +21,9 @@ def screen(labels, n_cells=12, n_genes=5):
 
 
 def test_a_good_screen():
-    report = validate(screen(["control", "A", "B"], n_cells=30), context_keys="cell_type")
+    report = validate(
+        screen(["control", "A", "B"], n_cells=30), keys=ScreenKeys(context="cell_type")
+    )
     assert report.ok
     assert report.raw_counts
     assert (report.n_cells, report.n_genes, report.n_conditions) == (90, 5, 2)
@@ -94,7 +96,7 @@ def no_context(adata):
         (no_column, ["harmonize"]),
         (empty_cells, ["3 of 90 sampled cells have no counts"]),
         (small_library, ["'library_size'.* is less than"]),
-        (no_context, ["no context column 'cell_type'"]),
+        (no_context, ["'cell_type' is not in adata.obs"]),
     ],
 )
 def test_each_problem_is_reported_and_nothing_else(spoil, messages):
@@ -102,7 +104,7 @@ def test_each_problem_is_reported_and_nothing_else(spoil, messages):
 
     adata = screen(["control", "A", "B"], n_cells=30)
     spoil(adata)
-    report = validate(adata, context_keys="cell_type")
+    report = validate(adata, keys=ScreenKeys(context="cell_type"))
     assert not report.ok
     assert len(report.problems) == len(messages)
     for problem, message in zip(report.problems, messages, strict=True):
@@ -117,14 +119,17 @@ def test_rare_conditions_keys_and_layers():
     assert "1 conditions have fewer than 5" in validate(adata, min_cells=5).problems[0]
     assert validate(adata, min_cells=3).ok
     renamed = AnnData(adata.X, obs=adata.obs.rename(columns={"perturbation": "gene"}))
-    assert validate(renamed, keys=ConditionKeys("gene"), min_cells=3).ok
-    assert "Layer 'raw' was not found" in validate(adata, layer="raw", min_cells=3).problems[0]
+    assert validate(renamed, keys=ScreenKeys("gene"), min_cells=3).ok
+    assert (
+        "Layer 'raw' was not found"
+        in validate(adata, keys=ScreenKeys(layer="raw"), min_cells=3).problems[0]
+    )
 
 
 def test_nothing_is_changed():
     adata = screen(["control", "A"])
     before = adata.copy()
-    validate(adata, context_keys=["cell_type"])
+    validate(adata, keys=ScreenKeys(context=["cell_type"]))
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert not (adata.X != before.X).nnz
     assert not adata.uns

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from scvi_perturb.data import ConditionKeys, simulate_screen
+from scvi_perturb.data import ScreenKeys, simulate_screen
 from scvi_perturb.predictors import ConditionGP, FirstKnown, NoChange, StackedMean
 from scvi_perturb.predictors.profiles import TrainingProfiles, closed
 
@@ -45,7 +47,7 @@ def new_pairs(screen):
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_regression_predicts_shares_that_sum_to_one(screen, new_pairs, reference):
     cells = screen[screen.obs["perturbation"] == "control"][:40].copy() if reference else None
-    regression = ConditionGP().fit(screen, context_keys=["cell_type"])
+    regression = ConditionGP().fit(screen, keys=ScreenKeys(context=["cell_type"]))
     asked = ["control", *new_pairs]  # of no context: of both together
     made = regression.predict(asked, reference=cells)
     np.testing.assert_allclose(total(made), 1e4, rtol=1e-4)
@@ -55,7 +57,7 @@ def test_a_regression_predicts_shares_that_sum_to_one(screen, new_pairs, referen
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_stack_predicts_shares_that_sum_to_one(screen, new_pairs, reference):
     cells = screen[screen.obs["perturbation"] == "control"][:40].copy() if reference else None
-    stack = StackedMean(seed=0).fit(screen, context_keys=["cell_type"])
+    stack = StackedMean(seed=0).fit(screen, keys=ScreenKeys(context=["cell_type"]))
     made = stack.predict(new_pairs, reference=cells)
     # Weighted means of closed profiles: not closed to the last digit, but for what they differ by.
     np.testing.assert_allclose(total(made), 1e4, rtol=0.01)
@@ -63,9 +65,9 @@ def test_a_stack_predicts_shares_that_sum_to_one(screen, new_pairs, reference):
 
 def test_a_part_of_a_librarys_genes_stays_a_part(screen):
     sums = np.asarray(screen.X.sum(axis=1)).ravel()
-    keys = ConditionKeys("perturbation", control="control")
+    keys = ScreenKeys("perturbation", control="control")
     profiles = TrainingProfiles.from_screen(
-        screen, None, keys=keys, context_keys=["cell_type"], layer=None, kind="pseudobulk",
+        screen, None, keys=replace(keys, context=["cell_type"]), kind="pseudobulk",
         with_variances=True, library=3.0 * sums,
     )  # fmt: skip
     made = StackedMean(seed=0).fit_profiles(profiles).predict(["pert_01", "pert_02"])
@@ -73,12 +75,16 @@ def test_a_part_of_a_librarys_genes_stays_a_part(screen):
 
 
 def test_one_answer_of_a_regression_is_that_of_many(screen, new_pairs):
-    alone = FirstKnown(ConditionGP(), NoChange()).fit(screen, context_keys=["cell_type"])
-    many = ConditionGP().fit(screen, context_keys=["cell_type"])
+    alone = FirstKnown(ConditionGP(), NoChange()).fit(
+        screen, keys=ScreenKeys(context=["cell_type"])
+    )
+    many = ConditionGP().fit(screen, keys=ScreenKeys(context=["cell_type"]))
     made, same = (one.predict(new_pairs).layers["lfc"] for one in (alone, many))
     np.testing.assert_allclose(made, same, rtol=1e-4, atol=1e-5)
 
 
 def test_means_over_cells_need_not_sum_to_anything(screen):
-    stack = StackedMean(seed=0, profile="cell_mean").fit(screen, context_keys=["cell_type"])
+    stack = StackedMean(seed=0, profile="cell_mean").fit(
+        screen, keys=ScreenKeys(context=["cell_type"])
+    )
     assert (np.abs(total(stack.predict(["pert_01+pert_02"])) / 1e4 - 1) > 0.02).all()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
-from scvi_perturb.data import Condition, ConditionKeys
+from scvi_perturb.data import Condition, ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, ConditionGP, ContextMean, KernelRidge
 from scvi_perturb.predictors.request import Request
@@ -59,7 +59,7 @@ def test_pairs_below_the_sum_of_their_parts_are_learned():
 
 def test_without_noise_what_was_measured_is_returned():
     screen = make_screen([(p, t) for t in ("T", "B") for p in ("control", "A", "C")])
-    made = ConditionGP().fit(screen, context_keys=CONTEXT)
+    made = ConditionGP().fit(screen, keys=ScreenKeys(context=CONTEXT))
     for condition, seen in made.deltas.items():
         for context, change in seen.items():
             asked = pd.DataFrame({"perturbation": [str(condition)], "cell_type": [context[0]]})
@@ -77,8 +77,8 @@ def test_contexts_that_tell_nothing_leave_their_mean():
     rows = [("A", effect + 0.5 * rng.normal(size=200)) for _ in labels]
     table = effects(rows, cell_type=labels)
     asked = pd.DataFrame({"perturbation": ["A"], "cell_type": ["new"]})
-    predictor = ConditionGP(profile="effects").fit(table, context_keys=CONTEXT)
-    mean = ContextMean(profile="effects").fit(table, context_keys=CONTEXT)
+    predictor = ConditionGP(profile="effects").fit(table, keys=ScreenKeys(context=CONTEXT))
+    mean = ContextMean(profile="effects").fit(table, keys=ScreenKeys(context=CONTEXT))
     assert predictor.leave_ == "context"
     np.testing.assert_allclose(lfc(predictor, asked), lfc(mean, asked), rtol=0.1, atol=0.03)
 
@@ -133,7 +133,7 @@ def test_a_dose_between_others_and_one_beyond():
     rows = [(n, c * vectors[n]) for n in NAMES for c in curve]
     table = effects(rows, dose=np.tile(doses, len(NAMES)))
     table.X += 0.02 * rng.normal(size=table.shape)
-    keys = ConditionKeys("perturbation", dose="dose")
+    keys = ScreenKeys("perturbation", dose="dose")
     held = ((table.obs["dose"] == 1.0) & table.obs["perturbation"].isin(["A", "B"])) | (
         (table.obs["dose"] == 10.0) & table.obs["perturbation"].isin(["C", "D"])
     )
@@ -149,7 +149,7 @@ def test_times_near_each_other_are_alike():
     vectors = {name: rng.normal(size=(2, 25)) for name in NAMES}
     rows = [(n, vectors[n][0] + np.log(t) * vectors[n][1]) for n in NAMES for t in times]
     table = effects(rows, time=np.tile(times, len(NAMES)))
-    keys = ConditionKeys("perturbation", time="time")
+    keys = ScreenKeys("perturbation", time="time")
     held = ((table.obs["time"] == 4.0) & table.obs["perturbation"].isin(["A", "B"])).to_numpy()
     predictor = ConditionGP(profile="effects").fit(table[~held].copy(), keys=keys)
     asked = table.obs.loc[held, ["perturbation", "time"]].reset_index(drop=True)
@@ -161,7 +161,7 @@ def test_a_reference_is_compared_by_its_profile():
     rng = np.random.default_rng(0)
     screen = make_screen([(p, t) for t in ("T", "B") for p in ("control", "A")], n=8)
     screen.X = rng.poisson(screen.X.toarray()).astype(np.float32)
-    predictor = ConditionGP(leave="context").fit(screen, context_keys=CONTEXT)
+    predictor = ConditionGP(leave="context").fit(screen, keys=ScreenKeys(context=CONTEXT))
     near = screen[(screen.obs["perturbation"] == "control") & (screen.obs["cell_type"] == "T")]
     near = near.copy()
     near.obs["cell_type"] = "new"
@@ -174,7 +174,7 @@ def test_a_reference_is_compared_by_its_profile():
 
 
 def test_controls_do_not_change_and_are_nothing_new(screen):
-    made = ConditionGP().fit(screen, context_keys=CONTEXT).predict(["control", "A"])
+    made = ConditionGP().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(["control", "A"])
     assert not made.layers["lfc"][0].any()
     assert not made.layers["std"][0].any()
     assert made.obs["novelty"].iloc[0] == 0
@@ -182,7 +182,7 @@ def test_controls_do_not_change_and_are_nothing_new(screen):
 
 
 def test_an_open_context_is_the_mean_over_contexts(screen):
-    predictor = ConditionGP().fit(screen, context_keys=CONTEXT)
+    predictor = ConditionGP().fit(screen, keys=ScreenKeys(context=CONTEXT))
     asked = [Request(Condition.parse("A"), (own,)) for own in ("T", "B", None)]
     made = predictor.answer(asked).mean
     np.testing.assert_allclose(made[2], made[:2].mean(axis=0), rtol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import ConditionGP
 from scvi_perturb.predictors.gaussian_process.kernel import Rows
 from scvi_perturb.predictors.gaussian_process.signal import LOG1P, Scale, clearly_better
@@ -140,6 +140,6 @@ def test_a_pseudocount_is_positive(pseudocount):
 
 def test_controls_do_not_change_on_any_scale():
     screen, _ = poisson_screen(lambda control, a, b: a * b / control, n_cells=50)
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     made = ConditionGP(pseudocount=0.1).fit(screen, keys=keys).predict(["control"])
     np.testing.assert_array_equal(made.layers["lfc"], 0)

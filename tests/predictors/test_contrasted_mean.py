@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.metrics import discrimination
 from scvi_perturb.predictors import ContextMean, ContrastedMean, KernelRidge
@@ -74,4 +75,4 @@ def test_messages():
     from scvi_perturb.predictors import NoChange
 
     with pytest.raises(SchemaError, match="ContrastedMean found no training condition"):
-        ContrastedMean(NoChange()).fit(screen, context_keys="cell_type")
+        ContrastedMean(NoChange()).fit(screen, keys=ScreenKeys(context="cell_type"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors.profiles import Moments, TrainingProfiles
 from scvi_perturb.predictors.stack.fit import ControlPrior, _over_similar
 from tests.predictors._screen import make_screen
@@ -136,9 +136,7 @@ def of_screen(kind="pseudobulk", n=12, contexts="abcdef", variances=True):
     profiles = TrainingProfiles.from_screen(
         screen,
         None,
-        keys=ConditionKeys("perturbation"),
-        context_keys=["cell_type"],
-        layer=None,
+        keys=ScreenKeys("perturbation", context=["cell_type"]),
         kind=kind,
         with_variances=variances,
     )

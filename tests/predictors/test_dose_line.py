@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scvi_perturb._errors import UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import DoseLine
 from tests.predictors._effects import effects, lfc
 
-KEYS = ConditionKeys("perturbation", dose="dose")
+KEYS = ScreenKeys("perturbation", dose="dose")
 RNG = np.random.default_rng(0)
 SLOPE, START, TOP = RNG.normal(size=(3, 5))
 
@@ -26,7 +28,7 @@ def hill(dose, half=3.0):
 
 def fitted(form, rows, doses, **columns):
     table = effects(rows, dose=doses, **columns)
-    return DoseLine(form, profile="effects").fit(table, keys=KEYS, context_keys=[*columns])
+    return DoseLine(form, profile="effects").fit(table, keys=replace(KEYS, context=[*columns]))
 
 
 def ask(names, doses, **columns):

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import ConditionKeys, split
+from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.predictors import (
     PREDICTORS,
     Additive,
@@ -47,7 +47,11 @@ def test_the_change_is_the_mean_of_the_rows(table):
 
 @pytest.mark.parametrize("cls", MEANS)
 def test_all_means_take_changes_without_controls(table, cls):
-    made = build(cls, profile="effects").fit(table, context_keys="cell_type").predict(A_IN_T)
+    made = (
+        build(cls, profile="effects")
+        .fit(table, keys=ScreenKeys(context="cell_type"))
+        .predict(A_IN_T)
+    )
     assert np.isfinite(made.X).all()
     np.testing.assert_array_equal(made.X, made.layers["lfc"])
 
@@ -56,13 +60,15 @@ def test_all_means_take_changes_without_controls(table, cls):
 def test_rows_of_controls_change_nothing(table, cls):
     controls = effects([("control", np.full(5, 9.0))], cell_type=["T"])
     both = anndata.concat([table, controls], index_unique="-")
-    first = build(cls, profile="effects").fit(table, context_keys="cell_type")
-    second = build(cls, profile="effects").fit(both, context_keys="cell_type")
+    first = build(cls, profile="effects").fit(table, keys=ScreenKeys(context="cell_type"))
+    second = build(cls, profile="effects").fit(both, keys=ScreenKeys(context="cell_type"))
     np.testing.assert_array_equal(lfc(first, A_IN_T), lfc(second, A_IN_T))
 
 
 def test_contexts_are_kept_apart(table):
-    predictor = ContextMean("perturbations", profile="effects").fit(table, context_keys="cell_type")
+    predictor = ContextMean("perturbations", profile="effects").fit(
+        table, keys=ScreenKeys(context="cell_type")
+    )
     asked = pd.DataFrame({"perturbation": ["Z"], "cell_type": ["B"]})
     np.testing.assert_allclose(lfc(predictor, asked)[0], table.X[[3, 6]].mean(0), rtol=1e-6)
 
@@ -79,7 +85,7 @@ def test_where_the_changes_are_makes_no_difference(table, kind, tmp_path):
         table = anndata.read_h5ad(tmp_path / "table.h5ad", backed="r")
     else:
         table.X = sparse.csr_matrix(table.X) if kind == "sparse" else sparse.csc_matrix(table.X)
-    predictor = Additive(profile="effects").fit(table, layer=layer)
+    predictor = Additive(profile="effects").fit(table, keys=ScreenKeys(layer=layer))
     np.testing.assert_allclose(lfc(predictor, ["A+C"]), expected, rtol=1e-6)
 
 
@@ -93,7 +99,7 @@ def test_what_is_not_finite_is_refused(table, bad, form):
 
 
 def test_held_out_rows_may_be_anything(table):
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     made = split(table, "unseen_perturbation", fraction=0.3, keys=keys)
     first = ContextMean("perturbations", profile="effects").fit(table, made)
     table.X[made.test] = np.nan

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import Additive, ContextMean, FirstKnown, MatchingMean, NoChange
 from tests.predictors._screen import make_screen
 
@@ -16,7 +17,7 @@ def adata():
 
 
 def test_the_best_where_it_knows_the_next_where_it_does_not(adata):
-    fit = {"context_keys": ("cell_type",)}
+    fit = {"keys": ScreenKeys(context="cell_type")}
     both = FirstKnown(Additive(), MatchingMean()).fit(adata, **fit)
     additive, matching = Additive().fit(adata, **fit), MatchingMean().fit(adata, **fit)
     np.testing.assert_allclose(both.predict(["A+C"]).X, additive.predict(["A+C"]).X)
@@ -28,7 +29,9 @@ def test_the_best_where_it_knows_the_next_where_it_does_not(adata):
 
 
 def test_the_last_may_refuse(adata):
-    chain = FirstKnown(ContextMean("contexts"), Additive()).fit(adata, context_keys=("cell_type",))
+    chain = FirstKnown(ContextMean("contexts"), Additive()).fit(
+        adata, keys=ScreenKeys(context=("cell_type",))
+    )
     with pytest.raises(UnknownPerturbationError, match="'Z' was not trained on"):
         chain.predict(["Z"])
 

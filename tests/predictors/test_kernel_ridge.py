@@ -9,7 +9,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge as Reference
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import ContextMean, KernelRidge
 from scvi_perturb.similarity.kernels import tanimoto
@@ -74,7 +74,9 @@ def test_contexts_share_one_prediction(sets):
     store, names, truth = sets
     rows = pairs(names[:10], truth) + pairs(names[5:], truth)
     table = effects(rows, cell_type=["T"] * 10 + ["B"] * 25)
-    predictor = KernelRidge(store, profile="effects").fit(table, context_keys="cell_type")
+    predictor = KernelRidge(store, profile="effects").fit(
+        table, keys=ScreenKeys(context="cell_type")
+    )
     asked = pd.DataFrame({"perturbation": names[:1] * 3, "cell_type": ["T", "B", "new"]})
     made = lfc(predictor, asked)
     np.testing.assert_array_equal(made[0], made[1])
@@ -126,7 +128,7 @@ def test_unseen_drugs_as_in_the_reference_experiment(data_dir):
     names = np.array([f"drug{i}" for i in range(len(smiles))])
     store = PerturbationFeatures({"morgan": pd.DataFrame(bits, index=names)})
     predictor = KernelRidge(store, profile="effects").fit(
-        effects(pairs(names[~test], changes[~test])), keys=ConditionKeys("perturbation")
+        effects(pairs(names[~test], changes[~test])), keys=ScreenKeys("perturbation")
     )
     predicted = lfc(predictor, names[test].tolist())
     mean = changes[~test].mean(0)

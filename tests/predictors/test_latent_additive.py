@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, LatentAdditive
 from tests.predictors._effects import effects, lfc, pairs
@@ -103,7 +104,7 @@ def test_one_vector_for_all_contexts():
     data = table(["A", "B", "A", "B"])
     data.obs["cell_type"] = ["T", "T", "N", "N"]
     predictor = LatentAdditive(penalties=(1e-8,), profile="effects")
-    predictor.fit(data, context_keys="cell_type")
+    predictor.fit(data, keys=ScreenKeys(context="cell_type"))
     asked = pd.DataFrame({"perturbation": ["A+B"] * 2, "cell_type": ["T", "new"]})
     made = lfc(predictor, asked)
     np.testing.assert_allclose(made, [total("A+B")] * 2, atol=1e-4)

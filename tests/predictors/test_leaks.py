@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb.data import split
+from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.predictors import PREDICTORS, CellPredictor
 from tests.predictors._effects import build
 from tests.predictors._screen import make_screen
@@ -21,13 +21,13 @@ def held(request):
     screen = make_screen(GROUPS, n=12)
     rng = np.random.default_rng(3)
     screen.X = rng.poisson(screen.X.toarray()).astype(np.float32)
-    made = split(screen, request.param, context_keys=CONTEXT, fraction=0.25, seed=3)
+    made = split(screen, request.param, keys=ScreenKeys(context=CONTEXT), fraction=0.25, seed=3)
     asked = pd.DataFrame({"perturbation": ["A", "C"], "cell_type": ["T", "T"]})
     return screen, made, asked
 
 
 def answers(predictor, screen, made, asked):
-    predictor.fit(screen, made, context_keys=CONTEXT)
+    predictor.fit(screen, made, keys=ScreenKeys(context=CONTEXT))
     found = [predictor.predict(asked).X, predictor.predict(asked).layers["lfc"]]
     if isinstance(predictor, CellPredictor):
         cells = predictor.sample(asked, n_samples=30, seed=0).X
@@ -71,10 +71,10 @@ def test_the_check_would_catch_a_leak(held):
 @pytest.mark.parametrize("cls", PREDICTORS.values(), ids=PREDICTORS)
 def test_neither_the_order_of_cells_nor_names_matter(held, cls):
     screen, _, asked = held
-    predictor = build(cls).fit(screen, context_keys=CONTEXT)
+    predictor = build(cls).fit(screen, keys=ScreenKeys(context=CONTEXT))
     shuffled = screen[np.random.default_rng(0).permutation(screen.n_obs)].copy()
     shuffled.obs["cell_type"] = shuffled.obs["cell_type"].map({"T": "a", "B": "b"})
-    again = build(cls).fit(shuffled, context_keys=CONTEXT)
+    again = build(cls).fit(shuffled, keys=ScreenKeys(context=CONTEXT))
     renamed = asked.assign(cell_type="a")
     np.testing.assert_allclose(
         predictor.predict(asked).X, again.predict(renamed).X, rtol=1e-4, atol=1e-5

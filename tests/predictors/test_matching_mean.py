@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import ContextMean, MatchingMean
 from tests.predictors._effects import effects, lfc
 
@@ -17,7 +18,7 @@ A, C, D, PAIR, OTHER = np.random.default_rng(0).normal(size=(5, 4))
 def fitted():
     rows = [("A", A), ("C", C), ("A+D", PAIR), ("D", D), ("A", OTHER)]
     table = effects(rows, cell_type=["T", "T", "T", "B", "B"])
-    return MatchingMean(profile="effects").fit(table, context_keys="cell_type")
+    return MatchingMean(profile="effects").fit(table, keys=ScreenKeys(context="cell_type"))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,12 @@ def test_components_measured_alone_here_or_the_mean_of_all(fitted, asked, expect
 
 def test_an_unseen_single_gets_the_perturbation_mean_of_counts(screen):
     asked = pd.DataFrame({"perturbation": ["Z"], "cell_type": ["T"]})
-    matching = MatchingMean().fit(screen, context_keys="cell_type").predict(asked)
-    mean = ContextMean("perturbations").fit(screen, context_keys="cell_type").predict(asked)
+    matching = MatchingMean().fit(screen, keys=ScreenKeys(context="cell_type")).predict(asked)
+    mean = (
+        ContextMean("perturbations")
+        .fit(screen, keys=ScreenKeys(context="cell_type"))
+        .predict(asked)
+    )
     np.testing.assert_array_equal(matching.X, mean.X)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys, split
+from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.predictors import PREDICTORS, Additive, ContextMean, NoChange, Predictor
 from tests.predictors._effects import build
 from tests.predictors._screen import CONTROL, GENES, expected_counts, log_profile, make_screen
@@ -46,20 +48,24 @@ def change(perturbation, cell_type):
 @pytest.mark.parametrize("profile", ["pseudobulk", "cell_mean"])
 @pytest.mark.parametrize("cls", MEANS)
 def test_control_in_no_change_out(screen, cls, profile):
-    made = cls(profile=profile).fit(screen, context_keys=CONTEXT).predict(ask("control", "B"))
+    made = (
+        cls(profile=profile)
+        .fit(screen, keys=ScreenKeys(context=CONTEXT))
+        .predict(ask("control", "B"))
+    )
     np.testing.assert_allclose(made.X[0], log_profile(CONTROL["B"]), rtol=1e-5)
     assert not made.layers["lfc"].any()
     assert made.var_names.tolist() == GENES
 
 
 def test_no_change_knows_no_perturbation_and_refuses_none(screen):
-    made = NoChange().fit(screen, context_keys=CONTEXT).predict(ask("never seen", "T"))
+    made = NoChange().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("never seen", "T"))
     np.testing.assert_allclose(made.X[0], log_profile(CONTROL["T"]), rtol=1e-5)
 
 
 def test_context_mean_takes_the_other_contexts_only():
     screen = make_screen([("control", t) for t in ("T", "B")] + [("A", "B"), ("A", "T")])
-    made = ContextMean().fit(screen, context_keys=CONTEXT).predict(ask("A", "T"))
+    made = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A", "T"))
     np.testing.assert_allclose(made.layers["lfc"][0], change("A", "B"), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
         made.X[0], log_profile(CONTROL["T"]) + change("A", "B"), rtol=1e-4, atol=1e-6
@@ -70,35 +76,39 @@ def test_each_context_counts_once_whatever_its_cells():
     few, many = make_screen([("A", "T")], n=1), make_screen([("A", "B")], n=30)
     controls = make_screen([("control", "T"), ("control", "B")])
     screen = joined(few, many, controls)
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     made = predictor.predict(["A"])
     mean = (change("A", "T") + change("A", "B")) / 2
     np.testing.assert_allclose(made.layers["lfc"][0], mean, rtol=1e-4, atol=1e-6)
 
 
 def test_mean_over_perturbations_of_the_same_context(screen):
-    predictor = ContextMean("perturbations").fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean("perturbations").fit(screen, keys=ScreenKeys(context=CONTEXT))
     made = predictor.predict(ask("never seen", "B"))
     mean = (change("A", "B") + change("C", "B")) / 2
     np.testing.assert_allclose(made.layers["lfc"][0], mean, rtol=1e-4, atol=1e-6)
 
 
 def test_context_mean_says_what_it_cannot_know(screen):
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     with pytest.raises(UnknownPerturbationError, match=r"'Cx'.*C"):
         predictor.predict(ask("Cx", "T"))
-    alone = ContextMean().fit(make_screen([("control", "T"), ("A", "T")]), context_keys=CONTEXT)
+    alone = ContextMean().fit(
+        make_screen([("control", "T"), ("A", "T")]), keys=ScreenKeys(context=CONTEXT)
+    )
     with pytest.raises(SchemaError, match=r"'A' was measured in context .*alone"):
         alone.predict(ask("A", "T"))
     with pytest.raises(ValueError, match=r"'rows' is not known; choose one of .*'contexts'"):
         ContextMean("rows")
     unseen = make_screen([("control", "T"), ("control", "B"), ("A", "B")])
     with pytest.raises(SchemaError, match="No perturbation was measured"):
-        ContextMean("perturbations").fit(unseen, context_keys=CONTEXT).predict(ask("A", "T"))
+        ContextMean("perturbations").fit(unseen, keys=ScreenKeys(context=CONTEXT)).predict(
+            ask("A", "T")
+        )
 
 
 def test_additive_sums_singles_of_the_context(screen):
-    made = Additive().fit(screen, context_keys=CONTEXT).predict(ask("C+A", "T"))
+    made = Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("C+A", "T"))
     expected = change("A", "T") + change("C", "T")
     np.testing.assert_allclose(made.layers["lfc"][0], expected, rtol=1e-4, atol=1e-6)
     assert made.obs["perturbation"].tolist() == ["A+C"]
@@ -106,14 +116,14 @@ def test_additive_sums_singles_of_the_context(screen):
 
 def test_additive_does_not_look_at_the_measured_combination(screen):
     with_pair = joined(screen, make_screen([("A+C", "T")]))
-    first = Additive().fit(screen, context_keys=CONTEXT).predict(ask("A+C", "T"))
-    second = Additive().fit(with_pair, context_keys=CONTEXT).predict(ask("A+C", "T"))
+    first = Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A+C", "T"))
+    second = Additive().fit(with_pair, keys=ScreenKeys(context=CONTEXT)).predict(ask("A+C", "T"))
     np.testing.assert_array_equal(first.X, second.X)
 
 
 def test_additive_takes_a_single_from_other_contexts_where_it_must():
     screen = make_screen([("control", "T"), ("control", "B"), ("A", "T"), ("A", "B"), ("C", "B")])
-    made = Additive().fit(screen, context_keys=CONTEXT).predict(ask("A+C", "T"))
+    made = Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A+C", "T"))
     expected = change("A", "T") + change("C", "B")
     np.testing.assert_allclose(made.layers["lfc"][0], expected, rtol=1e-4, atol=1e-6)
 
@@ -127,8 +137,8 @@ def test_additive_refuses_a_component_that_was_never_measured_alone():
 
 def test_doses_are_other_conditions(screen):
     screen.obs["dose"] = np.where(screen.obs["perturbation"] == "control", 0, 10)
-    keys = ConditionKeys("perturbation", dose="dose")
-    predictor = Additive().fit(screen, keys=keys, context_keys=CONTEXT)
+    keys = ScreenKeys("perturbation", dose="dose")
+    predictor = Additive().fit(screen, keys=replace(keys, context=CONTEXT))
     table = ask("A", "T").assign(dose=10)
     np.testing.assert_allclose(
         predictor.predict(table).layers["lfc"][0], change("A", "T"), rtol=1e-4, atol=1e-6
@@ -139,7 +149,7 @@ def test_doses_are_other_conditions(screen):
 
 def test_held_out_cells_are_not_seen(screen):
     """Whatever stands in the test cells, the prediction is the same."""
-    made = split(screen, "context_transfer", context_keys=CONTEXT, fraction=0.25)
+    made = split(screen, "context_transfer", keys=ScreenKeys(context=CONTEXT), fraction=0.25)
     spoilt = screen.copy()
     counts = spoilt.X.toarray()
     counts[made.test] = 7
@@ -147,8 +157,8 @@ def test_held_out_cells_are_not_seen(screen):
     held = pd.DataFrame([row["context"] | {"perturbation": row["perturbation"]}
                          for row in made.held_out])  # fmt: skip
     for cls in MEANS:
-        first = cls().fit(screen, made, context_keys=CONTEXT).predict(held)
-        second = cls().fit(spoilt, made, context_keys=CONTEXT).predict(held)
+        first = cls().fit(screen, made, keys=ScreenKeys(context=CONTEXT)).predict(held)
+        second = cls().fit(spoilt, made, keys=ScreenKeys(context=CONTEXT)).predict(held)
         np.testing.assert_array_equal(first.X, second.X)
 
 
@@ -160,7 +170,7 @@ def test_a_split_of_other_data_is_refused(screen):
 
 @pytest.mark.parametrize("kind", ["layer", "dense", "csc", "backed"])
 def test_where_the_counts_are_makes_no_difference(screen, kind, tmp_path):
-    expected = ContextMean().fit(screen, context_keys=CONTEXT).predict(["A", "C"]).X
+    expected = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(["A", "C"]).X
     layer = None
     if kind == "layer":
         screen.layers["counts"], screen.X = screen.X.copy(), screen.X * 0.5
@@ -172,7 +182,9 @@ def test_where_the_counts_are_makes_no_difference(screen, kind, tmp_path):
     else:
         screen.write_h5ad(tmp_path / "screen.h5ad")
         screen = anndata.read_h5ad(tmp_path / "screen.h5ad", backed="r")
-    made = ContextMean().fit(screen, context_keys=CONTEXT, layer=layer).predict(["A", "C"])
+    made = (
+        ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT, layer=layer)).predict(["A", "C"])
+    )
     np.testing.assert_allclose(made.X, expected, rtol=1e-6)
 
 
@@ -180,7 +192,7 @@ def test_a_reference_of_a_new_context_in_another_order_of_genes(screen):
     new = make_screen([("control", "T")])
     new.obs["cell_type"] = "new"
     new = new[:, ::-1].copy()
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     made = predictor.predict(["A"], reference=new)
     mean = (change("A", "T") + change("A", "B")) / 2
     assert made.obs["cell_type"].tolist() == ["new"]
@@ -188,7 +200,7 @@ def test_a_reference_of_a_new_context_in_another_order_of_genes(screen):
 
 
 def test_the_reference_says_the_context(screen):
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     reference = make_screen([("control", "T")])
     np.testing.assert_allclose(
         predictor.predict(["A"], reference=reference).X, predictor.predict(ask("A", "T")).X
@@ -205,13 +217,13 @@ def test_the_reference_says_the_context(screen):
     ],
 )
 def test_references_that_cannot_serve(screen, spoil, message):
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     with pytest.raises(SchemaError, match=message):
         predictor.predict(["A"], reference=spoil(make_screen([("control", "T")])))
 
 
 def test_a_reference_that_contradicts_the_request(screen):
-    predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+    predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     with pytest.raises(SchemaError, match="No reference cell has context"):
         predictor.predict(ask("A", "B"), reference=make_screen([("control", "T")]))
     with pytest.raises(SchemaError, match=r"No training control has context .*there are"):
@@ -221,7 +233,7 @@ def test_a_reference_that_contradicts_the_request(screen):
 def test_contexts_without_controls_are_left_out_aloud():
     screen = make_screen([("control", "T"), ("A", "T"), ("A", "B")])
     with pytest.warns(UserWarning, match="no control cell"):
-        predictor = ContextMean().fit(screen, context_keys=CONTEXT)
+        predictor = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT))
     made = predictor.predict(["A"])
     np.testing.assert_allclose(made.layers["lfc"][0], change("A", "T"), rtol=1e-4, atol=1e-6)
 
@@ -236,23 +248,23 @@ def test_contexts_without_controls_are_left_out_aloud():
 )
 def test_screens_that_cannot_be_fitted(screen, spoil, message):
     with pytest.raises(SchemaError, match=message):
-        NoChange().fit(spoil(screen), context_keys=CONTEXT)
+        NoChange().fit(spoil(screen), keys=ScreenKeys(context=CONTEXT))
 
 
 def test_messages(screen):
     with pytest.raises(NotTrainedError, match="fit"):
         NoChange().predict(["A"])
     with pytest.raises(SchemaError, match="no layer 'raw'"):
-        NoChange().fit(screen, layer="raw")
+        NoChange().fit(screen, keys=ScreenKeys(layer="raw"))
     with pytest.raises(SchemaError, match="no column 'donor'"):
-        NoChange().fit(screen, context_keys=["donor"])
+        NoChange().fit(screen, keys=ScreenKeys(context=["donor"]))
     with pytest.raises(ValueError, match="'median' is not known"):
         NoChange(profile="median")
 
 
 @pytest.mark.parametrize("labels", ["text", "categories", "integers"])
 def test_labels_of_any_type(screen, labels):
-    expected = Additive().fit(screen, context_keys=CONTEXT).predict(ask("A", "T")).X
+    expected = Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A", "T")).X
     asked, control = "A", "control"
     if labels == "categories":
         screen.obs = screen.obs.astype("category")
@@ -260,13 +272,13 @@ def test_labels_of_any_type(screen, labels):
         codes = {"control": 0, "A": 1, "C": 2}
         screen.obs["perturbation"] = screen.obs["perturbation"].map(codes)
         asked, control = "1", "0"
-    keys = ConditionKeys("perturbation", control=control)
-    made = Additive().fit(screen, keys=keys, context_keys=CONTEXT).predict(ask(asked, "T"))
+    keys = ScreenKeys("perturbation", control=control)
+    made = Additive().fit(screen, keys=replace(keys, context=CONTEXT)).predict(ask(asked, "T"))
     np.testing.assert_array_equal(made.X, expected)
 
 
 def test_answers_are_annotated_and_can_be_written(screen, tmp_path):
-    made = ContextMean().fit(screen, context_keys=CONTEXT).predict(["A", "control"])
+    made = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(["A", "control"])
     made.write_h5ad(tmp_path / "made.h5ad")
     read = anndata.read_h5ad(tmp_path / "made.h5ad")
     assert read.uns[UNS_KEY]["model"] == "context_mean"
@@ -276,7 +288,9 @@ def test_answers_are_annotated_and_can_be_written(screen, tmp_path):
 
 def test_the_input_is_left_alone(screen):
     before = screen.copy()
-    Additive().fit(screen, context_keys=CONTEXT).predict(ask("A", "T"), reference=screen[:3].copy())
+    Additive().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(
+        ask("A", "T"), reference=screen[:3].copy()
+    )
     np.testing.assert_array_equal(screen.X.toarray(), before.X.toarray())
     pd.testing.assert_frame_equal(screen.obs, before.obs)
     assert not screen.uns
@@ -287,10 +301,13 @@ def test_all_predictors_are_registered_under_their_names(screen):
         made = build(cls)
         assert cls().name == name
         assert isinstance(made, Predictor)
-        assert made.fit(screen, context_keys=CONTEXT).predict(ask("A", "T")).shape == (1, 6)
+        assert made.fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A", "T")).shape == (
+            1,
+            6,
+        )
 
 
 def test_one_context_key_may_be_given_as_text(screen):
-    first = ContextMean().fit(screen, context_keys="cell_type").predict(ask("A", "T"))
-    second = ContextMean().fit(screen, context_keys=CONTEXT).predict(ask("A", "T"))
+    first = ContextMean().fit(screen, keys=ScreenKeys(context="cell_type")).predict(ask("A", "T"))
+    second = ContextMean().fit(screen, keys=ScreenKeys(context=CONTEXT)).predict(ask("A", "T"))
     np.testing.assert_array_equal(first.X, second.X)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import NoChange, StackedMean
 from scvi_perturb.predictors.profiles import Moments, TrainingProfiles
 from tests.predictors._effects import effects, pairs
@@ -129,9 +129,7 @@ def screened(kind="pseudobulk", **options):
     return screen, TrainingProfiles.from_screen(
         screen,
         None,
-        keys=ConditionKeys("perturbation"),
-        context_keys=["cell_type"],
-        layer=None,
+        keys=ScreenKeys("perturbation", context=["cell_type"]),
         kind=kind,
         **options,
     )

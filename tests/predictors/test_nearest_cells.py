@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, UnknownPerturbationError
-from scvi_perturb.data import Component, Condition, ConditionKeys
+from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.predictors import CellPredictor, NearestCells
 from scvi_perturb.predictors.cells import NearestCondition
 from tests.predictors._effects import FEATURES
@@ -27,7 +29,7 @@ def noisy():
 
 @pytest.fixture
 def fitted(noisy):
-    return NearestCells(FEATURES).fit(noisy, context_keys="cell_type")
+    return NearestCells(FEATURES).fit(noisy, keys=ScreenKeys(context="cell_type"))
 
 
 def ask(perturbation, cell_type):
@@ -108,8 +110,8 @@ def test_an_unseen_dose_takes_the_nearest(noisy):
     treated = noisy.obs["perturbation"] == "A"
     noisy.obs["dose"] = 1.0
     noisy.obs.loc[treated, "dose"] = np.tile([1.0, 100.0], treated.sum() // 2)
-    keys = ConditionKeys("perturbation", dose="dose")
-    predictor = NearestCells().fit(noisy, keys=keys, context_keys="cell_type")
+    keys = ScreenKeys("perturbation", dose="dose")
+    predictor = NearestCells().fit(noisy, keys=replace(keys, context="cell_type"))
     for dose, nearest in ((0.1, 1.0), (3.0, 1.0), (30.0, 100.0), (1000.0, 100.0)):
         cells = predictor.sample(ask("A", "T").assign(dose=dose))
         assert set(noisy.obs.loc[cells.obs["reference_cell"], "dose"]) == {nearest}
@@ -161,6 +163,6 @@ def test_what_shares_nothing_is_refused(noisy, fitted):
     with pytest.raises(UnknownPerturbationError, match="'Z' was not trained on"):
         fitted.predict(ask("Z", "T"))
     with pytest.raises(UnknownPerturbationError, match="'D' was not trained on"):
-        NearestCells().fit(noisy, context_keys="cell_type").predict(ask("D", "T"))
+        NearestCells().fit(noisy, keys=ScreenKeys(context="cell_type")).predict(ask("D", "T"))
     with pytest.raises(NotTrainedError, match="NearestCells has not seen data"):
         NearestCells().predict(["A"])

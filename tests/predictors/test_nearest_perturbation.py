@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import NearestPerturbation
 from tests.predictors._effects import effects, lfc
@@ -56,7 +56,7 @@ def test_the_same_context_where_measured_else_the_mean_over_contexts():
     rows = [("A", A), ("A", B), ("B", PAIR)]
     table = effects(rows, cell_type=["T", "N", "T"])
     predictor = NearestPerturbation(FEATURES, profile="effects").fit(
-        table, context_keys="cell_type"
+        table, keys=ScreenKeys(context="cell_type")
     )
     asked = pd.DataFrame({"perturbation": ["x"] * 2, "cell_type": ["N", "new"]})
     np.testing.assert_allclose(lfc(predictor, asked), [B, (A + B) / 2], rtol=1e-5)
@@ -64,7 +64,7 @@ def test_the_same_context_where_measured_else_the_mean_over_contexts():
 
 def test_other_doses_of_the_same_perturbation_are_nearest():
     table = effects([("A", A), ("A", B), ("B", PAIR)], dose=[1.0, 100.0, 1.0])
-    keys = ConditionKeys("perturbation", dose="dose")
+    keys = ScreenKeys("perturbation", dose="dose")
     predictor = NearestPerturbation(FEATURES, profile="effects").fit(table, keys=keys)
     asked = pd.DataFrame({"perturbation": ["A", "A", "A", "x"], "dose": [2, 50, 10, 90]})
     np.testing.assert_allclose(lfc(predictor, asked), [A, B, (A + B) / 2, B], rtol=1e-5)

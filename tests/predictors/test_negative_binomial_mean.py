@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import Additive, CellPredictor, NegativeBinomialMean, NoChange
 from scvi_perturb.predictors.cells import moment_dispersion
 
@@ -50,7 +51,7 @@ def screen():
 
 @pytest.fixture(scope="module")
 def fitted(screen):
-    return NegativeBinomialMean(Additive()).fit(screen, context_keys="cell_type")
+    return NegativeBinomialMean(Additive()).fit(screen, keys=ScreenKeys(context="cell_type"))
 
 
 A_IN_T = pd.DataFrame({"perturbation": ["A"], "cell_type": ["T"]})
@@ -126,8 +127,10 @@ def test_library_sizes_are_those_of_the_reference(screen, fitted):
 
 
 def test_dispersion_of_all_cells_is_around_each_condition(screen):
-    controls = NegativeBinomialMean().fit(screen, context_keys="cell_type")
-    every = NegativeBinomialMean(dispersion_from="all").fit(screen, context_keys="cell_type")
+    controls = NegativeBinomialMean().fit(screen, keys=ScreenKeys(context="cell_type"))
+    every = NegativeBinomialMean(dispersion_from="all").fit(
+        screen, keys=ScreenKeys(context="cell_type")
+    )
     np.testing.assert_allclose(every.dispersion, controls.dispersion, atol=0.1)
     assert (every.dispersion != controls.dispersion).any()
 
@@ -139,7 +142,7 @@ def test_seeds(fitted):
 
 
 def test_no_change_gives_back_the_mean_of_controls(screen):
-    predictor = NegativeBinomialMean(NoChange()).fit(screen, context_keys="cell_type")
+    predictor = NegativeBinomialMean(NoChange()).fit(screen, keys=ScreenKeys(context="cell_type"))
     made = predictor.predict(A_IN_T)
     np.testing.assert_allclose(made.layers["lfc"], 0, atol=1e-4)
 
@@ -157,6 +160,6 @@ def test_messages(screen):
     with pytest.raises(ValueError, match="dispersion_from='some'"):
         NegativeBinomialMean(dispersion_from="some")
     with pytest.raises(SchemaError, match="No training control has context"):
-        NegativeBinomialMean(NoChange()).fit(screen, context_keys="cell_type").sample(
+        NegativeBinomialMean(NoChange()).fit(screen, keys=ScreenKeys(context="cell_type")).sample(
             A_IN_T.assign(cell_type="new")
         )

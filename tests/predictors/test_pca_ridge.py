@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import minimize
 
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import PCARidge
 from tests.predictors._effects import effects, lfc, pairs
@@ -102,7 +103,7 @@ def test_options_are_checked(options):
 
 def test_counts_of_genes_that_are_perturbed(screen):
     screen.obs["perturbation"] = screen.obs["perturbation"].replace({"A": "g0", "C": "g5"})
-    predictor = PCARidge().fit(screen, context_keys="cell_type")
+    predictor = PCARidge().fit(screen, keys=ScreenKeys(context="cell_type"))
     made = lfc(predictor, ["g0", "g5", "g1"])
     assert made[0, 0] > made[1, 0]
     assert made[1, 5] > made[0, 5]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scvi_perturb.data import Component, Condition, ConditionKeys
+from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.request import Request
 from scvi_perturb.predictors.stack.fit import treated_rows
@@ -241,13 +243,11 @@ def test_units_are_contexts_or_conditions():
 @pytest.fixture
 def profiles():
     groups = [(p, t) for t in ("T", "B") for p in ("control", "A", "C", "A+C")]
-    keys = ConditionKeys("perturbation")
+    keys = ScreenKeys("perturbation")
     return TrainingProfiles.from_screen(
         make_screen(groups),
         None,
-        keys=keys,
-        context_keys=["cell_type"],
-        layer=None,
+        keys=replace(keys, context=["cell_type"]),
         kind="pseudobulk",
         with_variances=True,
     )

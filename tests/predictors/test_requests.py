@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from scvi_perturb._errors import SchemaError
-from scvi_perturb.data import Component, Condition, ConditionKeys
+from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.predictors.request import Request, parse_requests, request_frame
 
-PLAIN = ConditionKeys("gene")
-DOSED = ConditionKeys("drug", dose="nM")
+PLAIN = ScreenKeys("gene")
+DOSED = ScreenKeys("drug", dose="nM")
 
 
 def test_names():
@@ -25,7 +27,7 @@ def test_names():
 @pytest.mark.parametrize("column", ["gene", "perturbation"])
 def test_a_table_has_the_screens_names_or_the_canonical_ones(column):
     table = pd.DataFrame({column: ["A"], "cell_type": ["T"]})
-    (found,) = parse_requests(table, keys=PLAIN, context_keys=["cell_type", "donor"])
+    (found,) = parse_requests(table, keys=replace(PLAIN, context=["cell_type", "donor"]))
     assert found == Request(Condition((Component("A"),)), ("T", None))
 
 
@@ -37,13 +39,13 @@ def test_doses():
 
 def test_integer_labels_are_text():
     table = pd.DataFrame({"perturbation": ["A", "A"], "donor": pd.Categorical([3, 4])})
-    found = parse_requests(table, keys=PLAIN, context_keys=["donor"])
+    found = parse_requests(table, keys=replace(PLAIN, context=["donor"]))
     assert [request.context for request in found] == [("3",), ("4",)]
 
 
 def test_a_missing_context_label_stays_open():
     table = pd.DataFrame({"perturbation": ["A", "A"], "donor": ["x", None]})
-    found = parse_requests(table, keys=PLAIN, context_keys=["donor"])
+    found = parse_requests(table, keys=replace(PLAIN, context=["donor"]))
     assert [request.context for request in found] == [("x",), (None,)]
 
 
@@ -68,13 +70,15 @@ def test_empty_requests_and_tables_without_names():
     with pytest.raises(SchemaError, match="at least one"):
         parse_requests([], keys=PLAIN)
     with pytest.raises(SchemaError, match="needs a column 'gene' or 'perturbation'"):
-        parse_requests(pd.DataFrame({"cell_type": ["T"]}), keys=PLAIN, context_keys=["cell_type"])
+        parse_requests(
+            pd.DataFrame({"cell_type": ["T"]}), keys=replace(PLAIN, context=["cell_type"])
+        )
 
 
 def test_answers_can_be_asked_again():
     table = pd.DataFrame({"drug": ["y+x", "control"], "nM": ["10+5", "0"], "donor": ["d", None]})
-    asked = parse_requests(table, keys=DOSED, context_keys=["donor"])
-    frame = request_frame(asked, DOSED, ["donor"])
+    asked = parse_requests(table, keys=replace(DOSED, context=["donor"]))
+    frame = request_frame(asked, replace(DOSED, context="donor"))
     assert frame["drug"].tolist() == ["x+y", "control"]
     assert frame["nM"].tolist() == ["5+10", "0"]
-    assert parse_requests(frame, keys=DOSED, context_keys=["donor"]) == asked
+    assert parse_requests(frame, keys=replace(DOSED, context=["donor"])) == asked

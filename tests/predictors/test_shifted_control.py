@@ -9,6 +9,7 @@ from anndata import read_h5ad
 
 from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import CellPredictor, ContextMean, NoChange, ShiftedControl
 from tests.predictors._screen import CONTROL, log_profile, make_screen
 
@@ -30,7 +31,7 @@ def normalized(counts):
 
 
 def test_cells_are_control_cells_plus_the_change_clipped(noisy):
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     asked = pd.DataFrame({"perturbation": ["A"], "cell_type": ["T"]})
     made = predictor.sample(asked)
 
@@ -47,7 +48,7 @@ def test_cells_are_control_cells_plus_the_change_clipped(noisy):
 
 
 def test_predicted_mean_is_that_of_the_cells_and_lfc_that_from_control(noisy):
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     mean, cells = predictor.predict(["A"]), predictor.sample(["A"])
     control = predictor.predict(["control"])
     np.testing.assert_allclose(mean.X[0], cells.X.mean(0), rtol=1e-5)
@@ -56,14 +57,16 @@ def test_predicted_mean_is_that_of_the_cells_and_lfc_that_from_control(noisy):
 
 def test_no_change_gives_the_control_cells_back(noisy):
     reference = noisy[(noisy.obs["perturbation"] == "control")].copy()
-    predictor = ShiftedControl(NoChange(profile="cell_mean")).fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl(NoChange(profile="cell_mean")).fit(
+        noisy, keys=ScreenKeys(context=CONTEXT)
+    )
     made = predictor.sample(["A"], reference=reference)
     np.testing.assert_allclose(made.X, normalized(reference.X), rtol=1e-5)
     assert made.obs["reference_cell"].tolist() == reference.obs_names.tolist()
 
 
 def test_every_control_cell_is_used_as_evenly_as_can_be(noisy):
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     made = predictor.sample(
         pd.DataFrame({"perturbation": ["A", "control"], "cell_type": ["T", "B"]}),
         n_samples=50,
@@ -77,14 +80,16 @@ def test_every_control_cell_is_used_as_evenly_as_can_be(noisy):
 
 
 def test_seeds(noisy):
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     first, again, other = (predictor.sample(["A"], n_samples=5, seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(first.X, again.X)
     assert (first.obs["reference_cell"] != other.obs["reference_cell"]).any()
 
 
 def test_cells_are_annotated_and_can_be_written(noisy, tmp_path):
-    made = ShiftedControl(ContextMean(profile="cell_mean")).fit(noisy, context_keys=CONTEXT)
+    made = ShiftedControl(ContextMean(profile="cell_mean")).fit(
+        noisy, keys=ScreenKeys(context=CONTEXT)
+    )
     cells = made.sample(["A"], n_samples=4, seed=3)
     cells.write_h5ad(tmp_path / "cells.h5ad")
     about = read_h5ad(tmp_path / "cells.h5ad").uns[UNS_KEY]
@@ -97,7 +102,7 @@ def test_cells_are_annotated_and_can_be_written(noisy, tmp_path):
 def test_messages(noisy):
     with pytest.raises(NotTrainedError, match="fit"):
         ShiftedControl().sample(["A"])
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     with pytest.raises(ValueError, match="n_samples=0"):
         predictor.sample(["A"], n_samples=0)
     with pytest.raises(UnknownPerturbationError, match="'Z'"):
@@ -110,7 +115,7 @@ def test_messages(noisy):
 
 
 def test_controls_of_the_context_only(noisy):
-    predictor = ShiftedControl().fit(noisy, context_keys=CONTEXT)
+    predictor = ShiftedControl().fit(noisy, keys=ScreenKeys(context=CONTEXT))
     made = predictor.sample(pd.DataFrame({"perturbation": ["control"], "cell_type": ["B"]}))
     own = noisy.obs.loc[made.obs["reference_cell"]]
     assert set(own["cell_type"]) == {"B"}

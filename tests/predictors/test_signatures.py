@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 
 from scvi_perturb import NotTrainedError, SchemaError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import SampledSignatures, StackedMean
 from scvi_perturb.predictors.signatures import _loadings
 
 N_GENES, N_NAMES, CONTEXTS = 30, 24, ("a", "b", "c")
 #: Half of the genes go up and down together, beside what a signature says.
 MODULE = np.r_[np.ones(N_GENES // 2), np.zeros(N_GENES - N_GENES // 2)]
-KEYS = ConditionKeys("perturbation")
+KEYS = ScreenKeys("perturbation")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def fitted(screen):
     hidden = (screen.obs["perturbation"] == "p00") & (screen.obs["context"] == "a")
     stack = StackedMean(profile="effects", questions=["context_transfer"], n_folds=3)
     made = SampledSignatures(mean=stack)
-    return made.fit(screen[~hidden].copy(), keys=KEYS, context_keys=["context"])
+    return made.fit(screen[~hidden].copy(), keys=replace(KEYS, context=["context"]))
 
 
 ASKED = pd.DataFrame({"perturbation": ["p00"], "context": ["a"]})
@@ -67,7 +69,7 @@ def test_genes_of_a_module_go_together(fitted):
 def test_without_factors_genes_are_independent(screen):
     stack = StackedMean(profile="effects", questions=["context_transfer"], n_folds=3)
     made = SampledSignatures(mean=stack, n_factors=0)
-    made.fit(screen, keys=KEYS, context_keys=["context"])
+    made.fit(screen, keys=replace(KEYS, context=["context"]))
     drawn = made.sample(ASKED, n_samples=2000, seed=0).X
     off = np.corrcoef(drawn.T)[np.triu_indices(N_GENES, 1)]
     assert np.abs(off).max() < 5 / 2000**0.5
@@ -105,7 +107,7 @@ def test_messages():
 def test_too_little_to_leave_out_is_refused(screen):
     few = screen[:1].copy()
     with pytest.raises(SchemaError, match="Nothing could be left out"):
-        SampledSignatures().fit(few, keys=KEYS, context_keys=["context"])
+        SampledSignatures().fit(few, keys=replace(KEYS, context=["context"]))
 
 
 def test_a_draw_is_at_least_one(fitted):

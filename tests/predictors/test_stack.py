@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from scipy.stats import norm
 
 from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
-from scvi_perturb.data import ConditionKeys
+from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import (
     PREDICTORS,
@@ -397,7 +398,7 @@ def test_members_that_no_fold_leaves_anything_to_learn_from():
     assert np.isnan([made.layers[layer][0] for layer in LAYERS[1:]]).all()
 
 
-KEYS = ConditionKeys("perturbation", dose="dose")
+KEYS = ScreenKeys("perturbation", dose="dose")
 COLUMNS = ["perturbation", "dose", "cell_type"]
 SETS = np.random.default_rng(7).integers(0, 2, (16, 3)).astype(float)
 STORE = PerturbationFeatures({"sets": pd.DataFrame(SETS, index=list("ABCDEFGHIJKLMNOP"))})
@@ -456,7 +457,7 @@ def test_each_question_is_tried_on_training_and_answered(question):
     table, asked, truth = world(question)
     features = STORE if question == "unseen_perturbation" else None
     stack = StackedMean(features, profile="effects", n_folds=3)
-    made = stack.fit(table, keys=KEYS, context_keys=CONTEXT).predict(asked)
+    made = stack.fit(table, keys=replace(KEYS, context=CONTEXT)).predict(asked)
     assert set(made.obs["question"]) == {question}
     assert error(made.X, truth) < 0.15
     assert (made.layers["lower"] < made.layers["upper"]).all()
@@ -478,7 +479,7 @@ def test_all_questions_together_are_answered_as_each_alone():
         "here": ContextMean("perturbations", profile="effects"),
     }
     stack = StackedMean(STORE, members=members, profile="effects", n_folds=3)
-    stack.fit(table[kept].copy(), keys=KEYS, context_keys=CONTEXT)
+    stack.fit(table[kept].copy(), keys=replace(KEYS, context=CONTEXT))
     asked = asked.sample(frac=1, random_state=0, ignore_index=True)
     made = stack.predict(asked)
     assert made.obs["question"].nunique() > 4
@@ -656,7 +657,7 @@ def contexts(request):
     screen = screened()
     new = screen.obs["cell_type"] == "t5"
     seen = screen[~new | (screen.obs["perturbation"] == "control")].copy()
-    stack = StackedMean(profile=request.param).fit(seen, context_keys=CONTEXT)
+    stack = StackedMean(profile=request.param).fit(seen, keys=ScreenKeys(context=CONTEXT))
     asked = pd.DataFrame({"perturbation": ["A", "C", "control"], "cell_type": "t5"})
     return stack, seen, asked, stack.predict(asked)
 
@@ -726,7 +727,7 @@ def test_contexts_without_controls_are_told_of_once():
     lonely = screen[(screen.obs["cell_type"] != "t3") | (screen.obs["perturbation"] != "control")]
     stack = StackedMean(questions=["unseen_context"])
     with pytest.warns(UserWarning, match="no control cell in training") as seen:
-        stack.fit(lonely.copy(), context_keys=CONTEXT)
+        stack.fit(lonely.copy(), keys=ScreenKeys(context=CONTEXT))
     assert len(seen) == 1
     assert stack.calibration_.loc["unseen_context", "n_units"] == 3
 
@@ -736,7 +737,7 @@ def test_answers_can_be_written_and_are_those_of_predict(contexts, tmp_path):
     made.write_h5ad(tmp_path / "made.h5ad")
     read = anndata.read_h5ad(tmp_path / "made.h5ad")
     assert_same(read, made, rtol=0, atol=0)
-    requests = parse_requests(asked, keys=stack.profiles.keys, context_keys=CONTEXT)
+    requests = parse_requests(asked, keys=replace(stack.profiles.keys, context=CONTEXT))
     np.testing.assert_allclose(stack.changes(requests), made.layers["lfc"], rtol=1e-5, atol=1e-6)
 
 
@@ -745,9 +746,9 @@ MEANS = [cls for cls in PREDICTORS.values() if issubclass(cls, MeanPredictor)]
 
 @pytest.mark.parametrize("cls", MEANS)
 def test_changes_are_those_of_predict(cls, screen):
-    predictor = build(cls).fit(screen, context_keys=CONTEXT)
+    predictor = build(cls).fit(screen, keys=ScreenKeys(context=CONTEXT))
     asked = pd.DataFrame({"perturbation": ["A", "control", "C"], "cell_type": ["T", "B", "B"]})
-    requests = parse_requests(asked, keys=predictor.profiles.keys, context_keys=CONTEXT)
+    requests = parse_requests(asked, keys=replace(predictor.profiles.keys, context=CONTEXT))
     made = predictor.changes(requests)
     assert made.dtype == np.float64
     expected = predictor.predict(asked).layers["lfc"]
@@ -757,7 +758,7 @@ def test_changes_are_those_of_predict(cls, screen):
 
 @pytest.mark.parametrize("cls", MEANS)
 def test_what_is_learned_from_profiles_is_what_is_learned_from_cells(cls, screen):
-    first = build(cls).fit(screen, context_keys=CONTEXT)
+    first = build(cls).fit(screen, keys=ScreenKeys(context=CONTEXT))
     second = build(cls).fit_profiles(first.profiles)
     asked = pd.DataFrame({"perturbation": ["A", "C"], "cell_type": ["T", "B"]})
     np.testing.assert_array_equal(first.predict(asked).X, second.predict(asked).X)

@@ -20,6 +20,7 @@ from anndata import AnnData
 import scvi_perturb as svp
 from scvi_perturb import CausalConfig, DiffusionConfig, FlowConfig, PerturbationFeatures
 from scvi_perturb.data import (
+    ScreenKeys,
     SimulatorConfig,
     SplitOptions,
     expected_profile,
@@ -30,6 +31,7 @@ from scvi_perturb.data import (
     state_shift,
     true_effect,
 )
+from scvi_perturb.data.keys import default_keys
 from scvi_perturb.generative import (
     SAMPLERS,
     SOLVERS,
@@ -65,6 +67,11 @@ REFUSALS = (
     svp.UnknownPerturbationError,
     svp.LeakError,
 )
+
+
+def keys_of(screen: AnnData) -> ScreenKeys:
+    """Return where a simulated screen holds conditions and contexts."""
+    return replace(default_keys(screen), context=tuple(CONTEXT))
 
 
 def attempt(make: Callable[[], Any]) -> Any:
@@ -175,7 +182,7 @@ def splits() -> Outputs:
     for name, (kind, options) in SPLITS.items():
         screen = dosed_screen() if kind == "dose" else make_screen()
         for seed in (0, 1):
-            one = attempt(partial(split, screen, kind, seed=seed, context_keys=CONTEXT, **options))
+            one = attempt(partial(split, screen, kind, seed=seed, keys=keys_of(screen), **options))
             if isinstance(one, str):
                 made[f"{name}.{seed}"] = one
                 continue
@@ -360,8 +367,8 @@ def _fitted(made: Any, question: str) -> Any:
     adata = load()
     if kind is None:
         return made.fit(adata)
-    parts = split(adata, kind, seed=0, context_keys=CONTEXT)
-    return made.fit(adata, parts, context_keys=CONTEXT)
+    parts = split(adata, kind, seed=0, keys=keys_of(adata))
+    return made.fit(adata, parts, keys=keys_of(adata))
 
 
 def _answers(fitted: Any, question: str) -> Outputs:
@@ -402,7 +409,9 @@ def other_predictors() -> Outputs:
     for name, one in made.items():
         found = _answers(_fitted(one, "unseen combination"), "unseen combination")
         outputs |= {f"{name}.{key}": value for key, value in found.items()}
-    given = p.GivenMeans(given_table(make_screen())).fit(make_screen(), context_keys=CONTEXT)
+    given = p.GivenMeans(given_table(make_screen())).fit(
+        make_screen(), keys=ScreenKeys(context=CONTEXT)
+    )
     outputs |= {f"given.{key}": value for key, value in _answers(given, "unseen context").items()}
     drawn = p.SampledSignatures(features_of(make_screen())).fit(table_of_effects())
     return outputs | {f"drawn.{key}": value for key, value in _answers(drawn, "effects").items()}
@@ -429,7 +438,13 @@ def benchmark() -> Outputs:
     """Return the scores of the trivial methods and of the stack in a small study."""
     b = svp.benchmark
     tasks = tuple(
-        b.Task(name=kind, load=make_screen, kind=kind, context_keys=tuple(CONTEXT), n_folds=2)
+        b.Task(
+            name=kind,
+            load=make_screen,
+            kind=kind,
+            keys=ScreenKeys(context=tuple(CONTEXT)),
+            n_folds=2,
+        )
         for kind in ("unseen_combination", "context_transfer")
     )
     stack = b.Method(name="stacked_mean", title="StackedMean", make=_stack)
@@ -595,7 +610,7 @@ def _trained(class_name: str, adata: AnnData, options: dict[str, Any]) -> Any:
     if class_name != _VAE:
         train["n_steps"] = 10
     if "split" in options:
-        train["split"] = split(adata, options["split"], seed=1, context_keys=CONTEXT)
+        train["split"] = split(adata, options["split"], seed=1, keys=keys_of(adata))
     made.train(**train)
     return made
 

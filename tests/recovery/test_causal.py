@@ -18,6 +18,7 @@ import pytest
 from benchmarks._block_r2 import block_r2
 from scvi_perturb import CausalPerturbVAE
 from scvi_perturb.data import (
+    ScreenKeys,
     SimulatorConfig,
     expected_profile,
     simulate_screen,
@@ -33,7 +34,7 @@ def fitted():
     """A screen with strong batches, a model trained without some combinations, and those."""
     config = SimulatorConfig(n_perturbations=8, n_unseen=0, n_combinations=8, batch_effect=0.4)
     adata = simulate_screen(n_cells=2500, n_genes=200, seed=0, config=config)
-    parts = split(adata, "unseen_combination", seed=0, context_keys=["cell_type"])
+    parts = split(adata, "unseen_combination", seed=0, keys=ScreenKeys(context=["cell_type"]))
     CausalPerturbVAE.setup_anndata(adata, context_keys=["cell_type"], batch_key="batch")
     model = CausalPerturbVAE(adata, seed=0)
     model.train(25, split=parts, seed=0, accelerator="cpu", enable_progress_bar=False)

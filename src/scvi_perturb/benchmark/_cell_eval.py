@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["to_cell_eval"]
-
 #: Column of `obs` and name of control that the preset expects.
 _TARGET: Final = "target"
 _NON_TARGETING: Final = "non-targeting"

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics import CellPopulation
     from scvi_perturb.predictors.request import Predictor
 
-__all__ = ["evaluate", "peak_memory", "reset_peak_memory", "score_method", "score_replicate"]
-
 #: Equal bins of ranks.
 _N_BINS: Final = 20
 #: Genes that change most, and conditions, of which figures show the changes.
@@ -105,8 +103,6 @@ def _scored(trial: Trial, method: Method, blank: Record) -> Record:
             trial.visible,
             trial.visible_split,
             keys=task.keys,
-            context_keys=task.context_keys,
-            layer=task.layer,
         )
         fitted = time.perf_counter()
         predictions = predict_trial(predictor, trial)

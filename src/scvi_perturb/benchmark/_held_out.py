@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.metrics import Matrix, Space
 
-__all__ = ["HeldOutCondition", "held_out_conditions"]
-
 #: Cells from which both halves of a condition have a variance.
 _TO_HALVE: Final = 4
 
@@ -97,7 +95,7 @@ def held_out_conditions(
     SchemaError
         If a context has no control cells, or nothing is held out.
     """
-    annotation = read_annotation(adata, task.keys, task.context_keys)
+    annotation = read_annotation(adata, task.keys)
     group = annotation.group[split.test]
     asked = [int(g) for g in np.unique(group) if not annotation.groups["control"].iloc[g]]
     if not asked:
@@ -105,11 +103,11 @@ def held_out_conditions(
         raise SchemaError(msg)
     places = [np.flatnonzero(group == g) for g in asked]
     rows = [split.test[place] for place in places]
-    columns = [*task.keys.columns.values(), *task.context_keys]
+    columns = task.keys.obs_columns
     requests = adata.obs.iloc[[row[0] for row in rows]][columns].reset_index(drop=True)
     training = _TrainingEffects(task, visible, features)
     genes = _gene_names(task, adata)
-    values = matrix_of(adata, task.layer)
+    values = matrix_of(adata, task.keys.layer)
     cells = _CellTruths(task, visible, space, seed) if task.values == "counts" else None
     found = []
     for g, row, place in zip(asked, rows, places, strict=True):
@@ -169,7 +167,7 @@ class _TrainingEffects:
         learned = ContextMean(
             "perturbations", profile="pseudobulk" if task.values == "counts" else "effects"
         )
-        learned.fit(visible, keys=task.keys, context_keys=task.context_keys, layer=task.layer)
+        learned.fit(visible, keys=task.keys)
         self._deltas, self._profiles = learned.deltas, learned.profiles
         self._features = features
         self._names = {name for condition in self._deltas for name in condition.names}
@@ -219,7 +217,7 @@ class _CellTruths:
 
     def __init__(self, task: Task, visible: AnnData, space: Space | None, seed: int) -> None:
         self._task, self._visible, self._space, self._seed = task, visible, space, seed
-        self._annotation = read_annotation(visible, task.keys, task.context_keys)
+        self._annotation = read_annotation(visible, task.keys)
         self._controls: dict[int, tuple[Matrix, CellPopulation]] = {}
 
     def make(
@@ -271,7 +269,7 @@ class _CellTruths:
                     "or use other context keys."
                 )
                 raise SchemaError(msg)
-            counts = matrix_of(self._visible, self._task.layer)[rows]
+            counts = matrix_of(self._visible, self._task.keys.layer)[rows]
             self._controls[place] = counts, CellPopulation.from_counts(counts)
         return self._controls[place]
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics import Matrix
     from scvi_perturb.predictors.request import Predictor
 
-__all__ = ["Prediction", "predict_trial", "read_cells", "read_means", "refuse_copied_profiles"]
-
 #: A mean this near to the measured one, as a share of the change, is the measured one.
 _EQUAL: Final = 1e-5
 
@@ -262,14 +260,14 @@ def _identities(
     table: pd.DataFrame, task: Task, *, what: str
 ) -> tuple[list[Any], NDArray[np.int64]]:
     """Return the distinct conditions of a table, and which of them each row is."""
-    columns = [*task.keys.columns.values(), *task.context_keys]
+    columns = task.keys.obs_columns
     absent = [column for column in columns if column not in table]
     if absent:
         msg = f"{what} has no column {absent[0]!r} in obs; it has {sorted(map(str, table))}."
         raise SchemaError(msg)
     first, code = row_codes(table, columns)
     distinct = pd.DataFrame({column: table[column].iloc[first].tolist() for column in columns})
-    parsed = parse_requests(distinct, keys=task.keys, context_keys=task.context_keys)
+    parsed = parse_requests(distinct, keys=task.keys)
     names: dict[Any, int] = {}
     merged = np.array([names.setdefault(request, len(names)) for request in parsed])
     return list(names), merged[code]
@@ -310,7 +308,7 @@ def _refuse_copied_cells(cells: Matrix, condition: HeldOutCondition, trial: Tria
     real = None if condition.truth is None else condition.truth.observed.cells
     if real is None:
         return
-    held = log_normalize(matrix_of(trial.held_out_cells, trial.task.layer)[condition.rows])
+    held = log_normalize(matrix_of(trial.held_out_cells, trial.task.keys.layer)[condition.rows])
     copied = cell_fingerprints(held) & cell_fingerprints(cells)
     copied -= trial.visible_fingerprints if copied else set()
     if copied:
@@ -347,11 +345,11 @@ def _refuse(what: str, name: str) -> None:
 
 
 def _is_visible(effect: NDArray[np.floating], trial: Trial) -> bool:
-    rows = chosen_genes(matrix_of(trial.visible, trial.task.layer))
+    rows = chosen_genes(matrix_of(trial.visible, trial.task.keys.layer))
     away = np.linalg.norm(rows - effect, axis=1)
     return bool(away.min() <= _EQUAL * np.linalg.norm(effect))
 
 
 def _whole_profile(trial: Trial, condition: HeldOutCondition) -> NDArray[np.floating]:
     """Return the profile of all held-out cells of a condition, those left out of the score too."""
-    return pseudobulk(matrix_of(trial.held_out_cells, trial.task.layer)[condition.rows])
+    return pseudobulk(matrix_of(trial.held_out_cells, trial.task.keys.layer)[condition.rows])

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["summarize", "with_energy_ratio"]
-
 _TRIVIAL = ("mean", "cells")
 _INTERVAL = (2.5, 97.5)
 _ROUNDING = 1e-6

@@ -15,13 +15,13 @@ from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb.registry import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scvi_perturb.benchmark.task import Task
-    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.keys import ScreenKeys
     from scvi_perturb.data.split.kinds import SplitKind
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.profiles import Profile
     from scvi_perturb.predictors.request import Conditions, Predictor
     from scvi_perturb.registry import Registry
-
-__all__ = [
-    "METHODS",
-    "OWN_METHODS",
-    "REPLICATE",
-    "SHIFTED_CONTROL",
-    "TRIVIAL",
-    "Method",
-    "ModelPredictor",
-    "Role",
-    "Setting",
-    "class_names",
-    "get_method",
-    "method_class",
-    "model_method",
-    "refuse_unknown",
-]
 
 #: "mean": a trivial prediction of means; "cells": a trivial prediction of cells; "model": what is
 #: judged; "replicate": the experiment repeated.
@@ -189,22 +172,21 @@ class ModelPredictor:
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Register the columns and train; as `Predictor.fit`."""
         columns = {} if keys is None else keys.columns
+        context = () if keys is None else keys.context
         adata = adata.copy()
         self._cls.setup_anndata(
             adata,
-            layer=layer,
+            layer=None if keys is None else keys.layer,
             perturbation_key=columns.get("perturbation"),
             control=None if keys is None else keys.control,
             dose_key=columns.get("dose"),
             time_key=columns.get("time"),
             perturbation_type_key=columns.get("kind"),
-            context_keys=list(context_keys) or None,
+            context_keys=list(context) or None,
             separator=None if keys is None else keys.separator,
         )
         options = {"features": self._features, "seed": self._seed} | self._model_options

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark.study import Study
     from scvi_perturb.benchmark.task import Task
 
-__all__ = ["CLEAR", "Record", "Results", "fingerprint", "record_path", "versions"]
-
 #: What conditions are grouped by: how much they change, or how far they are from training.
 Stratum: TypeAlias = Literal[
     "effect", "agreement", "n_cells", "n_seen", "feature_distance", "context_distance"
@@ -118,10 +116,17 @@ def record_path(folder: Path, task: str, method: str, seed: int, fold: int) -> P
     return folder / "records" / task / method / f"seed{seed}_fold{fold}.json"
 
 
+#: Keys that say which condition a cell has.
+CONDITION_KEYS: Final = ("perturbation", "dose", "time", "kind", "control", "separator")
+
+
 def fingerprint(task: Task, method: Method | None, seed: int, fold: int) -> str:
     """Return a fingerprint of what defines a record: it changes when any of it does."""
     for_readers = ("title", "note")
     state = {name: _plain(value) for name, value in vars(task).items() if name not in for_readers}
+    keys = task.keys  # as they were written down when contexts and layer stood beside them
+    state["keys"] = {n: getattr(keys, n) for n in CONDITION_KEYS}
+    state |= {"context_keys": keys.context, "layer": keys.layer}
     made = None if method is None else _plain(method.make)
     options = task.fold_options[fold] if task.fold_options else None
     state["fold_options"] = options and asdict(options)

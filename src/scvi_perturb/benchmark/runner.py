@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark.methods import Method
     from scvi_perturb.benchmark.study import Job, Study
 
-__all__ = ["missing_jobs", "quiet", "run"]
-
 #: Seconds between looks at whether the parent is alive.
 _LOOK_EVERY: Final = 2.0
 #: Packages that tell programmers what users need not know.

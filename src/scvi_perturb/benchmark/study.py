@@ -31,9 +31,10 @@ from scvi_perturb.benchmark.methods import (
     model_method,
     refuse_unknown,
 )
+from scvi_perturb.benchmark.results import CONDITION_KEYS
 from scvi_perturb.benchmark.task import Task, matrix_of
 from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.keys import ConditionKeys, as_labels, default_keys
+from scvi_perturb.data.keys import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.reader import check_raw_counts, read_screen
 from scvi_perturb.data.split.kinds import SplitKind
 from scvi_perturb.data.split.record import SplitOptions
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.benchmark.methods import Method
-
-__all__ = ["FeatureFiles", "Job", "ScreenFile", "Study", "StudyFile", "read_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ class FeatureFiles:
         Fingerprint of the content of the files.
     """
 
-    keys: ConditionKeys
+    keys: ScreenKeys
     gene_sets: tuple[Path, ...] = ()
     table: Path | None = None
     smiles: str | None = None
@@ -218,7 +217,9 @@ class FeatureFiles:
         return PerturbationFeatures(made)
 
     def __repr__(self) -> str:
-        return f"FeatureFiles({self.content}, {self.smiles}, {self.keys})"
+        # Results are known by this text, which names the keys as they were called once.
+        keys = ", ".join(f"{n}={getattr(self.keys, n)!r}" for n in CONDITION_KEYS)
+        return f"FeatureFiles({self.content}, {self.smiles}, ConditionKeys({keys}))"
 
     def _molecules(self, adata: AnnData, column: str) -> dict[str, str]:
         """Return the SMILES of each perturbation that has one."""
@@ -606,14 +607,12 @@ class _TaskReader:
             load=ScreenFile(table.file, content, table.layer, table.values == "counts"),
             kind=table.split,
             keys=keys,
-            context_keys=tuple(table.context_keys),
-            layer=table.layer,
             values=table.values,
             n_folds=table.n_folds,
             options=self._options(keys),
             fold_options=self._folds(),
             gene_names=self._gene_names(),
-            features=self._features(keys),
+            features=self._features(replace(keys, context=())),
             max_cells=table.max_cells,
         )
 
@@ -624,14 +623,15 @@ class _TaskReader:
         where = f"{self.where}, {key}"
         refuse_unknown([column], map(str, self.adata.obs), where=where, what="column of obs")
 
-    def _keys(self) -> ConditionKeys:
+    def _keys(self) -> ScreenKeys:
         """Return where the screen says what was done: as named, or as `pp.harmonize` writes it."""
         given = {role: self.raw[key] for key, role in _KEY_ROLES.items() if key in self.raw}
         for key, role in _KEY_ROLES.items():
             if key.endswith("_key") and role in given:
                 self._check_column(key, given[role])
+        given |= {"context": tuple(self.table.context_keys), "layer": self.table.layer}
         if "perturbation" in given:
-            keys = ConditionKeys(**given)
+            keys = ScreenKeys(**given)
         else:
             try:
                 keys = replace(default_keys(self.adata), **given)
@@ -648,7 +648,7 @@ class _TaskReader:
             raise SchemaError(msg)
         return keys
 
-    def _options(self, keys: ConditionKeys) -> SplitOptions:
+    def _options(self, keys: ScreenKeys) -> SplitOptions:
         """Return what all folds have in common."""
         kind, column, shown = self.table.split, self.table.groups, self.table.shown
         if shown and kind != "context_transfer":
@@ -707,7 +707,7 @@ class _TaskReader:
             refuse_unknown([str(label)], known, where=self.where, what=what)
         return {column: str(label) for column, label in named.items()}
 
-    def _features(self, keys: ConditionKeys) -> FeatureFiles | None:
+    def _features(self, keys: ScreenKeys) -> FeatureFiles | None:
         if not self.table.features:
             return None
         where = f"{self.where}, features"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from scvi_perturb._errors import check_choice
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import SplitOptions
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from scvi_perturb.data.split.kinds import SplitKind
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
-
-__all__ = ["Task", "matrix_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class Task:
         What is held out, see `scvi_perturb.data.split`.
     title, note
         For readers; the note says what the task can and cannot show.
-    keys, context_keys, layer
+    keys
         Where the screen says what was done to which cells, and holds its counts.
     values
         "counts": cells with raw counts and controls. "effects": each row is the change of a
@@ -69,9 +67,7 @@ class Task:
     kind: SplitKind
     title: str = ""
     note: str = ""
-    keys: ConditionKeys = field(default_factory=lambda: ConditionKeys("perturbation"))
-    context_keys: tuple[str, ...] = ()
-    layer: str | None = None
+    keys: ScreenKeys = field(default_factory=ScreenKeys)
     values: Literal["counts", "effects"] = "counts"
     n_folds: int = 5
     options: SplitOptions = field(default_factory=SplitOptions)
@@ -111,7 +107,6 @@ class Task:
                 self.kind,
                 seed=seed,
                 keys=self.keys,
-                context_keys=self.context_keys,
                 fraction=fraction,
                 fold=part,
                 options=options,

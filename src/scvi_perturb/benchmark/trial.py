@@ -14,7 +14,6 @@ from anndata import AnnData
 from scvi_perturb.benchmark._held_out import held_out_conditions
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.data.fields import data_hash, read_annotation
-from scvi_perturb.data.keys import ConditionKeys
 from scvi_perturb.data.split.record import Split
 from scvi_perturb.metrics import Space, chosen_genes, log_normalize
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark.task import Task
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.metrics import Matrix
-
-__all__ = ["Trial", "cell_fingerprints"]
 
 _MOST_FOR_SPACE: Final = 10_000
 #: Genes in which a cell must be non-zero before an equal one cannot be chance.
@@ -71,7 +68,7 @@ class Trial:
     @cached_property
     def visible_fingerprints(self) -> set[bytes]:
         """Fingerprints of the visible cells."""
-        return cell_fingerprints(log_normalize(matrix_of(self.visible, self.task.layer)))
+        return cell_fingerprints(log_normalize(matrix_of(self.visible, self.task.keys.layer)))
 
     @classmethod
     def make(cls, task: Task, *, seed: int, fold: int) -> Self:
@@ -87,7 +84,7 @@ class Trial:
         adata = task.load()
         made = task.split(adata, seed=seed, fold=fold)
         made.leaks(adata)
-        visible, visible_split = _visible_part(adata, made, task.layer)
+        visible, visible_split = _visible_part(adata, made, task.keys.layer)
         features = None
         if task.features is not None:
             features = task.features(_annotation_alone(adata, task.keys.perturbation))
@@ -109,7 +106,7 @@ class Trial:
             visible_split=visible_split,
             requests=requests,
             conditions=conditions,
-            held_out_cells=_rows_alone(adata, made, made.test, task.layer),
+            held_out_cells=_rows_alone(adata, made, made.test, task.keys.layer),
             features=features,
         )
 
@@ -129,7 +126,7 @@ def _space(visible: AnnData, task: Task, seed: int) -> Space:
     rows = np.arange(visible.n_obs)
     if len(rows) > _MOST_FOR_SPACE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_FOR_SPACE, replace=False))
-    return Space.fit(log_normalize(matrix_of(visible, task.layer)[rows]), seed=seed)
+    return Space.fit(log_normalize(matrix_of(visible, task.keys.layer)[rows]), seed=seed)
 
 
 def _visible_part(adata: AnnData, split: Split, layer: str | None) -> tuple[AnnData, Split]:
@@ -144,8 +141,7 @@ def _visible_part(adata: AnnData, split: Split, layer: str | None) -> tuple[AnnD
     visible = _rows_alone(adata, split, seen, layer)
     for column in visible.obs.select_dtypes("category"):
         visible.obs[column] = visible.obs[column].cat.remove_unused_categories()
-    keys = ConditionKeys(**split.parameters["keys"])
-    annotation = read_annotation(visible, keys, split.parameters["context_keys"])
+    annotation = read_annotation(visible, split.keys)
     made = Split(
         kind=split.kind,
         seed=split.seed,
@@ -163,11 +159,9 @@ def _rows_alone(
     adata: AnnData, split: Split, rows: NDArray[np.int64], layer: str | None
 ) -> AnnData:
     """Return rows of a screen with the values, columns and names that a task is about."""
-    keys = ConditionKeys(**split.parameters["keys"])
-    columns = [*keys.columns.values(), *split.parameters["context_keys"]]
     values = matrix_of(adata, layer)[rows]
     made = AnnData(
-        obs=adata.obs.iloc[rows][list(dict.fromkeys(columns))].copy(),
+        obs=adata.obs.iloc[rows][list(dict.fromkeys(split.keys.obs_columns))].copy(),
         var=pd.DataFrame(index=adata.var_names.astype(str)),
     )
     if layer is None:

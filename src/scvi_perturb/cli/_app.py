@@ -14,8 +14,6 @@ from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationErro
 from scvi_perturb._version import __version__
 from scvi_perturb.registry import registry
 
-__all__ = ["OFF", "BenchmarkOptions", "DemoOptions", "ScreenOptions", "UsageError", "main"]
-
 #: Instead of a column: do not use what would be found.
 OFF: Final = "none"
 #: Commands of this package; others are entry points of the group `scvi_perturb.commands`.
@@ -148,7 +146,7 @@ def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
     console = Console()
     with quiet():
         found = open_screen(read_screen(file), screen)
-        report = validate(found.adata, context_keys=found.contexts)
+        report = validate(found.adata, keys=found.keys)
     for line in (*found.notes, *str(report).splitlines()):
         console.print(line, highlight=False, markup=False)
     return 0 if report.ok else 1

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from scvi_perturb.benchmark import Record, Results, Study, StudyFile
     from scvi_perturb.cli._app import BenchmarkOptions
 
-__all__ = ["number", "run_benchmark", "score_table"]
-
 #: Characters of a line where nobody looks on.
 _WIDE: Final = 150
 #: What is printed, as far as it is defined; files hold all.

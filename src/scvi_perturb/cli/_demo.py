@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics import Matrix
     from scvi_perturb.predictors.base import MeanPredictor
 
-__all__ = ["FILES", "run_demo"]
-
 METHOD, MODEL = "method", "PerturbDiffusion"
 N_SAMPLES: Final = 500
 #: What is printed; files hold all.
@@ -162,7 +160,7 @@ def _prepare(options: DemoOptions, console: Console) -> tuple[str, PreparedScree
     # A split belongs to the genes of its screen.
     split, story = hold_out(screen.adata, screen.contexts, named=options.held_out, seed=seed)
     console.print(f"[bold]Screen[/]: {source}")
-    report = validate(screen.adata, context_keys=screen.contexts)
+    report = validate(screen.adata, keys=screen.keys)
     for line in (*screen.notes, *str(report).splitlines()):
         console.print(f"  {line}", highlight=False, markup=False)
     console.print("[bold]Held out[/]")
@@ -244,7 +242,7 @@ def _compare(
     normalized = log_normalize(screen.adata.X)
     space = Space(fit_pca(normalized[split.train], seed=seed))
     fitted = {
-        name: ShiftedControl(mean).fit(screen.adata, split, context_keys=screen.contexts)
+        name: ShiftedControl(mean).fit(screen.adata, split, keys=screen.keys)
         for name, (_, mean) in _baselines(split.kind).items()
     }
     rows = []

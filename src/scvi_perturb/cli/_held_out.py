@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from scvi_perturb._errors import SchemaError
 from scvi_perturb.cli._app import UsageError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import ConditionKeys, as_labels, default_keys
+from scvi_perturb.data.keys import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import Split, SplitOptions
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.cli._screen import PreparedScreen
-
-__all__ = ["MIN_CELLS", "Case", "cases", "hold_out"]
 
 #: Cells that a condition needs to be held out or judged.
 MIN_CELLS: Final = 20
@@ -59,7 +57,8 @@ def hold_out(
     large = _large_contexts(adata, contexts, treated=codes != 0)
     if large:
         return _contexts(adata, labels, [str(random.choice(large))], seed)
-    made = split(adata, "cells", context_keys=contexts, fraction=0.2, seed=seed)
+    keys = replace(default_keys(adata), context=tuple(contexts))
+    made = split(adata, "cells", keys=keys, fraction=0.2, seed=seed)
     others = "no two contexts with enough cells" if contexts else "one context only"
     return (
         made,
@@ -74,9 +73,9 @@ def _combinations(
     adata: AnnData, contexts: dict[str, set[str]], named: Sequence[str], seed: int
 ) -> tuple[Split, str]:
     options = SplitOptions(held_out=named)
-    keys = list(contexts)
+    keys = replace(default_keys(adata), context=tuple(contexts))
     try:
-        made = split(adata, "unseen_combination", context_keys=keys, seed=seed, options=options)
+        made = split(adata, "unseen_combination", keys=keys, seed=seed, options=options)
     except SchemaError as error:
         found = ", ".join(sorted(set().union(*contexts.values()))) or "none"
         msg = (
@@ -99,9 +98,9 @@ def _contexts(
     options = SplitOptions(
         context=[{key: name} for name in named for key in contexts if name in contexts[key]]
     )
-    keys = list(contexts)
+    keys = replace(default_keys(adata), context=tuple(contexts))
     try:
-        made = split(adata, "unseen_context", context_keys=keys, seed=seed, options=options)
+        made = split(adata, "unseen_context", keys=keys, seed=seed, options=options)
     except SchemaError as error:
         msg = (
             f"--held-out {' '.join(named)}: expected contexts with perturbed and control cells, "
@@ -174,9 +173,8 @@ def cases(screen: PreparedScreen, split: Split) -> tuple[list[Case], str]:
     UsageError
         When there is none.
     """
-    obs, contexts = screen.adata.obs, list(screen.contexts)
-    keys = default_keys(screen.adata)
-    columns = [*keys.columns.values(), *contexts]
+    obs, keys = screen.adata.obs, screen.keys
+    columns = keys.obs_columns
     is_control = (obs[keys.perturbation].astype(str) == keys.control).to_numpy()
     seen = np.setdiff1d(np.flatnonzero(is_control), split.test)
     treated = split.test[~is_control[split.test]]
@@ -186,7 +184,7 @@ def cases(screen: PreparedScreen, split: Split) -> tuple[list[Case], str]:
     for members in groups.groupby(columns, dropna=False, sort=True).indices.values():
         request = groups.iloc[members[:1]].reset_index(drop=True)
         near = np.ones(len(seen), bool)
-        for key in contexts:
+        for key in keys.context:
             near &= (obs[key].iloc[seen] == request[key][0]).to_numpy()
         found.append(Case(_title(request, keys, varying), request, treated[members], seen[near]))
     enough = [c for c in found if min(len(c.observed), len(c.control)) >= MIN_CELLS]
@@ -206,7 +204,7 @@ def cases(screen: PreparedScreen, split: Split) -> tuple[list[Case], str]:
     return kept, note if left else ""
 
 
-def _title(request: pd.DataFrame, keys: ConditionKeys, varying: Collection[str]) -> str:
+def _title(request: pd.DataFrame, keys: ScreenKeys, varying: Collection[str]) -> str:
     """Return the perturbation, and of the rest what is not the same in all cells."""
     forms = {keys.dose: "dose {}", keys.time: "{} h"}
     row = {str(column): value for column, value in request.loc[0].items()}

@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi_perturb._constants import CONTROL, PERTURBATION_COLUMN, UNS_KEY
 from scvi_perturb._errors import SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
+from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.data.reader import check_raw_counts, holds_counts
 from scvi_perturb.metrics import gene_moments, log_normalize
 from scvi_perturb.pp import harmonize
@@ -20,8 +21,6 @@ from scvi_perturb.pp.layouts import source_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = ["PreparedScreen", "open_screen", "smaller", "with_genes"]
 
 _MOST_BATCHES: Final = 100
 #: Labels of contexts that say nothing.
@@ -47,6 +46,11 @@ class PreparedScreen:
     batch: str | None
     library: str | None
     notes: tuple[str, ...]
+
+    @property
+    def keys(self) -> ScreenKeys:
+        """Where conditions and contexts are."""
+        return replace(default_keys(self.adata), context=self.contexts)
 
 
 def open_screen(adata: AnnData, options: ScreenOptions) -> PreparedScreen:

@@ -50,7 +50,7 @@ def training_times(
         Number of times.
     law
         `"uniform"`, or `"logit-normal"`, with more weight on the middle, where the velocity of
-        a flow from noise is hardest to tell (Esser et al. 2024).
+        a flow from noise is hardest to learn (Esser et al. 2024).
     device, generator
         Of the result; source of randomness.
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.features.store import PerturbationFeatures
 
-__all__ = ["PerturbDiffusion"]
-
-
 _OTHERS: Final = (
     "A flow is `PerturbFlow(flow=...)`; `HybridResidualModel(generator=...)` takes any "
     "configuration of a generator."

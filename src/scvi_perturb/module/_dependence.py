@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["hsic", "total_correlation"]
 
 
-#: Fewer points than this say nothing of dependence.
+#: Fewer points than this give no estimate of dependence.
 _FEWEST = 4
 #: Points whose distances from all others set the width of a kernel.
 _FOR_WIDTH = 32

@@ -97,8 +97,8 @@ _ROWS = 256
 class CountDiffusion(LatentGenerator):
     """p(counts | condition, context, control cell) by D3PM on bins of counts.
 
-    The "latent" is `log1p` of the counts of all genes, see `RawCounts`. The network is told the
-    counts of the control cell and the additive part of the effect on each gene.
+    The "latent" is `log1p` of the counts of all genes, see `RawCounts`. Inputs of the network
+    are the counts of the control cell and the additive effect on each gene.
 
     References
     ----------
@@ -133,7 +133,7 @@ class CountDiffusion(LatentGenerator):
         # Distances between cells are those of log1p counts, all genes alike.
         self.latent_scale.fill_(1.0)
         self.latent_shift.zero_()
-        if int(self.n_updates) > 0:  # trained on: its bins and frequencies are those it knows
+        if int(self.n_updates) > 0:  # weights were trained with the bins that there are
             return
         n_bins = self.config.n_bins
         edges = bin_edges(int(latents.max().expm1().round()), n_bins).to(latents.device)

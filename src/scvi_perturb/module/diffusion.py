@@ -34,12 +34,10 @@ _MOST_BINS: Final = 32
 class DiffusionConfig(GeneratorConfig):
     """The denoiser and how it is conditioned.
 
+    Attributes besides those of :class:`scvi_perturb.module.GeneratorConfig`:
+
     Attributes
     ----------
-    width, n_blocks, dropout, n_condition, combine, n_neighbours, residual, context_embedding
-        See :class:`scvi_perturb.module.GeneratorConfig`.
-    condition_dropout, null_fraction, ema_decay
-        The same.
     reference
         What is known of the control. `"cell"`: each cell starts from a control cell, and the
         displacement from there is what is drawn. `"population"`: the mean of the control
@@ -140,8 +138,8 @@ class LatentDiffusion(LatentGenerator):
     def _denoiser(self, batch: ConditionBatch, effect: Tensor, guidance_scale: float) -> Denoiser:
         """Return `(x_t, t) -> x_0`, with all that does not depend on the noise done once.
 
-        A network without the condition does not know the scaled additive effect: it is asked, and
-        answers, without it.
+        The network without the condition does not know `effect`, the scaled additive effect, so
+        it is evaluated without it.
         """
         network, kind = self.average.network, self.config.parameterisation
         reference = self._reference_input(batch.reference)

@@ -40,12 +40,10 @@ __all__ = ["FlowConfig", "LatentFlow", "LatentSplines"]
 class FlowConfig(GeneratorConfig):
     """The velocity field and how it is conditioned.
 
+    Attributes besides those of :class:`scvi_perturb.module.GeneratorConfig`:
+
     Attributes
     ----------
-    width, n_blocks, dropout, n_condition, combine, n_neighbours, residual, context_embedding
-        See :class:`scvi_perturb.module.GeneratorConfig`.
-    condition_dropout, null_fraction, ema_decay
-        The same.
     source
         Where cells start: `"control"`, at a control cell, or `"noise"`, which gives a density.
     kind
@@ -262,8 +260,8 @@ class LatentFlow(LatentGenerator):
         reference = torch.zeros_like(start) if self.from_cell else start
         scale = self.latent_scale if self.from_cell else self.target_scale
         unit = self.target_scale / scale
-        # The network without the condition does not know the additive effect: it is asked, and
-        # answers, in a frame that does not move.
+        # The network without the condition does not know the additive effect, so it is evaluated
+        # in a frame that does not move.
         offset = self.additive_effect(batch.conditions)[batch.which] / scale
 
         def inputs(t: float, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:

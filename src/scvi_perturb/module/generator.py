@@ -54,8 +54,8 @@ class GeneratorConfig:
         From control cells: share of the difference between a single pair's displacement and the
         average that is kept, so that cells still differ in their response.
     context_embedding
-        Whether contexts also have embeddings of their own. The reference says what the context
-        is, also for contexts never trained on; few contexts are too few to learn more from.
+        Whether contexts also have embeddings of their own. The reference describes the
+        context, also one never trained on; few contexts are too few to learn more from.
     condition_dropout
         Share of cells whose condition is hidden in training, for guidance.
     null_fraction
@@ -115,7 +115,7 @@ _CONTEXT_DROPOUT = 0.1
 class Networks(nn.Module):
     """What is learned, and averaged: encoder of conditions, network, embeddings."""
 
-    #: Each generator says what its call takes.
+    #: Arguments of its call depend on the generator.
     network: Any
 
     def __init__(
@@ -283,7 +283,7 @@ class LatentGenerator(BaseModuleClass):
         reference_dose: Tensor,
         target_variance: Tensor | None = None,
     ) -> None:
-        """Fix the scales and what is known of components, from training cells alone.
+        """Set the scales, and which components were trained on, from training cells alone.
 
         Parameters
         ----------
@@ -308,7 +308,7 @@ class LatentGenerator(BaseModuleClass):
         self.prepare_network(latents)
 
     def prepare_network(self, latents: Tensor) -> None:
-        """Fix what the network knows of the latents of the training cells; nothing by default."""
+        """Set buffers of the network from latents of the training cells; nothing by default."""
 
     def prepare_additive(
         self, vectors: Tensor, reference_dose: Tensor, *, log_ec50: float, log_slope: float

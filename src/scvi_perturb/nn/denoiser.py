@@ -99,8 +99,8 @@ class CountNetwork(nn.Module):
     """A cell's hidden state for all genes, and a small head that all genes share.
 
     The head sees a gene's noised value, the same gene of the control cell, the additive effect on
-    it, the hidden state's features of the gene, and an embedding of the gene. Only genes that are
-    asked for cost anything.
+    it, the hidden state's features of the gene, and an embedding of the gene. Only genes of
+    the mask `places` are computed.
 
     Parameters
     ----------

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics import Matrix
 
-__all__ = ["effect_scatter", "label_points"]
-
 #: Where a label may stand: shift in points, and which of its sides faces the point.
 _Place: TypeAlias = tuple[
     int, int, Literal["left", "right", "center"], Literal["top", "bottom", "center"]

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.model.diffusion import PerturbDiffusion
 
-__all__ = ["training_history"]
-
 _STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two: responses"}
 _LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
 

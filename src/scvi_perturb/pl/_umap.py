@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.metrics import Matrix
 
-__all__ = ["umap_real_and_predicted"]
-
 _N_COMPONENTS: Final = 30
 _OTHER: Final = "other"
 

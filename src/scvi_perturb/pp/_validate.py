@@ -17,13 +17,13 @@ from scvi_perturb.pp._conditions import looks_like_control
 from scvi_perturb.pp._quantities import is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from anndata import AnnData
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.fields import Annotation
-    from scvi_perturb.data.keys import ConditionKeys
+    from scvi_perturb.data.keys import ScreenKeys
 
 __all__ = ["ScreenReport", "validate"]
 
@@ -75,9 +75,7 @@ class ScreenReport:
 def validate(
     adata: AnnData,
     *,
-    keys: ConditionKeys | None = None,
-    context_keys: Sequence[str] = (),
-    layer: str | None = None,
+    keys: ScreenKeys | None = None,
     min_cells: int = 10,
 ) -> ScreenReport:
     """Report on a screen; nothing is changed and no problem raises.
@@ -87,11 +85,8 @@ def validate(
     adata
         A screen, in memory or backed.
     keys
-        Columns that describe conditions; by default those that :func:`harmonize` writes.
-    context_keys
-        Columns that describe the context, such as cell type or donor.
-    layer
-        Layer of the counts; None is `adata.X`.
+        Where conditions, contexts and counts are; by default what :func:`harmonize` recorded or
+        writes.
     min_cells
         Conditions and controls of a context with fewer cells are reported.
 
@@ -99,17 +94,17 @@ def validate(
     -------
     Numbers of cells, conditions and controls, whether counts are raw, and the problems.
     """
-    contexts = [context_keys] if isinstance(context_keys, str) else list(context_keys)
     problems = list(_name_problems(adata))
     n_conditions, n_controls = 0, {}
     try:
-        screen = read_annotation(adata, keys or default_keys(adata), contexts)
+        screen = read_annotation(adata, keys or default_keys(adata))
     except SchemaError as error:
         problems.append(str(error))
     else:
         n_conditions = len({c for c in screen.conditions if not c.is_control})
         n_controls = _controls(screen)
         problems += _condition_problems(screen, n_controls, min_cells)
+    layer = None if keys is None else keys.layer
     raw_counts, problem = _counts(adata, layer)
     if problem:
         problems.append(problem)

@@ -15,7 +15,7 @@ from scvi_perturb._constants import UNS_KEY
 from scvi_perturb._errors import NotTrainedError, SchemaError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ConditionKeys, default_keys
+from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.predictors.profiles import PROFILES, Profile, TrainingProfiles
 from scvi_perturb.predictors.request import (
     Reference,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Condition
-    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.predictors.request import Conditions, Context
 
 __all__ = [
@@ -99,9 +99,7 @@ class MeanPredictor(ABC):
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Learn the profile of each training condition in each context.
 
@@ -114,11 +112,8 @@ class MeanPredictor(ABC):
             Its training and validation cells are seen, and nothing else of it is read; None takes
             all.
         keys
-            Columns that hold the condition; None takes those of `pp.harmonize`.
-        context_keys
-            Columns that hold the context of a cell.
-        layer
-            Where the counts or changes are; None is `X`.
+            Where the screen holds conditions, contexts, and counts or changes; None takes what
+            `pp.harmonize` recorded or writes.
 
         Raises
         ------
@@ -130,8 +125,6 @@ class MeanPredictor(ABC):
             adata,
             split,
             keys=keys or default_keys(adata),
-            context_keys=[context_keys] if isinstance(context_keys, str) else context_keys,
-            layer=layer,
             kind=self.profile,
             with_variances=self.needs_variances,
         )
@@ -196,7 +189,7 @@ class MeanPredictor(ABC):
         base = self.controls(requests, given)
         made = AnnData(
             X=(base + changes).astype(np.float32),
-            obs=request_frame(requests, profiles.keys, profiles.context_keys),
+            obs=request_frame(requests, profiles.keys),
             var=pd.DataFrame(index=profiles.var_names),
             layers={"lfc": changes.astype(np.float32)},
         )
@@ -370,12 +363,10 @@ class FromControls(CellSource):
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Fit the mean and keep the training control cells; as `MeanPredictor.fit`."""
-        self.mean.fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
+        self.mean.fit(adata, split, keys=keys)
         self._controls = control_cells(adata, split, self.mean.profiles)
         return self
 
@@ -393,7 +384,7 @@ class FromControls(CellSource):
         profiles = self.mean.profiles
         if reference is not None:
             held = Reference.read(reference, profiles)
-        asked = context_labels(answer.obs, profiles.context_keys)
+        asked = context_labels(answer.obs, profiles.keys.context)
         rows = [held.rows(context) for context in asked]
         return answer, (
             Population(
@@ -414,8 +405,8 @@ def control_cells(adata: AnnData, split: Split | None, profiles: TrainingProfile
     controls = seen[codes == 0]
     obs = adata.obs.iloc[controls]
     return Reference(
-        read_counts(adata, profiles.layer, controls),
-        context_labels(obs, profiles.context_keys),
+        read_counts(adata, profiles.keys.layer, controls),
+        context_labels(obs, profiles.keys.context),
         obs.index,
     )
 

@@ -99,7 +99,7 @@ class ContextMean(MeanPredictor):
         if not others:
             msg = (
                 f"{label!r} was measured in context {request.context} alone, so there is no other "
-                "context to take its change from. Give `context_keys` to `fit`, or use "
+                "context to take its change from. Name the contexts in `keys`, or use "
                 "`ContextMean('perturbations')` or `Additive`."
             )
             raise SchemaError(msg)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component, Condition
-    from scvi_perturb.data.keys import ConditionKeys
-    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
     from scvi_perturb.predictors.request import Conditions, Context
@@ -312,15 +312,13 @@ class NegativeBinomialMean(FromControls):
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Fit the mean, keep the training control cells, estimate the dispersion of each gene.
 
         Parameters and errors are those of `MeanPredictor.fit`.
         """
-        super().fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
+        super().fit(adata, split, keys=keys)
         controls = self._held()
         if self.dispersion_from == "controls":
             counts, labels = controls.counts, [(0, own) for own in controls.contexts]
@@ -328,8 +326,8 @@ class NegativeBinomialMean(FromControls):
             profiles, seen = self.mean.profiles, seen_cells(adata, split)
             obs = adata.obs.iloc[seen]
             codes, _ = encode_obs(obs, profiles.keys)
-            own_contexts = context_labels(obs, profiles.context_keys)
-            counts = read_counts(adata, layer, seen)
+            own_contexts = context_labels(obs, profiles.keys.context)
+            counts = read_counts(adata, profiles.keys.layer, seen)
             labels = list(zip(codes.tolist(), own_contexts, strict=True))
         place = {label: i for i, label in enumerate(dict.fromkeys(labels))}
         #: `a` in `m + a m**2`, `(n_genes,)`.
@@ -419,9 +417,7 @@ class NearestCells(CellSource):
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Keep the training cells and the profiles of their groups.
 
@@ -431,19 +427,17 @@ class NearestCells(CellSource):
             adata,
             split,
             keys=keys or default_keys(adata),
-            context_keys=[context_keys] if isinstance(context_keys, str) else context_keys,
-            layer=layer,
             kind="pseudobulk",
         )
         seen = seen_cells(adata, split)
         obs = adata.obs.iloc[seen]
         codes, table = encode_obs(obs, self._profiles.keys)
-        contexts = context_labels(obs, self._profiles.context_keys)
+        contexts = context_labels(obs, self._profiles.keys.context)
         self._cells_of: dict[Condition, dict[Context, list[int]]] = {}
         for i, (code, own) in enumerate(zip(codes.tolist(), contexts, strict=True)):
             by_context = self._cells_of.setdefault(table.conditions[code], {})
             by_context.setdefault(own, []).append(i)
-        self._counts, self._names = read_counts(adata, layer, seen), obs.index
+        self._counts, self._names = read_counts(adata, self._profiles.keys.layer, seen), obs.index
         treated = [condition for condition in self._cells_of if not condition.is_control]
         self._nearest = NearestCondition(treated, self.features)
         return self
@@ -474,7 +468,7 @@ class NearestCells(CellSource):
             msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
             raise NotTrainedError(msg)
         requests, given = read_request(conditions, reference, profiles)
-        frame = request_frame(requests, profiles.keys, profiles.context_keys)
+        frame = request_frame(requests, profiles.keys)
         var = pd.DataFrame(index=profiles.var_names)
         populations = [self._population(request, given, profiles) for request in requests]
         return AnnData(obs=frame, var=var), populations

@@ -74,7 +74,7 @@ class GivenMeans(MeanPredictor):
         said = obs[list(keys.columns.values())].to_dict("records")
         roles = {column: role for role, column in keys.columns.items()}
         conditions = [keys.parse(**{roles[c]: v for c, v in row.items()}) for row in said]
-        contexts = context_labels(obs, self.profiles.context_keys)
+        contexts = context_labels(obs, self.profiles.keys.context)
         rows = [Request(what, own) for what, own in zip(conditions, contexts, strict=True)]
         self._rows = [row for row in rows if not row.condition.is_control]
         self._given = self._changes_of(table, rows)
@@ -202,8 +202,8 @@ class OutsidePredictor(MeanPredictor):
     ) -> NDArray[np.float64]:
         """Return the predicted change of each request; as `MeanPredictor.changes`."""
         del given
-        frame = request_frame(requests, self.profiles.keys, self.profiles.context_keys)
-        open_ones = [key for key in self.profiles.context_keys if frame[key].isna().all()]
+        frame = request_frame(requests, self.profiles.keys)
+        open_ones = [key for key in self.profiles.keys.context if frame[key].isna().all()]
         found = self.predictor.predict(frame.drop(columns=open_ones).reset_index(drop=True))
         found = align_genes(found, tuple(self.profiles.var_names))
         return np.asarray(found.layers["lfc"], np.float64)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component
-    from scvi_perturb.data.keys import ConditionKeys
-    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.predictors.request import Context
 
     Floats = NDArray[np.float64]
@@ -191,7 +191,7 @@ class TrainingProfiles:
 
     Parameters
     ----------
-    keys, context_keys, layer
+    keys
         Where the screen says what was done, to which cells, and holds its counts.
     var_names
         Genes, in the order of all arrays.
@@ -214,9 +214,7 @@ class TrainingProfiles:
         of the genes that are there; None where they are the sums of these.
     """
 
-    keys: ConditionKeys
-    context_keys: tuple[str, ...]
-    layer: str | None
+    keys: ScreenKeys
     var_names: pd.Index
     kind: Profile
     conditions: tuple[Condition, ...]
@@ -233,9 +231,7 @@ class TrainingProfiles:
         adata: AnnData,
         split: Split | None,
         *,
-        keys: ConditionKeys,
-        context_keys: Sequence[str],
-        layer: str | None,
+        keys: ScreenKeys,
         kind: Profile,
         with_variances: bool = False,
         library: NDArray[np.float64] | None = None,
@@ -253,7 +249,7 @@ class TrainingProfiles:
         cells = seen_cells(adata, split)
         obs = adata.obs.iloc[cells]
         codes, table = encode_obs(obs, keys, require_control=kind != "effects")
-        contexts = _cell_contexts(obs, context_keys)
+        contexts = _cell_contexts(obs, keys.context)
         context_names = sorted(set(contexts), key=str)
         place = {context: i for i, context in enumerate(context_names)}
         context_codes = np.array([place[context] for context in contexts])
@@ -267,14 +263,12 @@ class TrainingProfiles:
         moments = None
         if with_variances and kind != "effects":
             moments = Moments.empty(sums.shape, per_cell=kind == "cell_mean")
-        for part, rows in read_chunks(adata, layer, cells, effects=kind == "effects"):
+        for part, rows in read_chunks(adata, keys.layer, cells, effects=kind == "effects"):
             sums += _group_sums(rows, group[part], len(pairs), kind)
             if moments is not None:
                 moments.add(rows, group[part], None if library is None else library[cells[part]])
         return cls(
             keys=keys,
-            context_keys=tuple(context_keys),
-            layer=layer,
             var_names=pd.Index(adata.var_names.astype(str)),
             kind=kind,
             conditions=tuple(table.conditions[pair // len(context_names)] for pair in pairs),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Condition
-    from scvi_perturb.data.keys import ConditionKeys
-    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.predictors.profiles import TrainingProfiles
 
     Conditions: TypeAlias = Sequence[str] | pd.DataFrame
@@ -56,9 +56,7 @@ class Predictor(Protocol):
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Learn from the cells of `split` that may be seen, or from all cells.
 
@@ -72,11 +70,8 @@ class Predictor(Protocol):
         split
             Its training cells are seen, and its validation cells by what has nothing to tune.
         keys
-            Columns that hold the condition; None takes those of `pp.harmonize`.
-        context_keys
-            Columns that hold the context of a cell: cell type, donor.
-        layer
-            Where the counts are; None is `X`.
+            Where conditions, contexts and counts are; None takes what `pp.harmonize` recorded or
+            writes.
         """
         ...
 
@@ -144,8 +139,7 @@ class Request:
 def parse_requests(
     conditions: Conditions,
     *,
-    keys: ConditionKeys,
-    context_keys: Sequence[str] = (),
+    keys: ScreenKeys,
     known: Sequence[Condition] = (),
 ) -> list[Request]:
     """Return one request a row.
@@ -156,9 +150,8 @@ def parse_requests(
         Names, or a table. The condition's columns may have the names of `keys` or the canonical
         ones (`perturbation`, `dose`, `time`, `perturbation_type`).
     keys
-        How the screen describes conditions.
-    context_keys
-        Context columns; one that is absent or empty stays open (None).
+        How the screen describes conditions and contexts; a context column that is absent or empty
+        stays open (None).
     known
         Conditions of the screen, from which a dose, time or kind that is left out is taken where
         there is one only; see `parse_conditions`. None known: doses have to be given.
@@ -169,8 +162,8 @@ def parse_requests(
         If nothing is asked, a dose, time or kind is left out of which the screen has several, or
         the table has a column that would be ignored in silence.
     """
-    table = request_table(conditions, keys, context_keys)
-    contexts = context_labels(table, context_keys)
+    table = request_table(conditions, replace(keys, batch=None))  # which changes no mean
+    contexts = context_labels(table, keys.context)
     parsed = parse_conditions(table, keys, known)
     return [Request(one, context) for one, context in zip(parsed, contexts, strict=True)]
 
@@ -186,16 +179,14 @@ def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Conte
     return list(zip(*labels, strict=True)) if labels else [()] * len(obs)
 
 
-def request_frame(
-    requests: Sequence[Request], keys: ConditionKeys, context_keys: Sequence[str]
-) -> pd.DataFrame:
+def request_frame(requests: Sequence[Request], keys: ScreenKeys) -> pd.DataFrame:
     """Return requests as the `obs` of an answer, under the names of the screen's columns."""
     table = ConditionTable(control=keys.control, separator=keys.separator)
     text = table.frame([request.condition for request in requests])
     columns: dict[str, Any] = {
         column: text[_CANONICAL[role]] for role, column in keys.columns.items()
     }
-    for i, key in enumerate(context_keys):
+    for i, key in enumerate(keys.context):
         columns[key] = pd.Categorical([request.context[i] for request in requests])
     return pd.DataFrame(columns).set_index(text.index.astype(str))
 
@@ -359,12 +350,7 @@ def read_request(
             "nothing. Leave `reference` out and name the context in the request."
         )
         raise SchemaError(msg)
-    requests = parse_requests(
-        conditions,
-        keys=profiles.keys,
-        context_keys=profiles.context_keys,
-        known=profiles.known,
-    )
+    requests = parse_requests(conditions, keys=profiles.keys, known=profiles.known)
     if reference is None:
         return requests, None
     given = Reference.read(reference, profiles)
@@ -404,8 +390,8 @@ class Reference:
                     f"of control cells: obs[{keys.perturbation!r}] == {keys.control!r}."
                 )
                 raise SchemaError(msg)
-        counts = aligned_counts(adata, profiles.layer, profiles.var_names)
-        contexts = context_labels(adata.obs, profiles.context_keys)
+        counts = aligned_counts(adata, profiles.keys.layer, profiles.var_names)
+        contexts = context_labels(adata.obs, profiles.keys.context)
         return cls(counts, contexts, adata.obs_names)
 
     def rows(self, context: Context) -> NDArray[np.intp]:

@@ -16,12 +16,10 @@ from scvi_perturb.predictors.request import read_request
 from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.keys import ConditionKeys
-    from scvi_perturb.data.split.kinds import Split
+    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.request import Conditions
 
@@ -97,9 +95,7 @@ class SampledSignatures:
         adata: AnnData,
         split: Split | None = None,
         *,
-        keys: ConditionKeys | None = None,
-        context_keys: Sequence[str] = (),
-        layer: str | None = None,
+        keys: ScreenKeys | None = None,
     ) -> Self:
         """Learn the mean, and how its errors go together; as `MeanPredictor.fit`.
 
@@ -110,7 +106,7 @@ class SampledSignatures:
         SchemaError
             As `MeanPredictor.fit`, and if nothing could be left out of training.
         """
-        self.mean.fit(adata, split, keys=keys, context_keys=context_keys, layer=layer)
+        self.mean.fit(adata, split, keys=keys)
         likely = self.mean.likely_question()
         asked = self.mean.questions or ([] if likely is None else [likely])
         found = [self.mean.weigh(question).standard_errors() for question in asked]

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = ["effects"]
-
 _LAYERS: Final = ("lfc", "lower", "upper", "std")
 
 

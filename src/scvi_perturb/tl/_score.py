@@ -13,8 +13,6 @@ from scvi_perturb._version import __version__
 if TYPE_CHECKING:
     from scvi_perturb.model.diffusion import PerturbDiffusion
 
-__all__ = ["response_score", "score_cells"]
-
 
 def score_cells(
     model: PerturbDiffusion,

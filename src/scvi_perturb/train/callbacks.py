@@ -21,7 +21,7 @@ __all__ = ["BestWeights", "Checkpoint", "StopAfter"]
 class BestWeights(Callback):
     """Keep the weights with the lowest monitored value in memory; restore them at the end.
 
-    It also stops early, if asked to. Lightning's own callback decides after the last hook in
+    With `patience` it also stops early. Lightning's own callback decides after the last hook in
     which a checkpoint can be written, so that a resumed run would forget one epoch; and
     scvi-tools switches it off in distributed training.
 

@@ -153,8 +153,8 @@ class TrainConfig:
         Steps of stage two where nothing can be held out to choose them.
     min_generator_steps, max_generator_steps, check_every_n_steps, check_patience
         Search for the number of steps: the fewest and the most that are tried, how often the
-        error on held-out conditions is looked at, and how many looks without improvement end
-        the search. The fewest keep a lucky early look from winning: with averaged targets the
+        error on held-out conditions is computed, and after how many checks without improvement the
+        search ends. The fewest keep a lucky early check from winning: with averaged targets the
         error hardly rises after its minimum, but fewer steps are worse.
     early_stopping
         Whether stage one stops when the validation loss no longer falls.
@@ -165,7 +165,7 @@ class TrainConfig:
     gradient_clip
         Largest norm of a gradient, in stage one and stage two.
     checkpoint_every_n_epochs
-        How often a checkpoint is written, where one is asked for.
+        How often a checkpoint is written, where there is a directory for it.
     """
 
     representation: PlanConfig = field(default_factory=PlanConfig)

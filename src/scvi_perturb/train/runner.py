@@ -82,7 +82,7 @@ class StageRunner(TrainRunner):
         trained = self.model.is_trained_
         with forked_seed(own), without_tips():
             super()._run_training_core()
-        # One stage is not the model: `train` says when all are done.
+        # One stage is not the model: `train` sets it when all are done.
         self.model.is_trained_ = trained
 
     def _update_history(self) -> None:
@@ -200,7 +200,7 @@ def fit_stage(
 def _trainer_kwargs(
     stage: Stage, given: dict[str, Any], checkpoint_dir: Path | None, every_n_epochs: int
 ) -> dict[str, Any]:
-    """Return the arguments of the Trainer, with the callbacks that the stage asks for."""
+    """Return the arguments of the Trainer, with the callbacks of the stage."""
     # Batches are already sharded over processes by the data module.
     kwargs = {**given, "use_distributed_sampler": False}
     callbacks: list[Callback] = list(kwargs.pop("callbacks", None) or [])

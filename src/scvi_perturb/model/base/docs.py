@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from docrep import DocstringProcessor
 
-__all__ = ["docs"]
-
 docs = DocstringProcessor(
     init_adata="""adata
     A screen registered with :meth:`setup_anndata`.""",

@@ -30,31 +30,11 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.condition_table import ConditionTable
+    from scvi_perturb.data.request import Request
+    from scvi_perturb.data.screen import Screen
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.model.base.request import Reference, Request
-    from scvi_perturb.model.base.setup import Screen
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import ConditionTensors, CountParameters, Representation
-
-__all__ = [
-    "LATENT_KEY",
-    "Carried",
-    "DrawOptions",
-    "Drawn",
-    "Output",
-    "Plan",
-    "batch_codes",
-    "carried_adata",
-    "cells_adata",
-    "draw_cells",
-    "draw_matrix",
-    "effects_adata",
-    "effects_table",
-    "expected_proportions",
-    "library_shift",
-    "library_shifts",
-    "provenance",
-    "write_cells",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +120,8 @@ def condition_frame(request: Request, screen: Screen) -> pd.DataFrame:
             frame[column] = text[name]
     for column, labels in request.context.items():
         frame[column] = [label or None for label in labels]
-    if request.batch is not None and screen.batch_column is not None:
-        frame[screen.batch_column] = [label or None for label in request.batch]
+    if request.batch is not None and screen.keys.batch is not None:
+        frame[screen.keys.batch] = [label or None for label in request.batch]
     return frame
 
 
@@ -547,7 +527,7 @@ Decode: TypeAlias = "Callable[[np.ndarray, torch.Tensor, torch.Tensor], CountPar
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class TransportedCells:
     """Cells in the latent, and what their counts depend on besides.
 
     Attributes
@@ -564,8 +544,8 @@ class Carried:
 
 
 @torch.inference_mode()
-def carried_adata(
-    carried: Carried,
+def transported_adata(
+    carried: TransportedCells,
     obs: pd.DataFrame,
     *,
     representation: Representation,

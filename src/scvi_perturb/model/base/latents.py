@@ -21,26 +21,15 @@ if TYPE_CHECKING:
 
     from scvi_perturb._typing import Batch
     from scvi_perturb.generative.coupling import CouplingMethod
-    from scvi_perturb.model.base.request import Reference
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import Representation
     from scvi_perturb.module.generator import GeneratorConfig
-
-__all__ = [
-    "LatentPairs",
-    "Populations",
-    "chosen_rows",
-    "chunks",
-    "encode_cells",
-    "make_pairs",
-    "means_of_own",
-]
-
 
 CHUNK = 2048
 #: Couplings that `match_controls` knows by name.
 _METHODS: Final = {"exact": "ot", "random": "random"}
 #: Log variance of what is known exactly.
-SURE = -30.0
+EXACT_LOG_VARIANCE = -30.0
 
 
 def chunks(n: int, size: int = CHUNK) -> Iterator[np.ndarray]:
@@ -151,7 +140,7 @@ def make_pairs(
     part = np.full(len(mean), 2)
     part[train], part[validation] = 0, 1
     apart = 3 * condition + part
-    sure = torch.full_like(mean, SURE)
+    sure = torch.full_like(mean, EXACT_LOG_VARIANCE)
     given = (torch.from_numpy(condition), torch.from_numpy(context))
     if config.reference != "cell":
         pools = [mean[groups.pool(g)].mean(0) for g in range(len(groups.start))]

@@ -23,7 +23,10 @@ from scvi_perturb._constants import (
 from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import generator
 from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.keys import as_columns
 from scvi_perturb.data.reader import ScreenReader, align_genes
+from scvi_perturb.data.request import parse_request
+from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
@@ -37,16 +40,9 @@ from scvi_perturb.model.base.draw import (
     write_cells,
 )
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
-from scvi_perturb.model.base.request import (
-    Reference,
-    parse_request,
-    reference_from_adata,
-    reference_from_screen,
-)
+from scvi_perturb.model.base.reference import Reference, reference_from_adata, reference_from_screen
 from scvi_perturb.model.base.setup import (
-    Screen,
     Vocabulary,
-    as_columns,
     check_interval,
     completed,
     digest,
@@ -67,14 +63,12 @@ if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
     from sparse import GCXS
 
+    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import LibrarySize
-    from scvi_perturb.model.base.request import Request
     from scvi_perturb.module.base import CountParameters
-
-__all__ = ["PerturbationModel"]
 
 
 class PerturbationModel(BaseModelClass):
@@ -631,7 +625,7 @@ class PerturbationModel(BaseModelClass):
         """Record a training that has ended."""
         self.train_indices, self.validation_indices = parts.train, parts.validation
         self.test_indices = parts.test
-        if not self._screen.real_values:
+        if not self._screen.is_continuous:
             sizes = reader.library_sizes()
             self.library_shifts_ = library_shifts(reader.codes, sizes, parts.train)
         self._after_training(reader, parts.train)
@@ -650,7 +644,7 @@ class PerturbationModel(BaseModelClass):
         """Record what a kind of model needs of the training cells."""
 
     def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
-        columns = self._screen.context_columns
+        columns = self._screen.keys.context
         labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
         asked, row = [], []
         for i, condition in enumerate(request.conditions):

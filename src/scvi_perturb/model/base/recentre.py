@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["gene_factors", "group_populations", "moved", "moved_parameters", "population_shares"]
-
-
 _N_ROUNDS: Final = 50
 #: A share is found when its relative error is less.
 _CLOSE: Final = 1e-4
@@ -108,16 +105,16 @@ def _joined(parts: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     return np.concatenate(shares), np.concatenate(library)
 
 
-def moved(drawn: Drawn, factors: Floats, likelihood: str, *, partial: bool) -> Drawn:
+def rescaled(drawn: Drawn, factors: Floats, likelihood: str, *, partial: bool) -> Drawn:
     """Return drawn cells with their proportions times factors, `(n_cells, n_genes)`."""
     device = drawn.library.device
     factor = torch.from_numpy(factors.astype(np.float32)).to(device)
     return replace(
-        drawn, parameters=moved_parameters(drawn.parameters, factor, likelihood, partial=partial)
+        drawn, parameters=rescaled_parameters(drawn.parameters, factor, likelihood, partial=partial)
     )
 
 
-def moved_parameters(
+def rescaled_parameters(
     parameters: CountParameters, factor: torch.Tensor, likelihood: str, *, partial: bool
 ) -> CountParameters:
     """Return parameters of counts whose expected proportions are multiplied by a factor a gene.

@@ -6,23 +6,19 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scvi_perturb._compat import SETUP_METHOD_NAME
 from scvi_perturb._constants import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
     CONTROL,
     LIBRARY_KEY,
-    METADATA_PREFIX,
     PERTURBATION_COLUMN,
     SEPARATOR,
-    UNS_KEY,
-    X_KEY,
 )
 from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_label
@@ -37,12 +33,13 @@ from scvi_perturb.data.fields import (
     MuDataPerturbationField,
     PerturbationField,
 )
-from scvi_perturb.data.keys import ConditionKeys
+from scvi_perturb.data.keys import as_columns, harmonised_keys
 from scvi_perturb.data.reader import read_rows
+from scvi_perturb.data.screen import Screen, screen_keys
 from scvi_perturb.module.base import ConditionTensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -50,23 +47,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.reader import ScreenReader
     from scvi_perturb.features.store import PerturbationFeatures
-
-__all__ = [
-    "SIGNATURES",
-    "MetadataColumn",
-    "Screen",
-    "Vocabulary",
-    "as_columns",
-    "check_folder",
-    "check_interval",
-    "check_n_samples",
-    "check_training_cells",
-    "completed",
-    "condition_keys",
-    "digest",
-    "harmonised_keys",
-    "screen_fields",
-]
 
 
 def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +72,7 @@ def screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
     """Return the fields of a screen of counts."""
     return [
         CountsField(arguments["layer"]),
-        PerturbationField(condition_keys(arguments)),
+        PerturbationField(screen_keys(arguments)),
         LabelField(CONTEXT_KEY, arguments["context_keys"]),
         LabelField(BATCH_KEY, as_columns(arguments["batch_key"])),
         LibraryField(LIBRARY_KEY, arguments["library_key"]),
@@ -104,128 +84,11 @@ def mudata_screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
     at = {"mod_key": arguments["rna_modality"], "mod_required": True}
     return [
         MuDataCountsField(arguments["layer"], **at),
-        MuDataPerturbationField(condition_keys(arguments), **at),
+        MuDataPerturbationField(screen_keys(arguments), **at),
         MuDataLabelField(CONTEXT_KEY, arguments["context_keys"], **at),
         MuDataLabelField(BATCH_KEY, as_columns(arguments["batch_key"]), **at),
         MuDataLibraryField(LIBRARY_KEY, arguments["library_key"], **at),
     ]
-
-
-def condition_keys(arguments: dict[str, Any]) -> ConditionKeys:
-    """Return the columns of conditions among the arguments of `setup_anndata`."""
-    return ConditionKeys(
-        arguments["perturbation_key"] or PERTURBATION_COLUMN,
-        dose=arguments["dose_key"],
-        time=arguments["time_key"],
-        kind=arguments["perturbation_type_key"],
-        control=arguments["control"],
-        separator=arguments["separator"],
-    )
-
-
-def as_columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return columns as a tuple; one name is one column, not its letters."""
-    if columns is None:
-        return ()
-    return (columns,) if isinstance(columns, str) else tuple(columns)
-
-
-def harmonised_keys(adata: AnnData) -> dict[str, Any]:
-    """Return the columns that `harmonize` wrote down, by what they hold."""
-    recorded = adata.uns.get(UNS_KEY, {})
-    keys = dict(recorded.get("keys", {})) if hasattr(recorded, "get") else {}
-    keys["context"] = tuple(map(str, keys.get("context", ())))
-    return {k: v for k, v in keys.items() if v is not None}
-
-
-#: Name of the method that registers real values in place of counts.
-SIGNATURES: Final = "setup_signatures"
-
-
-class MetadataColumn(NamedTuple):
-    """A column of metadata: its group of latents, and its labels, None for a number."""
-
-    name: str
-    group: str
-    levels: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Screen:
-    """Columns, labels and conditions of a registered screen.
-
-    Attributes
-    ----------
-    keys
-        Columns that say the condition.
-    layer, library_key, rna_modality
-        Where counts and library sizes are.
-    context_columns, batch_column
-        Columns that say context and batch.
-    table
-        Conditions by code.
-    contexts, batches
-        Labels by code, as tuples of one label a column.
-    genes
-        Names, in the order of training.
-    metadata
-        Further columns of metadata.
-    is_perturbed
-        Whether a column says perturbations.
-    real_values
-        Whether the data are real values and not counts.
-    """
-
-    keys: ConditionKeys
-    layer: str | None
-    library_key: str | None
-    rna_modality: str | None
-    context_columns: tuple[str, ...]
-    batch_column: str | None
-    table: ConditionTable
-    contexts: tuple[tuple[str, ...], ...]
-    batches: tuple[tuple[str, ...], ...]
-    genes: tuple[str, ...]
-    metadata: tuple[MetadataColumn, ...] = ()
-    is_perturbed: bool = True
-    real_values: bool = False
-
-    @classmethod
-    def from_registry(cls, registry: Mapping[str, Any]) -> Screen:
-        """Read a registry of scvi-tools."""
-        arguments = registry["setup_args"]
-        states = {k: v["state_registry"] for k, v in registry["field_registries"].items()}
-        genes: np.ndarray = states[X_KEY]["column_names"]
-        return cls(
-            keys=condition_keys(arguments),
-            layer=arguments["layer"],
-            library_key=arguments.get("library_key"),
-            rna_modality=arguments.get("rna_modality"),
-            context_columns=tuple(arguments["context_keys"]),
-            batch_column=arguments["batch_key"],
-            table=ConditionTable.from_dict(states[CONDITION_KEY]["table"]),
-            contexts=_levels(states[CONTEXT_KEY]),
-            batches=_levels(states[BATCH_KEY]),
-            genes=tuple(map(str, genes)),
-            metadata=_metadata(arguments.get("metadata_keys") or {}, states),
-            is_perturbed=arguments["perturbation_key"] is not None,
-            real_values=registry.get(SETUP_METHOD_NAME) == SIGNATURES,
-        )
-
-
-def _levels(state: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(row) for row in state["levels"])
-
-
-def _metadata(
-    keys: Mapping[str, Sequence[str]], states: Mapping[str, Any]
-) -> tuple[MetadataColumn, ...]:
-    found = []
-    for group, columns in keys.items():
-        for column in columns:
-            levels = states[METADATA_PREFIX + column]["levels"]
-            found.append(MetadataColumn(column, group, None if levels is None else tuple(levels)))
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import ConditionTensors
     from scvi_perturb.train.plan import TrainConfig
 
-__all__ = [
-    "AdditiveFit",
-    "CellSplit",
-    "fit_additive",
-    "mean_proportions",
-    "n_batches",
-    "representation_stage",
-]
-
-
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 
 

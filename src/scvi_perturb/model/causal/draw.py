@@ -316,7 +316,7 @@ def reference_factors(
             expected[own] += mean.sum(axis=0)
             squared[own] += ((x - mean) ** 2).sum(axis=0)
             n_cells[own] += len(x)
-    sums = zip(observed, expected, squared, n_cells, strict=True)
+    sums = zip(observed, expected, squared, n_cells.tolist(), strict=True)
     return np.stack([_shrunken_ratios(*own) for own in sums])
 
 

@@ -430,7 +430,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     # Verbs ----------------------------------------------------------------------------------
 
     @docs.dedent
-    def sample(  # type: ignore[override]  # one pass: there is no sampler to choose
+    def sample(  # one pass: there is no sampler to choose
         self,
         conditions: Sequence[str] | pd.DataFrame | None = None,
         *,
@@ -499,7 +499,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         )
 
     @docs.dedent
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         conditions: Sequence[str] | pd.DataFrame,
         *,

@@ -11,10 +11,10 @@ import torch
 from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY
 from scvi_perturb._errors import check_choice, check_type
 from scvi_perturb._random import generator
+from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.latents import chosen_rows, chunks
-from scvi_perturb.model.base.request import parse_request
 from scvi_perturb.model.base.setup import check_n_samples
 from scvi_perturb.model.flow.transport import FlowCells, TransportMixin
 from scvi_perturb.module.autoencoder import AutoencoderConfig
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.features.store import PerturbationFeatures
-
-__all__ = ["PerturbFlow"]
 
 _OTHERS: Final = (
     "A diffusion is `PerturbDiffusion(diffusion=...)`; `HybridResidualModel(generator=...)` takes "

@@ -14,8 +14,15 @@ from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_K
 from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import read_rows, row_sums
+from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig
-from scvi_perturb.model.base.draw import Carried, Plan, batch_codes, carried_adata, cell_obs
+from scvi_perturb.model.base.draw import (
+    Plan,
+    TransportedCells,
+    batch_codes,
+    cell_obs,
+    transported_adata,
+)
 from scvi_perturb.model.base.latents import (
     Populations,
     chosen_rows,
@@ -23,7 +30,6 @@ from scvi_perturb.model.base.latents import (
     encode_cells,
     means_of_own,
 )
-from scvi_perturb.model.base.setup import Screen
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.base import ConditionBatch
 
@@ -34,12 +40,11 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scvi_perturb.data.reader import ScreenReader
+    from scvi_perturb.data.request import Request
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import Output
-    from scvi_perturb.model.base.request import Reference, Request
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.flow import LatentFlow
-
-__all__ = ["FlowCells", "LatentCells", "TransportMixin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +324,10 @@ class TransportMixin(LatentModel):
         before = mean[at]
         after = self._carry(before, start.as_control(), start, config)
         back = self._carry(after, start, start.as_control(), config)
-        result = carried_adata(
-            Carried(after, cells.library[plan.reference], self._batches(request, cells, plan)),
+        result = transported_adata(
+            TransportedCells(
+                after, cells.library[plan.reference], self._batches(request, cells, plan)
+            ),
             cell_obs(plan, request, cells, self._screen),
             output=output,
             seed=seed,
@@ -372,9 +379,9 @@ class TransportMixin(LatentModel):
         own, before = given.cells, given.latent
         after = self._carry(before, own, own.as_control(), config)
         back = self._carry(after, own.as_control(), own, config)
-        carried = Carried(after, self._library_of(adata, indices), given.batch)
+        carried = TransportedCells(after, self._library_of(adata, indices), given.batch)
         obs = self._inverted_obs(adata, given)
-        result = carried_adata(carried, obs, output=output, seed=seed, **self._output())
+        result = transported_adata(carried, obs, output=output, seed=seed, **self._output())
         result.uns = self._carried_uns(config, seed, output, (back, before))
         return result
 
@@ -434,12 +441,12 @@ class TransportMixin(LatentModel):
         every = pd.concat([obs.assign(flow_time=t) for t in moments])
         every.index = pd.Index([f"{n}_time{i}" for i in range(len(moments)) for n in obs.index])
         n = len(moments)
-        carried = Carried(
+        carried = TransportedCells(
             torch.cat(path),
             np.tile(cells.library[plan.reference], n),
             np.tile(self._batches(request, cells, plan), n),
         )
-        result = carried_adata(carried, every, output=output, seed=seed, **self._output())
+        result = transported_adata(carried, every, output=output, seed=seed, **self._output())
         result.uns = self._carried_uns(config, seed, output, None)
         return result
 
@@ -460,5 +467,5 @@ class TransportMixin(LatentModel):
             if column is not None:
                 obs[f"inverted_{name}"] = text[name]
         data = self._plain_adata() if adata is None else adata
-        kept = [c for c in (*screen.context_columns, screen.batch_column) if c in data.obs]
+        kept = [c for c in (*screen.keys.context, screen.keys.batch) if c in data.obs]
         return obs.join(data.obs.iloc[given.rows][kept].set_axis(given.names, axis=0))

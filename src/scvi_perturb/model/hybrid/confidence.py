@@ -13,8 +13,6 @@ from scvi_perturb._normalize import log_normalize_cells
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Confidence", "with_confidence"]
-
 
 @dataclass(frozen=True, slots=True)
 class Confidence:

@@ -16,28 +16,19 @@ from scvi_perturb.predictors.request import Reference as MeanReference
 from scvi_perturb.predictors.request import Request as MeanRequest
 
 if TYPE_CHECKING:
-    from scvi_perturb.model.base.request import Reference, Request
-    from scvi_perturb.model.base.setup import Screen
+    from scvi_perturb.data.request import Request
+    from scvi_perturb.data.screen import Screen
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.predictors.request import Context
     from scvi_perturb.predictors.stack.answer import StackAnswer
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
     Floats = np.ndarray
 
-__all__ = [
-    "GENERATOR",
-    "GroupMeans",
-    "Groups",
-    "RowMeans",
-    "ask_stack",
-    "control_profiles",
-    "logged",
-]
-
 
 @dataclass(frozen=True, slots=True)
-class Groups:
-    """Groups of the entries of a plan.
+class RequestGroups:
+    """RequestGroups of the entries of a plan.
 
     Attributes
     ----------
@@ -65,7 +56,7 @@ class Groups:
 
         A context that a row asks for by name comes before that of its reference cells.
         """
-        labels = cells.labels.reindex(columns=list(screen.context_columns)).to_numpy(dtype=object)
+        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(dtype=object)
         labels[pd.isna(labels)] = None
         own, code = _distinct(labels)
         pairs, of = np.unique(
@@ -115,15 +106,15 @@ def _distinct(labels: np.ndarray) -> tuple[list[Context], np.ndarray]:
 
 def _context(own: Context, asked: dict[str, str], screen: Screen) -> Context:
     return tuple(
-        asked.get(column, label) for column, label in zip(screen.context_columns, own, strict=True)
+        asked.get(column, label) for column, label in zip(screen.keys.context, own, strict=True)
     )
 
 
 def _of_batch(pool: np.ndarray, label: str, cells: Reference, screen: Screen) -> np.ndarray:
     """Return the cells of a pool in a batch; all of them where none is, or none was asked for."""
-    if not label or screen.batch_column not in cells.labels:
+    if not label or screen.keys.batch not in cells.labels:
         return pool
-    own = pool[cells.labels[screen.batch_column].to_numpy()[pool] == label]
+    own = pool[cells.labels[screen.keys.batch].to_numpy()[pool] == label]
     return own if len(own) else pool
 
 
@@ -219,7 +210,7 @@ def logged(shares: Floats) -> Floats:
     return made
 
 
-def control_profiles(groups: Groups, cells: Reference, chosen: np.ndarray) -> Floats:
+def control_profiles(groups: RequestGroups, cells: Reference, chosen: np.ndarray) -> Floats:
     """Return the profile of the control cells of chosen groups.
 
     Not of those alone that were drawn: their sampling noise would be that of the prediction.
@@ -233,7 +224,7 @@ def control_profiles(groups: Groups, cells: Reference, chosen: np.ndarray) -> Fl
 
 def ask_stack(
     stack: StackedMean,
-    groups: Groups,
+    groups: RequestGroups,
     chosen: np.ndarray,
     *,
     given: Reference | None,
@@ -247,7 +238,7 @@ def ask_stack(
     stack
         Stage one.
     groups, chosen
-        Groups, and which of them.
+        RequestGroups, and which of them.
     given
         Reference cells of the user's; None where they are the training controls.
     generator
@@ -258,7 +249,7 @@ def ask_stack(
     """
     reference = None
     if given is not None:
-        columns = given.labels.reindex(columns=list(stack.profiles.context_keys))
+        columns = given.labels.reindex(columns=list(stack.profiles.keys.context))
         rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
         reference = MeanReference(
             read_rows(given.counts, np.arange(len(given))),

@@ -12,7 +12,7 @@ from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Plan, effects_table
 from scvi_perturb.model.hybrid.confidence import with_confidence
-from scvi_perturb.model.hybrid.mean import Groups
+from scvi_perturb.model.hybrid.mean import RequestGroups
 from scvi_perturb.model.hybrid.recentred import RecentredModel
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
 from scvi_perturb.module.autoencoder import AutoencoderConfig
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
     from scvi_perturb.train.plan import TrainConfig
-
-__all__ = ["HybridResidualModel"]
 
 _GENERATORS: Final = (
     "Pass DiffusionConfig(...), FlowConfig(...), or the configuration of your own generator."
@@ -235,7 +233,7 @@ class HybridResidualModel(RecentredModel):
         request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)
-        groups = Groups.make(plan, request, cells, self._screen)
+        groups = RequestGroups.make(plan, request, cells, self._screen)
         shares = None
         if self.mean is None:
             shares = self._own_shares(request, cells, plan, groups, sampler=config, seed=seed)

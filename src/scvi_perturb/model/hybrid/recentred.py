@@ -10,16 +10,22 @@ import numpy as np
 import torch
 
 from scvi_perturb._errors import NotTrainedError
+from scvi_perturb.data.request import Request
 from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
 from scvi_perturb.model.base.recentre import (
     gene_factors,
     group_populations,
-    moved,
-    moved_parameters,
     population_shares,
+    rescaled,
+    rescaled_parameters,
 )
-from scvi_perturb.model.base.request import Request
-from scvi_perturb.model.hybrid.mean import GroupMeans, Groups, ask_stack, control_profiles, logged
+from scvi_perturb.model.hybrid.mean import (
+    GroupMeans,
+    RequestGroups,
+    ask_stack,
+    control_profiles,
+    logged,
+)
 from scvi_perturb.model.latent.model import LatentModel
 
 if TYPE_CHECKING:
@@ -28,17 +34,14 @@ if TYPE_CHECKING:
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.model.base.draw import LibrarySize
-    from scvi_perturb.model.base.request import Reference
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import CountParameters
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
-__all__ = ["RecentredModel"]
-
-
 #: Cells of each group by which its factors are found.
 N_PILOT = 1000
-#: Groups whose pilots are in memory together.
+#: RequestGroups whose pilots are in memory together.
 N_TOGETHER = 32
 
 
@@ -59,7 +62,7 @@ class RecentredModel(LatentModel):
     @property
     def _partial(self) -> bool:
         """Whether the genes of the file are some of the library's only."""
-        return self._screen.library_key is not None
+        return self._screen.keys.library is not None
 
     def _draw(
         self,
@@ -72,7 +75,7 @@ class RecentredModel(LatentModel):
         library_size: LibrarySize = "reference",
     ) -> Iterator[Drawn]:
         """Yield the distribution of the cells of a plan, with the means of stage one."""
-        groups = Groups.make(plan, request, cells, self._screen)
+        groups = RequestGroups.make(plan, request, cells, self._screen)
         factors = self._factors(
             request, cells, groups, sampler=sampler, seed=seed, library_size=library_size
         )
@@ -82,13 +85,13 @@ class RecentredModel(LatentModel):
         likelihood = self._representation().likelihood
         for chunk in drawn:
             own = factors[groups.of[chunk.cells]]
-            yield moved(chunk, own, likelihood, partial=self._partial)
+            yield rescaled(chunk, own, likelihood, partial=self._partial)
 
     def _factors(
         self,
         request: Request,
         cells: Reference,
-        groups: Groups,
+        groups: RequestGroups,
         *,
         sampler: SamplerConfig,
         seed: int | None,
@@ -117,7 +120,7 @@ class RecentredModel(LatentModel):
         request: Request,
         cells: Reference,
         plan: Plan,
-        groups: Groups,
+        groups: RequestGroups,
         *,
         sampler: SamplerConfig,
         seed: int | None,
@@ -136,7 +139,7 @@ class RecentredModel(LatentModel):
 
     def _means(
         self,
-        groups: Groups,
+        groups: RequestGroups,
         chosen: np.ndarray,
         cells: Reference,
         shares: np.ndarray | None,
@@ -172,14 +175,14 @@ class RecentredModel(LatentModel):
         cells = self._training_controls()
         request = self._request_of(condition, code, cells)
         plan = Plan.make(request, cells, None, 0)
-        groups = Groups.make(plan, request, cells, self._screen)
+        groups = RequestGroups.make(plan, request, cells, self._screen)
         shares = np.tile(population_shares(own, sizes), (len(groups), 1))
         means = self._means(groups, np.arange(len(groups)), cells, shares, interval=None)
         weight = np.bincount(groups.of, weights=cells.library[plan.reference])
         target = weight @ means.shares / weight.sum()
         factor = gene_factors(own, sizes, target, partial=self._partial)
         moving = torch.from_numpy(factor.astype(np.float32)).to(latents.device)
-        return moved_parameters(unit, moving, likelihood, partial=self._partial)
+        return rescaled_parameters(unit, moving, likelihood, partial=self._partial)
 
     def _request_of(self, condition: Condition, code: np.ndarray, cells: Reference) -> Request:
         """Return the request of a condition in the context and batch of a code.
@@ -190,11 +193,11 @@ class RecentredModel(LatentModel):
         context: dict[str, tuple[str, ...]] = {}
         if (cells.context == code[1]).any():
             labels = screen.contexts[code[1]]
-            context = {c: (x,) for c, x in zip(screen.context_columns, labels, strict=True)}
-        known = screen.batch_column is not None and code[2] < len(screen.batches)
+            context = {c: (x,) for c, x in zip(screen.keys.context, labels, strict=True)}
+        known = screen.keys.batch is not None and code[2] < len(screen.batches)
         return Request((condition,), context, (screen.batches[code[2]][0],) if known else None)
 
-    def _warn_outside(self, groups: Groups, means: GroupMeans) -> None:
+    def _warn_outside(self, groups: RequestGroups, means: GroupMeans) -> None:
         """Warn of what is asked but lies outside what calibration covers."""
         stack, found = self._stack(), dict[str, str]()
         for i, question in enumerate(means.answer.question):

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.request import Predictor, Request
     from scvi_perturb.predictors.stack.scenarios import Fold, Question
 
-__all__ = ["GeneratorMember", "fit_own_mean", "fit_stack", "likely_questions"]
-
 
 @dataclass
 class GeneratorMember:
@@ -100,7 +98,7 @@ class GeneratorMember:
                  "perturbation_type": keys.kind}  # fmt: skip
         frame = table.rename(columns={k: v for k, v in roles.items() if v is not None})
         frame = frame[[v for v in roles.values() if v is not None]].reset_index(drop=True)
-        for i, column in enumerate(screen.context_columns):
+        for i, column in enumerate(screen.keys.context):
             frame[column] = [row.context[i] for row in asked]
         changes: np.ndarray = refit.predict(frame, seed=0).layers["lfc"].astype(np.float64)
         return changes
@@ -183,10 +181,7 @@ def _outside(
     mean: Predictor, model: LatentModel, adata: AnnData, split: Split | None
 ) -> OutsidePredictor:
     screen = model._screen
-    fitted = mean.fit(
-        adata, split, keys=screen.keys, context_keys=screen.context_columns, layer=screen.layer
-    )
-    return OutsidePredictor(fitted)
+    return OutsidePredictor(mean.fit(adata, split, keys=screen.keys))
 
 
 def _weigh(stack: StackedMean, split: Split | None) -> None:
@@ -198,14 +193,12 @@ def _weigh(stack: StackedMean, split: Split | None) -> None:
 def _profiles(model: LatentModel, adata: AnnData, split: Split | None) -> TrainingProfiles:
     screen = model._screen
     library = None
-    if screen.library_key is not None:
-        library = adata.obs[screen.library_key].to_numpy(np.float64)
+    if screen.keys.library is not None:
+        library = adata.obs[screen.keys.library].to_numpy(np.float64)
     return TrainingProfiles.from_screen(
         adata,
         split,
         keys=screen.keys,
-        context_keys=screen.context_columns,
-        layer=screen.layer,
         kind="pseudobulk",
         with_variances=True,
         library=library,
@@ -243,15 +236,15 @@ def _like(model: LatentModel, cells: AnnData) -> LatentModel:
     names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion")
     _Refit.setup_anndata(
         cells,
-        layer=screen.layer,
+        layer=screen.keys.layer,
         perturbation_key=screen.keys.perturbation,
         control=screen.keys.control,
         dose_key=screen.keys.dose,
         time_key=screen.keys.time,
         perturbation_type_key=screen.keys.kind,
-        context_keys=list(screen.context_columns),
-        batch_key=screen.batch_column,
-        library_key=screen.library_key,
+        context_keys=list(screen.keys.context),
+        batch_key=screen.keys.batch,
+        library_key=screen.keys.library,
         separator=screen.keys.separator,
     )
     return _Refit(

@@ -40,17 +40,6 @@ if TYPE_CHECKING:
     from scvi_perturb.module.generator import LatentGenerator
     from scvi_perturb.train.plan import TrainConfig
 
-__all__ = [
-    "HeldOutEnergy",
-    "HeldOutGroups",
-    "TwoStageFit",
-    "best_step",
-    "choose_held_out",
-    "error_history",
-    "latent_energy",
-]
-
-
 #: Groups with fewer cells say too little about a distribution.
 MIN_CELLS, MAX_CELLS = 20, 300
 

@@ -15,13 +15,13 @@ from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRA
 from scvi_perturb._errors import NotTrainedError, SchemaError
 from scvi_perturb._random import forked_seed, generator
 from scvi_perturb.data.matching import group_controls
+from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
 from scvi_perturb.model.base.latents import chosen_rows, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.setup import (
-    Screen,
     check_folder,
     check_n_samples,
     check_training_cells,
@@ -42,12 +42,11 @@ if TYPE_CHECKING:
     from scvi.model import SCVI
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.model.base.draw import Drawn, LibrarySize, Plan
-    from scvi_perturb.model.base.request import Reference, Request
+    from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.nn.layers import CountDecoder
-
-__all__ = ["LatentModel", "loadings", "scvi_settings"]
 
 
 def loadings(decoder: CountDecoder, genes: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -152,7 +151,7 @@ class LatentModel(PerturbationModel):
                     len(screen.genes),
                     len(screen.batches),
                     stage_one,
-                    partial_panel=screen.library_key is not None,
+                    partial_panel=screen.keys.library is not None,
                 )
             made = generator_class or stage_two.generator_class
             generator = made(

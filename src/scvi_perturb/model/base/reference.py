@@ -1,4 +1,4 @@
-"""Requests of conditions, and the reference cells that they start from."""
+"""Reference cells: the controls that a request starts from."""
 
 from __future__ import annotations
 
@@ -21,82 +21,14 @@ from scvi_perturb.data.reader import (
     read_rows,
     row_sums,
 )
-from scvi_perturb.data.request import parse_conditions, request_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from mudata import MuData
 
     from scvi_perturb._typing import Batch
-    from scvi_perturb.data.condition import Condition
-    from scvi_perturb.model.base.setup import Screen
-
-__all__ = ["Reference", "Request", "parse_request", "reference_from_adata", "reference_from_screen"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request: one row a population of cells to predict.
-
-    Attributes
-    ----------
-    conditions
-        Condition of each row.
-    context
-        Labels asked for, column -> one label a row, "" for the reference's; columns that no row
-        asks for are absent.
-    batch
-        Batch asked for, one label a row, "" for the reference's; None where no row asks.
-    """
-
-    conditions: tuple[Condition, ...]
-    context: dict[str, tuple[str, ...]]
-    batch: tuple[str, ...] | None
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.conditions)
-
-    def where(self, row: int) -> dict[str, str]:
-        """Return the context that a row asks for."""
-        return {column: labels[row] for column, labels in self.context.items() if labels[row]}
-
-
-def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
-    """Read a request.
-
-    Parameters
-    ----------
-    conditions
-        Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
-        wanted doses, times, kinds, contexts and batch, under the names they were registered with
-        or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
-        is the reference's, a missing dose, time or kind the only one that the screen has.
-    screen
-        What the model was set up with.
-
-    Raises
-    ------
-    SchemaError
-        When the table has columns that mean nothing to the model, or none of perturbations; when
-        a dose, time or kind is left out of which the screen has several.
-    """
-    others = [c for c in (*screen.context_columns, screen.batch_column) if c is not None]
-    frame = request_table(conditions, screen.keys, others)
-    asked = {c: _asked(frame, c) for c in screen.context_columns}
-    return Request(
-        conditions=tuple(parse_conditions(frame, screen.keys, screen.table.conditions)),
-        context={column: labels for column, labels in asked.items() if labels is not None},
-        batch=None if screen.batch_column is None else _asked(frame, screen.batch_column),
-    )
-
-
-def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
-    """Return the labels of a column, "" where there is none; None where no row has one."""
-    labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
-    return labels if any(labels) else None
+    from scvi_perturb.data.request import Request
+    from scvi_perturb.data.screen import Screen
 
 
 @dataclass(slots=True)
@@ -174,10 +106,10 @@ def reference_from_screen(
     """Return control cells `rows` of the registered screen."""
     context, batch = reader.codes[CONTEXT_KEY][rows], reader.codes[BATCH_KEY][rows]
     labels = pd.DataFrame(index=names[rows])
-    for i, column in enumerate(screen.context_columns):
+    for i, column in enumerate(screen.keys.context):
         labels[column] = [screen.contexts[code][i] for code in context]
-    if screen.batch_column is not None:
-        labels[screen.batch_column] = [screen.batches[code][0] for code in batch]
+    if screen.keys.batch is not None:
+        labels[screen.keys.batch] = [screen.batches[code][0] for code in batch]
     counts = read_rows(reader.counts, rows)
     library = row_sums(counts, len(rows)) if reader.library is None else reader.library[rows]
     return Reference(counts, library, context, batch, labels)
@@ -198,23 +130,21 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
     if adata.n_obs == 0:
         msg = "The reference has no cells; pass at least one control cell."
         raise SchemaError(msg)
-    if screen.layer is not None and screen.layer not in adata.layers:
-        msg = f"The reference has no layer {screen.layer!r}; it has {sorted(adata.layers)}."
+    if screen.keys.layer is not None and screen.keys.layer not in adata.layers:
+        msg = f"The reference has no layer {screen.keys.layer!r}; it has {sorted(adata.layers)}."
         raise SchemaError(msg)
-    counts = adata.X if screen.layer is None else adata.layers[screen.layer]
+    counts = adata.X if screen.keys.layer is None else adata.layers[screen.keys.layer]
     check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
     _check_controls(adata.obs, screen)
-    columns = [c for c in (*screen.context_columns, screen.batch_column) if c in adata.obs]
+    columns = [c for c in (*screen.keys.context, screen.keys.batch) if c in adata.obs]
     labels = pd.DataFrame(
         {c: as_labels(adata.obs[c], missing="nan") for c in columns}, index=adata.obs_names
     )
     return Reference(
         counts,
         _library(adata, counts, screen),
-        _codes(labels, screen.context_columns, screen.contexts),
-        _codes(
-            labels, () if screen.batch_column is None else (screen.batch_column,), screen.batches
-        ),
+        _codes(labels, screen.keys.context, screen.contexts),
+        _codes(labels, () if screen.keys.batch is None else (screen.keys.batch,), screen.batches),
         labels,
         is_given=True,
     )
@@ -237,12 +167,12 @@ def _check_controls(obs: pd.DataFrame, screen: Screen) -> None:
 
 
 def _library(adata: AnnData, counts: object, screen: Screen) -> np.ndarray:
-    if screen.library_key is None:
+    if screen.keys.library is None:
         library = row_sums(counts, adata.n_obs)
-    elif screen.library_key in adata.obs:
-        library = adata.obs[screen.library_key].to_numpy(dtype=np.float64)
+    elif screen.keys.library in adata.obs:
+        library = adata.obs[screen.keys.library].to_numpy(dtype=np.float64)
     else:
-        msg = f"The reference needs the library sizes of training, obs[{screen.library_key!r}]."
+        msg = f"The reference needs the library sizes of training, obs[{screen.keys.library!r}]."
         raise SchemaError(msg)
     if not (library > 0).all():
         n = int((~(library > 0)).sum())
