@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._core import TARGET_SUM
 from scvi_perturb.data import expected_profile
 from scvi_perturb.data.simulate.screen import Truth
 

@@ -19,8 +19,7 @@ import torch
 
 from benchmarks._kang_frame import CONTEXT_KEYS, CONTROL, load_kang
 from scvi_perturb import PerturbDiffusion, PerturbFlow, SamplerConfig
-from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._random import generator
+from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, generator
 from scvi_perturb.benchmark import markdown_table
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 from scvi_perturb.model.latent.fit import latent_energy

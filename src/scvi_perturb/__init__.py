@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from scvi_perturb import data, features, generative, model, pp, tl
-from scvi_perturb._errors import (
+from scvi_perturb._core import (
     LeakError,
     NotTrainedError,
     SchemaError,

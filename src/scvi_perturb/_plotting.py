@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from scvi_perturb._constants import CONTROL
+from scvi_perturb._core import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

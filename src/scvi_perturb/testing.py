@@ -24,7 +24,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import SimulatorConfig, Split, perturbation_features, simulate_screen, split
 from scvi_perturb.features.store import PerturbationFeatures
 

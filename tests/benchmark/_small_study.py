@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark import TRIVIAL, Method, Study, Task, run
 from scvi_perturb.data import ScreenKeys, simulate_screen
 

@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark._cell_eval import to_cell_eval
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 from scvi_perturb.metrics import (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import LeakError
+from scvi_perturb._core import LeakError
 from scvi_perturb.benchmark import Method, Study, Task, evaluate, run
 from scvi_perturb.data import Split
 from scvi_perturb.metrics import pseudobulk

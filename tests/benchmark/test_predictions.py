@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark import Trial, evaluate
 from scvi_perturb.metrics import log_normalize
 from tests.benchmark._world import TASK, make_trial, screen, totals, truth_cells

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark import TRIVIAL, Method, Record, Results, Study, Task, run
 from scvi_perturb.data import SplitOptions
 from scvi_perturb.predictors import Additive, ContextMean, NoChange

@@ -15,9 +15,9 @@ from scvi_perturb import (
     PerturbFlow,
 )
 from scvi_perturb.generative import SAMPLERS, SOLVERS
-from scvi_perturb.testing import ModelCase
+from scvi_perturb.testing import ModelCase, make_screen
 
-__all__ = ["MODELS"]
+__all__ = ["MODELS", "make_searchable"]
 
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
@@ -117,3 +117,8 @@ MODELS = (
         samplers=(),
     ),
 )
+
+
+def make_searchable():
+    """Return a screen with combinations enough to hold some out, with cells enough each."""
+    return make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)

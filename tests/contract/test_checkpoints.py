@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb import NotTrainedError
-from scvi_perturb.testing import SINGLE, dense, fit, make_model, make_searchable
+from scvi_perturb.testing import SINGLE, dense, fit, make_model
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract.registry import MODELS
+from tests.contract.registry import MODELS, make_searchable
 
 EPOCHS = 4
 

@@ -15,15 +15,10 @@ from scvi_perturb.data import split
 from scvi_perturb.testing import (
     fit,
     make_model,
-    make_screen,
     make_split,
 )
 from scvi_perturb.train import PlanConfig, TrainConfig
-
-
-def make_searchable():
-    """Return a screen with combinations enough to hold some out, with cells enough each."""
-    return make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)
+from tests.contract.registry import make_searchable
 
 
 class Spy(Callback):

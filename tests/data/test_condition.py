@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.condition import Component, Condition
 
 NAMES = st.text(alphabet="ABCabc019-_. ()", min_size=1, max_size=6).map(str.strip).filter(bool)

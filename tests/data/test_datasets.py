@@ -15,7 +15,7 @@ import pandas as pd
 import pooch
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import datasets as _datasets
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.datasets import DATASETS, list_datasets, load_dataset

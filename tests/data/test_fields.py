@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import Condition, ConditionTable, ScreenKeys
 from scvi_perturb.data.fields import (
     CountsField,

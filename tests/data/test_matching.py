@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.matching import LEVELS, group_controls, match_controls
 
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi.data import AnnDataManager
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import ConditionTable, ScreenKeys
 from scvi_perturb.data.fields import (
     CountsField,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.reader import check_raw_counts

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from scvi_perturb._errors import LeakError
+from scvi_perturb._core import LeakError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import KINDS, screen

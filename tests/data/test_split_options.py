@@ -12,7 +12,7 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import LeakError, SchemaError
+from scvi_perturb._core import LeakError, SchemaError
 from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import screen

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import LeakError, SchemaError
+from scvi_perturb._core import LeakError, SchemaError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.data.split.kinds import Split, SplitOptions, split
 from tests.data._screen import KINDS, screen

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.keys import ScreenKeys, default_keys

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import pdist
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features import PerturbationFeatures, cluster_perturbations, murcko_scaffolds
 from scvi_perturb.features.clusters import _distances
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features import PerturbationFeatures, molecular_descriptors
 from scvi_perturb.similarity.kernels import ModalityKernel
 

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features import (
     PerturbationFeatures,
     molecular_fingerprints,

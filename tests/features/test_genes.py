@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features import PerturbationFeatures, gene_set_membership, read_gmt
 
 TEXT = "cycle\thttp://x\tCDK1\tMYC,1.0\t\r\n\nde novo, stress (GO:1)\t\tMYC\tTP53,0.5\tMYC\t\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features import PerturbationFeatures, molecular_fingerprints, murcko_scaffolds
 
 NEEDED = "molecules need RDKit, which the extra 'chem' installs"

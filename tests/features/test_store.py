@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.features import PerturbationFeatures
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), unique=True, min_size=1, max_size=6)

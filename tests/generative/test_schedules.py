@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scvi_perturb.generative import CosineSchedule, LinearSchedule, Schedule, get_schedule
-from scvi_perturb.generative.schedules import LOG_SNR_LIMIT, LinearPath
+from scvi_perturb.generative.samplers import LOG_SNR_LIMIT, LinearPath
 
 NAMES = ["cosine", "linear", "path"]
 INSIDE = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)

@@ -9,7 +9,7 @@ import pytest
 
 from scvi_perturb.data.request import Request
 from scvi_perturb.model.base.draw import Plan
-from scvi_perturb.model.hybrid.mean import RequestGroups, control_profiles
+from scvi_perturb.model.hybrid.recentred import RequestGroups, control_profiles
 from tests.model._small import make_reference, make_request, make_screen, parse
 
 SCREEN = make_screen([parse("A"), parse("B")])

@@ -14,8 +14,7 @@ from scvi_perturb.data import Condition
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
 from scvi_perturb.model.base.training import CellSplit
-from scvi_perturb.model.hybrid.mean import RequestGroups
-from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel
+from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import GeneratorMember
 from scvi_perturb.predictors import StackedMean
 from scvi_perturb.predictors.request import Request

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.model.base.draw import Drawn, expected_proportions
-from scvi_perturb.model.base.recentre import (
+from scvi_perturb.model.base.draw import (
+    Drawn,
+    expected_proportions,
     gene_factors,
     group_populations,
     population_shares,

@@ -9,7 +9,7 @@ from matplotlib.text import Annotation, Text
 
 from scvi_perturb._plotting import grid, palette
 from scvi_perturb.pl import effect_scatter
-from scvi_perturb.pl._effects import label_points
+from scvi_perturb.pl._figures import label_points
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.data.split.kinds import split

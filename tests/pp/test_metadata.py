@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.keys import default_keys
 from scvi_perturb.pp import OntologyTerm, OntologyTerms, harmonize
 from scvi_perturb.pp._metadata import canonical_sex, resolve

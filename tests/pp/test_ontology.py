@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.pp import OntologyTerm, OntologyTerms
 from scvi_perturb.pp._ontology import _read_terms, perturbation_identifier, term_identifier
 from tests.pp._ontologies import CELLOSAURUS_OBO, CELLOSAURUS_TEXT, OBO, OWL

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.pp._quantities import age_in_years, is_missing, to_one_unit
 
 MOLAR = {"M": 1e6, "mM": 1e3, "uM": 1, "µM": 1, "μM": 1, "micromolar": 1, "nM": 1e-3, "pM": 1e-6}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import Condition, ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, ConditionGP, ContextMean, KernelRidge

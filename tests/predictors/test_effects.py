@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.predictors import (
     PREDICTORS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import Additive, ContextMean, FirstKnown, MatchingMean, NoChange
 from tests.predictors._screen import make_screen

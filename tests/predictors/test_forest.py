@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import FeatureForest, KernelRidge
 from scvi_perturb.predictors.forest import measured_modalities

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.kernel_ridge import KernelRidge as Reference
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import ContextMean, KernelRidge

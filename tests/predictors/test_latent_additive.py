@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb._core import UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, LatentAdditive

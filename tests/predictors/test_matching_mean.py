@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import ContextMean, MatchingMean
 from tests.predictors._effects import effects, lfc

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys, split
 from scvi_perturb.predictors import PREDICTORS, Additive, ContextMean, NoChange, Predictor
 from tests.predictors._effects import build

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, UnknownPerturbationError
+from scvi_perturb._core import UNS_KEY, NotTrainedError, UnknownPerturbationError
 from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.predictors import CellPredictor, NearestCells
 from scvi_perturb.predictors.cells import NearestCondition

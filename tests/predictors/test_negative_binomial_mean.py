@@ -9,8 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import Additive, CellPredictor, NegativeBinomialMean, NoChange
 from scvi_perturb.predictors.cells import moment_dispersion

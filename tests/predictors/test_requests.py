@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.predictors.request import Request, parse_requests, request_frame
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.kernel_ridge import KernelRidge as Reference
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data import Component, Condition
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors.ridge import GroupedRidge, Responses, check_penalties

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from anndata import read_h5ad
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.predictors import CellPredictor, ContextMean, NoChange, ShiftedControl
 from tests.predictors._screen import CONTROL, log_profile, make_screen

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from scvi_perturb._errors import NotTrainedError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import (

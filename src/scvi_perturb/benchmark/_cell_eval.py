@@ -9,8 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import CONTROL, PERTURBATION_COLUMN
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, SchemaError
 from scvi_perturb.data.reader import align_genes
 
 if TYPE_CHECKING:

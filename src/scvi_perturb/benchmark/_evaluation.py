@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark._predictions import (
     predict_trial,
     read_cells,

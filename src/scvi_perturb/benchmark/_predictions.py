@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import UNS_KEY, LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.benchmark.trial import cell_fingerprints
 from scvi_perturb.data.keys import row_codes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from scvi_perturb import predictors as p
-from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb._core import NotTrainedError, SchemaError
 from scvi_perturb.registry import registry
 
 if TYPE_CHECKING:

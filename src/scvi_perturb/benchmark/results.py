@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark._summary import summarize
 

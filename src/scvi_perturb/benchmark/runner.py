@@ -14,7 +14,7 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.benchmark._evaluation import score_method, score_replicate
 from scvi_perturb.benchmark.methods import REPLICATE
 from scvi_perturb.benchmark.results import Record, Results, fingerprint, record_path

@@ -22,7 +22,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark.methods import (
     TRIVIAL,
     class_names,

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
-from scvi_perturb._errors import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb._version import __version__
 from scvi_perturb.registry import registry
 

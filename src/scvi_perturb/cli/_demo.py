@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import CONTROL, TARGET_SUM
-from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb._core import CONTROL, TARGET_SUM, UnknownPerturbationError
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark import REPLICATE, markdown_table
 from scvi_perturb.benchmark.results import CLEAR

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.cli._app import UsageError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs

@@ -10,8 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import CONTROL, PERTURBATION_COLUMN, UNS_KEY
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, UNS_KEY, SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.data.reader import check_raw_counts, holds_counts

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from scvi_perturb._constants import CONTROL, SEPARATOR
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._constants import CONTROL, SEPARATOR
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_label
 from scvi_perturb.data.keys import ScreenKeys, distinct_rows
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
 
 __all__ = ["BatchSampler", "ScreenDataModule"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
     KIND_COLUMN,
@@ -19,8 +19,9 @@ from scvi_perturb._constants import (
     SEPARATOR,
     TIME_COLUMN,
     UNS_KEY,
+    SchemaError,
+    check_choice,
 )
-from scvi_perturb._errors import SchemaError, check_choice
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import check_raw_counts, read_screen
 

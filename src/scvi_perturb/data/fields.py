@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
-from scvi_perturb._constants import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY, SchemaError
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.keys import as_labels, row_codes
 from scvi_perturb.data.reader import check_raw_counts

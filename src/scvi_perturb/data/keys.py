@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
     KIND_COLUMN,
@@ -16,8 +16,8 @@ from scvi_perturb._constants import (
     SEPARATOR,
     TIME_COLUMN,
     UNS_KEY,
+    SchemaError,
 )
-from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.condition import Condition, as_label
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
     LIBRARY_KEY,
     METADATA_PREFIX,
     X_KEY,
+    SchemaError,
 )
-from scvi_perturb._errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scvi.data import AnnDataManager
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
 
 __all__ = [
     "ScreenReader",

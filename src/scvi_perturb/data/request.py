@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import (
+    DOSE_COLUMN,
+    KIND_COLUMN,
+    PERTURBATION_COLUMN,
+    TIME_COLUMN,
+    SchemaError,
+)
 from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.data.keys import as_labels
 

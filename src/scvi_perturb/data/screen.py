@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from scvi_perturb._compat import SETUP_METHOD_NAME
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,8 +13,16 @@ from scvi_perturb.generative.likelihoods import (
     poisson_log_prob,
     zinb_log_prob,
 )
-from scvi_perturb.generative.samplers import SAMPLERS, SOLVERS, Sampler, SamplerConfig
-from scvi_perturb.generative.schedules import CosineSchedule, LinearSchedule, Schedule, get_schedule
+from scvi_perturb.generative.samplers import (
+    SAMPLERS,
+    SOLVERS,
+    CosineSchedule,
+    LinearSchedule,
+    Sampler,
+    SamplerConfig,
+    Schedule,
+    get_schedule,
+)
 
 __all__ = [
     "SAMPLERS",

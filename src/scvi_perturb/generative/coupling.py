@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 
 __all__ = ["CouplingMethod", "couple"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from scvi_perturb._errors import check_choice
-from scvi_perturb.generative.schedules import LOG_SNR_LIMIT
+from scvi_perturb._core import check_choice
+from scvi_perturb.generative.samplers import LOG_SNR_LIMIT
 
 if TYPE_CHECKING:
-    from scvi_perturb.generative.schedules import Schedule
+    from scvi_perturb.generative.samplers import Schedule
 
 __all__ = ["Parameterisation", "add_noise", "denoising_loss", "min_snr_weight", "to_x0"]
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 from scvi_perturb.generative.samplers import check_evaluations
 
 __all__ = ["DiscreteDiffusion", "Transition"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.metrics._calibration import randomized_pit
 from scvi_perturb.metrics._differential import (
     DifferentialExpression,

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import false_discovery_control, norm
 
-from scvi_perturb._constants import TARGET_SUM
+from scvi_perturb._core import TARGET_SUM
 
 if TYPE_CHECKING:
     from typing import Any, Self

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scvi_perturb._constants import TARGET_SUM
-from scvi_perturb._normalize import log_normalize_cells
+from scvi_perturb._core import TARGET_SUM, log_normalize_cells
 
 Floats: TypeAlias = NDArray[np.floating]
 #: Cells by genes, dense or any SciPy sparse format.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from scvi_perturb._errors import check_choice, check_type
+from scvi_perturb._core import check_choice, check_type
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig

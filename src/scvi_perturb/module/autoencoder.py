@@ -10,8 +10,7 @@ from scvi.module import VAE
 from scvi.module.base import LossOutput
 from torch import Tensor, nn
 
-from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY, X_KEY
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, X_KEY, check_choice
 from scvi_perturb.module.base import (
     CountModule,
     CountParameters,
@@ -24,7 +23,7 @@ from scvi_perturb.nn.layers import CountDecoder, Dispersion, ExpressionEncoder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
 
 __all__ = ["AutoencoderConfig", "CountAutoencoder", "ScviRepresentation"]
 

@@ -9,7 +9,7 @@ from scvi.module.base import BaseModuleClass
 from torch import Tensor
 from torch.nn import functional
 
-from scvi_perturb._constants import LIBRARY_KEY, TARGET_SUM, X_KEY
+from scvi_perturb._core import LIBRARY_KEY, TARGET_SUM, X_KEY
 from scvi_perturb.generative.likelihoods import (
     nb_log_prob,
     normal_log_prob,
@@ -18,7 +18,7 @@ from scvi_perturb.generative.likelihoods import (
 )
 
 if TYPE_CHECKING:
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.nn.layers import CountDecoder, Decoded
 
 __all__ = [

@@ -12,14 +12,14 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
     LIBRARY_KEY,
     METADATA_PREFIX,
+    check_choice,
 )
-from scvi_perturb._errors import check_choice
 from scvi_perturb.module._dependence import hsic, total_correlation
 from scvi_perturb.module.base import ConditionTensors, CountModule
 from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
@@ -34,7 +34,7 @@ from scvi_perturb.nn.metadata import (
 from scvi_perturb.nn.operators import PACE, PerturbationOperators
 
 if TYPE_CHECKING:
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.module.autoencoder import AutoencoderConfig
     from scvi_perturb.module.base import CountParameters
 

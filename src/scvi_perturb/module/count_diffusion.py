@@ -9,16 +9,16 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb._constants import X_KEY
+from scvi_perturb._core import X_KEY
 from scvi_perturb.generative.discrete import DiscreteDiffusion
 from scvi_perturb.module.base import CountParameters
 from scvi_perturb.module.generator import LatentGenerator
-from scvi_perturb.nn.denoiser import CountNetwork
+from scvi_perturb.nn.layers import CountNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.module.base import ConditionBatch, Likelihood
     from scvi_perturb.module.diffusion import DiffusionConfig

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from scvi.module.base import LossOutput
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 from scvi_perturb.generative.diffusion import add_noise, denoising_loss, to_x0
 from scvi_perturb.generative.flow import training_times
-from scvi_perturb.generative.samplers import SAMPLERS
-from scvi_perturb.generative.schedules import get_schedule
+from scvi_perturb.generative.samplers import SAMPLERS, get_schedule
 from scvi_perturb.module.base import noise_like
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.generative.discrete import Transition
-    from scvi_perturb.generative.samplers import Denoiser, SamplerConfig
-    from scvi_perturb.generative.schedules import Schedule
+    from scvi_perturb.generative.samplers import Denoiser, SamplerConfig, Schedule
     from scvi_perturb.module.base import ConditionBatch
 
 __all__ = ["DiffusionConfig", "LatentDiffusion"]

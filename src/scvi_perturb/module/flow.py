@@ -10,7 +10,7 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 from scvi_perturb.generative.flow import (
     FlowDensity,
     flow_log_density,
@@ -22,12 +22,12 @@ from scvi_perturb.generative.flow import (
 from scvi_perturb.generative.samplers import SOLVERS, solver_and_steps
 from scvi_perturb.module.base import noise_like
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator
-from scvi_perturb.nn.denoiser import SplineChain
+from scvi_perturb.nn.layers import SplineChain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.generative.coupling import CouplingMethod
     from scvi_perturb.generative.flow import Divergence, Field, TimeLaw
     from scvi_perturb.generative.samplers import SamplerConfig

@@ -10,18 +10,17 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
-from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, check_choice
 from scvi_perturb.generative.samplers import SAMPLERS
 from scvi_perturb.module.autoencoder import ScviRepresentation
 from scvi_perturb.module.base import ConditionTensors
-from scvi_perturb.nn.denoiser import ConditionalNetwork
+from scvi_perturb.nn.layers import ConditionalNetwork
 from scvi_perturb.nn.perturbation import AdditiveEffect, PerturbationEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.generative.coupling import CouplingMethod
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.module.autoencoder import CountAutoencoder

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from scvi_perturb.nn.denoiser import ConditionalNetwork, CountNetwork, SplineChain
-from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
+from scvi_perturb.nn.layers import (
+    ConditionalNetwork,
+    CountDecoder,
+    CountNetwork,
+    ExpressionEncoder,
+    SplineChain,
+)
 from scvi_perturb.nn.metadata import MetadataEncoder, MetadataSpec
 from scvi_perturb.nn.operators import PerturbationOperators
 from scvi_perturb.nn.perturbation import AdditiveEffect, PerturbationEncoder

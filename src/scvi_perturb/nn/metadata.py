@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb.nn.denoiser import SplineChain
+from scvi_perturb.nn.layers import SplineChain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

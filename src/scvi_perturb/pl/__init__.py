@@ -12,9 +12,7 @@ from scvi_perturb.benchmark.report import (
     metric_values,
     score_bars,
 )
-from scvi_perturb.pl._effects import effect_scatter
-from scvi_perturb.pl._training import training_history
-from scvi_perturb.pl._umap import umap_real_and_predicted
+from scvi_perturb.pl._figures import effect_scatter, training_history, umap_real_and_predicted
 
 __all__ = [
     "calibration_curve",

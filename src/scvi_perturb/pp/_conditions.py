@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
     KIND_COLUMN,
     PERTURBATION_COLUMN,
     SEPARATOR,
     TIME_COLUMN,
+    SchemaError,
 )
-from scvi_perturb._errors import SchemaError
 from scvi_perturb.data.condition import Component, Condition, aligned, as_label
 from scvi_perturb.data.keys import row_codes
 from scvi_perturb.pp._metadata import UnknownValues, to_cells

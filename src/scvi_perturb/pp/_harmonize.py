@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
     KIND_COLUMN,
@@ -15,8 +15,8 @@ from scvi_perturb._constants import (
     SEPARATOR,
     TIME_COLUMN,
     UNS_KEY,
+    check_choice,
 )
-from scvi_perturb._errors import check_choice
 from scvi_perturb.pp._conditions import ControlLabels, condition_columns
 from scvi_perturb.pp._metadata import UnknownValues, metadata_columns
 from scvi_perturb.pp._ontology import OntologyTerms

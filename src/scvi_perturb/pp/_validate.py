@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.keys import default_keys
 from scvi_perturb.data.reader import check_raw_counts

@@ -11,8 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError, check_choice
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError, check_choice
 from scvi_perturb._version import __version__
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import ScreenKeys, default_keys

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.profiles import (

@@ -9,9 +9,14 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import TARGET_SUM, UNS_KEY
-from scvi_perturb._errors import NotTrainedError, UnknownPerturbationError, check_choice
-from scvi_perturb._normalize import log_normalize_cells
+from scvi_perturb._core import (
+    TARGET_SUM,
+    UNS_KEY,
+    NotTrainedError,
+    UnknownPerturbationError,
+    check_choice,
+    log_normalize_cells,
+)
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import default_keys
 from scvi_perturb.predictors.base import UNITS, CellSource, FromControls, MeanPredictor, Population

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from scipy import sparse
 
-from scvi_perturb._constants import TARGET_SUM
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import TARGET_SUM, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.request import Request, context_labels, request_frame

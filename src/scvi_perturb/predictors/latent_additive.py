@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb._core import UnknownPerturbationError
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.ridge import (
     PENALTIES,

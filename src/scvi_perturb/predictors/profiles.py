@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi_perturb._constants import TARGET_SUM
-from scvi_perturb._errors import SchemaError
-from scvi_perturb._normalize import log_normalize_cells
+from scvi_perturb._core import TARGET_SUM, SchemaError, log_normalize_cells
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.request import context_labels, read_chunks, seen_cells

@@ -9,8 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi_perturb._constants import DOSE_COLUMN, KIND_COLUMN, PERTURBATION_COLUMN, TIME_COLUMN
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import (
+    DOSE_COLUMN,
+    KIND_COLUMN,
+    PERTURBATION_COLUMN,
+    TIME_COLUMN,
+    SchemaError,
+)
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.keys import as_labels
 from scvi_perturb.data.reader import align_genes, check_raw_counts

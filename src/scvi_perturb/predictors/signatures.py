@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi_perturb._constants import UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError
 from scvi_perturb._version import __version__
 from scvi_perturb.predictors.base import EFFECT_UNITS
 from scvi_perturb.predictors.request import read_request

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from scvi_perturb.tl._effects import effects
-from scvi_perturb.tl._score import response_score, score_cells
+from scvi_perturb.tl._cells import effects, response_score, score_cells
 
 __all__ = ["effects", "response_score", "score_cells"]

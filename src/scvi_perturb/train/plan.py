@@ -15,7 +15,7 @@ from scvi_perturb._compat import log_loss_components
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass, LossOutput
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
 
 __all__ = ["PlanConfig", "StagePlan", "TrainConfig"]
 

@@ -10,7 +10,7 @@ import torch
 from scvi.train import TrainRunner
 
 from scvi_perturb._compat import without_tips
-from scvi_perturb._random import forked_seed
+from scvi_perturb._core import forked_seed
 from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
 

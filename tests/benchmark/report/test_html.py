@@ -10,7 +10,7 @@ from importlib.resources import files
 import matplotlib.pyplot as plt
 import pytest
 
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark import Results, write_report
 from scvi_perturb.benchmark.report._tables import one_metric
 from scvi_perturb.benchmark.report._words import number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.model.causal import fit
 from scvi_perturb.model.causal.fit import _response_directions, control_centred
 

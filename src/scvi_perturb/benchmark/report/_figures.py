@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._errors import check_choice
+from scvi_perturb._core import check_choice
 from scvi_perturb._plotting import COLOURS, DARK, PALE, axes_of, scatter_effects, tidy
 from scvi_perturb.benchmark.report._tables import one_metric, opponent, records_of_task, rows_of
 from scvi_perturb.benchmark.report._words import ROLES, direction, number, title_of

@@ -12,15 +12,17 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
     PERTURBATION_COLUMN,
     SEPARATOR,
     TARGET_SUM,
     TIME_COLUMN,
+    SchemaError,
+    UnknownPerturbationError,
+    check_choice,
 )
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError, check_choice
 from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.data.simulate.config import SimulatorConfig
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.keys import default_keys

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import LeakError, SchemaError, check_choice
+from scvi_perturb._core import LeakError, SchemaError, check_choice
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.keys import ScreenKeys

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._random import generator
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
 from scvi_perturb.data.matching import group_controls, match_controls
 from scvi_perturb.generative.coupling import couple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.generative.coupling import CouplingMethod
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import Representation

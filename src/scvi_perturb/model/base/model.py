@@ -11,7 +11,7 @@ from scipy.sparse import coo_matrix, vstack
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
@@ -19,9 +19,10 @@ from scvi_perturb._constants import (
     LIBRARY_KEY,
     PERTURBATION_COLUMN,
     SEPARATOR,
+    NotTrainedError,
+    SchemaError,
+    generator,
 )
-from scvi_perturb._errors import NotTrainedError, SchemaError
-from scvi_perturb._random import generator
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.keys import as_columns
 from scvi_perturb.data.reader import ScreenReader, align_genes

@@ -10,8 +10,14 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    X_KEY,
+    SchemaError,
+)
 from scvi_perturb.data.fields import encode_labels
 from scvi_perturb.data.keys import as_labels, distinct_rows
 from scvi_perturb.data.reader import (
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scvi_perturb._typing import Batch
+    from scvi_perturb._core import Batch
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
@@ -19,8 +19,9 @@ from scvi_perturb._constants import (
     LIBRARY_KEY,
     PERTURBATION_COLUMN,
     SEPARATOR,
+    SchemaError,
+    UnknownPerturbationError,
 )
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_label
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import (

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, X_KEY
-from scvi_perturb._errors import SchemaError
-from scvi_perturb._random import generator
+from scvi_perturb._core import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    X_KEY,
+    SchemaError,
+    generator,
+)
 from scvi_perturb.data.reader import ScreenReader
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.model.base.draw import (
@@ -18,10 +24,10 @@ from scvi_perturb.model.base.draw import (
     DrawOptions,
     TransportedCells,
     expected_proportions,
+    rescaled,
     transported_adata,
 )
 from scvi_perturb.model.base.latents import chosen_rows, chunks, encode_cells
-from scvi_perturb.model.base.recentre import rescaled
 from scvi_perturb.module.base import ConditionTensors
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,

@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from sklearn.utils.extmath import randomized_svd
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._errors import SchemaError
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, SchemaError
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.model.base.latents import chunks, encode_cells
 from scvi_perturb.model.base.setup import check_training_cells, reference_doses, to_tensors

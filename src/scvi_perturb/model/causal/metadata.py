@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import CONDITION_KEY, LIBRARY_KEY
-from scvi_perturb._errors import SchemaError
-from scvi_perturb._random import generator
+from scvi_perturb._core import CONDITION_KEY, LIBRARY_KEY, SchemaError, generator
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks

@@ -12,16 +12,18 @@ import torch
 from scvi.data import AnnDataManager
 
 from scvi_perturb._compat import SETUP_METHOD_NAME
-from scvi_perturb._constants import (
+from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
     CONTEXT_KEY,
     LIBRARY_KEY,
     PERTURBATION_COLUMN,
     UNS_KEY,
+    SchemaError,
+    check_choice,
+    forked_seed,
+    generator,
 )
-from scvi_perturb._errors import SchemaError, check_choice
-from scvi_perturb._random import forked_seed, generator
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.fields import (
     LabelField,

@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from scvi_perturb._errors import SchemaError, check_choice
-from scvi_perturb._random import generator
+from scvi_perturb._core import SchemaError, check_choice, generator
 from scvi_perturb.data.request import Request, parse_request
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.draw import Plan, cell_obs

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.fields import MetadataField
 from scvi_perturb.data.keys import as_columns, as_labels, harmonised_keys

@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, LIBRARY_KEY
-from scvi_perturb._errors import check_choice, check_type
-from scvi_perturb._random import generator
+from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, check_choice, check_type, generator
 from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
 from scvi_perturb.model.base.docs import docs

@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_KEY
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    UNS_KEY,
+    SchemaError,
+    check_choice,
+)
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import read_rows, row_sums
 from scvi_perturb.data.screen import Screen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._normalize import log_normalize_cells
+from scvi_perturb._core import log_normalize_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData

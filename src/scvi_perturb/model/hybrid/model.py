@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from anndata import AnnData
 
-from scvi_perturb._errors import check_choice, check_type
+from scvi_perturb._core import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Plan, effects_table
 from scvi_perturb.model.hybrid.confidence import with_confidence
-from scvi_perturb.model.hybrid.mean import RequestGroups
-from scvi_perturb.model.hybrid.recentred import RecentredModel
+from scvi_perturb.model.hybrid.recentred import RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig

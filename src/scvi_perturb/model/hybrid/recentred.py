@@ -1,43 +1,285 @@
-"""A generator whose populations have the means of stage one."""
+"""Means of groups of cells from the stack, and draws of the generator moved onto them."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pandas as pd
 import torch
 
-from scvi_perturb._errors import NotTrainedError
+from scvi_perturb._core import TARGET_SUM, NotTrainedError
+from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.request import Request
-from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
-from scvi_perturb.model.base.recentre import (
+from scvi_perturb.model.base.draw import (
+    Drawn,
+    Plan,
+    expected_proportions,
     gene_factors,
     group_populations,
     population_shares,
     rescaled,
     rescaled_parameters,
 )
-from scvi_perturb.model.hybrid.mean import (
-    GroupMeans,
-    RequestGroups,
-    ask_stack,
-    control_profiles,
-    logged,
-)
 from scvi_perturb.model.latent.model import LatentModel
+from scvi_perturb.predictors.profiles import proportions
+from scvi_perturb.predictors.request import Reference as MeanReference
+from scvi_perturb.predictors.request import Request as MeanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.screen import Screen
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import CountParameters
-    from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.request import Context, Predictor
+    from scvi_perturb.predictors.stack.answer import StackAnswer
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
+
+    Floats = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGroups:
+    """RequestGroups of the entries of a plan.
+
+    Attributes
+    ----------
+    of
+        Group of each entry, `(n_cells,)`.
+    row
+        Row of the request of each group, `(n_groups,)`, rising.
+    requests
+        Condition and context of each group, as predictors of means are asked.
+    pool
+        Reference cells of the context of each group, which it starts from.
+    control
+        Those of them whose mean it changes: the ones in the batch asked for, where there are any.
+    """
+
+    of: np.ndarray
+    row: np.ndarray
+    requests: list[MeanRequest]
+    pool: list[np.ndarray]
+    control: list[np.ndarray]
+
+    @classmethod
+    def make(cls, plan: Plan, request: Request, cells: Reference, screen: Screen) -> Self:
+        """Group entries by row and by the context of the cell that they start from.
+
+        A context that a row asks for by name comes before that of its reference cells.
+        """
+        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(dtype=object)
+        labels[pd.isna(labels)] = None
+        own, code = _distinct(labels)
+        pairs, of = np.unique(
+            np.stack([plan.row, code[plan.reference]], axis=1), axis=0, return_inverse=True
+        )
+        requests = [
+            MeanRequest(request.conditions[row], _context(own[i], request.where(row), screen))
+            for row, i in pairs
+        ]
+        pools = [np.flatnonzero(code == i) for i in range(len(own))]
+        batch = [""] * len(request) if request.batch is None else request.batch
+        keys = [(int(i), batch[row]) for row, i in pairs]
+        controls = {
+            (i, label): _of_batch(pools[i], label, cells, screen)
+            for i, label in dict.fromkeys(keys)
+        }
+        return cls(
+            of.ravel(),
+            pairs[:, 0],
+            requests,
+            [pools[i] for i, _ in keys],
+            [controls[key] for key in keys],
+        )
+
+    def __len__(self) -> int:
+        """Return the number of groups."""
+        return len(self.row)
+
+    def pilot(self, n_cells: int, seed: int | None) -> tuple[Plan, np.ndarray]:
+        """Return a plan of `n_cells` of each group, and the group of its entries.
+
+        They start from the pool, whatever was drawn of it: what a group's mean is may not depend on
+        how many cells are asked for.
+        """
+        random = np.random.default_rng(seed)
+        cells = [np.resize(random.permutation(pool), n_cells) for pool in self.pool]
+        of = np.repeat(np.arange(len(self)), n_cells)
+        return Plan(self.row[of], np.concatenate(cells), np.tile(np.arange(n_cells), len(self))), of
+
+
+def _distinct(labels: np.ndarray) -> tuple[list[Context], np.ndarray]:
+    """Return the distinct rows of labels, and which of them each row is."""
+    rows = [tuple(row) for row in labels]
+    place = {row: i for i, row in enumerate(dict.fromkeys(rows))}
+    return list(place), np.array([place[row] for row in rows], dtype=np.int64)
+
+
+def _context(own: Context, asked: dict[str, str], screen: Screen) -> Context:
+    return tuple(
+        asked.get(column, label) for column, label in zip(screen.keys.context, own, strict=True)
+    )
+
+
+def _of_batch(pool: np.ndarray, label: str, cells: Reference, screen: Screen) -> np.ndarray:
+    """Return the cells of a pool in a batch; all of them where none is, or none was asked for."""
+    if not label or screen.keys.batch not in cells.labels:
+        return pool
+    own = pool[cells.labels[screen.keys.batch].to_numpy()[pool] == label]
+    return own if len(own) else pool
+
+
+#: Name of the generator among the members of the stack.
+GENERATOR = "generator"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMeans:
+    """What stage one says of groups of cells.
+
+    Attributes
+    ----------
+    control
+        Profile of the control cells that each group starts from, `log1p` of counts per ten
+        thousand of their sum, `(n_groups, n_genes)`.
+    answer
+        Change from it, and what is known of its error.
+    partial
+        Whether the genes are some of the library's only.
+    """
+
+    control: Floats
+    answer: StackAnswer
+    partial: bool
+
+    @property
+    def shares(self) -> Floats:
+        """Expected share of each gene in the summed counts of each group."""
+        profiles = self.control + self.answer.mean
+        if self.partial:
+            return np.maximum(np.expm1(profiles), 0.0) / TARGET_SUM
+        return proportions(profiles)
+
+    def by_row(self, row: np.ndarray, weight: np.ndarray) -> RowMeans:
+        """Return the means of the rows of a request, of which each is a mixture of groups.
+
+        Errors are mixed as the logarithm of a sum takes them: by what each group adds to the gene.
+        Intervals, which lie around what the refits say, are widened to hold the prediction. The
+        novelty is the mean over groups.
+
+        Parameters
+        ----------
+        row
+            Of each group, `(n_groups,)`, rising.
+        weight
+            Summed library size of each group, `(n_groups,)`.
+        """
+        starts, answer, shares = np.flatnonzero(np.diff(row, prepend=-1)), self.answer, self.shares
+
+        def mixed(values: Floats, part: Floats) -> Floats:
+            total = np.add.reduceat(weight[:, None] * part, starts)
+            made: Floats = np.add.reduceat(weight[:, None] * part * values, starts) / total
+            return made
+
+        every, part = np.ones_like(shares), 1 + TARGET_SUM * shares
+        profile = logged(mixed(shares, every))
+        effect = profile - logged(mixed(np.expm1(self.control) / TARGET_SUM, every))
+        return RowMeans(
+            profile,
+            effect,
+            std=mixed(answer.std, part),
+            lower=effect + mixed(np.minimum(answer.lower - answer.mean, 0), part),
+            upper=effect + mixed(np.maximum(answer.upper - answer.mean, 0), part),
+            novelty=np.add.reduceat(answer.novelty, starts)
+            / np.add.reduceat(np.ones(len(row)), starts),
+            question=[
+                ", ".join(sorted(set(own)))
+                for own in np.split(np.array(answer.question), starts[1:])
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowMeans:
+    """Means of the rows of a request, `(n_rows, n_genes)` each.
+
+    `novelty` is a number a row, NaN where the stack holds no regression; `question` a label a row.
+    """
+
+    profile: Floats
+    effect: Floats
+    std: Floats
+    lower: Floats
+    upper: Floats
+    novelty: Floats
+    question: list[str]
+
+
+def logged(shares: Floats) -> Floats:
+    """Return `log1p` of counts per ten thousand."""
+    made: Floats = np.log1p(TARGET_SUM * shares)
+    return made
+
+
+def control_profiles(groups: RequestGroups, cells: Reference, chosen: np.ndarray) -> Floats:
+    """Return the profile of the control cells of chosen groups.
+
+    Not of those alone that were drawn: their sampling noise would be that of the prediction.
+    """
+    made: dict[int, Floats] = {}
+    for rows in (groups.control[i] for i in chosen):
+        if id(rows) not in made:
+            made[id(rows)] = logged(cells.profile(rows))
+    return np.stack([made[id(groups.control[i])] for i in chosen])
+
+
+def ask_stack(
+    stack: StackedMean,
+    groups: RequestGroups,
+    chosen: np.ndarray,
+    *,
+    given: Reference | None,
+    generator: Floats | None,
+    interval: float | None,
+) -> StackAnswer:
+    """Ask predictors about groups.
+
+    Parameters
+    ----------
+    stack
+        Stage one.
+    groups, chosen
+        RequestGroups, and which of them.
+    given
+        Reference cells of the user's; None where they are the training controls.
+    generator
+        Change of each chosen group's mean by the generator alone, `(n_chosen, n_genes)`; None
+        where it has no part in the mean.
+    interval
+        Coverage; None leaves intervals out.
+    """
+    reference = None
+    if given is not None:
+        columns = given.labels.reindex(columns=list(stack.profiles.keys.context))
+        rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
+        reference = MeanReference(
+            read_rows(given.counts, np.arange(len(given))),
+            [tuple(row) for row in rows],
+            given.labels.index,
+            None if stack.profiles.libraries is None else given.library.astype(np.float64),
+        )
+    requests = [groups.requests[i] for i in chosen]
+    outside = None if generator is None else {GENERATOR: generator}
+    return stack.answer(requests, reference, interval=interval, outside=outside)
+
 
 #: Cells of each group by which its factors are found.
 N_PILOT = 1000

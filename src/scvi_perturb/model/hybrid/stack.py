@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_perturb._constants import CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._errors import SchemaError
-from scvi_perturb.model.hybrid.mean import GENERATOR
+from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, SchemaError
+from scvi_perturb.model.hybrid.recentred import GENERATOR
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.predictors.base import MeanPredictor

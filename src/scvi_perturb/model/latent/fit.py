@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
-from scvi_perturb._random import generator
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs

@@ -11,9 +11,17 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scvi_perturb._constants import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, UNS_KEY
-from scvi_perturb._errors import NotTrainedError, SchemaError
-from scvi_perturb._random import forked_seed, generator
+from scvi_perturb._core import (
+    BATCH_KEY,
+    CONDITION_KEY,
+    CONTEXT_KEY,
+    LIBRARY_KEY,
+    UNS_KEY,
+    NotTrainedError,
+    SchemaError,
+    forked_seed,
+    generator,
+)
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig

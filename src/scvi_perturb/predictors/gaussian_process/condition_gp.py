@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._errors import (
+from scvi_perturb._core import (
     NotTrainedError,
     SchemaError,
     UnknownPerturbationError,

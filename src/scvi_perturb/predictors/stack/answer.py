@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from scvi_perturb._errors import UnknownPerturbationError
+from scvi_perturb._core import UnknownPerturbationError
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.stack.fit import clues_of, said_by
 from scvi_perturb.predictors.stack.intervals import LEVELS, Spread

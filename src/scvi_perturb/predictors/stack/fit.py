@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 import numpy as np
 from scipy.optimize import nnls
 
-from scvi_perturb._errors import SchemaError, UnknownPerturbationError
-from scvi_perturb._normalize import log_normalize_cells
+from scvi_perturb._core import SchemaError, UnknownPerturbationError, log_normalize_cells
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.profiles import Moments, closed
 from scvi_perturb.predictors.stack.intervals import Clues, Spread

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._errors import SchemaError, check_choice
+from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.request import read_request
 from scvi_perturb.predictors.stack.answer import StackAnswer, answer_question, report_of, weights_of
