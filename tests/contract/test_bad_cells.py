@@ -78,8 +78,8 @@ def test_novelty_knows_the_context_of_the_reference(case, trained):
         trained.predict([SINGLE], reference=cells, n_samples=20).obs.iloc[0] for cells in (own, new)
     ]
     novelty = [one["novelty"] for one in obs]
-    if hasattr(trained, "mean_"):  # each question has a regression of its own
-        assert [one["question"] for one in obs] == ["seen", "unseen_context"]
+    if hasattr(trained, "mean_"):  # each scenario has a regression of its own
+        assert [one["scenario"] for one in obs] == ["seen", "unseen_context"]
         assert 0 < novelty[0] != novelty[1]
     else:
         assert novelty[0] < 0.05

@@ -63,7 +63,10 @@ def test_control_in_no_effect_out(accurate, starts):
     # the effect from how well cells are reconstructed.
     reference, unchanged = starts
     control = drawn(accurate, "control", reference)
-    assert shift(control, unchanged) < 1, "less than the sampling error of one draw a cell"
+    # The root mean square of n genes has a standard error of 1 / sqrt(2 n); two of them are room
+    # for what a processor rounds otherwise in training.
+    room = 2 / np.sqrt(2 * control.shape[1])
+    assert shift(control, unchanged) < 1 + room, "the sampling error of one draw a cell"
     n = len(reference)
     random = np.random.default_rng(0)
     halves = []

@@ -121,7 +121,7 @@ def test_other_values_than_counts_are_refused_and_the_counts_pointed_at(case, sc
 def test_missing_columns_and_layers_are_named(case, screen):
     with pytest.raises(SchemaError, match=r"Layer 'spliced' was not found"):
         case.model.setup_anndata(screen, layer="spliced")
-    with pytest.raises(SchemaError, match=r"\['guide'\] are not in adata.obs.*'perturbation'"):
+    with pytest.raises(SchemaError, match=r"'guide' is not in adata.obs.*'perturbation'"):
         case.model.setup_anndata(screen, perturbation_key="guide")
     with pytest.raises(SchemaError, match=r"'donor' is not in adata.obs"):
         case.model.setup_anndata(screen, context_keys=["cell_type", "donor"])

@@ -120,7 +120,7 @@ def test_cells_cannot_be_made_from_changes():
 
 
 def test_counts_still_have_to_be_counts_and_have_controls(table):
-    with pytest.raises(SchemaError, match=r"No cell of .* is control"):
+    with pytest.raises(SchemaError, match=r"No control cell"):
         NoChange().fit(table)
     table.obs.loc["row0", "perturbation"] = "control"
     with pytest.raises(SchemaError, match="raw counts"):

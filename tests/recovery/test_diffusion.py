@@ -49,7 +49,9 @@ def fitted(request: pytest.FixtureRequest) -> tuple[AnnData, PerturbDiffusion, p
     """A screen, a model trained without some of its conditions, and those conditions."""
     config, kind, dose_key = SCREENS[request.param]
     adata = simulate_screen(n_cells=3000, n_genes=100, seed=1, config=config)
-    parts = split(adata, kind, seed=1, keys=ScreenKeys(context=[CONTEXT]), fraction=0.25)
+    parts = split(
+        adata, kind, seed=1, keys=ScreenKeys(dose=dose_key, context=[CONTEXT]), fraction=0.25
+    )
     PerturbDiffusion.setup_anndata(
         adata, dose_key=dose_key, context_keys=[CONTEXT], batch_key="batch"
     )
