@@ -207,6 +207,10 @@ def _reached(graph: dict[str, set[str]], part: str) -> set[str]:
     return found
 
 
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.5
+
+
 def draw(source: Source, path: Path) -> None:
     """Draw the rooms, each above those that it imports from, with an arrow to each."""
     from matplotlib.figure import Figure
@@ -221,16 +225,19 @@ def draw(source: Source, path: Path) -> None:
         for part in ready:
             height[part] = 1 + max((height[used] for used in graph[part]), default=-1)
     levels = [sorted(p for p in graph if height[p] == h) for h in range(max(height.values()) + 1)]
-    place = {
-        part: ((i + 0.5) / len(level), h)
-        for h, level in enumerate(levels)
-        for i, part in enumerate(level)
-    }
+    place: dict[str, tuple[float, float]] = {}
+    for h, level in enumerate(levels):  # each above the middle of what it imports, and apart
+        wanted = {p: _mean([place[used][0] for used in graph[p]]) for p in level}
+        row = sorted(level, key=lambda p: (wanted[p], p))
+        for i, part in enumerate(row):
+            even = (i + 0.5) / len(row)
+            place[part] = (even if h == 0 else 0.5 * (even + wanted[part]), h + 0.12 * (i % 2))
     figure = Figure(figsize=(8, 1.1 * len(levels)), layout="constrained")
     axes = figure.add_subplot()
     for part, used in graph.items():
         for other in used:
-            arrow = {"arrowstyle": "-|>", "color": "0.55", "shrinkA": 22, "shrinkB": 24}
+            arrow = {"arrowstyle": "-|>", "color": "0.55", "shrinkA": 22, "shrinkB": 24,
+                     "connectionstyle": "arc3,rad=0.12"}  # fmt: skip
             axes.annotate("", xy=place[other], xytext=place[part], arrowprops=arrow)
     for part, (x, y) in place.items():
         own = [name for name in source.paths if f"{name}.".split(".")[1] == part]
