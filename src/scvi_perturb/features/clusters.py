@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb.features.store import PerturbationFeatures
 
-__all__ = ["cluster_perturbations"]
-
 
 def cluster_perturbations(
     features: PerturbationFeatures, names: Iterable[str], *, n_clusters: int | None = None

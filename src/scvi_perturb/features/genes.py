@@ -16,9 +16,6 @@ from scvi_perturb._core import SchemaError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["gene_set_membership", "listed", "read_gmt"]
-
-
 _MOST = 10
 _GZIP_MAGIC = b"\x1f\x8b"
 

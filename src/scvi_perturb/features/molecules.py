@@ -14,14 +14,6 @@ from scvi_perturb.features.genes import listed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = [
-    "FingerprintKind",
-    "molecular_descriptors",
-    "molecular_fingerprints",
-    "murcko_scaffolds",
-]
-
-
 Invalid = Literal["raise", "skip"]
 
 

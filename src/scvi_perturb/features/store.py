@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PerturbationFeatures"]
-
 
 class PerturbationFeatures:
     """Features of perturbations: names x several modalities.

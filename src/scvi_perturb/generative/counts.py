@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["sample_counts"]
-
 #: Means, and ratios of mean to inverse dispersion, above which a count is drawn by arrivals.
 _LARGE_MEAN: Final = 8.0
 _LARGE_ODDS: Final = 20.0

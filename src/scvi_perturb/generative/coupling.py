@@ -11,8 +11,6 @@ from torch import Tensor
 
 from scvi_perturb._core import check_choice
 
-__all__ = ["CouplingMethod", "couple"]
-
 CouplingMethod = Literal["exact", "random", "sinkhorn", "unbalanced"]
 
 #: Entropic regularisation, as a share of the mean cost.

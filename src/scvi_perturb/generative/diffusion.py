@@ -14,9 +14,6 @@ from scvi_perturb.generative.samplers import LOG_SNR_LIMIT
 if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import Schedule
 
-__all__ = ["Parameterisation", "add_noise", "denoising_loss", "min_snr_weight", "to_x0"]
-
-
 Parameterisation = Literal["v", "eps", "x0"]
 
 #: Scales are kept above this where they are divided by (the scale at the log-SNR's limit).

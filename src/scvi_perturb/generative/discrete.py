@@ -18,8 +18,6 @@ from torch import Tensor
 from scvi_perturb._core import check_choice
 from scvi_perturb.generative.samplers import check_evaluations
 
-__all__ = ["DiscreteDiffusion", "Transition"]
-
 Transition = Literal["absorbing", "uniform"]
 
 #: Maps noised states, a time and a mask of `m` of the states to the probabilities of the data

@@ -19,19 +19,6 @@ from scvi_perturb._core import check_choice
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = [
-    "Divergence",
-    "Field",
-    "FlowDensity",
-    "Solver",
-    "TimeLaw",
-    "flow_log_density",
-    "flow_loss",
-    "integrate",
-    "integrate_adaptive",
-    "training_times",
-]
-
 TimeLaw = Literal["uniform", "logit-normal"]
 
 

@@ -20,8 +20,6 @@ from torch.nn.functional import softplus
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["nb_log_prob", "normal_log_prob", "poisson_log_prob", "zinb_log_prob"]
-
 #: Least-squares fits at Chebyshev nodes on 1 / z in (0, 1], highest power first: of z r(z), error
 #: 7e-8, and of z^2 r'(z), error 4e-8.
 _REMAINDER: Final = (-2.18725e-4, 5.82816e-4, 1.88621e-4, -2.829256e-3, 4.68e-6, 8.3333267e-2)

@@ -19,25 +19,6 @@ from scvi_perturb.registry import Registry, registry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "SAMPLERS",
-    "SOLVERS",
-    "CosineSchedule",
-    "LinearPath",
-    "LinearSchedule",
-    "Sampler",
-    "SamplerConfig",
-    "SamplerName",
-    "Schedule",
-    "ddim",
-    "dpm_solver_2m",
-    "euler_maruyama",
-    "get_schedule",
-    "heun",
-    "solver_and_steps",
-]
-
-
 #: No schedule reports a log-SNR beyond this: at 15 the noise is 0.06 % of the signal's scale.
 LOG_SNR_LIMIT: Final = 15.0
 

@@ -12,9 +12,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["hsic", "total_correlation"]
-
-
 #: Fewer points than this give no estimate of dependence.
 _FEWEST = 4
 #: Points whose distances from all others set the width of a kernel.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb._core import Batch
 
-__all__ = ["AutoencoderConfig", "CountAutoencoder", "ScviRepresentation"]
-
 
 class ScviRepresentation(nn.Module):
     """Wrap scvi-tools' VAE as a representation.

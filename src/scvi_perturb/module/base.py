@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from scvi_perturb._core import Batch
     from scvi_perturb.nn.layers import CountDecoder, Decoded
 
-__all__ = [
-    "ConditionBatch",
-    "ConditionTensors",
-    "CountModule",
-    "CountParameters",
-    "Likelihood",
-    "Representation",
-    "batch_weights",
-    "counts_log_prob",
-    "noise_like",
-]
-
 
 class ConditionTensors(NamedTuple):
     """Conditions as tensors: `component`, `dose`, `mask (n, m)` and `time (n,)`."""

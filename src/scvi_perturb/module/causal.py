@@ -38,20 +38,6 @@ if TYPE_CHECKING:
     from scvi_perturb.module.autoencoder import AutoencoderConfig
     from scvi_perturb.module.base import CountParameters
 
-__all__ = [
-    "CausalConfig",
-    "CausalDesign",
-    "CausalModule",
-    "GroupedAutoencoder",
-    "Independence",
-    "LatentGroups",
-    "causal_loss",
-    "heads_loss",
-    "perturbation_inputs",
-    "state_divergence",
-]
-
-
 Independence = Literal["hsic", "total_correlation", "adversary", "none"]
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from scvi_perturb.module.diffusion import DiffusionConfig
     from scvi_perturb.module.generator import GeneratorConfig
 
-__all__ = ["CountDiffusion", "RawCounts", "bin_edges", "bins_of", "draw_in_bins"]
-
 #: Log variance of latents without noise.
 _NO_VARIANCE: Final = -30.0
 #: Counts below this are bins of their own.

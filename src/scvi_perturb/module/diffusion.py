@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import Denoiser, SamplerConfig, Schedule
     from scvi_perturb.module.base import ConditionBatch
 
-__all__ = ["DiffusionConfig", "LatentDiffusion"]
-
 _MOST_BINS: Final = 32
 
 

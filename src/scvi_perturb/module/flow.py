@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.module.base import ConditionBatch
 
-__all__ = ["FlowConfig", "LatentFlow", "LatentSplines"]
-
 
 @dataclass(frozen=True, slots=True)
 class FlowConfig(GeneratorConfig):

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import ConditionBatch
     from scvi_perturb.module.count_diffusion import RawCounts
 
-__all__ = ["GeneratorConfig", "LatentGenerator", "Networks", "TrainingExamples", "TwoStageModule"]
-
 
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:

@@ -13,19 +13,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "AdaptiveBlock",
-    "ConditionalNetwork",
-    "CountDecoder",
-    "CountNetwork",
-    "Decoded",
-    "Dispersion",
-    "ExpressionEncoder",
-    "SplineChain",
-    "TimeEmbedding",
-    "hidden_layers",
-]
-
 
 def hidden_layers(n_in: int, n_hidden: int, n_layers: int, *, dropout: float) -> nn.Sequential:
     """Return `n_layers` of Linear, LayerNorm, SiLU, Dropout.

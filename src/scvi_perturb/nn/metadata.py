@@ -15,17 +15,6 @@ from scvi_perturb.nn.layers import SplineChain
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "GroupPrior",
-    "MetadataEncoder",
-    "MetadataHead",
-    "MetadataSpec",
-    "PriorKind",
-    "gaussian_kl",
-    "gaussian_log_prob",
-]
-
-
 _WIDTH = 32
 
 

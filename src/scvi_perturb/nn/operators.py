@@ -14,9 +14,6 @@ from scvi_perturb.nn.perturbation import hill_factor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PACE", "OperatorPenalties", "PerturbationOperators"]
-
-
 #: Vectors are this times their parameter. An adaptive optimiser moves every parameter by its
 #: learning rate a step, and vectors are several units long: at that pace they would be left behind
 #: while encoder and decoder change the scale of the state.

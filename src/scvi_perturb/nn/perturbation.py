@@ -14,8 +14,6 @@ from scvi_perturb.nn.layers import TimeEmbedding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AdditiveEffect", "PerturbationEncoder", "hill_factor"]
-
 _SOFTPLUS_ONE: Final = math.log(math.e - 1)  # where softplus is one
 
 

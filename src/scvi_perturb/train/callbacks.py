@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import nn
 
-__all__ = ["BestWeights", "Checkpoint", "StopAfter"]
-
 
 class BestWeights(Callback):
     """Keep the weights with the lowest monitored value in memory; restore them at the end.

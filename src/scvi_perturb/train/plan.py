@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb._core import Batch
 
-__all__ = ["PlanConfig", "StagePlan", "TrainConfig"]
-
-
 #: Of models whose prior is never drawn from.
 MAX_KL_WEIGHT: Final = 0.1
 

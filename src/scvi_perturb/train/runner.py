@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
     from scvi.module.base import BaseModuleClass
 
-__all__ = ["Stage", "StageRunner", "fit_stage"]
-
-
 #: Between the seeds of the processes of a distributed run; larger than the seeds people choose.
 RANK_STRIDE = 1_000_003
 
