@@ -11,13 +11,13 @@ import torch
 
 from scvi_perturb import HybridResidualModel
 from scvi_perturb.data import Condition
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.generative import SamplerConfig
 from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
 from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import GeneratorMember
 from scvi_perturb.predictors import StackedMean
-from scvi_perturb.predictors.request import Request
 from scvi_perturb.predictors.stack.scenarios import Fold
 from scvi_perturb.testing import NEW_PAIR, SETUP, SINGLE, controls, dense, fit, make_screen
 from tests.contract.registry import MODELS
@@ -122,7 +122,7 @@ def test_control_is_the_control(model):
     cells = training_controls(model)
     own = [profile(cells[cells.obs["cell_type"] == name].X) for name in TYPES]
     np.testing.assert_allclose(effects.X, own, rtol=1e-5)
-    assert effects.obs["question"].tolist() == ["control", "control"]
+    assert effects.obs["scenario"].tolist() == ["control", "control"]
     drawn = model.sample(request, n_samples=1500)
     assert max(scores(drawn, effects, row).max() for row in range(2)) < 4.5
 
@@ -152,7 +152,7 @@ def test_cells_of_two_contexts_are_the_mixture_of_both(model):
     np.testing.assert_allclose(share(mixed.X[0]), weight @ share(parts.X), rtol=1e-5)
     control = np.log1p(1e4 * weight @ share(parts.X - parts.layers["lfc"]))
     np.testing.assert_allclose(mixed.layers["lfc"][0], mixed.X[0] - control, atol=1e-5)
-    assert mixed.obs["question"].tolist() == ["seen"]
+    assert mixed.obs["scenario"].tolist() == ["seen"]
     assert mixed.obs["n_cells"].tolist() == [len(cells)]
     # The error of the logarithm of a sum, to first order.
     slope = weight[:, None] * np.exp(parts.X) / np.exp(mixed.X)
@@ -174,7 +174,7 @@ def test_reference_cells_of_an_unknown_context(model):
     reference.obs["cell_type"] = "type_09"
     request = [SINGLE, "control"]
     effects = model.predict(request, reference=reference)
-    assert effects.obs["question"].tolist() == ["unseen_context", "control"]
+    assert effects.obs["scenario"].tolist() == ["unseen_context", "control"]
     np.testing.assert_allclose(effects.X[1], profile(reference.X), rtol=1e-5)
     np.testing.assert_allclose(effects.X[0] - effects.layers["lfc"][0], effects.X[1], atol=1e-5)
     np.testing.assert_allclose(effects.layers["lfc"][1], 0, atol=1e-6)
@@ -188,14 +188,14 @@ def test_reference_cells_that_do_not_say_their_context(model):
     reference = training_controls(model)
     del reference.obs["cell_type"]
     effects = model.predict([SINGLE], reference=reference)
-    assert effects.obs["question"].tolist() == ["seen"]
+    assert effects.obs["scenario"].tolist() == ["seen"]
     assert effects.X.shape == (1, 30)
     np.testing.assert_allclose(
         np.expm1(effects.X - effects.layers["lfc"])[0], np.expm1(profile(reference.X)), rtol=1e-3
     )
     # Named in the request, an unknown context is one.
     named = model.predict(asked(SINGLE, cell_type=["type_09"]), reference=reference)
-    assert named.obs["question"].tolist() == ["unseen_context"]
+    assert named.obs["scenario"].tolist() == ["unseen_context"]
 
 
 # Likelihood -----------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_latents_whose_likelihood_is_asked_have_the_mean_that_is_predicted(model
 def test_tables_of_weights_and_calibration(model):
     weights, calibration = model.mean_weights_, model.calibration_
     assert weights.index.tolist() == ["unseen_combination"]
-    assert weights.index.name == "question"
+    assert weights.index.name == "scenario"
     assert {"condition_gp", "no_change", "additive"} <= set(weights)
     assert "generator" not in weights, "it was not tried without refits"
     assert (weights.to_numpy() >= 0).all()
@@ -334,9 +334,9 @@ def test_no_warning_inside_what_was_calibrated(model):
 
 
 def test_warning_outside_what_was_calibrated(model, monkeypatch):
-    limit = model.mean_.most_novel("unseen_combination")
+    limit = model.mean_.max_novelty("unseen_combination")
     assert 0 < limit < 1
-    monkeypatch.setattr(StackedMean, "most_novel", lambda *_: 0.01)
+    monkeypatch.setattr(StackedMean, "max_novelty", lambda *_: 0.01)
     told = r"intervals covers: pert_01 \+ pert_03 \(novelty 0\.\d\d, left out at most 0\.01\)\.$"
     with pytest.warns(UserWarning, match=told):  # of two contexts it is said once
         model.predict([NEW_PAIR, SINGLE, "control"])
@@ -375,7 +375,7 @@ class Refit:
 @pytest.mark.parametrize(("n_refits", "joined"), [(1, [[0, 1, 2]]), (2, [[0, 2], [1]]), (9, None)])
 def test_refits_see_nothing_of_what_is_left_out(model, n_refits, joined):
     Refit.made = []
-    rows = [Request(Condition.parse(f"pert_0{i}"), (name,)) for i in (1, 2, 3) for name in TYPES]
+    rows = [RequestRow(Condition.parse(f"pert_0{i}"), (name,)) for i in (1, 2, 3) for name in TYPES]
     # The last fold is asked about one of the two rows that it takes away.
     folds = [Fold(np.array(own), np.array(own[:n])) for own, n in (([0, 1], 2), ([2, 3], 2))]
     folds.append(Fold(np.array([4, 5]), np.array([5])))

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from scvi_perturb.data import Component, Condition
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.features import PerturbationFeatures
-from scvi_perturb.similarity.novelty import Place, novelty
+from scvi_perturb.similarity.novelty import novelty
 
 
 def place(label, *context, dose=1.0, time=None):
-    return Place(Condition.parse(label, dose=dose, time=time), context)
+    return RequestRow(Condition.parse(label, dose=dose, time=time), context)
 
 
 def of(asked, trained, features=None):
@@ -108,7 +109,9 @@ def test_modalities_count_where_both_have_them():
 
 
 def test_kinds_are_other_perturbations():
-    up, down = (Place(Condition((Component("A", kind=k),)), ()) for k in ("CRISPRa", "CRISPRi"))
+    up, down = (
+        RequestRow(Condition((Component("A", kind=k),)), ()) for k in ("CRISPRa", "CRISPRi")
+    )
     assert of(up, [up]) < 0.01
     assert of(down, [up]) > 0.9
 

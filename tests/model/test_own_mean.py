@@ -16,8 +16,8 @@ from scvi_perturb import (
     UnknownPerturbationError,
 )
 from scvi_perturb.data import ScreenKeys
-from scvi_perturb.model.hybrid.stack import likely_questions
-from scvi_perturb.predictors import Additive, ConditionGP, GivenMeans, StackedMean
+from scvi_perturb.model.hybrid.stack import likely_scenarios
+from scvi_perturb.predictors import Additive, ConditionGP, ExternalMeans, StackedMean
 from scvi_perturb.testing import NEW_PAIR, SINGLE, controls, fit, make_screen, make_split
 from tests.contract.registry import MODELS
 
@@ -109,7 +109,7 @@ def test_changes_given_are_what_is_predicted_and_sampled(screen, model):
 
 def changes_of(screen, given, request):
     """Return the changes that a table's predictor predicts on the whole screen."""
-    predictor = GivenMeans(given).fit(screen, keys=ScreenKeys(context=CONTEXT))
+    predictor = ExternalMeans(given).fit(screen, keys=ScreenKeys(context=CONTEXT))
     return predictor.predict(request).layers["lfc"]
 
 
@@ -170,7 +170,7 @@ def test_control_of_another_context_is_none_of_this(screen):
         ["perturbation", "cell_type", "donor"], values=[control, one],
     )  # fmt: skip
     with pytest.raises(SchemaError, match=r"no control row for pert_01 \+ pert_03 in context"):
-        GivenMeans(given).fit(two, keys=ScreenKeys(context=["cell_type", "donor"]))
+        ExternalMeans(given).fit(two, keys=ScreenKeys(context=["cell_type", "donor"]))
 
 
 def test_genes_may_be_in_another_order(screen):
@@ -381,11 +381,11 @@ def test_any_predictor_of_the_protocol_serves(screen):
     # Where no context is said, by the request or by the reference, it is not asked for one.
     reference = controls(screen)
     del reference.obs["cell_type"]
-    asked_for = model.mean_.members["outside"].predictor
+    asked_for = model.mean_.members["external"].predictor
     with pytest.warns(UserWarning, match=told):
         model.predict([NEW_PAIR], reference=reference)
     stack = model.mean_.weigh("unseen_combination")
-    last = stack.members["outside"].predictor.last
+    last = stack.members["external"].predictor.last
     assert list(last.columns) == ["perturbation"]
     assert asked_for is mean
 
@@ -407,13 +407,13 @@ def test_with_refits_the_generator_has_a_weight(screen):
     weights = model.mean_weights_.loc["unseen_combination"]
     assert 0 <= weights["generator"] <= 1
     assert weights.sum() == pytest.approx(1)
-    said = model.mean_.weigh("unseen_combination").left_out.said
+    said = model.mean_.weigh("unseen_combination").left_out.predicted
     assert np.abs(said["generator"]).max() > 0.1
-    assert model.mean_.outside == {}, "what trains is not saved"
+    assert model.mean_.external == {}, "what trains is not saved"
     model.save("model")
     loaded = HybridResidualModel.load("model", screen)
     pd.testing.assert_frame_equal(loaded.mean_weights_, model.mean_weights_)
-    # Other questions are answered too: there it was not tried.
+    # Other scenarios are answered too: there it was not tried.
     model.predict(asked(SINGLE), reference=named(screen, "type_09"))
     assert "generator" not in model.mean_.weights_.loc["unseen_context"].dropna()
 
@@ -426,10 +426,10 @@ def named(screen, label):
 
 def test_what_will_be_asked_is_what_the_split_holds_out(screen):
     stack = StackedMean(n_folds=3).fit(screen, keys=ScreenKeys(context=CONTEXT))
-    assert likely_questions(stack, None) == ("unseen_combination",)
-    assert likely_questions(stack, make_split(screen)) == ("unseen_perturbation",)
+    assert likely_scenarios(stack, None) == ("unseen_combination",)
+    assert likely_scenarios(stack, make_split(screen)) == ("unseen_perturbation",)
     one = screen[screen.obs["perturbation"].isin(["control", SINGLE])].copy()
-    assert likely_questions(StackedMean(n_folds=3).fit(one), None) == ()
+    assert likely_scenarios(StackedMean(n_folds=3).fit(one), None) == ()
 
 
 def test_refits_leave_the_registration_of_the_screen_alone():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.kernel_ridge import KernelRidge as Reference
+from sklearn.kernel_ridge import KernelRidge as ControlCells
 
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.features import PerturbationFeatures
@@ -48,7 +48,7 @@ def test_it_is_kernel_ridge_on_the_blend_that_it_chose():
     mean = sum(weights[name] * tanimoto(t, t) for name, t in tables.items())
     kernel = (np.exp(sharpness * mean) - 1) / (np.exp(sharpness) - 1)
     centre = TRUTH[:45].mean(0)
-    oracle = Reference(alpha=predictor.lambda_, kernel="precomputed")
+    oracle = ControlCells(alpha=predictor.lambda_, kernel="precomputed")
     oracle.fit(kernel[:45, :45], TRUTH[:45] - centre)
     expected = centre + oracle.predict(kernel[45:, :45])
     np.testing.assert_allclose(lfc(predictor, ASKED), expected, rtol=1e-4, atol=1e-4)
@@ -95,7 +95,7 @@ def test_the_sharpness_is_that_of_the_least_error_of_refits():
         sharp, total = sharpened(kernel, choice), 0.0
         for i in range(12):
             kept = np.arange(12) != i
-            oracle = Reference(alpha=penalty, kernel="precomputed")
+            oracle = ControlCells(alpha=penalty, kernel="precomputed")
             oracle.fit(sharp[np.ix_(kept, kept)], centred[kept])
             total += ((oracle.predict(sharp[[i]][:, kept]) - centred[i]) ** 2).sum()
         errors.append(total)

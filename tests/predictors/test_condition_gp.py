@@ -10,9 +10,9 @@ import pytest
 
 from scvi_perturb._core import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import Condition, ScreenKeys
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import Additive, ConditionGP, ContextMean, KernelRidge
-from scvi_perturb.predictors.request import Request
 from tests.predictors._effects import FEATURES, effects, lfc, pairs
 from tests.predictors._screen import GENES, make_screen
 
@@ -79,7 +79,7 @@ def test_contexts_that_tell_nothing_leave_their_mean():
     asked = pd.DataFrame({"perturbation": ["A"], "cell_type": ["new"]})
     predictor = ConditionGP(profile="effects").fit(table, keys=ScreenKeys(context=CONTEXT))
     mean = ContextMean(profile="effects").fit(table, keys=ScreenKeys(context=CONTEXT))
-    assert predictor.leave_ == "context"
+    assert predictor.leave_out_ == "context"
     np.testing.assert_allclose(lfc(predictor, asked), lfc(mean, asked), rtol=0.1, atol=0.03)
 
 
@@ -139,7 +139,7 @@ def test_a_dose_between_others_and_one_beyond():
     )
     predictor = ConditionGP(profile="effects").fit(table[~held].copy(), keys=keys)
     asked = table.obs.loc[held, ["perturbation", "dose"]].reset_index(drop=True)
-    assert predictor.leave_ == "condition"
+    assert predictor.leave_out_ == "condition"
     assert error(lfc(predictor, asked), table.X[held.to_numpy()]) < 0.02
 
 
@@ -161,7 +161,7 @@ def test_a_reference_is_compared_by_its_profile():
     rng = np.random.default_rng(0)
     screen = make_screen([(p, t) for t in ("T", "B") for p in ("control", "A")], n=8)
     screen.X = rng.poisson(screen.X.toarray()).astype(np.float32)
-    predictor = ConditionGP(leave="context").fit(screen, keys=ScreenKeys(context=CONTEXT))
+    predictor = ConditionGP(leave_out="context").fit(screen, keys=ScreenKeys(context=CONTEXT))
     near = screen[(screen.obs["perturbation"] == "control") & (screen.obs["cell_type"] == "T")]
     near = near.copy()
     near.obs["cell_type"] = "new"
@@ -183,8 +183,8 @@ def test_controls_do_not_change_and_are_nothing_new(screen):
 
 def test_an_open_context_is_the_mean_over_contexts(screen):
     predictor = ConditionGP().fit(screen, keys=ScreenKeys(context=CONTEXT))
-    asked = [Request(Condition.parse("A"), (own,)) for own in ("T", "B", None)]
-    made = predictor.answer(asked).mean
+    asked = [RequestRow(Condition.parse("A"), (own,)) for own in ("T", "B", None)]
+    made = predictor.predict_changes(asked).mean
     np.testing.assert_allclose(made[2], made[:2].mean(axis=0), rtol=1e-4)
 
 
@@ -224,7 +224,7 @@ def test_features_of_nothing_in_training_are_no_features():
 def test_wrong_choices_are_named():
     for options, message in (
         ({"tune": "best"}, r"tune='best' is not known; choose one of 'loo', 'marginal'"),
-        ({"leave": "cell"}, r"leave='cell' is not known"),
+        ({"leave_out": "cell"}, r"leave_out='cell' is not known"),
         ({"n_components": 0}, r"n_components=0; expected at least 1"),
         ({"n_tuning": 0}, r"n_tuning=0; expected at least 1"),
     ):

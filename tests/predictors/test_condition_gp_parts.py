@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from scvi_perturb.data.condition import Component, Condition
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.metrics import log_normalize, pseudobulk_variance
 from scvi_perturb.predictors import ConditionGP
-from scvi_perturb.predictors.gaussian_process.condition_gp import groups_of, sensible_leave
+from scvi_perturb.predictors.gaussian_process.condition_gp import default_leave_out, groups_of
 from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points
 from scvi_perturb.predictors.gaussian_process.signal import Outputs, Spectrum, _rising
-from scvi_perturb.predictors.request import Request
 from tests.predictors._effects import FEATURES, effects
 from tests.predictors._screen import make_screen
 
@@ -114,7 +114,7 @@ def asked(*labels, contexts=("T", "B")):
     for label in labels:
         names, dose, context = label.split("@")
         parts = tuple(Component(name, float(dose)) for name in names.split("+"))
-        requests.append(Request(Condition(parts), (context,)))
+        requests.append(RequestRow(Condition(parts), (context,)))
     profiles = np.random.default_rng(0).normal(size=(len(contexts), 4))
     return requests, Points.of(requests, Contexts(tuple((c,) for c in contexts), profiles))
 
@@ -130,12 +130,12 @@ def kernel_of(labels=LABELS):
 
 @pytest.mark.parametrize("alone", [None, "shared", "shift", "components", "features:sets"])
 def test_the_kernel_is_a_covariance(alone):
-    kinship, _, _ = kernel_of()
+    cross, _, _ = kernel_of()
     theta = THETA | {"features:sets": 0.4}
     if alone is not None:
         weights = dict.fromkeys(("shared", "shift", "components", "features:sets"), 0.0)
         theta |= weights | {alone: 1.0}
-    made = kinship(theta)
+    made = cross(theta)
     np.testing.assert_allclose(made, made.T, atol=1e-12)
     assert np.linalg.eigvalsh(made).min() > -1e-9
 
@@ -145,14 +145,14 @@ def test_products_of_features_make_a_covariance_and_no_interaction():
     requests, points = asked(*LABELS)
     store = type(FEATURES)({"text": table})
     kernel = ConditionKernel.learn(points, [r.condition for r in requests], store)
-    kinship = kernel.between(points, points)
+    cross = kernel.between(points, points)
     off = dict.fromkeys(("shared", "shift", "components", "features:text"), 0.0)
-    alone = kinship(THETA | off | {"linear:text": 1.0, "interactions": 0.0})
+    alone = cross(THETA | off | {"linear:text": 1.0, "interactions": 0.0})
     np.testing.assert_allclose(alone, alone.T, atol=1e-12)
     assert np.linalg.eigvalsh(alone).min() > -1e-9
     assert (alone < 0).any()
-    both = kinship(THETA | off | {"linear:text": 1.0})
-    plain = kinship(THETA | off | {"linear:text": 0.0})
+    both = cross(THETA | off | {"linear:text": 1.0})
+    plain = cross(THETA | off | {"linear:text": 0.0})
     np.testing.assert_allclose(both, alone + plain)
 
 
@@ -170,11 +170,11 @@ def test_points_compared_among_few_are_compared_as_among_all(labels):
 
 
 def test_interactions_are_sums_over_pairs_of_components():
-    kinship, requests, points = kernel_of()
+    cross, requests, points = kernel_of()
     off = dict.fromkeys(("shared", "shift", "components", "features:sets", "context"), 0.0)
-    made = kinship(THETA | off | {"interactions": 1.0})
+    made = cross(THETA | off | {"interactions": 1.0})
     place = {part: i for i, part in enumerate(points.parts)}
-    base = kinship._dose_factor(THETA) * (1 + sum(kinship.alike.values())) / 3
+    base = cross._dose_factor(THETA) * (1 + sum(cross.alike.values())) / 3
     for i, left in enumerate(requests):
         for j, right in enumerate(requests):
             a, b = ([place[part] for part in r.condition.components] for r in (left, right))
@@ -190,15 +190,15 @@ def test_interactions_are_sums_over_pairs_of_components():
 
 
 def test_components_add_up_and_contexts_and_kinds_keep_apart():
-    kinship, _, _ = kernel_of()
+    cross, _, _ = kernel_of()
     off = dict.fromkeys(("shared", "shift", "interactions", "features:sets", "saturation"), 0.0)
     theta = THETA | off | {"dose_scale": 1e6, "half_dose": 0.0}
-    made = kinship(theta | {"context": 0.0})
+    made = cross(theta | {"context": 0.0})
     np.testing.assert_allclose(made[0], [1, 1, 0, 1, 0, 1, 0])
     np.testing.assert_allclose(made[5], [1, 1, 1, 2, 2, 3, 0])
-    halved = kinship(theta | {"context": 1.0, "context_scale": 1e-6})
+    halved = cross(theta | {"context": 1.0, "context_scale": 1e-6})
     np.testing.assert_allclose(halved[0], [1, 0.5, 0, 1, 0, 0.5, 0], atol=1e-9)
-    both = [Request(Condition((Component("A", kind=kind),)), ()) for kind in ("up", "down")]
+    both = [RequestRow(Condition((Component("A", kind=kind),)), ()) for kind in ("up", "down")]
     points = Points.of(both, Contexts(((),), np.zeros((1, 4))))
     kernel = ConditionKernel.learn(points, [r.condition for r in both], FEATURES)
     np.testing.assert_allclose(kernel.between(points, points)(theta), np.eye(2))
@@ -208,11 +208,11 @@ def test_what_is_left_out_fits_the_question():
     def rows(labels):
         return asked(*labels)[0]
 
-    assert sensible_leave(rows(["A@1@T", "A@1@B"]), has_features=True) == "context"
-    assert sensible_leave(rows(["A@1@T", "C@1@T"]), has_features=True) == "perturbation"
-    assert sensible_leave(rows(["A@1@T", "A@2@T"]), has_features=False) == "condition"
+    assert default_leave_out(rows(["A@1@T", "A@1@B"]), has_features=True) == "context"
+    assert default_leave_out(rows(["A@1@T", "C@1@T"]), has_features=True) == "perturbation"
+    assert default_leave_out(rows(["A@1@T", "A@2@T"]), has_features=False) == "condition"
     several = rows([f"{n}@1@{t}" for n in "ACD" for t in "TB"])
-    assert sensible_leave(several, has_features=False) == "row"
+    assert default_leave_out(several, has_features=False) == "row"
     groups = groups_of(rows(["A@1@T", "A@2@T", "A@2@B", "C@1@B"]), "condition")
     assert [group.tolist() for group in groups] == [[0], [1, 2], [3]]
     groups = groups_of(rows(["A@1@T", "A@2@T", "A@2@B", "C@1@B"]), "perturbation")

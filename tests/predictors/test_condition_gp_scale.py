@@ -100,7 +100,7 @@ def error(predictor, truth):
 def test_factors_are_told_from_what_adds_up_otherwise():
     screen, truth = poisson_screen(lambda control, a, b: a * b / control)
     chosen, fixed = (
-        ConditionGP(pseudocount=own, leave="condition").fit(screen) for own in (None, 1.0)
+        ConditionGP(pseudocount=own, leave_out="condition").fit(screen) for own in (None, 1.0)
     )
     assert chosen.hyperparameters_["pseudocount"] < 1
     assert fixed.hyperparameters_["pseudocount"] == 1
@@ -113,7 +113,7 @@ def test_what_adds_up_as_profiles_do_stays_on_their_scale():
         return np.maximum((total[1] + 1) * (total[2] + 1) / (total[0] + 1) - 1, 0.01)
 
     screen, _ = poisson_screen(on_the_scale_of_profiles)
-    assert ConditionGP(leave="condition").fit(screen).hyperparameters_["pseudocount"] == 1
+    assert ConditionGP(leave_out="condition").fit(screen).hyperparameters_["pseudocount"] == 1
 
 
 def test_errors_are_stated_for_profiles():

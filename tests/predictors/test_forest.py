@@ -80,9 +80,9 @@ def test_what_is_measured_is_not_whole_numbers():
 
 
 def test_the_stack_has_it_for_perturbations_never_seen_with_measured_features():
-    def has_it(question, modalities):
+    def has_it(scenario, modalities):
         features = PerturbationFeatures(modalities) if modalities else None
-        return "feature_forest" in default_members(question, features, "effects")
+        return "feature_forest" in default_members(scenario, features, "effects")
 
     assert has_it("unseen_perturbation", {"sets": SETS, "real": REAL})
     assert not has_it("unseen_perturbation", {"sets": SETS})

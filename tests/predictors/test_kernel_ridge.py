@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.kernel_ridge import KernelRidge as Reference
+from sklearn.kernel_ridge import KernelRidge as ControlCells
 
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data import ScreenKeys
@@ -32,7 +32,7 @@ def test_it_is_kernel_ridge_on_centred_changes(sets):
     predictor = KernelRidge(store, profile="effects").fit(table)
     values = store.frame("sets").to_numpy()
     mean = truth[:24].mean(0)
-    oracle = Reference(alpha=predictor.lambda_, kernel="precomputed")
+    oracle = ControlCells(alpha=predictor.lambda_, kernel="precomputed")
     oracle.fit(tanimoto(values[:24], values[:24]), truth[:24] - mean)
     expected = mean + oracle.predict(tanimoto(values[24:], values[:24]))
     np.testing.assert_allclose(lfc(predictor, names[24:]), expected, rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_unseen_drugs_as_in_the_reference_experiment(data_dir):
     )
     predicted = lfc(predictor, names[test].tolist())
     mean = changes[~test].mean(0)
-    oracle = Reference(alpha=predictor.lambda_, kernel="precomputed")
+    oracle = ControlCells(alpha=predictor.lambda_, kernel="precomputed")
     oracle.fit(tanimoto(bits[~test], bits[~test]), changes[~test] - mean)
     expected = mean + oracle.predict(tanimoto(bits[test], bits[~test]))
     np.testing.assert_allclose(predicted, expected, atol=1e-4)

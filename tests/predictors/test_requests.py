@@ -9,7 +9,8 @@ import pytest
 
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data import Component, Condition, ScreenKeys
-from scvi_perturb.predictors.request import Request, parse_requests, request_frame
+from scvi_perturb.data.request import RequestRow
+from scvi_perturb.predictors.request import parse_requests, request_frame
 
 PLAIN = ScreenKeys("gene")
 DOSED = ScreenKeys("drug", dose="nM")
@@ -17,8 +18,8 @@ DOSED = ScreenKeys("drug", dose="nM")
 
 def test_names():
     expected = [
-        Request(Condition((Component("A"), Component("B")))),
-        Request(Condition()),
+        RequestRow(Condition((Component("A"), Component("B")))),
+        RequestRow(Condition()),
     ]
     assert parse_requests(["B+A", "control"], keys=PLAIN) == expected
     assert parse_requests("A+B", keys=PLAIN) == expected[:1]
@@ -28,7 +29,7 @@ def test_names():
 def test_a_table_has_the_screens_names_or_the_canonical_ones(column):
     table = pd.DataFrame({column: ["A"], "cell_type": ["T"]})
     (found,) = parse_requests(table, keys=replace(PLAIN, context=["cell_type", "donor"]))
-    assert found == Request(Condition((Component("A"),)), ("T", None))
+    assert found == RequestRow(Condition((Component("A"),)), ("T", None))
 
 
 def test_doses():
@@ -55,8 +56,8 @@ def test_what_the_screen_distinguishes_must_be_said():
         parse_requests(["x"], keys=DOSED, known=known)
     with pytest.raises(SchemaError, match=r"dose of 'x' must be given"):
         parse_requests(["x"], keys=DOSED)
-    assert parse_requests(["x"], keys=DOSED, known=known[1:]) == [Request(known[1])]
-    assert parse_requests(["control"], keys=DOSED) == [Request(Condition())]
+    assert parse_requests(["x"], keys=DOSED, known=known[1:]) == [RequestRow(known[1])]
+    assert parse_requests(["control"], keys=DOSED) == [RequestRow(Condition())]
 
 
 @pytest.mark.parametrize("column", ["dose", "time", "perturbation_type", "donor"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.kernel_ridge import KernelRidge as Reference
+from sklearn.kernel_ridge import KernelRidge as ControlCells
 
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data import Component, Condition
@@ -37,14 +37,14 @@ def test_left_out_errors_are_those_of_refits(problem, n_outputs):
         error = 0.0
         for group in np.unique(groups):
             out, kept = groups == group, groups != group
-            fitted = Reference(alpha=penalty, kernel="precomputed")
+            fitted = ControlCells(alpha=penalty, kernel="precomputed")
             fitted.fit(kernel[np.ix_(kept, kept)], targets[kept])
             predicted = fitted.predict(kernel[np.ix_(out, kept)]).reshape(out.sum(), -1)
             error += ((predicted - targets[out]) ** 2).sum()
         explicit.append(error / targets.size)
     np.testing.assert_allclose(made.errors, explicit, rtol=1e-8)
     assert made.penalty == PENALTIES[int(np.argmin(explicit))]
-    final = Reference(alpha=made.penalty, kernel="precomputed").fit(kernel, targets)
+    final = ControlCells(alpha=made.penalty, kernel="precomputed").fit(kernel, targets)
     np.testing.assert_allclose(made.weights, final.dual_coef_.reshape(12, -1), rtol=1e-7, atol=1e-9)
 
 

@@ -37,7 +37,7 @@ def screen():
 @pytest.fixture(scope="module")
 def fitted(screen):
     hidden = (screen.obs["perturbation"] == "p00") & (screen.obs["context"] == "a")
-    stack = StackedMean(profile="effects", questions=["context_transfer"], n_folds=3)
+    stack = StackedMean(profile="effects", scenarios=["context_transfer"], n_folds=3)
     made = SampledSignatures(mean=stack)
     return made.fit(screen[~hidden].copy(), keys=replace(KEYS, context=["context"]))
 
@@ -67,7 +67,7 @@ def test_genes_of_a_module_go_together(fitted):
 
 
 def test_without_factors_genes_are_independent(screen):
-    stack = StackedMean(profile="effects", questions=["context_transfer"], n_folds=3)
+    stack = StackedMean(profile="effects", scenarios=["context_transfer"], n_folds=3)
     made = SampledSignatures(mean=stack, n_factors=0)
     made.fit(screen, keys=replace(KEYS, context=["context"]))
     drawn = made.sample(ASKED, n_samples=2000, seed=0).X

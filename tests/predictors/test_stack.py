@@ -28,7 +28,7 @@ from scvi_perturb.predictors import (
 from scvi_perturb.predictors.request import parse_requests
 from scvi_perturb.predictors.stack import fit as _stack_fit
 from scvi_perturb.predictors.stack.fit import _N_PRIOR as N_PRIOR
-from scvi_perturb.predictors.stack.intervals import Clues
+from scvi_perturb.predictors.stack.intervals import ErrorCovariates
 from tests.predictors._effects import FEATURES, build, effects, lfc
 from tests.predictors._screen import CONTROL, GENES, make_screen
 
@@ -68,7 +68,7 @@ def assert_same(made, expected, rtol=1e-6, atol=1e-6):
             made.layers[layer], expected.layers[layer], rtol=rtol, atol=atol, err_msg=layer
         )
     np.testing.assert_allclose(made.X, expected.X, rtol=rtol, atol=atol)
-    assert made.obs["question"].astype(str).tolist() == expected.obs["question"].tolist()
+    assert made.obs["scenario"].astype(str).tolist() == expected.obs["scenario"].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def additive():
 def test_additive_effects_are_recovered(additive):
     stack, made, _, truth = additive
     assert error(made.X, truth) < 0.05
-    assert set(made.obs["question"]) == {"unseen_combination"}
+    assert set(made.obs["scenario"]) == {"unseen_combination"}
     weights = stack.weights_.loc["unseen_combination"]
     wrong = weights[["no_change", "mean_of_training", "matching_mean"]]
     assert wrong.sum() < 0.1
@@ -120,7 +120,7 @@ def test_the_tables_say_who_is_asked_and_how_well_it_went(additive):
     stack, _, _, _ = additive
     weights = stack.weights_
     assert weights.index.tolist() == ["unseen_combination"]
-    assert weights.index.name == "question"
+    assert weights.index.name == "scenario"
     assert set(weights.columns) == {
         "condition_gp",
         "no_change",
@@ -159,8 +159,8 @@ def test_the_reported_errors_are_those_of_refits(additive):
         name = row.condition.perturbation
         np.testing.assert_allclose(tried.truth[i], measured[name])
         summed = sum(measured[part] for part in name.split("+"))
-        np.testing.assert_allclose(tried.said["additive"][i], summed)
-    expected = error(tried.said["additive"], tried.truth)
+        np.testing.assert_allclose(tried.predicted["additive"][i], summed)
+    expected = error(tried.predicted["additive"], tried.truth)
     own = stack.calibration_.loc["unseen_combination"]
     assert own["best_member_error"] <= expected + 1e-9
     assert not tried.noise.any()
@@ -177,7 +177,7 @@ def test_nothing_to_say_before_anything_is_asked():
 
 def test_questions_can_be_weighed_in_fit():
     train, _, _ = additive_table()
-    stack = StackedMean(profile="effects", questions=["unseen_combination"], n_folds=3).fit(train)
+    stack = StackedMean(profile="effects", scenarios=["unseen_combination"], n_folds=3).fit(train)
     assert stack.weights_.index.tolist() == ["unseen_combination"]
     stack.fit(train[train.obs["perturbation"].isin(NAMES)].copy())
     assert stack.weights_.empty
@@ -190,7 +190,7 @@ def test_what_was_seen_is_the_regression(additive):
     np.testing.assert_allclose(made.X, expected.X, rtol=1e-5)
     np.testing.assert_allclose(made.layers["std"], expected.layers["std"], rtol=1e-5)
     np.testing.assert_allclose(made.obs["novelty"], expected.obs["novelty"], rtol=1e-5)
-    assert set(made.obs["question"]) == {"seen"}
+    assert set(made.obs["scenario"]) == {"seen"}
     assert_stated(made)
     assert_stated(stack.predict(["A", "A+B"], interval=0.5), 0.5)
 
@@ -201,14 +201,14 @@ def test_where_nothing_can_be_tried_the_regression_and_one_other_share():
     singles = train[train.obs["perturbation"].isin(NAMES)].copy()
     stack = StackedMean(profile="effects").fit(singles)
     made = stack.predict(["A+B", "C+H"])
-    gp = ConditionGP(profile="effects", leave="condition").fit(singles).predict(["A+B", "C+H"])
+    gp = ConditionGP(profile="effects", leave_out="condition").fit(singles).predict(["A+B", "C+H"])
     summed = lfc(Additive(profile="effects").fit(singles), ["A+B", "C+H"])
     np.testing.assert_allclose(made.X, (gp.X + summed) / 2, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(made.layers["std"], gp.layers["std"], rtol=1e-5)
     assert_stated(made)
     assert stack.weights_.empty
     assert stack.calibration_.empty
-    assert stack.most_novel("unseen_combination") is None
+    assert stack.max_novelty("unseen_combination") is None
 
 
 def test_without_a_regression_an_untried_answer_has_no_error():
@@ -228,7 +228,7 @@ def test_controls_do_not_change_surely(additive):
     for layer in LAYERS:
         assert not made.layers[layer][0].any()
         assert made.layers[layer][1].all()
-    assert made.obs["question"].tolist() == ["control", "unseen_combination"]
+    assert made.obs["scenario"].tolist() == ["control", "unseen_combination"]
     assert made.obs["novelty"].iloc[0] == 0
     assert made.obs["support"].iloc[0] == 1
 
@@ -249,7 +249,7 @@ def test_requests_of_several_questions_are_answered_as_each_alone(additive):
     asked = ["A+C", "B", "control", "A+B+C", "A+D", "A+E", "H"]
     made = stack.predict(asked)
     assert made.obs["perturbation"].tolist() == asked
-    assert made.obs["question"].tolist() == [
+    assert made.obs["scenario"].tolist() == [
         "unseen_combination",
         "seen",
         "control",
@@ -279,7 +279,7 @@ def test_requests_that_a_member_refuses_are_answered_by_the_others():
         assert_same(made[i].copy(), stack.predict([name]))
     requests = parse_requests(["A+C", "A+D", "A+B+C"], keys=stack.profiles.keys)
     elsewhere = rng.normal(size=(3, 5))
-    found = stack.answer(requests, outside={"elsewhere": elsewhere}).mean
+    found = stack.predict_changes(requests, external={"elsewhere": elsewhere}).mean
     np.testing.assert_allclose(found, (made.X + elsewhere) / 2, atol=1e-6)
 
 
@@ -355,7 +355,7 @@ def test_what_a_member_cannot_use_is_told_once_if_it_is_ones_own():
 def test_wrong_arguments_are_named():
     for options, message in (
         ({"n_folds": 1}, r"n_folds=1; expected at least 2"),
-        ({"questions": ["pairs"]}, r"questions='pairs' is not known; choose one of 'context_tr"),
+        ({"scenarios": ["pairs"]}, r"scenarios='pairs' is not known; choose one of 'context_tr"),
         ({"profile": "median"}, r"profile='median' is not known"),
         ({"members": {}}, r"members is empty; name one at least"),
     ):
@@ -391,7 +391,7 @@ def test_members_that_no_fold_leaves_anything_to_learn_from():
         stack = StackedMean(
             members={"ridge": KernelRidge(store, profile="effects")},
             profile="effects",
-            questions=["unseen_perturbation"],
+            scenarios=["unseen_perturbation"],
         ).fit(effects([("A", [1.0, 2.0]), ("Y", [3.0, 4.0])]))
     made = stack.predict(["Z"])
     np.testing.assert_allclose(made.X, [[1, 2]], atol=1e-6)
@@ -409,7 +409,7 @@ def crossed(names, doses, contexts):
     return [(n, str(d), c) for n, d, c in itertools.product(names, doses, contexts)]
 
 
-#: What is asked of each question, and what training has besides that.
+#: What is asked of each scenario, and what training has besides that.
 ASKED = {
     "unseen_context": [(name, "1.0", "Q") for name in "ABC"],
     "context_transfer": [("B", "1.0", "T"), ("C", "1.0", "M")],
@@ -429,8 +429,8 @@ OTHERS = {
 }
 
 
-def world(question):
-    """Return a screen for a question, what is asked, and its truth.
+def world(scenario):
+    """Return a screen for a scenario, what is asked, and its truth.
 
     Effects add up, follow a Hill curve of the dose, are linear in features, and differ a little
     between contexts.
@@ -443,33 +443,33 @@ def world(question):
         parts = zip(names.split("+"), map(float, doses.split("+")), strict=True)
         return shape[context] * sum(vectors[name] * dose / (dose + 1) for name, dose in parts)
 
-    asked = ASKED[question]
-    elsewhere = question in ("unseen_context", "context_transfer")
+    asked = ASKED[scenario]
+    elsewhere = scenario in ("unseen_context", "context_transfer")
     away = set() if elsewhere else {row[:2] for row in asked}
-    rows = [row for row in OTHERS[question] if row not in asked and row[:2] not in away]
+    rows = [row for row in OTHERS[scenario] if row not in asked and row[:2] not in away]
     seen = [(row[0], truth(*row) + 0.05 * rng.normal(size=N_GENES)) for row in rows]
     table = effects(seen, dose=[row[1] for row in rows], cell_type=[row[2] for row in rows])
     return table, pd.DataFrame(asked, columns=COLUMNS), np.array([truth(*row) for row in asked])
 
 
-@pytest.mark.parametrize("question", list(ASKED))
-def test_each_question_is_tried_on_training_and_answered(question):
-    table, asked, truth = world(question)
-    features = STORE if question == "unseen_perturbation" else None
+@pytest.mark.parametrize("scenario", list(ASKED))
+def test_each_question_is_tried_on_training_and_answered(scenario):
+    table, asked, truth = world(scenario)
+    features = STORE if scenario == "unseen_perturbation" else None
     stack = StackedMean(features, profile="effects", n_folds=3)
     made = stack.fit(table, keys=replace(KEYS, context=CONTEXT)).predict(asked)
-    assert set(made.obs["question"]) == {question}
+    assert set(made.obs["scenario"]) == {scenario}
     assert error(made.X, truth) < 0.15
     assert (made.layers["lower"] < made.layers["upper"]).all()
-    np.testing.assert_allclose(stack.weights_.loc[question].sum(), 1)
-    report = stack.calibration_.loc[question]
+    np.testing.assert_allclose(stack.weights_.loc[scenario].sum(), 1)
+    report = stack.calibration_.loc[scenario]
     assert report["error"] < 0.3
     assert report["n_units"] > 1
     assert report["error"] < 1.2 * report["best_member_error"]
 
 
 def test_all_questions_together_are_answered_as_each_alone():
-    table = anndata.concat([world(question)[0] for question in ASKED], index_unique="-")
+    table = anndata.concat([world(scenario)[0] for scenario in ASKED], index_unique="-")
     asked = pd.DataFrame([row for rows in ASKED.values() for row in rows], columns=COLUMNS)
     kept = [tuple(row) not in set(asked.itertuples(index=False, name=None))
             for row in table.obs[COLUMNS].itertuples(index=False, name=None)]  # fmt: skip
@@ -482,7 +482,7 @@ def test_all_questions_together_are_answered_as_each_alone():
     stack.fit(table[kept].copy(), keys=replace(KEYS, context=CONTEXT))
     asked = asked.sample(frac=1, random_state=0, ignore_index=True)
     made = stack.predict(asked)
-    assert made.obs["question"].nunique() > 4
+    assert made.obs["scenario"].nunique() > 4
     assert made.obs["perturbation"].tolist() == asked["perturbation"].tolist()
     for i in range(len(asked)):
         assert_same(made[i].copy(), stack.predict(asked.iloc[[i]]))
@@ -558,8 +558,8 @@ def test_intervals_are_about_what_each_fold_predicts():
     mean = weight * train.X.mean(axis=0, keepdims=True)
     np.testing.assert_allclose(made.X, mean, rtol=1e-5, atol=1e-6)
     away = weight * (mean / weight - mean) ** 2 + (1 - weight) * mean**2
-    clues = Clues(mean, away, np.zeros_like(mean))
-    lower, upper = spread.interval(clues, np.stack(centres), 0.9)
+    covariates = ErrorCovariates(mean, away, np.zeros_like(mean))
+    lower, upper = spread.interval(covariates, np.stack(centres), 0.9)
     np.testing.assert_allclose(made.layers["lower"], lower, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(made.layers["upper"], upper, rtol=1e-4, atol=1e-5)
 
@@ -585,13 +585,13 @@ def test_what_cannot_be_fitted_again_has_unknown_errors():
 class Oracle:
     """A member that is trained elsewhere, and knows what is measured; or says nothing."""
 
-    def __init__(self, measured, questions=("unseen_combination",)):
-        self.measured, self.questions = measured, questions
+    def __init__(self, measured, scenarios=("unseen_combination",)):
+        self.measured, self.scenarios = measured, scenarios
         self.heard = []
 
-    def left_out(self, question, rows, folds):
-        self.heard.append((question, len(rows), [len(fold.asked) for fold in folds]))
-        if question not in self.questions:
+    def left_out(self, scenario, rows, folds):
+        self.heard.append((scenario, len(rows), [len(fold.asked) for fold in folds]))
+        if scenario not in self.scenarios:
             return None
         return [np.stack([self.of(rows[i]) for i in fold.asked]) for fold in folds]
 
@@ -603,30 +603,30 @@ def test_members_that_are_trained_elsewhere_take_part():
     train, held, _ = additive_table(noise=1.0)
     both = anndata.concat([train, held], index_unique="-")
     oracle = Oracle(dict(zip(both.obs["perturbation"], both.X, strict=True)))
-    stack = StackedMean(profile="effects", n_folds=4, outside={"oracle": oracle}).fit(train)
+    stack = StackedMean(profile="effects", n_folds=4, external={"oracle": oracle}).fit(train)
     requests = parse_requests(PAIRS[1::2], keys=stack.profiles.keys)
     known = np.stack([oracle.of(row) for row in requests])
-    made = stack.answer(requests, outside={"oracle": known})
-    without = stack.answer(requests)
+    made = stack.predict_changes(requests, external={"oracle": known})
+    without = stack.predict_changes(requests)
     # 14 units say that it is always right, and those of the prior that the regression is as good.
     weights = stack.weights_.loc["unseen_combination"]
     assert weights["oracle"] == pytest.approx((14 + N_PRIOR / 2) / (14 + N_PRIOR), abs=0.01)
     assert error(made.mean, held.X) < 0.5 * error(without.mean, held.X)
-    ((question, n_rows, sizes),) = oracle.heard
-    assert (question, n_rows, sum(sizes)) == ("unseen_combination", 22, 14)
-    alone = StackedMean(profile="effects", n_folds=4).fit(train).answer(requests)
+    ((scenario, n_rows, sizes),) = oracle.heard
+    assert (scenario, n_rows, sum(sizes)) == ("unseen_combination", 22, 14)
+    alone = StackedMean(profile="effects", n_folds=4).fit(train).predict_changes(requests)
     np.testing.assert_allclose(without.mean, alone.mean, atol=1e-3)
-    assert np.isnan(stack.answer(requests, interval=None).lower).all()
+    assert np.isnan(stack.predict_changes(requests, interval=None).lower).all()
 
 
 def test_members_from_elsewhere_that_were_not_tried_have_an_equal_part():
     """With all the others together; but what was measured is nobody else's affair."""
     train, _, _ = additive_table()
-    oracle = Oracle({}, questions=())
-    stack = StackedMean(profile="effects", n_folds=4, outside={"oracle": oracle}).fit(train)
+    oracle = Oracle({}, scenarios=())
+    stack = StackedMean(profile="effects", n_folds=4, external={"oracle": oracle}).fit(train)
     requests = parse_requests(["A+C", "A"], keys=stack.profiles.keys)
-    alone = stack.answer(requests).mean
-    made = stack.answer(requests, outside={"oracle": np.full((2, N_GENES), 7.0)}).mean
+    alone = stack.predict_changes(requests).mean
+    made = stack.predict_changes(requests, external={"oracle": np.full((2, N_GENES), 7.0)}).mean
     np.testing.assert_allclose(made[0], (alone[0] + 7) / 2)
     np.testing.assert_array_equal(made[1], alone[1])
     assert "oracle" not in stack.weights_.columns
@@ -664,7 +664,7 @@ def contexts(request):
 
 def test_a_context_of_which_controls_alone_were_seen(contexts):
     stack, _, _, made = contexts
-    assert made.obs["question"].tolist() == ["unseen_context", "unseen_context", "control"]
+    assert made.obs["scenario"].tolist() == ["unseen_context", "unseen_context", "control"]
     factors = np.log([[3, 1, 1, 1, 2, 1], [1, 1, 2, 1, 1, 4]])
     base = np.array(CONTROL["B"])
     truth = factors - np.log((base * np.exp(factors)).sum(axis=1) / base.sum())[:, None]
@@ -682,7 +682,7 @@ def test_the_same_cells_as_reference_are_the_same_context(contexts):
     renamed.var["extra"] = 1
     other = stack.predict(["A", "C", "control"], reference=renamed[:, ::-1].copy())
     assert other.var_names.tolist() == GENES
-    assert other.obs["question"].tolist() == made.obs["question"].tolist()
+    assert other.obs["scenario"].tolist() == made.obs["scenario"].tolist()
     # The other contexts, of which the mean is taken, are now all six, of which this is one.
     np.testing.assert_allclose(other.X, made.X, atol=0.05)
 
@@ -704,14 +704,14 @@ def test_a_reference_of_a_context_seen_asks_nothing_new(contexts):
     stack, seen, _, _ = contexts
     asked = pd.DataFrame({"perturbation": ["A"], "cell_type": "t0"})
     made = stack.predict(asked, reference=controls(seen, "t0"))
-    assert made.obs["question"].tolist() == ["seen"]
+    assert made.obs["scenario"].tolist() == ["seen"]
     assert_same(made, stack.predict(asked), rtol=1e-4, atol=1e-5)
 
 
 def test_an_open_context_is_seen(contexts):
     stack, _, _, _ = contexts
     made = stack.predict(["A", "C"])
-    assert made.obs["question"].tolist() == ["seen", "seen"]
+    assert made.obs["scenario"].tolist() == ["seen", "seen"]
     assert made.obs["cell_type"].isna().all()
 
 
@@ -725,7 +725,7 @@ def test_a_context_without_controls_is_asked_for_in_vain(contexts):
 def test_contexts_without_controls_are_told_of_once():
     screen = screened(4)
     lonely = screen[(screen.obs["cell_type"] != "t3") | (screen.obs["perturbation"] != "control")]
-    stack = StackedMean(questions=["unseen_context"])
+    stack = StackedMean(scenarios=["unseen_context"])
     with pytest.warns(UserWarning, match="no control cell in training") as seen:
         stack.fit(lonely.copy(), keys=ScreenKeys(context=CONTEXT))
     assert len(seen) == 1

@@ -8,7 +8,8 @@ import pytest
 
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.metrics import discrimination
-from scvi_perturb.predictors import ContrastedMean, KernelRidge, NoChange, StackedMean
+from scvi_perturb.predictors import KernelRidge, NoChange, StackedMean
+from tests.predictors._contrasted import ContrastedMean
 from tests.predictors._effects import effects, lfc, pairs
 
 RNG = np.random.default_rng(0)
@@ -55,20 +56,22 @@ def test_intervals_are_of_the_contrasted_prediction():
     inside = (made.layers["lower"] <= TRUTH[100:]) & (made.layers["upper"] >= TRUTH[100:])
     assert inside.mean() == pytest.approx(0.8, abs=0.05)
     tried = stack.weigh("unseen_perturbation").left_out
-    error = ((tried.truth - tried.said["ridge"]) ** 2).sum() / (tried.truth**2).sum()
+    error = ((tried.truth - tried.predicted["ridge"]) ** 2).sum() / (tried.truth**2).sum()
     assert stack.calibration_["error"].item() == pytest.approx(error)
-    assert error > stacked(0.0, questions=["unseen_perturbation"]).calibration_["error"].item()
+    assert error > stacked(0.0, scenarios=["unseen_perturbation"]).calibration_["error"].item()
 
 
 def test_what_is_left_out_is_contrasted_without_it():
-    stack = stacked(2.0, n_folds=2, questions=["unseen_perturbation"])
+    stack = stacked(2.0, n_folds=2, scenarios=["unseen_perturbation"])
     tried = stack.weigh("unseen_perturbation").left_out
     own = tried.fold == 0
     seen = [str(row.condition) for row in np.array(tried.rows, dtype=object)[~own]]
     asked = [str(row.condition) for row in np.array(tried.rows, dtype=object)[own]]
     rows = [(name, TRUTH[NAMES.index(name)]) for name in seen]
     expected = ContrastedMean(ridge(), contrast=2.0).fit(effects(rows))
-    np.testing.assert_allclose(tried.said["ridge"][own], lfc(expected, asked), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        tried.predicted["ridge"][own], lfc(expected, asked), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_other_questions_are_not_touched():
@@ -85,4 +88,4 @@ def test_messages():
     with pytest.raises(ValueError, match="contrast=-1; expected"):
         StackedMean(contrast=-1)
     with pytest.raises(ValueError, match=r"contrast=1.0 has no meaning .* \['generator'\]"):
-        StackedMean(contrast=1.0, outside={"generator": object()})
+        StackedMean(contrast=1.0, external={"generator": object()})

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from scvi_perturb.predictors.stack.answer import agreement_factor
-from scvi_perturb.predictors.stack.intervals import GRID, law_quantiles
+from scvi_perturb.predictors.stack.intervals import GRID, error_quantiles
+from scvi_perturb.predictors.stack.prediction import agreement_factor
 
 N = 20_000
 
@@ -29,7 +29,7 @@ def test_noise_is_taken_out(law, noise):
         ratio = student(3).rvs(N, random_state=random) / np.sqrt(3)
     spread = noise * random.uniform(0.5, 1.5, N)
     error = size * ratio + np.sqrt(spread) * random.standard_normal(N)
-    found = law_quantiles(error, size**2, spread)
+    found = error_quantiles(error, size**2, spread)
     assert (np.diff(found) >= 0).all()
     assert found[0] == 0
     # The shares of the mixture are estimated: with noise thrice the errors, from what is left.
@@ -43,29 +43,29 @@ def test_with_noise_left_in_heavy_tails_are_covered_too_well():
     ratio = student(2.5).rvs(N, random_state=random) / np.sqrt(5)
     error = ratio + 1.5 * random.standard_normal(N)
     naive = np.quantile(np.abs(error) / np.sqrt(1 + 1.5**2), GRID)
-    found = law_quantiles(error, np.ones(N), np.full(N, 1.5**2))
+    found = error_quantiles(error, np.ones(N), np.full(N, 1.5**2))
     assert covered(naive, ratio, 0.5) > 0.56
     assert covered(found, ratio, 0.5) == pytest.approx(0.5, abs=0.04)
 
 
 def test_without_noise_quantiles_are_those_measured():
     error = np.random.default_rng(0).standard_normal((50, 4))
-    found = law_quantiles(error, np.full((50, 4), 4.0), np.zeros((50, 4)))
+    found = error_quantiles(error, np.full((50, 4), 4.0), np.zeros((50, 4)))
     np.testing.assert_allclose(found, np.quantile(np.abs(error) / 2, GRID))
 
 
 def test_pure_noise_leaves_little():
     random = np.random.default_rng(0)
-    found = law_quantiles(random.standard_normal(N), np.full(N, 0.01), np.ones(N))
+    found = error_quantiles(random.standard_normal(N), np.full(N, 0.01), np.ones(N))
     # In units of a standard deviation of 0.1: the noise alone would be ten times wider.
     assert np.interp(0.9, GRID, found) < 0.35 * norm.ppf(0.95) / 0.1
 
 
 def test_genes_without_variance_say_nothing():
     error, variance = np.array([[1.0, 5.0]]), np.array([[1.0, 0.0]])
-    found = law_quantiles(error, variance, np.zeros((1, 2)))
+    found = error_quantiles(error, variance, np.zeros((1, 2)))
     np.testing.assert_allclose(found, 1.0)
-    assert not law_quantiles(error, np.zeros((1, 2)), np.zeros((1, 2))).any()
+    assert not error_quantiles(error, np.zeros((1, 2)), np.zeros((1, 2))).any()
 
 
 @pytest.mark.parametrize("scale", [0.2, np.geomspace(0.2, 1, 5000)])

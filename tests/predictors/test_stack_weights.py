@@ -114,9 +114,9 @@ def test_many_units_give_the_weights_of_least_squares(mixture):
 @pytest.mark.parametrize("n_units", [1, 5, 40, 1000])
 def test_the_prior_counts_as_so_many_units(n_units):
     """Of members that have nothing in common, and units that are all alike."""
-    said, prior = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.1, 0.8])
-    between, across = np.tile(np.eye(3), (n_units, 1, 1)), np.tile(said, (n_units, 1))
-    expected = (n_units * said + N_PRIOR * prior) / (n_units + N_PRIOR)
+    predicted, prior = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.1, 0.8])
+    between, across = np.tile(np.eye(3), (n_units, 1, 1)), np.tile(predicted, (n_units, 1))
+    expected = (n_units * predicted + N_PRIOR * prior) / (n_units + N_PRIOR)
     np.testing.assert_allclose(stack_weights(between, across, prior), expected, atol=1e-4)
 
 

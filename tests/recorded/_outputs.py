@@ -291,7 +291,7 @@ def metrics() -> Outputs:
 # Predictors ---------------------------------------------------------------------------------
 
 #: Screens on which predictors are fitted: data, kind of split, and what is asked for.
-QUESTIONS: Mapping[str, tuple[Callable[[], AnnData], str | None, dict[str, list[Any]]]] = {
+SCENARIOS: Mapping[str, tuple[Callable[[], AnnData], str | None, dict[str, list[Any]]]] = {
     "unseen combination": (
         make_screen,
         "unseen_combination",
@@ -318,7 +318,7 @@ QUESTIONS: Mapping[str, tuple[Callable[[], AnnData], str | None, dict[str, list[
     ),
     "effects": (table_of_effects, None, {"perturbation": [PAIR, NEW_PAIR]}),
 }
-#: Other arguments of the constructor, and the question on which they are tried.
+#: Other arguments of the constructor, and the scenario on which they are tried.
 VARIANTS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "context_mean": (
         ("unseen context", {"over": "perturbations"}),
@@ -327,7 +327,7 @@ VARIANTS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "dose_line": (("dose", {"form": "hill"}),),
     "condition_gp": (
         ("unseen combination", {"n_components": 3}),
-        ("unseen perturbation", {"leave": "perturbation"}),
+        ("unseen perturbation", {"leave_out": "perturbation"}),
     ),
     "stacked_mean": (("unseen perturbation", {"contrast": 2.0}),),
     "negative_binomial_mean": (("unseen combination", {"dispersion_from": "all"}),),
@@ -335,12 +335,12 @@ VARIANTS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 
 
 def predictor(name: str) -> Outputs:
-    """Return what a predictor answers to each question, and its variants."""
+    """Return what a predictor answers to each scenario, and its variants."""
     made: Outputs = {}
-    for question in QUESTIONS:
-        made |= _asked(name, question, {})
-    for i, (question, options) in enumerate(VARIANTS.get(name, ())):
-        found = _asked(name, question, options)
+    for scenario in SCENARIOS:
+        made |= _asked(name, scenario, {})
+    for i, (scenario, options) in enumerate(VARIANTS.get(name, ())):
+        found = _asked(name, scenario, options)
         made |= {f"variant {i}, {key}": value for key, value in found.items()}
     if "profile" in inspect.signature(PREDICTORS[name]).parameters:
         found = _asked(name, "unseen combination", {"profile": "cell_mean"})
@@ -348,22 +348,22 @@ def predictor(name: str) -> Outputs:
     return made
 
 
-def _asked(name: str, question: str, options: dict[str, Any]) -> Outputs:
+def _asked(name: str, scenario: str, options: dict[str, Any]) -> Outputs:
     takes = inspect.signature(PREDICTORS[name]).parameters
     if "features" in takes:
         options = {"features": features_of(make_screen()), **options}
     if "n_folds" in takes:
         options = {"n_folds": 3, **options}
-    if question == "effects":
+    if scenario == "effects":
         if "profile" not in takes:
             return {}
         options = {"profile": "effects", **options}
-    fitted = attempt(lambda: _fitted(PREDICTORS[name](**options), question))
-    return {f"{question}.fit": fitted} if isinstance(fitted, str) else _answers(fitted, question)
+    fitted = attempt(lambda: _fitted(PREDICTORS[name](**options), scenario))
+    return {f"{scenario}.fit": fitted} if isinstance(fitted, str) else _answers(fitted, scenario)
 
 
-def _fitted(made: Any, question: str) -> Any:
-    load, kind, _ = QUESTIONS[question]
+def _fitted(made: Any, scenario: str) -> Any:
+    load, kind, _ = SCENARIOS[scenario]
     adata = load()
     if kind is None:
         return made.fit(adata)
@@ -371,18 +371,18 @@ def _fitted(made: Any, question: str) -> Any:
     return made.fit(adata, parts, keys=keys_of(adata))
 
 
-def _answers(fitted: Any, question: str) -> Outputs:
-    load, kind, columns = QUESTIONS[question]
+def _answers(fitted: Any, scenario: str) -> Outputs:
+    load, kind, columns = SCENARIOS[scenario]
     asked = pd.DataFrame(columns)
-    made = {f"{question}.predict": _each(fitted.predict, asked)}
+    made = {f"{scenario}.predict": _each(fitted.predict, asked)}
     if kind == "unseen_combination":
         reference = controls(load())
         made["reference.predict"] = _each(partial(fitted.predict, reference=reference), asked)
     if hasattr(fitted, "sample"):
-        made[f"{question}.sample"] = _each(partial(fitted.sample, n_samples=30, seed=1), asked)
+        made[f"{scenario}.sample"] = _each(partial(fitted.sample, n_samples=30, seed=1), asked)
     for table in ("weights_", "calibration_", "hyperparameters_"):
         if hasattr(fitted, table):
-            made[f"{question}.{table}"] = getattr(fitted, table)
+            made[f"{scenario}.{table}"] = getattr(fitted, table)
     return made
 
 
@@ -400,7 +400,6 @@ def other_predictors() -> Outputs:
     members = {"additive": p.Additive(), "matching_mean": p.MatchingMean()}
     made = {
         "first known": p.FirstKnown(p.Additive(), p.ContextMean("perturbations")),
-        "contrasted": p.ContrastedMean(p.Additive(), contrast=1.0),
         "stack of two": p.StackedMean(members=members, n_folds=3),
         "shifted": p.ShiftedControl(p.Additive(profile="cell_mean")),
         "negative binomial": p.NegativeBinomialMean(p.Additive()),
@@ -409,7 +408,7 @@ def other_predictors() -> Outputs:
     for name, one in made.items():
         found = _answers(_fitted(one, "unseen combination"), "unseen combination")
         outputs |= {f"{name}.{key}": value for key, value in found.items()}
-    given = p.GivenMeans(given_table(make_screen())).fit(
+    given = p.ExternalMeans(given_table(make_screen())).fit(
         make_screen(), keys=ScreenKeys(context=CONTEXT)
     )
     outputs |= {f"given.{key}": value for key, value in _answers(given, "unseen context").items()}

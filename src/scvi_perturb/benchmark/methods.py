@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.benchmark.task import Task
     from scvi_perturb.data.keys import ScreenKeys
-    from scvi_perturb.data.split.kinds import SplitKind
+    from scvi_perturb.data.split.kinds import Scenario
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.model.base.model import PerturbationModel
@@ -58,7 +58,7 @@ class Setting:
         Seed of the trial.
     """
 
-    kind: SplitKind
+    kind: Scenario
     values: Literal["counts", "effects"]
     features: PerturbationFeatures | None
     seed: int
@@ -97,7 +97,7 @@ class Method:
     title: str = ""
     role: Role = "model"
     values: tuple[Literal["counts", "effects"], ...] = ("counts",)
-    kinds: tuple[SplitKind, ...] | None = None
+    kinds: tuple[Scenario, ...] | None = None
     needs_features: bool = False
 
     def __post_init__(self) -> None:

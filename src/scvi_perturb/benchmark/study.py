@@ -36,7 +36,7 @@ from scvi_perturb.benchmark.task import Task, matrix_of
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.keys import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.reader import check_raw_counts, read_screen
-from scvi_perturb.data.split.kinds import SplitKind
+from scvi_perturb.data.split.kinds import Scenario
 from scvi_perturb.data.split.record import SplitOptions
 from scvi_perturb.features.genes import gene_set_membership
 from scvi_perturb.features.molecules import molecular_fingerprints
@@ -357,7 +357,7 @@ class TaskTable(StudyTable):
     title: _Text = ""
     note: _Text = ""
     file: _File
-    split: SplitKind
+    split: Scenario
     values: Literal["counts", "effects"] = "counts"
     layer: _Text | None = None
     n_folds: _Count = 5

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.data.split.kinds import SplitKind
+    from scvi_perturb.data.split.kinds import Scenario
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
 
@@ -64,7 +64,7 @@ class Task:
 
     name: str
     load: Callable[[], AnnData]
-    kind: SplitKind
+    kind: Scenario
     title: str = ""
     note: str = ""
     keys: ScreenKeys = field(default_factory=ScreenKeys)

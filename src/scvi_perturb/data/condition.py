@@ -15,8 +15,6 @@ from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Component", "Condition"]
-
 
 @dataclass(frozen=True, slots=True)
 class Component:

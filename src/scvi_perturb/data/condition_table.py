@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ConditionArrays", "ConditionTable", "encode_obs"]
-
 
 class ConditionArrays(NamedTuple):
     """Conditions as arrays, one row each, padded to `m` components.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb._core import Batch
 
-__all__ = ["BatchSampler", "ScreenDataModule"]
-
 
 class BatchSource(Protocol):
     """Anything that returns a batch for an array of indices."""

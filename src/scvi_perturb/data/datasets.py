@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["DATASETS", "list_datasets", "load_dataset"]
-
 logger = logging.getLogger(__name__)
 
 

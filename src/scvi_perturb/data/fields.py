@@ -25,26 +25,6 @@ if TYPE_CHECKING:
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.keys import ScreenKeys
 
-__all__ = [
-    "Annotation",
-    "CountsField",
-    "LabelField",
-    "LibraryField",
-    "MetadataField",
-    "MuDataCountsField",
-    "MuDataLabelField",
-    "MuDataLibraryField",
-    "MuDataPerturbationField",
-    "NoPerturbationField",
-    "PerturbationField",
-    "ValuesField",
-    "data_hash",
-    "encode_labels",
-    "encode_metadata",
-    "is_numeric",
-    "read_annotation",
-]
-
 logger = logging.getLogger(__name__)
 
 State = dict[str, Any]

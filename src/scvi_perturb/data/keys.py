@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = [
-    "ScreenKeys",
-    "as_columns",
-    "as_labels",
-    "default_keys",
-    "distinct_rows",
-    "harmonised_keys",
-    "row_codes",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class ScreenKeys:

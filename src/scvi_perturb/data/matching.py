@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEVELS", "ControlGroups", "group_controls", "match_controls"]
-
-
 #: What a group's controls share with its cells; a level is a position in this tuple.
 LEVELS: Final = ("context and batch", "context", "nothing")
 

@@ -30,17 +30,6 @@ if TYPE_CHECKING:
 
     from scvi_perturb._core import Batch
 
-__all__ = [
-    "ScreenReader",
-    "align_genes",
-    "check_raw_counts",
-    "holds_counts",
-    "read_rows",
-    "read_screen",
-    "row_sums",
-]
-
-
 #: An array, a SciPy sparse matrix, or a backed dataset: no common type is there to name.
 Matrix: TypeAlias = Any
 

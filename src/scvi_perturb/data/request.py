@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -23,9 +23,19 @@ if TYPE_CHECKING:
     from scvi_perturb.data.keys import ScreenKeys
     from scvi_perturb.data.screen import Screen
 
-__all__ = ["Request", "parse_conditions", "parse_request", "request_table"]
-
 Value = TypeVar("Value", float, str)
+
+
+#: A label for each context column; None, or an empty label, where none was given.
+Context: TypeAlias = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One condition in one context."""
+
+    condition: Condition
+    context: Context = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["SIGNATURES", "MetadataColumn", "Screen", "screen_keys"]
-
 #: Name of the method that registers real values in place of counts.
 SIGNATURES: Final = "setup_signatures"
 

@@ -21,14 +21,14 @@ from scvi_perturb.predictors.baselines import (
     NoChange,
 )
 from scvi_perturb.predictors.cells import NearestCells, NegativeBinomialMean, ShiftedControl
-from scvi_perturb.predictors.external import FirstKnown, GivenMeans
+from scvi_perturb.predictors.external import ExternalMeans, FirstKnown
 from scvi_perturb.predictors.forest import FeatureForest
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.latent_additive import LatentAdditive
 from scvi_perturb.predictors.request import CellPredictor, Predictor
 from scvi_perturb.predictors.ridge import BlendedKernelRidge, KernelRidge, PCARidge
 from scvi_perturb.predictors.signatures import SampledSignatures
-from scvi_perturb.predictors.stack.stacked_mean import ContrastedMean, StackedMean
+from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 from scvi_perturb.registry import Registry, registry
 
 __all__ = [
@@ -38,11 +38,10 @@ __all__ = [
     "CellPredictor",
     "ConditionGP",
     "ContextMean",
-    "ContrastedMean",
     "DoseLine",
+    "ExternalMeans",
     "FeatureForest",
     "FirstKnown",
-    "GivenMeans",
     "KernelRidge",
     "LatentAdditive",
     "MatchingMean",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,7 @@ from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.predictors.profiles import PROFILES, Profile, TrainingProfiles
 from scvi_perturb.predictors.request import (
-    Reference,
-    Request,
+    ControlCells,
     context_labels,
     read_counts,
     read_request,
@@ -32,20 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.data.split.record import Split
-    from scvi_perturb.predictors.request import Conditions, Context
+    from scvi_perturb.predictors.request import Conditions
 
-__all__ = [
-    "EFFECT_UNITS",
-    "UNITS",
-    "CellSource",
-    "FromControls",
-    "MeanPredictor",
-    "Population",
-    "control_cells",
-    "no_effects",
-]
 
+T = TypeVar("T")
 
 #: Units of what predictors return.
 UNITS: Final = "log1p(counts per 10,000)"
@@ -53,7 +44,26 @@ UNITS: Final = "log1p(counts per 10,000)"
 EFFECT_UNITS: Final = "effects as given"
 
 
-class MeanPredictor(ABC):
+def learned(value: T | None, predictor: object) -> T:
+    """Return what `fit` learned.
+
+    Raises
+    ------
+    NotTrainedError
+        Before `fit`.
+    """
+    if value is None:
+        msg = f"{type(predictor).__name__} has not seen data; call `fit(adata, split)` first."
+        raise NotTrainedError(msg)
+    return value
+
+
+def provenance(model: str, units: str) -> dict[str, object]:
+    """Return what every result says about its origin."""
+    return {"model": model, "version": __version__, "units": units}
+
+
+class MeanPredictor:
     """A predictor of the mean: the control of the context, plus a change that a subclass knows.
 
     Parameters
@@ -88,10 +98,7 @@ class MeanPredictor(ABC):
         NotTrainedError
             Before `fit`.
         """
-        if self._profiles is None:
-            msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
-            raise NotTrainedError(msg)
-        return self._profiles
+        return learned(self._profiles, self)
 
     def fit(
         self,
@@ -165,22 +172,25 @@ class MeanPredictor(ABC):
             If the request or the reference does not fit what was learned.
         """
         requests, given = read_request(conditions, reference, self.profiles)
-        return self._answer(requests, given, self.changes(requests, given))
+        return self._to_anndata(requests, given, self.changes(requests, given))
 
     def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+        self, requests: Sequence[RequestRow], given: ControlCells | None = None
     ) -> NDArray[np.float64]:
         """Return the predicted change from control of each request, `(n_requests, n_genes)`.
 
         `given` are control cells of the user's, where there are.
         """
-        del given
-        return np.stack([self._change(request) for request in requests])
+        made = np.zeros((len(requests), len(self.profiles.var_names)))
+        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
+        if treated:
+            made[treated] = self._changes([requests[i] for i in treated], given)
+        return made
 
-    def _answer(
+    def _to_anndata(
         self,
-        requests: Sequence[Request],
-        given: Reference | None,
+        requests: Sequence[RequestRow],
+        given: ControlCells | None,
         changes: NDArray[np.float64],
     ) -> AnnData:
         """Add changes `(n_requests, n_genes)` to the controls that requests start from."""
@@ -192,43 +202,41 @@ class MeanPredictor(ABC):
             var=pd.DataFrame(index=profiles.var_names),
             layers={"lfc": changes.astype(np.float32)},
         )
-        made.uns[UNS_KEY] = {
-            "model": self.name,
-            "version": __version__,
-            "units": EFFECT_UNITS if self.profile == "effects" else UNITS,
-            "profile": self.profile,
-        }
+        units = EFFECT_UNITS if self.profile == "effects" else UNITS
+        made.uns[UNS_KEY] = provenance(self.name, units) | {"profile": self.profile}
         return made
 
     def controls(
-        self, requests: Sequence[Request], given: Reference | None = None
+        self, requests: Sequence[RequestRow], given: ControlCells | None = None
     ) -> NDArray[np.float64]:
         """Return the control profile that each request starts from, `(n_requests, n_genes)`."""
         contexts = dict.fromkeys(request.context for request in requests)
         known = {context: self._control(context, given) for context in contexts}
         return np.stack([known[request.context] for request in requests])
 
-    def _control(self, context: Context, given: Reference | None) -> NDArray[np.float64]:
+    def _control(self, context: Context, given: ControlCells | None) -> NDArray[np.float64]:
         if given is None:
             return self.profiles.control_profile(context)
         return given.control(context, self.profiles)[2]
-
-    def _change(self, request: Request) -> NDArray[np.float64]:
-        if request.condition.is_control:
-            return np.zeros(len(self.profiles.var_names))
-        return self._delta(request)
 
     def _learn(self) -> None:
         """Learn from `profiles`, as the last step of `fit`; subclasses add to it."""
         self.deltas = self.profiles.deltas
 
-    @abstractmethod
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        """Return the predicted change from control of what is no control, `(n_genes,)`."""
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
+    ) -> NDArray[np.float64]:
+        """Return the changes of requests of which none is a control, `(n_requests, n_genes)`."""
+        del given
+        return np.stack([self._change(request) for request in requests])
+
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
+        """Return the change of one request; a subclass writes this or `_changes`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class Population:
+class SourceCells:
     """The cells that one row of an answer starts from.
 
     Parameters
@@ -292,7 +300,7 @@ class CellSource(ABC):
             msg = f"n_samples={n_samples}; ask for at least 1 cell, or None for one each."
             raise ValueError(msg)
         rng = np.random.default_rng(seed)
-        answer, populations = self._populations(conditions, reference)
+        answer, populations = self._sources(conditions, reference)
         parts, rows = [], []
         for i, population in enumerate(populations):
             drawn = _drawn(len(population.names), n_samples or population.n_controls, rng)
@@ -317,17 +325,17 @@ class CellSource(ABC):
 
     def _provenance(self) -> dict[str, object]:
         model, units, profile = self._about
-        return {"model": model, "version": __version__, "units": units, "profile": profile}
+        return provenance(model, units) | {"profile": profile}
 
     @abstractmethod
-    def _populations(
+    def _sources(
         self, conditions: Conditions, reference: AnnData | None
-    ) -> tuple[AnnData, Iterable[Population]]:
+    ) -> tuple[AnnData, Iterable[SourceCells]]:
         """Return the answer of `predict` and the population of each of its rows."""
 
     @abstractmethod
     def _cells(
-        self, population: Population, drawn: NDArray[np.intp], rng: np.random.Generator
+        self, population: SourceCells, drawn: NDArray[np.intp], rng: np.random.Generator
     ) -> Any:  # noqa: ANN401
         """Return the cells made from those at `drawn`, `(n_drawn, n_genes)`, an array or CSR."""
 
@@ -355,7 +363,7 @@ class FromControls(CellSource):
     def __init__(self, mean: MeanPredictor) -> None:
         no_effects(mean.profile, type(self).__name__)
         self.mean = mean
-        self._controls: Reference | None = None
+        self._controls: ControlCells | None = None
 
     def fit(
         self,
@@ -366,27 +374,24 @@ class FromControls(CellSource):
     ) -> Self:
         """Fit the mean and keep the training control cells; as `MeanPredictor.fit`."""
         self.mean.fit(adata, split, keys=keys)
-        self._controls = control_cells(adata, split, self.mean.profiles)
+        self._controls = training_controls(adata, split, self.mean.profiles)
         return self
 
-    def _held(self) -> Reference:
-        if self._controls is None:
-            msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
-            raise NotTrainedError(msg)
-        return self._controls
+    def _held(self) -> ControlCells:
+        return learned(self._controls, self)
 
-    def _populations(
+    def _sources(
         self, conditions: Conditions, reference: AnnData | None
-    ) -> tuple[AnnData, Iterator[Population]]:
+    ) -> tuple[AnnData, Iterator[SourceCells]]:
         held = self._held()
         answer = self.mean.predict(conditions, reference=reference)
         profiles = self.mean.profiles
         if reference is not None:
-            held = Reference.read(reference, profiles)
+            held = ControlCells.read(reference, profiles)
         asked = context_labels(answer.obs, profiles.keys.context)
         rows = [held.rows(context) for context in asked]
         return answer, (
-            Population(
+            SourceCells(
                 held.counts[row],
                 held.names[row],
                 n_controls=len(row),
@@ -397,13 +402,15 @@ class FromControls(CellSource):
         )
 
 
-def control_cells(adata: AnnData, split: Split | None, profiles: TrainingProfiles) -> Reference:
+def training_controls(
+    adata: AnnData, split: Split | None, profiles: TrainingProfiles
+) -> ControlCells:
     """Return the control cells that may be seen, in memory."""
     seen = seen_cells(adata, split)
     codes, _ = encode_obs(adata.obs.iloc[seen], profiles.keys)
     controls = seen[codes == 0]
     obs = adata.obs.iloc[controls]
-    return Reference(
+    return ControlCells(
         read_counts(adata, profiles.keys.layer, controls),
         context_labels(obs, profiles.keys.context),
         obs.index,

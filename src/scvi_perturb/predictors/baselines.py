@@ -24,14 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component
+    from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Context, Request
 
     Curve: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
     Key: TypeAlias = tuple[str, str, float | None]
-
-__all__ = ["Additive", "ContextMean", "DoseLine", "MatchingMean", "NearestPerturbation", "NoChange"]
 
 
 class NoChange(MeanPredictor):
@@ -47,7 +45,7 @@ class NoChange(MeanPredictor):
 
     name: ClassVar[str] = "no_change"
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         return np.zeros(len(self.profiles.var_names))
 
 
@@ -83,14 +81,14 @@ class ContextMean(MeanPredictor):
         check_choice("over", over, ("contexts", "perturbations", "all"))
         self.over = over
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         if self.over == "contexts":
             return self._over_contexts(request)
         if self.over == "all":
             return np.mean([d for seen in self.deltas.values() for d in seen.values()], axis=0)
         return mean_of_context(self.deltas, request.context)
 
-    def _over_contexts(self, request: Request) -> NDArray[np.float64]:
+    def _over_contexts(self, request: RequestRow) -> NDArray[np.float64]:
         seen = self.deltas.get(request.condition, {})
         label = str(request.condition)
         if not seen:
@@ -128,7 +126,7 @@ class MatchingMean(MeanPredictor):
 
     name: ClassVar[str] = "matching_mean"
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         parts = []
         for component in request.condition.components:
             seen = measured_alone(self.deltas, component, request.condition.time)
@@ -159,7 +157,7 @@ class Additive(MeanPredictor):
 
     name: ClassVar[str] = "additive"
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         total = np.zeros(len(self.profiles.var_names))
         for component in request.condition.components:
             seen = measured_alone(self.deltas, component, request.condition.time)
@@ -236,7 +234,7 @@ class DoseLine(MeanPredictor):
                 if used:
                     self.half_doses[key] = _half_dose(used)
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         total = np.zeros(len(self.profiles.var_names))
         for part in request.condition.components:
             key = (part.name, part.kind, request.condition.time)
@@ -331,7 +329,7 @@ class NearestPerturbation(MeanPredictor):
             features, [name for name in self._singles if name in features]
         )
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         total = np.zeros(len(self.profiles.var_names))
         for component in request.condition.components:
             seen = measured_alone(self.deltas, component, request.condition.time)

@@ -12,19 +12,24 @@ from scipy import sparse
 from scvi_perturb._core import (
     TARGET_SUM,
     UNS_KEY,
-    NotTrainedError,
     UnknownPerturbationError,
     check_choice,
     log_normalize_cells,
 )
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.keys import default_keys
-from scvi_perturb.predictors.base import UNITS, CellSource, FromControls, MeanPredictor, Population
+from scvi_perturb.predictors.base import (
+    UNITS,
+    CellSource,
+    FromControls,
+    MeanPredictor,
+    SourceCells,
+    learned,
+)
 from scvi_perturb.predictors.baselines import ContextMean
 from scvi_perturb.predictors.profiles import TrainingProfiles, agrees, proportions
 from scvi_perturb.predictors.request import (
-    Reference,
-    Request,
+    ControlCells,
     context_labels,
     read_counts,
     read_request,
@@ -40,20 +45,11 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.condition import Component, Condition
     from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Conditions, Context
-
-__all__ = [
-    "COUNT_UNITS",
-    "NearestCells",
-    "NearestCondition",
-    "NegativeBinomialMean",
-    "ShiftedControl",
-    "moment_dispersion",
-    "nearest_contexts",
-]
+    from scvi_perturb.predictors.request import Conditions
 
 
 #: Values that are held densely at a time.
@@ -121,7 +117,7 @@ class ShiftedControl(FromControls):
         Clipping moves it away from the control's mean plus the change. Parameters, result and
         errors are those of `MeanPredictor.predict`.
         """
-        answer, populations = self._populations(conditions, reference)
+        answer, populations = self._sources(conditions, reference)
         for i, population in enumerate(populations):
             control = log_normalize_cells(population.counts)
             base = np.asarray(control.mean(axis=0)).ravel()
@@ -136,7 +132,7 @@ class ShiftedControl(FromControls):
 
     def _cells(
         self,
-        population: Population,
+        population: SourceCells,
         drawn: NDArray[np.intp],
         rng: np.random.Generator,
     ) -> NDArray[np.float32]:
@@ -344,7 +340,7 @@ class NegativeBinomialMean(FromControls):
 
         Parameters, result and errors are those of `MeanPredictor.predict`.
         """
-        answer, populations = self._populations(conditions, reference)
+        answer, populations = self._sources(conditions, reference)
         for i, population in enumerate(populations):
             base = population.mean - population.change
             answer.X[i] = np.log1p(TARGET_SUM * proportions(population.mean))
@@ -357,7 +353,7 @@ class NegativeBinomialMean(FromControls):
         return f"{self.name}({self.mean.name})", COUNT_UNITS, self.mean.profile
 
     def _cells(
-        self, population: Population, drawn: NDArray[np.intp], rng: np.random.Generator
+        self, population: SourceCells, drawn: NDArray[np.intp], rng: np.random.Generator
     ) -> sparse.csr_matrix:
         library = np.asarray(population.counts.sum(axis=1), np.float64).ravel()[drawn]
         share = proportions(population.mean)
@@ -454,7 +450,7 @@ class NearestCells(CellSource):
         of these cells, and `layers["lfc"]` its difference from the control profile of the context
         asked for.
         """
-        answer, populations = self._populations(conditions, reference)
+        answer, populations = self._sources(conditions, reference)
         mean = np.stack([population.mean for population in populations])
         change = np.stack([population.change for population in populations])
         made = AnnData(X=mean, obs=answer.obs, var=answer.var, layers={"lfc": change})
@@ -465,13 +461,10 @@ class NearestCells(CellSource):
     def _about(self) -> tuple[str, str, Profile]:
         return self.name, COUNT_UNITS, "pseudobulk"
 
-    def _populations(
+    def _sources(
         self, conditions: Conditions, reference: AnnData | None
-    ) -> tuple[AnnData, list[Population]]:
-        profiles = self._profiles
-        if profiles is None:
-            msg = f"{type(self).__name__} has not seen data; call `fit(adata, split)` first."
-            raise NotTrainedError(msg)
+    ) -> tuple[AnnData, list[SourceCells]]:
+        profiles = learned(self._profiles, self)
         requests, given = read_request(conditions, reference, profiles)
         frame = request_frame(requests, profiles.keys)
         var = pd.DataFrame(index=profiles.var_names)
@@ -479,8 +472,8 @@ class NearestCells(CellSource):
         return AnnData(obs=frame, var=var), populations
 
     def _population(
-        self, request: Request, given: Reference | None, profiles: TrainingProfiles
-    ) -> Population:
+        self, request: RequestRow, given: ControlCells | None, profiles: TrainingProfiles
+    ) -> SourceCells:
         if given is None:
             control = profiles.control_profile(request.context)
             groups = profiles.controls(request.context)
@@ -494,7 +487,7 @@ class NearestCells(CellSource):
             rows = self._rows(request, control, profiles)
             counts, names = self._counts[rows], self._names[rows]
         mean = profiles.profile_of(counts)
-        return Population(
+        return SourceCells(
             counts,
             names,
             n_controls=n_controls,
@@ -503,7 +496,7 @@ class NearestCells(CellSource):
         )
 
     def _rows(
-        self, request: Request, control: NDArray[np.float64], profiles: TrainingProfiles
+        self, request: RequestRow, control: NDArray[np.float64], profiles: TrainingProfiles
     ) -> NDArray[np.int64]:
         """Return the places of the training cells that stand in, in the order of the file."""
         condition = request.condition
@@ -513,7 +506,7 @@ class NearestCells(CellSource):
 
     def _cells(
         self,
-        population: Population,
+        population: SourceCells,
         drawn: NDArray[np.intp],
         rng: np.random.Generator,
     ) -> Any:  # noqa: ANN401

@@ -9,8 +9,9 @@ from scipy import sparse
 
 from scvi_perturb._core import TARGET_SUM, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.reader import align_genes
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor
-from scvi_perturb.predictors.request import Request, context_labels, request_frame
+from scvi_perturb.predictors.request import context_labels, request_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,15 +20,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scvi_perturb.data.request import Context
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Context, Predictor, Reference
+    from scvi_perturb.predictors.request import ControlCells, Predictor
 
     Floats = NDArray[np.float64]
 
-__all__ = ["FirstKnown", "GivenMeans", "OutsidePredictor"]
 
-
-class GivenMeans(MeanPredictor):
+class ExternalMeans(MeanPredictor):
     """Repeat predictions that come from elsewhere, e.g. exported from a service.
 
     Whether they were made without what they predict is not known, so nothing is known of their
@@ -70,15 +70,15 @@ class GivenMeans(MeanPredictor):
                 f"{sorted(map(str, obs.columns))}. Name what each row is of as the screen does."
             )
             raise SchemaError(msg)
-        said = obs[list(keys.columns.values())].to_dict("records")
+        described = obs[list(keys.columns.values())].to_dict("records")
         roles = {column: role for role, column in keys.columns.items()}
-        conditions = [keys.parse(**{roles[c]: v for c, v in row.items()}) for row in said]
+        conditions = [keys.parse(**{roles[c]: v for c, v in row.items()}) for row in described]
         contexts = context_labels(obs, self.profiles.keys.context)
-        rows = [Request(what, own) for what, own in zip(conditions, contexts, strict=True)]
+        rows = [RequestRow(what, own) for what, own in zip(conditions, contexts, strict=True)]
         self._rows = [row for row in rows if not row.condition.is_control]
         self._given = self._changes_of(table, rows)
 
-    def _changes_of(self, table: AnnData, rows: list[Request]) -> Floats:
+    def _changes_of(self, table: AnnData, rows: list[RequestRow]) -> Floats:
         treated = np.array([not row.condition.is_control for row in rows])
         if "lfc" in table.layers:
             return _finite(_dense(table.layers["lfc"]))[treated]
@@ -102,7 +102,7 @@ class GivenMeans(MeanPredictor):
             changes.append(values[i] - values[own].mean(axis=0))
         return np.stack(changes) if changes else np.zeros((0, values.shape[1]))
 
-    def _delta(self, request: Request) -> Floats:
+    def _change(self, request: RequestRow) -> Floats:
         of_condition = [i for i, row in enumerate(self._rows) if row.condition == request.condition]
         if not of_condition:
             known = sorted({str(row.condition) for row in self._rows})
@@ -167,17 +167,17 @@ class FirstKnown(MeanPredictor):
         for predictor in self.predictors:
             predictor.fit_profiles(self.profiles)
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         *better, last = self.predictors
         for predictor in better:
             try:
-                return predictor._delta(request)
+                return predictor._changes([request], None)[0]
             except (UnknownPerturbationError, SchemaError):
                 continue
-        return last._delta(request)
+        return last._changes([request], None)[0]
 
 
-class OutsidePredictor(MeanPredictor):
+class ExternalPredictor(MeanPredictor):
     """Ask a predictor that was fitted elsewhere for `layers["lfc"]` of its `predict`.
 
     It is not fitted again, so nothing is known of its errors. User's reference cells do not reach
@@ -189,23 +189,19 @@ class OutsidePredictor(MeanPredictor):
         Fitted to the same screen; changes of pseudobulk profiles.
     """
 
-    name: ClassVar[str] = "outside"
+    name: ClassVar[str] = "external"
     can_refit: ClassVar[bool] = False
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(profile="pseudobulk")
         self.predictor = predictor
 
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request; as `MeanPredictor.changes`."""
         del given
         frame = request_frame(requests, self.profiles.keys)
         open_ones = [key for key in self.profiles.keys.context if frame[key].isna().all()]
         found = self.predictor.predict(frame.drop(columns=open_ones).reset_index(drop=True))
         found = align_genes(found, tuple(self.profiles.var_names))
         return np.asarray(found.layers["lfc"], np.float64)
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]

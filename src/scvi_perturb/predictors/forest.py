@@ -8,7 +8,7 @@ import numpy as np
 
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.ridge import Responses
-from scvi_perturb.similarity.kernels import covered, names_in, needed, require_features
+from scvi_perturb.similarity.kernels import names_in, needed, require_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Reference, Request
-
-__all__ = ["FeatureForest", "measured_modalities"]
+    from scvi_perturb.predictors.request import ControlCells
 
 
 #: Share of the features that are tried at each split: many of them say the same.
@@ -103,9 +102,7 @@ class FeatureForest(MeanPredictor):
         super()._learn()
         features = require_features(self.features, type(self).__name__)
         self._modalities = measured_modalities(features) or features.modalities
-        rows = Responses.gather(
-            self.deltas, lambda condition: covered(condition, features), who=type(self).__name__
-        )
+        rows = Responses.with_features(self.deltas, features, who=type(self).__name__)
         self._centres = {}
         for modality, (values, mask) in features.table(names_in(rows.conditions)).items():
             self._centres[modality] = values[mask].mean(axis=0) if mask.any() else values[0]
@@ -136,25 +133,18 @@ class FeatureForest(MeanPredictor):
         made = [[of_name[part.name] for part in one.components] for one in conditions]
         return np.stack([np.mean(own, axis=0, dtype=np.float64) for own in made])
 
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
         del given
-        made = np.zeros((len(requests), len(self.profiles.var_names)))
-        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
-        if treated:
-            features = require_features(self.features, type(self).__name__)
-            asked = [requests[i].condition for i in treated]
-            needed(asked, features)
-            made[treated] = self._mean
-            if self._trees is not None:
-                found = self._trees.predict(self._described(asked, features))
-                made[treated] += found.reshape(len(asked), -1) @ self._axes
+        features = require_features(self.features, type(self).__name__)
+        conditions = [request.condition for request in requests]
+        needed(conditions, features)
+        made = np.zeros((len(requests), len(self._mean))) + self._mean
+        if self._trees is not None:
+            found = self._trees.predict(self._described(conditions, features))
+            made += found.reshape(len(requests), -1) @ self._axes
         return made
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
 
 
 def measured_modalities(features: PerturbationFeatures) -> tuple[str, ...]:

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component, Condition
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Reference, Request
-
-__all__ = ["LatentAdditive"]
+    from scvi_perturb.predictors.request import ControlCells
 
 
 class LatentAdditive(MeanPredictor):
@@ -134,22 +133,17 @@ class LatentAdditive(MeanPredictor):
         known = np.array([self._has_features(part) for part in parts], float)[:, None]
         return known if scores is None else known * np.hstack([np.ones_like(known), scores])
 
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
         del given
         conditions = [request.condition for request in requests]
         for condition in conditions:
             self._refuse_unknown(condition)
         parts = dict.fromkeys(part for c in conditions for part in c.components)
-        # a control has no components, and no change
         held = _held(conditions, {part: i for i, part in enumerate(parts)})
         made: NDArray[np.float64] = held @ (self._kernel(list(parts)) @ self._weights)
         return made
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
 
     def _refuse_unknown(self, condition: Condition) -> None:
         for part in condition.components:

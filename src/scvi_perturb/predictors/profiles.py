@@ -24,27 +24,12 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.condition import Component
     from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.request import Context
     from scvi_perturb.data.split.record import Split
-    from scvi_perturb.predictors.request import Context
 
     Floats = NDArray[np.float64]
     ByContext: TypeAlias = Mapping[Context, NDArray[np.float64]]
     Deltas: TypeAlias = Mapping[Condition, ByContext]
-
-__all__ = [
-    "PROFILES",
-    "Moments",
-    "Profile",
-    "TrainingProfiles",
-    "agrees",
-    "closed",
-    "here_or_mean",
-    "mean_of_context",
-    "measured_alone",
-    "measured_here",
-    "names_of_singles",
-    "proportions",
-]
 
 
 def proportions(profiles: NDArray[np.floating[Any]]) -> Floats:
@@ -54,7 +39,7 @@ def proportions(profiles: NDArray[np.floating[Any]]) -> Floats:
     return made
 
 
-def closed(changes: Floats, controls: Floats) -> Floats:
+def renormalized(changes: Floats, controls: Floats) -> Floats:
     """Scale what changes lead to so that its counts sum to ten thousand again.
 
     Changes of logarithms, added up or drawn to their mean, lead to shares that do not sum to one,

@@ -19,7 +19,7 @@ from scvi_perturb._core import (
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.keys import as_labels
 from scvi_perturb.data.reader import align_genes, check_raw_counts
-from scvi_perturb.data.request import parse_conditions, request_table
+from scvi_perturb.data.request import Context, RequestRow, parse_conditions, request_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.profiles import TrainingProfiles
 
     Conditions: TypeAlias = Sequence[str] | pd.DataFrame
-
-__all__ = [
-    "CellPredictor",
-    "Context",
-    "Predictor",
-    "Reference",
-    "Request",
-    "aligned_counts",
-    "check_effects",
-    "context_labels",
-    "parse_requests",
-    "read_chunks",
-    "read_counts",
-    "read_request",
-    "request_frame",
-    "seen_cells",
-]
 
 
 @runtime_checkable
@@ -122,9 +105,6 @@ class CellPredictor(Predictor, Protocol):
         ...
 
 
-#: A label for each context column; None where it was not said.
-Context = tuple[str | None, ...]
-
 _CANONICAL: Final = {
     "perturbation": PERTURBATION_COLUMN,
     "dose": DOSE_COLUMN,
@@ -133,20 +113,12 @@ _CANONICAL: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One condition in one context."""
-
-    condition: Condition
-    context: Context = ()
-
-
 def parse_requests(
     conditions: Conditions,
     *,
     keys: ScreenKeys,
     known: Sequence[Condition] = (),
-) -> list[Request]:
+) -> list[RequestRow]:
     """Return one request a row.
 
     Parameters
@@ -170,7 +142,7 @@ def parse_requests(
     table = request_table(conditions, replace(keys, batch=None))  # which changes no mean
     contexts = context_labels(table, keys.context)
     parsed = parse_conditions(table, keys, known)
-    return [Request(one, context) for one, context in zip(parsed, contexts, strict=True)]
+    return [RequestRow(one, context) for one, context in zip(parsed, contexts, strict=True)]
 
 
 def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
@@ -184,7 +156,7 @@ def context_labels(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Conte
     return list(zip(*labels, strict=True)) if labels else [()] * len(obs)
 
 
-def request_frame(requests: Sequence[Request], keys: ScreenKeys) -> pd.DataFrame:
+def request_frame(requests: Sequence[RequestRow], keys: ScreenKeys) -> pd.DataFrame:
     """Return requests as the `obs` of an answer, under the names of the screen's columns."""
     table = ConditionTable(control=keys.control, separator=keys.separator)
     text = table.frame([request.condition for request in requests])
@@ -339,7 +311,7 @@ def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  
 
 def read_request(
     conditions: Conditions, reference: AnnData | None, profiles: TrainingProfiles
-) -> tuple[list[Request], Reference | None]:
+) -> tuple[list[RequestRow], ControlCells | None]:
     """Return what is asked, one request a row, and the control cells given, if any.
 
     A context that a request leaves open is the reference's, where that has one.
@@ -358,12 +330,12 @@ def read_request(
     requests = parse_requests(conditions, keys=profiles.keys, known=profiles.known)
     if reference is None:
         return requests, None
-    given = Reference.read(reference, profiles)
+    given = ControlCells.read(reference, profiles)
     return [replace(r, context=given.completed(r.context)) for r in requests], given
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ControlCells:
     """Control cells given by the user: counts in the order of training's genes, and contexts.
 
     `libraries` are their library sizes, where these are more than the sums of counts.

@@ -27,26 +27,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Deltas, Profile
-    from scvi_perturb.predictors.request import Reference, Request
+    from scvi_perturb.predictors.request import ControlCells
     from scvi_perturb.similarity.kernels import Parts
 
     Floats = NDArray[np.float64]
-
-__all__ = [
-    "PENALTIES",
-    "Blend",
-    "BlendedKernelRidge",
-    "FeatureScores",
-    "GroupedRidge",
-    "KernelRidge",
-    "PCARidge",
-    "Responses",
-    "check_penalties",
-    "choose_blend",
-    "tuning_rows",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +141,13 @@ class Responses:
         rows = [(condition, delta) for condition in kept for delta in deltas[condition].values()]
         return cls(tuple(condition for condition, _ in rows), np.stack([row for _, row in rows]))
 
+    @classmethod
+    def with_features(
+        cls, deltas: Deltas, features: PerturbationFeatures, *, who: str
+    ) -> Responses:
+        """Return the rows of the conditions whose components all have features; as `gather`."""
+        return cls.gather(deltas, lambda condition: covered(condition, features), who=who)
+
     def groups(self) -> NDArray[np.int64]:
         """Return a number for each row that rows of the same perturbation share, `(n_rows,)`.
 
@@ -253,7 +247,21 @@ def _left_out(
     return error
 
 
-class KernelRidge(MeanPredictor):
+class _SimilarityRidge(MeanPredictor):
+    """Adds to the mean what each training name adds in units of similarity to it."""
+
+    _similarity: Similarity
+    _mean: Floats
+    _weights: Floats
+
+    def _changes(self, requests: Sequence[RequestRow], given: ControlCells | None) -> Floats:
+        del given
+        conditions = [request.condition for request in requests]
+        needed(conditions, self._similarity.features)
+        return self._mean + self._similarity.of(conditions) @ self._weights
+
+
+class KernelRidge(_SimilarityRidge):
     """Predict the mean training change plus a kernel regression on features.
 
     Rows of the regression are all training conditions in all contexts, with as many outputs as
@@ -301,9 +309,7 @@ class KernelRidge(MeanPredictor):
     def _learn(self) -> None:
         super()._learn()
         features = require_features(self.features, type(self).__name__)
-        rows = Responses.gather(
-            self.deltas, lambda condition: covered(condition, features), who=type(self).__name__
-        )
+        rows = Responses.with_features(self.deltas, features, who=type(self).__name__)
         self._similarity = Similarity(features, names_in(rows.conditions))
         shares = self._similarity.shares(rows.conditions)
         self._mean = rows.changes.mean(axis=0)
@@ -313,25 +319,8 @@ class KernelRidge(MeanPredictor):
             groups=rows.groups(),
             penalties=self.penalties,
         )
-        #: What each training name adds to a prediction, in units of similarity to it.
         self._weights = shares.T @ ridge.weights
         self.lambda_ = ridge.penalty
-
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
-    ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
-        del given
-        made = np.zeros((len(requests), len(self.profiles.var_names)))
-        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
-        if treated:
-            asked = [requests[i].condition for i in treated]
-            needed(asked, self._similarity.features)
-            made[treated] = self._mean + self._similarity.of(asked) @ self._weights
-        return made
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +395,7 @@ def tuning_rows(groups: NDArray[np.int64], most: int) -> NDArray[np.intp]:
 SHARPNESSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-class BlendedKernelRidge(MeanPredictor):
+class BlendedKernelRidge(_SimilarityRidge):
     """Predict the mean training change plus a regression on features, the kernel of which is tuned.
 
     As `KernelRidge`, but the similarity of two names is a weighted mean over modalities, then
@@ -471,9 +460,7 @@ class BlendedKernelRidge(MeanPredictor):
     def _learn(self) -> None:
         super()._learn()
         features = require_features(self.features, type(self).__name__)
-        rows = Responses.gather(
-            self.deltas, lambda condition: covered(condition, features), who=type(self).__name__
-        )
+        rows = Responses.with_features(self.deltas, features, who=type(self).__name__)
         plain = Similarity(features, names_in(rows.conditions))
         parts, shares = plain.parts(plain.known), plain.shares(rows.conditions)
         groups = rows.groups()
@@ -497,24 +484,7 @@ class BlendedKernelRidge(MeanPredictor):
         self._similarity = Similarity(
             features, plain.known, weights=blend.weights, sharpness=blend.sharpness
         )
-        #: What each training name adds to a prediction, in units of similarity to it.
         self._weights = shares.T @ ridge.weights
-
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
-    ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
-        del given
-        made = np.zeros((len(requests), len(self.profiles.var_names)))
-        treated = [i for i, one in enumerate(requests) if not one.condition.is_control]
-        if treated:
-            asked = [requests[i].condition for i in treated]
-            needed(asked, self._similarity.features)
-            made[treated] = self._mean + self._similarity.of(asked) @ self._weights
-        return made
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
 
 
 class PCARidge(MeanPredictor):
@@ -612,7 +582,7 @@ class PCARidge(MeanPredictor):
             return self._scores.of(names)
         return self._genes[self.profiles.var_names.get_indexer(pd.Index(names))]
 
-    def _delta(self, request: Request) -> NDArray[np.float64]:
+    def _change(self, request: RequestRow) -> NDArray[np.float64]:
         names = [part.name for part in request.condition.components]
         for name in names:
             if name not in self._known:

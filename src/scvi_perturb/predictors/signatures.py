@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError
-from scvi_perturb._version import __version__
-from scvi_perturb.predictors.base import EFFECT_UNITS
+from scvi_perturb._core import UNS_KEY, SchemaError
+from scvi_perturb.predictors.base import EFFECT_UNITS, learned, provenance
 from scvi_perturb.predictors.request import read_request
 from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.request import Conditions
 
     Floats = NDArray[np.float64]
-
-__all__ = ["SampledSignatures"]
 
 
 class SampledSignatures:
@@ -84,10 +81,7 @@ class SampledSignatures:
         NotTrainedError
             Before `fit`.
         """
-        if self._loadings is None:
-            msg = "SampledSignatures has not seen data; call `fit(adata, split)` first."
-            raise NotTrainedError(msg)
-        return self._loadings
+        return learned(self._loadings, self)
 
     def fit(
         self,
@@ -98,7 +92,7 @@ class SampledSignatures:
     ) -> Self:
         """Learn the mean, and how its errors go together; as `MeanPredictor.fit`.
 
-        Errors are those of the questions that the stack was made for, or of the likeliest one.
+        Errors are those of the scenarios that the stack was made for, or of the likeliest one.
 
         Raises
         ------
@@ -106,9 +100,9 @@ class SampledSignatures:
             As `MeanPredictor.fit`, and if nothing could be left out of training.
         """
         self.mean.fit(adata, split, keys=keys)
-        likely = self.mean.likely_question()
-        asked = self.mean.questions or ([] if likely is None else [likely])
-        found = [self.mean.weigh(question).standard_errors() for question in asked]
+        likely = self.mean.likely_scenario()
+        asked = self.mean.scenarios or ([] if likely is None else [likely])
+        found = [self.mean.weigh(scenario).standard_errors() for scenario in asked]
         errors = [one for one in found if one is not None]
         if not errors:
             msg = (
@@ -155,14 +149,14 @@ class SampledSignatures:
         random = np.random.default_rng(seed)
         loadings = self.loadings
         requests, _ = read_request(conditions, None, self.mean.profiles)
-        answer = self.mean.answer(requests, interval=None)
+        answer = self.mean.predict_changes(requests, interval=None)
         alone = np.sqrt(np.clip(1 - (loadings**2).sum(axis=0), 0.0, 1.0))
         rows = []
         for mean, std in zip(answer.mean, answer.std, strict=True):
             shared = random.standard_normal((n_samples, len(loadings))) @ loadings
             own = random.standard_normal((n_samples, len(mean))) * alone
             rows.append((mean + std * (shared + own)).astype(np.float32))
-        table = self.mean.predict(conditions).obs.drop(columns=["novelty", "support", "question"])
+        table = self.mean.predict(conditions).obs.drop(columns=["novelty", "support", "scenario"])
         obs = table.loc[table.index.repeat(n_samples)].copy()
         obs["draw"] = np.tile(np.arange(n_samples), len(requests))
         obs.index = pd.Index([f"row{i}_draw{d}" for i in range(len(requests))
@@ -170,12 +164,8 @@ class SampledSignatures:
         made = AnnData(
             np.concatenate(rows), obs=obs, var=pd.DataFrame(index=self.mean.profiles.var_names)
         )
-        made.uns[UNS_KEY] = {
-            "model": self.name,
-            "version": __version__,
-            "units": EFFECT_UNITS,
-            "seed": "none" if seed is None else seed,
-        }
+        origin = {"seed": "none" if seed is None else seed}
+        made.uns[UNS_KEY] = provenance(self.name, EFFECT_UNITS) | origin
         return made
 
 

@@ -11,8 +11,8 @@ from scipy.spatial.distance import cdist, pdist
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypeAlias
 
     from numpy.typing import NDArray
 
@@ -20,19 +20,8 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
 
     Parts: TypeAlias = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
-
-__all__ = [
-    "LinearKernel",
-    "ModalityKernel",
-    "Similarity",
-    "covered",
-    "names_in",
-    "needed",
-    "require_features",
-    "sharpened",
-    "tanimoto",
-    "weighted_mean",
-]
+    Table: TypeAlias = Mapping[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]
+    Kernel: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
 
 
 #: Largest count that is taken apart into levels.
@@ -97,12 +86,7 @@ class Similarity:
         -------
         Two arrays `(n_names, n_known)` by modality; the similarity is 0 where one lacks it.
         """
-        made = {}
-        for modality, (values, mask) in self.features.table(names).items():
-            own, own_mask = self._table[modality]
-            both = mask[:, None] & own_mask[None, :]
-            made[modality] = np.where(both, self._kernels[modality](values, own), 0.0), both
-        return made
+        return compare_names(self.features.table(names), self._table, self._kernels)
 
     def of(self, asked: Sequence[Condition]) -> NDArray[np.float64]:
         """Return the mean similarity of the components of conditions to `known`.
@@ -176,6 +160,54 @@ class LinearKernel:
         """Return the products of rows, `(n_left, n_right)`."""
         made: NDArray[np.float64] = (left - self.centre) @ (right - self.centre).T / self.size
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class CosineKernel:
+    """Cosine of features less their mean over training."""
+
+    centre: NDArray[np.float32]
+
+    def __call__(
+        self, left: NDArray[np.float32], right: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the cosines of rows, `(n_left, n_right)`; 0 where a row is the mean."""
+        first, second = (_unit(rows - self.centre) for rows in (left, right))
+        return first @ second.T
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    size = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(size > 0, size, 1.0)
+
+
+def compare_names(left: Table, right: Table, kernels: Mapping[str, Kernel]) -> Parts:
+    """Return the similarity of names in each modality that has a kernel, and where both have it.
+
+    Parameters
+    ----------
+    left, right
+        Features of the names and whether they have them, by modality; see
+        `PerturbationFeatures.table`.
+
+    Returns
+    -------
+    Two arrays `(n_left, n_right)` by modality; the similarity is 0 where one lacks it.
+    """
+    made = {}
+    for modality, kernel in kernels.items():
+        (values, has), (others, have) = left[modality], right[modality]
+        both = has[:, None] & have[None, :]
+        made[modality] = np.where(both, kernel(values, others), 0.0), both
+    return made
+
+
+def near(
+    left: NDArray[np.float64], right: NDArray[np.float64], width: float
+) -> NDArray[np.float64]:
+    """Return the Gaussian kernel of numbers, `(n_left, n_right)`: of log doses, or log times."""
+    made: NDArray[np.float64] = np.exp(-((left[:, None] - right[None, :]) ** 2) / (2 * width**2))
+    return made
 
 
 def weighted_mean(parts: Parts, weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -8,42 +8,36 @@ whole combination is the same. Novelty is posterior over prior variance (Rasmuss
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scvi_perturb.similarity.kernels import CosineKernel, compare_names, near, weighted_mean
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scvi_perturb.data.condition import Component, Condition
+    from scvi_perturb.data.condition import Component
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
-
-__all__ = ["UNKNOWN", "Place", "novelty"]
 
 
 SHARED, ADDITIVE, EXACT = 0.1, 0.6, 0.3
 #: Label of a context that is not known; it is like no other.
 UNKNOWN = "(unknown)"
-#: Trained places that are looked at, those that share a component with a request first.
+#: Trained rows that are looked at, those that share a component with a request first.
 MAX_TRAINED = 1500
 NOISE = 1e-3
-#: Doses, and times plus an hour, that differ by this factor are half as informative.
-DOSE_SCALE = np.log(3.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A condition in a context (empty labels: any)."""
-
-    condition: Condition
-    context: tuple[str, ...]
+#: Width of the kernels of log doses and log times: a factor of three is half as informative.
+LOG_WIDTH = float(np.log(3.0) / np.sqrt(2 * np.log(2.0)))
 
 
 def novelty(
-    asked: Sequence[Place], trained: Sequence[Place], features: PerturbationFeatures | None
+    asked: Sequence[RequestRow],
+    trained: Sequence[RequestRow],
+    features: PerturbationFeatures | None,
 ) -> np.ndarray:
-    """Return posterior over prior variance of each place asked for, `(n,)`.
+    """Return posterior over prior variance of each row asked for, `(n,)`.
 
     Parameters
     ----------
@@ -54,7 +48,7 @@ def novelty(
     features
         What is known of components, to compare them where they are not the same.
     """
-    controls = np.array([place.condition.is_control for place in asked])
+    controls = np.array([row.condition.is_control for row in asked])
     if not trained:
         return np.where(controls, 0.0, 1.0)
     trained = _nearest(asked, trained)
@@ -68,29 +62,29 @@ def novelty(
     return np.where(controls, 0.0, left)
 
 
-def _nearest(asked: Sequence[Place], trained: Sequence[Place]) -> list[Place]:
-    """Return at most `MAX_TRAINED` trained places: the cost is cubic in their number."""
-    names = {part.name for place in asked for part in place.condition.components}
-    shares = [any(p.name in names for p in place.condition.components) for place in trained]
+def _nearest(asked: Sequence[RequestRow], trained: Sequence[RequestRow]) -> list[RequestRow]:
+    """Return at most `MAX_TRAINED` trained rows: the cost is cubic in their number."""
+    names = {part.name for row in asked for part in row.condition.components}
+    shares = [any(p.name in names for p in row.condition.components) for row in trained]
     order = np.argsort(~np.array(shares), kind="stable")[:MAX_TRAINED]
     return [trained[i] for i in order]
 
 
-def _kernel(places: list[Place], features: PerturbationFeatures | None) -> np.ndarray:
-    """Return the prior covariance of the places, `(n, n)`."""
-    parts = sorted({p for place in places for p in place.condition.components}, key=_order)
+def _kernel(rows: list[RequestRow], features: PerturbationFeatures | None) -> np.ndarray:
+    """Return the prior covariance of the rows, `(n, n)`."""
+    parts = sorted({p for row in rows for p in row.condition.components}, key=_order)
     number = {part: i for i, part in enumerate(parts)}
-    holds = np.zeros((len(places), max(len(parts), 1)))
-    for i, place in enumerate(places):
-        for part in place.condition.components:
+    holds = np.zeros((len(rows), max(len(parts), 1)))
+    for i, row in enumerate(rows):
+        for part in row.condition.components:
             holds[i, number[part]] = 1.0
     size = np.sqrt(np.maximum(holds.sum(axis=1), 1.0))
     additive = (holds @ _part_similarity(parts, features) @ holds.T) / np.outer(size, size)
-    additive = additive * _time_similarity(places)
-    codes = {place.condition: i for i, place in enumerate(places)}
-    code = np.array([codes[place.condition] for place in places])
+    additive = additive * _time_similarity(rows)
+    codes = {row.condition: i for i, row in enumerate(rows)}
+    code = np.array([codes[row.condition] for row in rows])
     effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == code[None])
-    return effect * (0.5 + 0.5 * _context_agreement(places))
+    return effect * (0.5 + 0.5 * _context_agreement(rows))
 
 
 def _part_similarity(parts: list[Component], features: PerturbationFeatures | None) -> np.ndarray:
@@ -106,37 +100,32 @@ def _part_similarity(parts: list[Component], features: PerturbationFeatures | No
         related = _feature_similarity(names, features) * (kind[:, None] == kind[None])
         alike = np.maximum(same, related)
     dose = np.log([p.dose for p in parts])
-    return alike * np.exp2(-(((dose[:, None] - dose[None]) / DOSE_SCALE) ** 2))
+    return alike * near(dose, dose, LOG_WIDTH)
 
 
 def _feature_similarity(names: list[str], features: PerturbationFeatures) -> np.ndarray:
     """Return the mean cosine of the centred features of names, negative ones as 0."""
-    total, shared = np.zeros((len(names),) * 2), np.zeros((len(names),) * 2)
-    for raw, present in features.table(names).values():
-        values = raw - raw[present].mean(axis=0) if present.any() else raw
-        norm = np.linalg.norm(values, axis=1, keepdims=True)
-        unit = values / np.where(norm > 0, norm, 1.0)
-        both = np.outer(present, present)
-        total += np.where(both, unit @ unit.T, 0.0)
-        shared += both
-    return np.clip(total / np.maximum(shared, 1), 0.0, 1.0)
+    table = features.table(names)
+    centres = {m: v[has].mean(axis=0) if has.any() else v[0] for m, (v, has) in table.items()}
+    kernels = {modality: CosineKernel(centre) for modality, centre in centres.items()}
+    alike = weighted_mean(compare_names(table, table, kernels), dict.fromkeys(kernels, 1.0))
+    return np.clip(alike, 0.0, 1.0)
 
 
-def _time_similarity(places: list[Place]) -> np.ndarray:
+def _time_similarity(rows: list[RequestRow]) -> np.ndarray:
     """Return how alike times are; a time that is not recorded is like any."""
-    given = [place.condition.time for place in places]
+    given = [row.condition.time for row in rows]
     hours = np.log1p(np.array([np.nan if time is None else time for time in given]))
-    apart = np.nan_to_num(hours[:, None] - hours[None])
-    return np.exp2(-((apart / DOSE_SCALE) ** 2))
+    return np.nan_to_num(near(hours, hours, LOG_WIDTH), nan=1.0)
 
 
-def _context_agreement(places: list[Place]) -> np.ndarray:
+def _context_agreement(rows: list[RequestRow]) -> np.ndarray:
     """Return the share of context columns that agree; an empty label agrees with all."""
-    n_columns = len(places[0].context)
+    n_columns = len(rows[0].context)
     if n_columns == 0:
-        return np.ones((len(places),) * 2)
-    agree = np.zeros((len(places),) * 2)
-    for labels in np.array([place.context for place in places], dtype=str).T:
+        return np.ones((len(rows),) * 2)
+    agree = np.zeros((len(rows),) * 2)
+    for labels in np.array([[label or "" for label in row.context] for row in rows]).T:
         empty = labels == ""
         same = (labels[:, None] == labels[None]) & (labels != UNKNOWN)
         agree += same | empty[:, None] | empty[None]

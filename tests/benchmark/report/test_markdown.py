@@ -17,7 +17,7 @@ from scvi_perturb.benchmark.report._tables import (
     score_table,
 )
 from scvi_perturb.benchmark.report._words import HELD_OUT, anchors, bound, meaning, number
-from scvi_perturb.data.split.kinds import SplitKind
+from scvi_perturb.data.split.kinds import Scenario
 from scvi_perturb.metrics import METRICS
 from tests.benchmark._small_study import TASK, small_results
 
@@ -148,6 +148,6 @@ def test_key_metrics_fit_the_task(results):
 def test_every_metric_and_kind_has_words():
     assert set(_KEY_COUNTS) | set(_KEY_EFFECTS) <= set(METRICS)
     assert not [name for name in METRICS if not meaning(name)]
-    assert set(HELD_OUT) == set(get_args(SplitKind))
+    assert set(HELD_OUT) == set(get_args(Scenario))
     assert anchors("nmse") == "lower is better; perfect: 0"
     assert anchors("variance_ratio") == "best at 1"

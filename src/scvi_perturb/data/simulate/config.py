@@ -7,9 +7,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Self
 
-__all__ = ["SimulatorConfig"]
-
-
 #: What each field must be, where that does not depend on others: names, least, most, in words.
 _RANGES = (
     (("n_unseen", "n_combinations", "n_decoy_features"), 0, math.inf, "at least 0"),

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Truth",
-    "expected_profile",
-    "perturbation_features",
-    "sample_truth",
-    "simulate_screen",
-    "state_shift",
-    "true_effect",
-]
-
 _CHUNK_VALUES = 4_000_000
 _TECHNICAL_SD = 0.25  # of cells about their batch, relative to the batch effect
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from scvi_perturb.data.fields import Annotation
     from scvi_perturb.data.keys import ScreenKeys
 
-__all__ = ["SplitKind", "split"]
-
 T = TypeVar("T")
 Names = tuple[str, ...]
 #: Which groups are held out, `(n_groups,)`, and what is said of each in the record.
@@ -349,7 +347,7 @@ _HOLD_OUT: Mapping[str, Callable[[Annotation, _SplitPlan], HeldOut]] = {
 }
 
 
-SplitKind = Literal[
+Scenario = Literal[
     "cells",
     "unseen_combination",
     "unseen_perturbation",
@@ -363,7 +361,7 @@ _VALIDATION_FRACTION = 0.1
 
 def split(
     adata: AnnData,
-    kind: SplitKind,
+    kind: Scenario,
     *,
     seed: int = 0,
     keys: ScreenKeys | None = None,
@@ -421,7 +419,7 @@ def split(
         If a column is absent, nothing can be held out, a name to hold out is not in the screen, or
         nothing perturbed is left to train on.
     """
-    check_choice("kind", kind, get_args(SplitKind))
+    check_choice("kind", kind, get_args(Scenario))
     keys = default_keys(adata) if keys is None else keys
     plan = _SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
     plan.options.check_kind(kind)

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     ContextName: TypeAlias = str | Mapping[str, str]
 
-__all__ = ["Split", "SplitOptions", "describe", "identity", "supersets"]
-
-
 #: Fields of a held-out condition that say which cells it means; the others are remarks.
 _IDENTITY = ("perturbation", "dose", "context")
 _PARTS = ("train", "validation", "test")

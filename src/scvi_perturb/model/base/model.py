@@ -26,7 +26,7 @@ from scvi_perturb._core import (
 from scvi_perturb.data.condition import as_label
 from scvi_perturb.data.keys import as_columns
 from scvi_perturb.data.reader import ScreenReader, align_genes
-from scvi_perturb.data.request import parse_request
+from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.docs import docs
@@ -51,7 +51,7 @@ from scvi_perturb.model.base.setup import (
     screen_fields,
 )
 from scvi_perturb.model.base.training import CellSplit
-from scvi_perturb.similarity.novelty import UNKNOWN, Place, novelty
+from scvi_perturb.similarity.novelty import UNKNOWN, novelty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -653,14 +653,14 @@ class PerturbationModel(BaseModelClass):
             for column, label in request.where(i).items():
                 used[:, columns.index(column)] = label
             contexts = sorted({tuple(map(str, context)) for context in used})
-            asked += [Place(condition, context) for context in contexts]
+            asked += [RequestRow(condition, context) for context in contexts]
             row += [i] * len(contexts)
         return np.bincount(row, weights=self._novelty_at(asked)) / np.bincount(row)
 
-    def _novelty_at(self, asked: list[Place]) -> np.ndarray:
+    def _novelty_at(self, asked: list[RequestRow]) -> np.ndarray:
         """Return how far each condition in a context is from what was trained on, in [0, 1]."""
         trained = [
-            Place(self._screen.table.conditions[code], self._screen.contexts[context])
+            RequestRow(self._screen.table.conditions[code], self._screen.contexts[context])
             for code, context in self.trained_pairs_
             if code != 0
         ]

@@ -32,7 +32,7 @@ from scvi_perturb.data.fields import (
     ValuesField,
 )
 from scvi_perturb.data.keys import as_columns
-from scvi_perturb.data.request import parse_request
+from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import SIGNATURES, Screen, screen_keys
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
@@ -93,7 +93,7 @@ from scvi_perturb.model.causal.setup import (
 from scvi_perturb.model.latent.model import loadings
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.causal import CausalConfig, CausalModule, GroupedAutoencoder
-from scvi_perturb.similarity.novelty import UNKNOWN, Place
+from scvi_perturb.similarity.novelty import UNKNOWN
 from scvi_perturb.train.plan import TrainConfig
 from scvi_perturb.train.runner import fit_stage
 
@@ -781,7 +781,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         )
         labels = frame.reindex(columns=list(screen.keys.context)).fillna(UNKNOWN)
         places = [
-            Place(condition, tuple(map(str, labels.iloc[i])))
+            RequestRow(condition, tuple(map(str, labels.iloc[i])))
             for i, condition in enumerate(request.conditions)
         ]
         result.obs["novelty"] = self._novelty_at(places)

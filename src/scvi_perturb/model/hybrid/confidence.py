@@ -34,7 +34,7 @@ class Confidence:
     cells
         The sampled cells; None where none were asked for.
     effects
-        The answer of `predict`, with `obs`: conditions, novelty, support, question.
+        The answer of `predict`, with `obs`: conditions, novelty, support, scenario.
     """
 
     level: float

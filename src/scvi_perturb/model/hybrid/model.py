@@ -17,7 +17,7 @@ from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig
 from scvi_perturb.module.generator import GeneratorConfig
-from scvi_perturb.predictors.external import GivenMeans
+from scvi_perturb.predictors.external import ExternalMeans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class HybridResidualModel(RecentredModel):
     """Predict the mean by what predicts means best, and draw the distribution around it.
 
     * Stage one, a stack of a Gaussian process over conditions, trivial predictors and the
-      generator's own mean, weighed by how well each answered the same question asked of training
+      generator's own mean, weighed by how well each did in the same scenario on training
       (`mean_weights_`), predicts the change of the mean profile, with conformal intervals
       (`calibration_`). Or your own: any predictor, or a table of somebody's predictions.
     * Stage two, the generator of :class:`PerturbDiffusion` or :class:`PerturbFlow`, draws cells;
@@ -58,10 +58,10 @@ class HybridResidualModel(RecentredModel):
     mean
         Stage one, in which the generator then has no part; None for the stack. A predictor is
         fitted by :meth:`train`. A table (AnnData) has a row a condition: see
-        :class:`scvi_perturb.predictors.GivenMeans`.
+        :class:`scvi_perturb.predictors.ExternalMeans`.
     n_refits
         How often :meth:`train` trains the generator again without a part of the conditions, to
-        learn its weight in the stack for each question of the split; each costs about as much as
+        learn its weight in the stack for each scenario of the split; each costs about as much as
         the training. 0 gives it and the predictors equal parts.
     %(init_stage_one)s
     likelihood
@@ -78,10 +78,10 @@ class HybridResidualModel(RecentredModel):
     mean_
         Stage one after training, a :class:`scvi_perturb.predictors.StackedMean`.
     mean_weights_
-        Weights of its members, a row for each question that was tried in training. Without refits
+        Weights of its members, a row for each scenario that was tried in training. Without refits
         the generator is not among them; half of the change is then its own.
     calibration_
-        How well each question was answered there by these members, and how intervals cover.
+        How well these members did in each scenario there, and how intervals cover.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class HybridResidualModel(RecentredModel):
             msg = f"n_refits={n_refits}; expected 0 or more."
             raise ValueError(msg)
         if isinstance(mean, AnnData):
-            mean = GivenMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
+            mean = ExternalMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
         self.mean = mean
         self.n_refits = n_refits
         self.mean_: StackedMean | None = None
@@ -153,7 +153,7 @@ class HybridResidualModel(RecentredModel):
         """Train the generator, and fit stage one.
 
         The parameters, and what is raised, are those of :meth:`PerturbDiffusion.train`. The kind of
-        `split` tells stage one which question to prepare for; others are answered as well, without
+        `split` tells stage one which scenario to prepare for; others are answered as well, without
         refits of the generator.
         """
         self._reader(None)  # raises where there are no data
@@ -209,10 +209,10 @@ class HybridResidualModel(RecentredModel):
             As of :meth:`PerturbDiffusion.predict`, but that intervals and `std` hold what stage one
             does not know, calibrated on conditions left out of training. Where none could be, and
             for what was measured, they are those that the Gaussian process states; without one they
-            are NaN. `obs["question"]` says what a row asks. `obs["novelty"]` is that of `mean_`:
+            are NaN. `obs["scenario"]` says how a row is new. `obs["novelty"]` is that of `mean_`:
             the posterior by the prior variance of its Gaussian process, 0 where the same was
             measured without noise to 1 where nothing is known, averaged over the contexts of the
-            reference cells. Each question has its own process: compare rows of one question.
+            reference cells. Each scenario has its own process: compare rows of one scenario.
             A mean of your own that holds no such regression states none; the novelty is then that
             of :meth:`PerturbDiffusion.predict`.
 
@@ -248,7 +248,7 @@ class HybridResidualModel(RecentredModel):
             request,
             self._screen,
         )
-        result.obs["question"] = rows.question
+        result.obs["scenario"] = rows.scenario
         stated = ~np.isnan(rows.novelty)
         own = rows.novelty if stated.all() else self._novelty(request, cells, plan)
         result.obs["novelty"] = np.where(stated, rows.novelty, own)

@@ -13,7 +13,7 @@ import torch
 
 from scvi_perturb._core import TARGET_SUM, NotTrainedError
 from scvi_perturb.data.reader import read_rows
-from scvi_perturb.data.request import Request
+from scvi_perturb.data.request import Request, RequestRow
 from scvi_perturb.model.base.draw import (
     Drawn,
     Plan,
@@ -26,20 +26,20 @@ from scvi_perturb.model.base.draw import (
 )
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.predictors.profiles import proportions
-from scvi_perturb.predictors.request import Reference as MeanReference
-from scvi_perturb.predictors.request import Request as MeanRequest
+from scvi_perturb.predictors.request import ControlCells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.request import Context
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.generative.samplers import SamplerConfig
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import CountParameters
-    from scvi_perturb.predictors.request import Context, Predictor
-    from scvi_perturb.predictors.stack.answer import StackAnswer
+    from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.stack.prediction import StackPrediction
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
     Floats = np.ndarray
@@ -65,7 +65,7 @@ class RequestGroups:
 
     of: np.ndarray
     row: np.ndarray
-    requests: list[MeanRequest]
+    requests: list[RequestRow]
     pool: list[np.ndarray]
     control: list[np.ndarray]
 
@@ -82,7 +82,7 @@ class RequestGroups:
             np.stack([plan.row, code[plan.reference]], axis=1), axis=0, return_inverse=True
         )
         requests = [
-            MeanRequest(request.conditions[row], _context(own[i], request.where(row), screen))
+            RequestRow(request.conditions[row], _context(own[i], request.where(row), screen))
             for row, i in pairs
         ]
         pools = [np.flatnonzero(code == i) for i in range(len(own))]
@@ -157,7 +157,7 @@ class GroupMeans:
     """
 
     control: Floats
-    answer: StackAnswer
+    answer: StackPrediction
     partial: bool
 
     @property
@@ -200,9 +200,9 @@ class GroupMeans:
             upper=effect + mixed(np.maximum(answer.upper - answer.mean, 0), part),
             novelty=np.add.reduceat(answer.novelty, starts)
             / np.add.reduceat(np.ones(len(row)), starts),
-            question=[
+            scenario=[
                 ", ".join(sorted(set(own)))
-                for own in np.split(np.array(answer.question), starts[1:])
+                for own in np.split(np.array(answer.scenario), starts[1:])
             ],
         )
 
@@ -211,7 +211,7 @@ class GroupMeans:
 class RowMeans:
     """Means of the rows of a request, `(n_rows, n_genes)` each.
 
-    `novelty` is a number a row, NaN where the stack holds no regression; `question` a label a row.
+    `novelty` is a number a row, NaN where the stack holds no regression; `scenario` a label a row.
     """
 
     profile: Floats
@@ -220,7 +220,7 @@ class RowMeans:
     lower: Floats
     upper: Floats
     novelty: Floats
-    question: list[str]
+    scenario: list[str]
 
 
 def logged(shares: Floats) -> Floats:
@@ -249,7 +249,7 @@ def ask_stack(
     given: Reference | None,
     generator: Floats | None,
     interval: float | None,
-) -> StackAnswer:
+) -> StackPrediction:
     """Ask predictors about groups.
 
     Parameters
@@ -270,7 +270,7 @@ def ask_stack(
     if given is not None:
         columns = given.labels.reindex(columns=list(stack.profiles.keys.context))
         rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
-        reference = MeanReference(
+        reference = ControlCells(
             read_rows(given.counts, np.arange(len(given))),
             [tuple(row) for row in rows],
             given.labels.index,
@@ -278,7 +278,7 @@ def ask_stack(
         )
     requests = [groups.requests[i] for i in chosen]
     outside = None if generator is None else {GENERATOR: generator}
-    return stack.answer(requests, reference, interval=interval, outside=outside)
+    return stack.predict_changes(requests, reference, interval=interval, external=outside)
 
 
 #: Cells of each group by which its factors are found.
@@ -442,13 +442,13 @@ class RecentredModel(LatentModel):
     def _warn_outside(self, groups: RequestGroups, means: GroupMeans) -> None:
         """Warn of what is asked but lies outside what calibration covers."""
         stack, found = self._stack(), dict[str, str]()
-        for i, question in enumerate(means.answer.question):
-            if question == "seen":
+        for i, scenario in enumerate(means.answer.scenario):
+            if scenario == "seen":
                 continue
-            limit, novelty = stack.most_novel(question), means.answer.novelty[i]
+            limit, novelty = stack.max_novelty(scenario), means.answer.novelty[i]
             name = str(groups.requests[i].condition)
             if limit is None:
-                found[name] = f"{question}: nothing like it could be left out of training"
+                found[name] = f"{scenario}: nothing like it could be left out of training"
             elif novelty > limit:
                 found[name] = f"novelty {novelty:.2f}, left out at most {limit:.2f}"
         if found:

@@ -13,7 +13,7 @@ from scvi_perturb.model.hybrid.recentred import GENERATOR
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.predictors.base import MeanPredictor
-from scvi_perturb.predictors.external import OutsidePredictor
+from scvi_perturb.predictors.external import ExternalPredictor
 from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.model.base.training import CellSplit
     from scvi_perturb.module.generator import GeneratorConfig
-    from scvi_perturb.predictors.request import Predictor, Request
-    from scvi_perturb.predictors.stack.scenarios import Fold, Question
+    from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.stack.scenarios import Fold, RequestScenario
 
 
 @dataclass
 class GeneratorMember:
-    """Answers for the generator when the stack asks what it would have said.
+    """Answers for the generator when the stack asks what it would have predicted.
 
     The representation has to be refitted too: an autoencoder that saw the cells decodes them nearly
     without error, and the generator would get all the weight. That is dear, so folds are joined to
@@ -60,10 +61,10 @@ class GeneratorMember:
     train_options: dict[str, Any] = field(default_factory=dict)
 
     def left_out(
-        self, question: Question, rows: Sequence[Request], folds: Sequence[Fold]
+        self, scenario: RequestScenario, rows: Sequence[RequestRow], folds: Sequence[Fold]
     ) -> list[np.ndarray] | None:
         """Return the changes of each fold's asked rows; None without refits."""
-        del question
+        del scenario
         if self.n_refits < 1:
             return None
         made: list[np.ndarray | None] = [None] * len(folds)
@@ -77,7 +78,7 @@ class GeneratorMember:
                 made[k] = part
         return [part for part in made if part is not None]
 
-    def _refit(self, removed: set[Request], asked: list[Request]) -> np.ndarray:
+    def _refit(self, removed: set[RequestRow], asked: list[RequestRow]) -> np.ndarray:
         """Return the changes that a model without some rows predicts for others."""
         screen = self.model._screen
         reader = self.model._reader(None)
@@ -104,7 +105,7 @@ class GeneratorMember:
 
 
 #: Questions that a split holds out.
-_OF_SPLIT: dict[str, tuple[Question, ...]] = {
+_OF_SPLIT: dict[str, tuple[RequestScenario, ...]] = {
     "unseen_context": ("unseen_context",),
     "context_transfer": ("context_transfer",),
     "unseen_combination": ("unseen_combination",),
@@ -142,10 +143,10 @@ def fit_stack(
         lambda cells: _like(model, cells), adata, parts, model, n_refits, refit_options
     )
     stack = StackedMean(
-        model._vocabulary.features, seed=refit_options["seed"], outside={GENERATOR: generator}
+        model._vocabulary.features, seed=refit_options["seed"], external={GENERATOR: generator}
     )
     _weigh(stack.fit_profiles(_profiles(model, adata, split)), split)
-    stack.outside = {}  # not to be saved, and not to be asked again
+    stack.external = {}  # not to be saved, and not to be asked again
     return stack
 
 
@@ -178,15 +179,15 @@ def fit_own_mean(
 
 def _outside(
     mean: Predictor, model: LatentModel, adata: AnnData, split: Split | None
-) -> OutsidePredictor:
+) -> ExternalPredictor:
     screen = model._screen
-    return OutsidePredictor(mean.fit(adata, split, keys=screen.keys))
+    return ExternalPredictor(mean.fit(adata, split, keys=screen.keys))
 
 
 def _weigh(stack: StackedMean, split: Split | None) -> None:
     """Fit the members, and weigh them for what will be asked."""
-    for question in likely_questions(stack, split) or ("seen",):
-        stack.weigh(question)
+    for scenario in likely_scenarios(stack, split) or ("seen",):
+        stack.weigh(scenario)
 
 
 def _profiles(model: LatentModel, adata: AnnData, split: Split | None) -> TrainingProfiles:
@@ -204,12 +205,12 @@ def _profiles(model: LatentModel, adata: AnnData, split: Split | None) -> Traini
     )
 
 
-def likely_questions(stack: StackedMean, split: Split | None) -> tuple[Question, ...]:
+def likely_scenarios(stack: StackedMean, split: Split | None) -> tuple[RequestScenario, ...]:
     """Return what will be asked: what the split holds out, or else the first that can be tried."""
     if split is not None:
         return _OF_SPLIT.get(split.kind, ())
-    question = stack.likely_question()
-    return () if question is None else (question,)
+    scenario = stack.likely_scenario()
+    return () if scenario is None else (scenario,)
 
 
 class _Refit(LatentModel):

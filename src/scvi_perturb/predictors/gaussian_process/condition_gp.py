@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from scvi_perturb._core import (
-    NotTrainedError,
     SchemaError,
     UnknownPerturbationError,
     check_choice,
 )
-from scvi_perturb.predictors.base import MeanPredictor
+from scvi_perturb.data.request import RequestRow
+from scvi_perturb.predictors.base import MeanPredictor, learned
 from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points, Rows
 from scvi_perturb.predictors.gaussian_process.signal import PSEUDOCOUNTS, Spectrum, calibration
 from scvi_perturb.predictors.gaussian_process.tuning import Search
-from scvi_perturb.predictors.profiles import closed
-from scvi_perturb.predictors.request import Request, read_request
+from scvi_perturb.predictors.profiles import renormalized
+from scvi_perturb.predictors.request import read_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,29 +30,18 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.gaussian_process.signal import Outputs, Scale, Tune
     from scvi_perturb.predictors.gaussian_process.tuning import Fitted
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Conditions, Reference
+    from scvi_perturb.predictors.request import Conditions, ControlCells
 
     Floats: TypeAlias = NDArray[np.float64]
-
-__all__ = [
-    "LEAVES",
-    "Answer",
-    "ConditionCovariance",
-    "ConditionGP",
-    "Leave",
-    "Posterior",
-    "groups_of",
-    "sensible_leave",
-]
 
 
 #: "row": a condition in a context; "condition": a condition in all contexts; "perturbation": a set
 #: of names, with all its doses, kinds, times and contexts; "context": all that was seen in it.
-Leave = Literal["auto", "row", "condition", "perturbation", "context"]
+LeaveOut = Literal["auto", "row", "condition", "perturbation", "context"]
 
-LEAVES = ("auto", "row", "condition", "perturbation", "context")
+LEAVE_OUT = ("auto", "row", "condition", "perturbation", "context")
 
-_KEYS: dict[str, Callable[[Request], Any]] = {
+_KEYS: dict[str, Callable[[RequestRow], Any]] = {
     "row": lambda row: row,
     "condition": lambda row: row.condition,
     "perturbation": lambda row: tuple(sorted(set(row.condition.names))),
@@ -60,16 +49,16 @@ _KEYS: dict[str, Callable[[Request], Any]] = {
 }
 
 
-def groups_of(rows: Sequence[Request], leave: Leave) -> list[NDArray[np.intp]]:
+def groups_of(rows: Sequence[RequestRow], leave_out: LeaveOut) -> list[NDArray[np.intp]]:
     """Return the rows of each group that is left out together, in the order of first rows."""
     found: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault(_KEYS[leave](row), []).append(i)
+        found.setdefault(_KEYS[leave_out](row), []).append(i)
     return [np.array(members) for members in found.values()]
 
 
-def sensible_leave(rows: Sequence[Request], *, has_features: bool) -> Leave:
-    """Return what to leave out, by the question that such data are most likely to be asked.
+def default_leave_out(rows: Sequence[RequestRow], *, has_features: bool) -> LeaveOut:
+    """Return what to leave out, by what such data are most likely to be asked.
 
     "context", where every condition was seen in two contexts or more and there are no more
     conditions than contexts; else "perturbation", if there are features to predict one from; else
@@ -89,7 +78,7 @@ def sensible_leave(rows: Sequence[Request], *, has_features: bool) -> Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GPPrediction:
     """Changes with their errors.
 
     Parameters
@@ -173,7 +162,7 @@ class Posterior:
         signal = self.fitted.signal
         return float((signal.scales * signal.ratios).sum() / signal.scales.sum())
 
-    def points_of(self, requests: Sequence[Request], contexts: Contexts | None) -> Points:
+    def points_of(self, requests: Sequence[RequestRow], contexts: Contexts | None) -> Points:
         """Take requests apart; contexts of a reference replace those of training."""
         known = self.points.contexts
         if contexts is None:
@@ -184,17 +173,17 @@ class Posterior:
 
     def mean(self, points: Points, controls: Floats) -> Floats:
         """Return predicted changes alone, from control profiles, both `(n, n_genes)`."""
-        made = self.outputs.genes(self._to_training(points) @ self.weights)
+        made = self.outputs.genes(self._between(points, self.points) @ self.weights)
         return self.scale.back(made, controls)
 
-    def at(self, points: Points, controls: Floats) -> Answer:
+    def at(self, points: Points, controls: Floats) -> GPPrediction:
         """Return the posterior at points, of changes from control profiles, `(n, n_genes)`.
 
         Standard deviations are brought back from the scale to first order.
         """
         signal, outputs = self.fitted.signal, self.outputs
-        kernel = self._to_training(points)
-        prior = np.diagonal(self._within(points))[:, None]
+        kernel = self._between(points, self.points)
+        prior = np.diagonal(self._between(points, points))[:, None]
         ratios, which = np.unique(signal.ratios, return_inverse=True)
         explained = self.fitted.spectrum.explained(kernel, ratios)
         left = np.clip(prior - explained, 0.0, prior)[:, which] * signal.scales
@@ -205,25 +194,20 @@ class Posterior:
         variances = self.calibration * outputs.gene_variances(left) + outputs.rest
         mean = self.scale.back(outputs.genes(kernel @ self.weights), controls)
         std = np.sqrt(variances) / self.scale.steepness(controls + mean)
-        return Answer(mean, std, np.clip(novelty, 0.0, 1.0))
+        return GPPrediction(mean, std, np.clip(novelty, 0.0, 1.0))
 
     def covariance(self, points: Points) -> tuple[Floats, Floats, Floats]:
         """Return posterior and prior covariance of points, and the prior variance of genes."""
-        prior = self._within(points)
-        explained = self.fitted.spectrum.explained_jointly(self._to_training(points), self.ratio)
+        prior = self._between(points, points)
+        explained = self.fitted.spectrum.explained_jointly(
+            self._between(points, self.points), self.ratio
+        )
         scale = self.outputs.gene_variances(self.fitted.signal.scales[None, :])[0]
         scale = self.calibration * scale
         return prior - explained, prior, scale
 
-    def _to_training(self, points: Points) -> Floats:
-        kernel = self.kernel.between(points, self.points)(self.fitted.theta)
-        made: Floats = kernel / self.fitted.unit
-        return made
-
-    def _within(self, points: Points) -> Floats:
-        kernel = self.kernel.between(points, points)(self.fitted.theta)
-        made: Floats = kernel / self.fitted.unit
-        return made
+    def _between(self, left: Points, right: Points) -> Floats:
+        return self.kernel.between(left, right)(self.fitted.theta) / self.fitted.unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +279,7 @@ class ConditionGP(MeanPredictor):
         predicted from them; without, it is refused, since only the shared shift would be left.
     tune
         "loo": least squared error of what is left out; "marginal": largest marginal likelihood.
-    leave
+    leave_out
         What is left out together: "row", a condition in a context; "condition", in all contexts;
         "perturbation", a set of names with all doses, kinds, times and contexts; "context". It
         should be what is asked later. "auto" takes "context" where there are no more conditions
@@ -318,7 +302,7 @@ class ConditionGP(MeanPredictor):
 
     Attributes
     ----------
-    leave_
+    leave_out_
         What was left out together in tuning, after `fit`.
 
     Raises
@@ -334,14 +318,14 @@ class ConditionGP(MeanPredictor):
 
     name: ClassVar[str] = "condition_gp"
     needs_variances = True
-    leave_: Leave
+    leave_out_: LeaveOut
 
     def __init__(
         self,
         features: PerturbationFeatures | None = None,
         *,
         tune: Tune = "loo",
-        leave: Leave = "auto",
+        leave_out: LeaveOut = "auto",
         n_components: int | None = None,
         n_tuning: int = 800,
         pseudocount: float | None = None,
@@ -349,7 +333,7 @@ class ConditionGP(MeanPredictor):
     ) -> None:
         super().__init__(profile=profile)
         check_choice("tune", tune, ("loo", "marginal"))
-        check_choice("leave", leave, LEAVES)
+        check_choice("leave_out", leave_out, LEAVE_OUT)
         for argument, value in (("n_components", n_components), ("n_tuning", n_tuning)):
             if value is not None and value < 1:
                 msg = f"{argument}={value}; expected at least 1."
@@ -359,7 +343,7 @@ class ConditionGP(MeanPredictor):
             raise ValueError(msg)
         self.features = features
         self.tune: Tune = tune
-        self.leave: Leave = leave
+        self.leave_out: LeaveOut = leave_out
         self.n_components = n_components
         self.n_tuning = n_tuning
         self.pseudocount = pseudocount
@@ -374,10 +358,7 @@ class ConditionGP(MeanPredictor):
         NotTrainedError
             Before `fit`.
         """
-        if self._posterior is None:
-            msg = "ConditionGP has not seen data; call `fit(adata, split)` first."
-            raise NotTrainedError(msg)
-        return self._posterior
+        return learned(self._posterior, self)
 
     @property
     def hyperparameters_(self) -> dict[str, float]:
@@ -399,15 +380,17 @@ class ConditionGP(MeanPredictor):
             If there is no training condition with a control.
         """
         super()._learn()
-        requests = [Request(what, own) for what, seen in self.deltas.items() for own in seen]
+        requests = [RequestRow(what, own) for what, seen in self.deltas.items() for own in seen]
         if not requests:
             msg = "ConditionGP found no training condition that has a control to change from."
             raise SchemaError(msg)
         covered = self.features is not None and any(
             name in self.features for request in requests for name in request.condition.names
         )
-        self.leave_ = (
-            sensible_leave(requests, has_features=covered) if self.leave == "auto" else self.leave
+        self.leave_out_ = (
+            default_leave_out(requests, has_features=covered)
+            if self.leave_out == "auto"
+            else self.leave_out
         )
         self._posterior = Posterior.learn(
             self._rows(requests),
@@ -426,7 +409,7 @@ class ConditionGP(MeanPredictor):
             return (self.pseudocount,)
         return PSEUDOCOUNTS if self.profiles.variances is not None else (1.0,)
 
-    def _rows(self, requests: list[Request]) -> Rows:
+    def _rows(self, requests: list[RequestRow]) -> Rows:
         """Gather what is learned from."""
         profiles = self.profiles
         pairs = zip(profiles.conditions, profiles.contexts, strict=True)
@@ -453,7 +436,7 @@ class ConditionGP(MeanPredictor):
             noise,
             profiles.n_cells[rows].astype(np.float64),
             Contexts(labels, known),
-            groups_of(requests, self.leave_),
+            groups_of(requests, self.leave_out_),
             profiles.are_shares,
         )
 
@@ -479,14 +462,16 @@ class ConditionGP(MeanPredictor):
             If the request or the reference does not fit what was learned.
         """
         requests, given = read_request(conditions, reference, self.profiles)
-        answer = self.answer(requests, given)
-        made = self._answer(requests, given, self._closed(answer.mean, requests, given))
+        answer = self.predict_changes(requests, given)
+        made = self._to_anndata(requests, given, self._renormalized(answer.mean, requests, given))
         made.layers["std"] = answer.std.astype(np.float32)
         made.obs["novelty"] = answer.novelty
         made.obs["support"] = 1 - answer.novelty
         return made
 
-    def answer(self, requests: Sequence[Request], given: Reference | None = None) -> Answer:
+    def predict_changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None = None
+    ) -> GPPrediction:
         """Return changes of the posterior, their errors and novelty; a control does not change."""
         treated = np.array([not request.condition.is_control for request in requests])
         mean, std = np.zeros((2, len(requests), len(self.profiles.var_names)))
@@ -494,28 +479,24 @@ class ConditionGP(MeanPredictor):
         if treated.any():
             found = self.posterior.at(*self._asked(requests, given))
             mean[treated], std[treated], novelty[treated] = found.mean, found.std, found.novelty
-        return Answer(mean, std, novelty)
+        return GPPrediction(mean, std, novelty)
 
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`.
+        made = self.posterior.mean(*self._asked(requests, given))
+        return self._renormalized(made, requests, given)
 
-        Sums of log changes lead to shares that do not sum to one: they are scaled, see `closed`.
-        """
-        treated = np.array([not request.condition.is_control for request in requests])
-        made = np.zeros((len(requests), len(self.profiles.var_names)))
-        if treated.any():
-            made[treated] = self.posterior.mean(*self._asked(requests, given))
-        return self._closed(made, requests, given)
-
-    def _closed(
-        self, changes: NDArray[np.float64], requests: Sequence[Request], given: Reference | None
+    def _renormalized(
+        self,
+        changes: NDArray[np.float64],
+        requests: Sequence[RequestRow],
+        given: ControlCells | None,
     ) -> NDArray[np.float64]:
         """Scale what changes lead to, where the profiles learned from are shares."""
         if not self.profiles.are_shares:
             return changes
-        return closed(changes, self.controls(requests, given))
+        return renormalized(changes, self.controls(requests, given))
 
     def covariance(
         self, conditions: Conditions, *, reference: AnnData | None = None
@@ -545,13 +526,13 @@ class ConditionGP(MeanPredictor):
         return ConditionCovariance(*self.posterior.covariance(self._points(requests, given)))
 
     def _asked(
-        self, requests: Sequence[Request], given: Reference | None
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> tuple[Points, NDArray[np.float64]]:
         """Return the points of the treated among requests, and the controls they start from."""
         treated = [request for request in requests if not request.condition.is_control]
         return self._points(requests, given), self.controls(treated, given)
 
-    def _points(self, requests: Sequence[Request], given: Reference | None) -> Points:
+    def _points(self, requests: Sequence[RequestRow], given: ControlCells | None) -> Points:
         """Return the points of the treated among requests, of which there is one at least."""
         contexts = None
         if given is not None:
@@ -562,17 +543,17 @@ class ConditionGP(MeanPredictor):
             self._refuse_unknown(request)
         return self.posterior.points_of(treated, contexts)
 
-    def knows(self, request: Request) -> bool:
+    def knows(self, request: RequestRow) -> bool:
         """Whether all components of a request were seen, or have features that training has."""
         return self._unknown(request) is None
 
-    def _refuse_unknown(self, request: Request) -> None:
+    def _refuse_unknown(self, request: RequestRow) -> None:
         name = self._unknown(request)
         if name is not None:
             known = {other.name for other in self.posterior.points.parts}
             raise UnknownPerturbationError(name, known)
 
-    def _unknown(self, request: Request) -> str | None:
+    def _unknown(self, request: RequestRow) -> str | None:
         """Return the name of a component that nothing is known about."""
         kernel, parts = self.posterior.kernel, self.posterior.points.parts
         for part in request.condition.components:
@@ -581,6 +562,3 @@ class ConditionGP(MeanPredictor):
             if not seen and not (kind and kernel.knows(part.name)):
                 return part.name
         return None
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]

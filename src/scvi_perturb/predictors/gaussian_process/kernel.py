@@ -10,7 +10,13 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from scvi_perturb.predictors.profiles import agrees
-from scvi_perturb.similarity.kernels import LinearKernel, ModalityKernel, names_in
+from scvi_perturb.similarity.kernels import (
+    LinearKernel,
+    ModalityKernel,
+    compare_names,
+    names_in,
+    near,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component, Condition
+    from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.gaussian_process.signal import Scale
-    from scvi_perturb.predictors.request import Context, Request
 
     Floats: TypeAlias = NDArray[np.float64]
     Theta: TypeAlias = Mapping[str, float]
-
-__all__ = ["FEATURES", "LINEAR", "ConditionKernel", "Contexts", "Kinship", "Points", "Rows"]
 
 
 #: Before the name of a modality, the name of its weight: of similarity, and of products.
@@ -88,20 +92,21 @@ class ConditionKernel:
         features = self.features
         return features is not None and any(features.has(name, m) for m in self.modalities)
 
-    def between(self, left: Points, right: Points) -> Kinship:
+    def between(self, left: Points, right: Points) -> CrossKernel:
         """Compare points with points, as far as no hyperparameter is needed."""
         names = [[part.name for part in points.parts] for points in (left, right)]
         kinds = [np.array([part.kind for part in points.parts]) for points in (left, right)]
         same_kind = kinds[0][:, None] == kinds[1][None, :]
         same_name = np.array(names[0])[:, None] == np.array(names[1])[None, :]
-        alike = {
-            kind + modality: self._alike(modality, kernel, names[0], names[1]) * same_kind
-            for kind, kernels in ((FEATURES, self.modalities), (LINEAR, self.linear))
-            for modality, kernel in kernels.items()
-        }
+        alike = {}
+        if self.features is not None:
+            tables = [self.features.table(own) for own in names]
+            for kind, kernels in ((FEATURES, self.modalities), (LINEAR, self.linear)):
+                compared = compare_names(tables[0], tables[1], kernels)
+                alike |= {kind + name: found * same_kind for name, (found, _) in compared.items()}
         logs = [np.log(points.doses / self.dose) for points in (left, right)]
         times = [np.log1p(points.times) for points in (left, right)]
-        return Kinship(
+        return CrossKernel(
             left,
             right,
             alike={"components": (same_name & same_kind).astype(np.float64)} | alike,
@@ -110,24 +115,9 @@ class ConditionKernel:
             squared=left.contexts.squared_distances(right.contexts) / self.distance,
         )
 
-    def _alike(
-        self,
-        modality: str,
-        kernel: ModalityKernel | LinearKernel,
-        left: Sequence[str],
-        right: Sequence[str],
-    ) -> Floats:
-        """Return the similarity of names in a modality; 0 where one of them lacks it."""
-        if self.features is None:
-            return np.zeros((len(left), len(right)))
-        of_left, has_left = self.features.table(left)[modality]
-        of_right, has_right = self.features.table(right)[modality]
-        both = has_left[:, None] & has_right[None, :]
-        return np.where(both, kernel(of_left, of_right), 0.0)
-
 
 @dataclass(frozen=True, slots=True)
-class Kinship:
+class CrossKernel:
     """Two sets of points compared: the kernel between them as a function of hyperparameters.
 
     Parameters
@@ -183,10 +173,9 @@ class Kinship:
         if self.log_doses is None:
             return np.ones((len(self.left.parts), len(self.right.parts)))
         left, right = self.log_doses
-        near = np.exp(-((left[:, None] - right[None, :]) ** 2) / (2 * theta["dose_scale"] ** 2))
         half = theta["half_dose"]
         sizes = [(1 + half) / (1 + half * np.exp(-logs)) for logs in self.log_doses]
-        made: Floats = near * np.outer(sizes[0], sizes[1])
+        made: Floats = near(left, right, theta["dose_scale"]) * np.outer(sizes[0], sizes[1])
         return made
 
     def _interactions(self, dose: Floats) -> Floats:
@@ -205,18 +194,17 @@ class Kinship:
 
     def _context_factor(self, theta: Theta) -> Floats:
         weight = theta["context"]
-        near = np.exp(-self.squared / theta["context_scale"])
-        factor = (1 + weight * near) / (1 + weight)
+        alike = np.exp(-self.squared / theta["context_scale"])
+        factor = (1 + weight * alike) / (1 + weight)
         made = self.right.weights @ (self.left.weights @ factor).T
         return np.asarray(made).T
 
 
 def _time_factor(left: Floats, right: Floats, scale: float) -> Floats:
     """Return the Gaussian kernel of `log1p` of times; one not recorded is like no other."""
-    apart = left[:, None] - right[None, :]
     missing = np.isnan(left)[:, None], np.isnan(right)[None, :]
-    near = np.exp(-(np.nan_to_num(apart) ** 2) / (2 * scale**2))
-    return np.where(missing[0] ^ missing[1], 0.0, near)
+    alike = np.nan_to_num(near(left, right, scale), nan=1.0)
+    return np.where(missing[0] ^ missing[1], 0.0, alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +278,7 @@ class Points:
     weights: sparse.csr_matrix
 
     @classmethod
-    def of(cls, requests: Sequence[Request], contexts: Contexts) -> Points:
+    def of(cls, requests: Sequence[RequestRow], contexts: Contexts) -> Points:
         """Take requests apart; none of them is of control."""
         conditions = [request.condition for request in requests]
         parts = tuple(dict.fromkeys(part for c in conditions for part in c.components))
@@ -340,7 +328,7 @@ class Rows:
         Whether profiles sum to ten thousand.
     """
 
-    requests: list[Request]
+    requests: list[RequestRow]
     changes: Floats
     controls: Floats | None
     noise: tuple[Floats, Floats] | None

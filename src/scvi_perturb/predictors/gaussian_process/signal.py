@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = [
-    "LOG1P",
-    "PSEUDOCOUNTS",
-    "Outputs",
-    "Scale",
-    "Signal",
-    "Spectrum",
-    "Tune",
-    "calibration",
-    "clearly_better",
-    "fit_signal",
-    "left_out",
-    "row_weights",
-]
-
 
 #: To choose from, in counts per ten thousand; the first, unless another is clearly better.
 PSEUDOCOUNTS: Final = (1.0, 0.3, 0.1)

@@ -18,7 +18,7 @@ from scvi_perturb.predictors.gaussian_process.signal import (
     left_out,
     row_weights,
 )
-from scvi_perturb.predictors.profiles import closed
+from scvi_perturb.predictors.profiles import renormalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
     from scvi_perturb.predictors.gaussian_process.kernel import (
         ConditionKernel,
-        Kinship,
+        CrossKernel,
         Rows,
         Theta,
     )
     from scvi_perturb.predictors.gaussian_process.signal import Tune
 
     Floats: TypeAlias = NDArray[np.float64]
-
-__all__ = ["Fitted", "Search", "fit", "grids", "tuned"]
 
 
 _WEIGHTS: Final = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -88,14 +86,14 @@ class Fitted:
 
 
 def grids(
-    kinship: Kinship, *, noise_known: bool
+    cross: CrossKernel, *, noise_known: bool
 ) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
     """Return where to start, and the values to choose from of what the data can tell."""
-    points = kinship.left
-    modalities = [name for name in kinship.alike if name.startswith((FEATURES, LINEAR))]
+    points = cross.left
+    modalities = [name for name in cross.alike if name.startswith((FEATURES, LINEAR))]
     combined = bool((points.sizes > 1).any())
     # rows in which each name of a kind occurs, at any dose
-    occurring = kinship.alike["components"] @ np.asarray(points.holds.sum(axis=0)).ravel()
+    occurring = cross.alike["components"] @ np.asarray(points.holds.sum(axis=0)).ravel()
     repeated = bool((occurring > 1).any())
     start = _DEFAULTS | dict.fromkeys(modalities, 1.0)
     open_ones: dict[str, tuple[float, ...]] = {}
@@ -111,14 +109,14 @@ def grids(
         start |= {"shift": 0.1, "interactions": 0.1, "saturation": 0.2}
         open_ones |= {"saturation": _SATURATION}
         open_ones |= dict.fromkeys(("shift", "interactions"), _WEIGHTS)
-    if kinship.log_doses is not None:
+    if cross.log_doses is not None:
         open_ones |= {"dose_scale": _DOSE_SCALES, "half_dose": _HALF_DOSES, "shift": _WEIGHTS}
-    if kinship.times is not None and len(np.unique(points.times)) > 1:
+    if cross.times is not None and len(np.unique(points.times)) > 1:
         open_ones["time_scale"] = _TIME_SCALES
     if len(np.unique(points.weights.indices)) > 1:
         start["context"] = 1.0
         open_ones["context"] = _CONTEXT
-        if np.isfinite(kinship.squared).all():
+        if np.isfinite(cross.squared).all():
             open_ones["context_scale"] = _CONTEXT_SCALES
     if noise_known:
         open_ones["noise"] = _NOISE
@@ -127,14 +125,14 @@ def grids(
 
 def fit(
     theta: Theta,
-    kinship: Kinship,
+    cross: CrossKernel,
     outputs: Outputs,
     *,
     members: Sequence[NDArray[np.intp]],
     tune: Tune,
 ) -> Fitted:
     """Fit outputs with given hyperparameters."""
-    kernel = kinship(theta)
+    kernel = cross(theta)
     unit = float(np.diagonal(kernel).mean())
     kernel /= unit if unit > 0 else 1.0
     diagonal = np.diagonal(kernel).copy()
@@ -146,7 +144,7 @@ def fit(
 
 
 def tuned(
-    kinship: Kinship,
+    cross: CrossKernel,
     outputs: Outputs,
     *,
     members: Sequence[NDArray[np.intp]],
@@ -156,19 +154,19 @@ def tuned(
 
     The search starts from the best of a few starts: all terms alike, and each alone.
     """
-    start, open_ones = grids(kinship, noise_known=outputs.noise is not None)
+    start, open_ones = grids(cross, noise_known=outputs.noise is not None)
     best: Fitted | None = None
     for theta in _starts(start, open_ones):
-        best = _better(best, fit(theta, kinship, outputs, members=members, tune=tune))
+        best = _better(best, fit(theta, cross, outputs, members=members, tune=tune))
     if best is None:
-        return fit(start, kinship, outputs, members=members, tune=tune)
+        return fit(start, cross, outputs, members=members, tune=tune)
     for _ in range(_N_ROUNDS):
         before = best.signal.score
         for name, values in open_ones.items():
             for value in values:
                 theta = best.theta | {name: value}
                 if value != best.theta[name] and _any_weight(theta):
-                    made = fit(theta, kinship, outputs, members=members, tune=tune)
+                    made = fit(theta, cross, outputs, members=members, tune=tune)
                     best = _better(best, made)
         if before - best.signal.score <= _GAIN * abs(before):
             break
@@ -210,7 +208,7 @@ class Search:
         All rows.
     chosen, members
         Those to tune on, and which of them are left out together.
-    kinship
+    cross
         The kernel between those, but for hyperparameters.
     tune
         What is made least.
@@ -221,7 +219,7 @@ class Search:
     rows: Rows
     chosen: NDArray[np.intp]
     members: list[NDArray[np.intp]]
-    kinship: Kinship
+    cross: CrossKernel
     tune: Tune
     n_components: int | None
 
@@ -256,7 +254,7 @@ class Search:
         errors = {first: self._errors(first, outputs, fitted, weights)}
         others = {scale: self._outputs(scale) for scale in map(Scale, pseudocounts[1:])}
         for scale, found in others.items():
-            again = fit(fitted.theta, self.kinship, found.subset(self.chosen),
+            again = fit(fitted.theta, self.cross, found.subset(self.chosen),
                         members=self.members, tune=self.tune)  # fmt: skip
             errors[scale] = self._errors(scale, found, again, weights)
         best = clearly_better(errors)
@@ -272,7 +270,7 @@ class Search:
 
     def _tuned(self, outputs: Outputs) -> Fitted:
         some = outputs.subset(self.chosen)
-        return tuned(self.kinship, some, members=self.members, tune=self.tune)
+        return tuned(self.cross, some, members=self.members, tune=self.tune)
 
     def _errors(self, scale: Scale, outputs: Outputs, fitted: Fitted, weights: Floats) -> Floats:
         """Return squared errors of profiles when a group is left out, `(n_groups,)`."""
@@ -284,6 +282,6 @@ class Search:
         if controls is not None:
             predicted = scale.back(predicted, controls[chosen])
             if self.rows.are_shares:
-                predicted = closed(predicted, controls[chosen])
+                predicted = renormalized(predicted, controls[chosen])
         squared = weights * ((predicted - self.rows.changes[chosen]) ** 2).sum(axis=1)
         return np.array([squared[own].sum() for own in self.members])

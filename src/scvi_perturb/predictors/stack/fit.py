@@ -12,8 +12,8 @@ from scipy.optimize import nnls
 
 from scvi_perturb._core import SchemaError, UnknownPerturbationError, log_normalize_cells
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
-from scvi_perturb.predictors.profiles import Moments, closed
-from scvi_perturb.predictors.stack.intervals import Clues, Spread
+from scvi_perturb.predictors.profiles import Moments, renormalized
+from scvi_perturb.predictors.stack.intervals import ErrorCovariates, ErrorModel
 from scvi_perturb.predictors.stack.scenarios import Fold, folds_of, unit_of
 
 if TYPE_CHECKING:
@@ -22,27 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.predictors.base import MeanPredictor
     from scvi_perturb.predictors.profiles import Deltas, TrainingProfiles
-    from scvi_perturb.predictors.request import Context, Reference, Request
-    from scvi_perturb.predictors.stack.scenarios import Question
+    from scvi_perturb.predictors.request import ControlCells
+    from scvi_perturb.predictors.stack.scenarios import RequestScenario
 
     Floats = NDArray[np.float64]
     Members = dict[str, MeanPredictor]
-
-__all__ = [
-    "Contrast",
-    "ControlPrior",
-    "LeftOut",
-    "Outside",
-    "QuestionStack",
-    "check_contrast",
-    "clues_of",
-    "moments_of",
-    "said_by",
-    "stack_weights",
-    "treated_rows",
-]
 
 
 #: Bootstraps over which weights are averaged.
@@ -236,10 +223,14 @@ def _over_similar(level: Floats, values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Multiplies changes, less the mean of training, with `g (I + c S / s)^-1`.
+    """Damps what many conditions have in common, so that predictions tell them apart.
 
-    The gain `g` makes up for the size that is lost: it is that by which changes of training are
-    nearest to what they were.
+    A predicted change, less the mean change of training, is multiplied with `g (I + c S / s)^-1`,
+    with `S` the covariance of training changes, `s` its largest eigenvalue and `c` the contrast:
+    components are damped by as much as they vary, the leading one to `1 / (1 + c)`. This is the
+    direction of Fisher's discriminant, with a covariance shrunk to a multiple of the identity
+    (Friedman, Regularized discriminant analysis, 1989). The gain `g` makes up for the size that is
+    lost: with it training changes, treated alike, come nearest to what they were.
 
     Parameters
     ----------
@@ -309,22 +300,22 @@ REFUSALS = (UnknownPerturbationError, SchemaError)
 MOST_KEPT = 2000
 
 
-class Outside(Protocol):
+class ExternalMember(Protocol):
     """A member that is trained elsewhere: a generator, whose refits are dear."""
 
     def left_out(
-        self, question: Question, rows: Sequence[Request], folds: Sequence[Fold]
+        self, scenario: RequestScenario, rows: Sequence[RequestRow], folds: Sequence[Fold]
     ) -> list[Floats] | None:
         """Return the changes of each fold's asked rows, by refits without the removed ones.
 
-        None where it does not take part in the question.
+        None where it does not take part in the scenario.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What was left out, and what members said of it.
+    """What was left out, and what members predicted of it.
 
     Parameters
     ----------
@@ -334,7 +325,7 @@ class LeftOut:
         Measured changes and their sampling variances, `(n_rows, n_genes)`.
     fold, unit
         Of each row, `(n_rows,)`.
-    said
+    predicted
         By name of the member, `(n_rows, n_genes)`.
     posterior
         Variance that the regression states, `(n_rows, n_genes)`.
@@ -342,17 +333,17 @@ class LeftOut:
         Posterior by prior variance of the regression, NaN where it does not answer, `(n_rows,)`.
     """
 
-    rows: list[Request]
+    rows: list[RequestRow]
     truth: Floats
     noise: Floats
     fold: NDArray[np.intp]
     unit: NDArray[np.intp]
-    said: dict[str, Floats]
+    predicted: dict[str, Floats]
     posterior: Floats
     novelty: Floats
 
 
-class Said(NamedTuple):
+class MemberPredictions(NamedTuple):
     """Changes by member, and the regression's own variance and novelty."""
 
     changes: dict[str, Floats]
@@ -360,33 +351,33 @@ class Said(NamedTuple):
     novelty: Floats
 
 
-def treated_rows(profiles: TrainingProfiles) -> tuple[list[Request], NDArray[np.intp]]:
+def treated_rows(profiles: TrainingProfiles) -> tuple[list[RequestRow], NDArray[np.intp]]:
     """Return the treated rows that have a control, and the group of each in the profiles."""
-    from scvi_perturb.predictors.request import Request
+    from scvi_perturb.data.request import RequestRow
 
     pairs = list(zip(profiles.conditions, profiles.contexts, strict=True))
     group = {pair: i for i, pair in enumerate(pairs)}
-    rows = [Request(what, own) for what, seen in profiles.deltas.items() for own in seen]
+    rows = [RequestRow(what, own) for what, seen in profiles.deltas.items() for own in seen]
     places = [group[row.condition, row.context] for row in rows]
     return rows, np.array(places, dtype=np.intp)
 
 
 @dataclass(slots=True)
-class QuestionStack:
-    """A stack for one question.
+class ScenarioStack:
+    """A stack for one scenario.
 
     Parameters
     ----------
-    question
+    scenario
         What is asked.
     members
         Fitted to all of training, by name.
     refits
         The same without what each fold takes away.
     left_out
-        What they were tried on; None where training has nothing to ask the question of.
+        What they were tried on; None where training has nothing to try the scenario on.
     between, across, own
-        Moments of left-out changes, see `moments_of`; in the order of `left_out.said`.
+        Moments of left-out changes, see `moments_of`; in the order of `left_out.predicted`.
     prior
         Of the controls of contexts that were never seen perturbed.
     seed
@@ -395,7 +386,7 @@ class QuestionStack:
         Of all predictions, see `Contrast`.
     """
 
-    question: Question
+    scenario: RequestScenario
     members: Members
     refits: list[Members]
     left_out: LeftOut | None
@@ -405,21 +396,23 @@ class QuestionStack:
     prior: ControlPrior | None
     seed: int | None
     contrast: float = 0.0
-    _solved: dict[tuple[str, ...], tuple[dict[str, float], Spread]] = field(default_factory=dict)
+    _solved: dict[tuple[str, ...], tuple[dict[str, float], ErrorModel]] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def fit(
         cls,
-        question: Question,
+        scenario: RequestScenario,
         profiles: TrainingProfiles,
         members: Members,
         *,
-        outside: Mapping[str, Outside],
+        external: Mapping[str, ExternalMember],
         n_folds: int,
         seed: int | None,
         lenient: bool,
         contrast: float = 0.0,
-    ) -> QuestionStack:
+    ) -> ScenarioStack:
         """Fit members to all of training, and to what each fold leaves of it.
 
         Members that do not fit the data raise, or with `lenient` are left out. The law of errors is
@@ -427,8 +420,8 @@ class QuestionStack:
         """
         rows, groups = treated_rows(profiles)
         fitted = _fitted(members, profiles, lenient=lenient)
-        prior = ControlPrior.of(profiles) if question == "unseen_context" else None
-        folds = folds_of(question, rows, n_folds=n_folds, seed=seed)
+        prior = ControlPrior.of(profiles) if scenario == "unseen_context" else None
+        folds = folds_of(scenario, rows, n_folds=n_folds, seed=seed)
         if len(folds) > 1 and all(member.can_refit for member in members.values()):
             refits = [
                 _fitted(members, profiles.without(groups[fold.removed].tolist()), lenient=True)
@@ -439,33 +432,33 @@ class QuestionStack:
             folds, refits = [], []
         if len(folds) > 1:
             left_out = _leave_out(
-                question, profiles, (rows, groups), folds, refits, prior, contrast
+                scenario, profiles, (rows, groups), folds, refits, prior, contrast
             )
-            for name, member in outside.items():
-                said = member.left_out(question, rows, folds)
-                if said is not None:
-                    left_out.said[name] = np.concatenate(said)
-            if left_out.said:
-                predicted = np.stack(list(left_out.said.values()))
+            for name, member in external.items():
+                predicted = member.left_out(scenario, rows, folds)
+                if predicted is not None:
+                    left_out.predicted[name] = np.concatenate(predicted)
+            if left_out.predicted:
+                predicted = np.stack(list(left_out.predicted.values()))
                 moments = moments_of(left_out.truth, predicted, left_out.unit)
                 kept = refits if len(rows) <= MOST_KEPT else []
-                return cls(question, fitted, kept, left_out, *moments, prior, seed, contrast)
+                return cls(scenario, fitted, kept, left_out, *moments, prior, seed, contrast)
         empty = np.empty(0)
-        return cls(question, fitted, [], None, empty, empty, empty, prior, seed, contrast)
+        return cls(scenario, fitted, [], None, empty, empty, empty, prior, seed, contrast)
 
-    def solve(self, names: Sequence[str]) -> tuple[dict[str, float], Spread]:
+    def solve(self, names: Sequence[str]) -> tuple[dict[str, float], ErrorModel]:
         """Return the weights of members that answer, and the law of their errors.
 
         Raises
         ------
         ValueError
-            If the question was never tried.
+            If the scenario was never tried.
         """
         tried = self.left_out
         if tried is None:
-            msg = f"Nothing in training asks the question {self.question!r}."
+            msg = f"Nothing in training is in the scenario {self.scenario!r}."
             raise ValueError(msg)
-        every = list(tried.said)
+        every = list(tried.predicted)
         key = tuple(name for name in every if name in names)
         if key not in self._solved:
             where = [every.index(name) for name in key]
@@ -475,10 +468,14 @@ class QuestionStack:
                 _prior_weights(key, self.members),
                 seed=self.seed,
             )
-            said = np.stack([tried.said[name] for name in key])
-            clues = clues_of(said, weights, tried.posterior)
-            spread = Spread.fit(
-                tried.truth - clues.mean, tried.noise, clues, fold=tried.fold, unit=tried.unit
+            predicted = np.stack([tried.predicted[name] for name in key])
+            covariates = error_covariates(predicted, weights, tried.posterior)
+            spread = ErrorModel.fit(
+                tried.truth - covariates.mean,
+                tried.noise,
+                covariates,
+                fold=tried.fold,
+                unit=tried.unit,
             )
             self._solved[key] = dict(zip(key, weights.tolist(), strict=True)), spread
         return self._solved[key]
@@ -488,27 +485,27 @@ class QuestionStack:
         tried = self.left_out
         if tried is None:
             return None
-        weights, spread = self.solve(list(tried.said))
-        said = np.stack([tried.said[name] for name in weights])
-        clues = clues_of(said, np.array(list(weights.values())), tried.posterior)
-        made: Floats = (tried.truth - clues.mean) / np.maximum(spread.std(clues), 1e-12)
+        weights, spread = self.solve(list(tried.predicted))
+        predicted = np.stack([tried.predicted[name] for name in weights])
+        covariates = error_covariates(predicted, np.array(list(weights.values())), tried.posterior)
+        made: Floats = (tried.truth - covariates.mean) / np.maximum(spread.std(covariates), 1e-12)
         return made
 
 
-def said_by(
+def member_predictions(
     members: Members,
-    requests: Sequence[Request],
-    given: Reference | None,
+    requests: Sequence[RequestRow],
+    given: ControlCells | None,
     prior: ControlPrior | None,
     contrast: float = 0.0,
-) -> Said:
+) -> MemberPredictions:
     """Return what each member that answers all requests says, contrasted by what it learned from.
 
     With a prior on controls, changes lead from the measured control to what is expected: they are
     those of the members and the expected change of the control's measurement. Profiles that
     several members lead to are closed where those learned from are; one is passed on as it is.
     """
-    said: dict[str, Floats] = {}
+    predicted: dict[str, Floats] = {}
     first = next(iter(members.values()))
     profiles = first.profiles
     posterior = np.zeros((len(requests), len(profiles.var_names)))
@@ -516,26 +513,26 @@ def said_by(
     for name, member in members.items():
         try:
             if isinstance(member, ConditionGP):
-                answer = member.answer(requests, given)
-                said[name], posterior, novelty = answer.mean, answer.std**2, answer.novelty
+                answer = member.predict_changes(requests, given)
+                predicted[name], posterior, novelty = answer.mean, answer.std**2, answer.novelty
             else:
-                said[name] = member.changes(requests, given)
+                predicted[name] = member.changes(requests, given)
         except REFUSALS:
             continue
-    if prior is not None and said:
+    if prior is not None and predicted:
         shifts = np.stack([_shift(prior, one, given, profiles) for one in requests])
-        said = {name: changes + shifts for name, changes in said.items()}
-    if contrast and said:
+        predicted = {name: changes + shifts for name, changes in predicted.items()}
+    if contrast and predicted:
         damping = Contrast.of(profiles.deltas, contrast, who="StackedMean")
-        said = {name: damping(changes) for name, changes in said.items()}
-    if said and len(members) > 1 and profiles.are_shares:
+        predicted = {name: damping(changes) for name, changes in predicted.items()}
+    if predicted and len(members) > 1 and profiles.are_shares:
         controls = first.controls(requests, given)
-        said = {name: closed(changes, controls) for name, changes in said.items()}
-    return Said(said, posterior, novelty)
+        predicted = {name: renormalized(changes, controls) for name, changes in predicted.items()}
+    return MemberPredictions(predicted, posterior, novelty)
 
 
 def _shift(
-    prior: ControlPrior, request: Request, given: Reference | None, profiles: TrainingProfiles
+    prior: ControlPrior, request: RequestRow, given: ControlCells | None, profiles: TrainingProfiles
 ) -> Floats:
     if given is None:
         return prior.shift(request.context)
@@ -545,7 +542,7 @@ def _shift(
 
 
 def _prior_weights(names: Sequence[str], members: Members) -> Floats:
-    """Return equal weights of the regression and outside members; of all where there is neither."""
+    """Return equal weights of the regression and external members, or else of all."""
     expert = np.array(
         [name not in members or isinstance(members[name], ConditionGP) for name in names]
     )
@@ -554,10 +551,10 @@ def _prior_weights(names: Sequence[str], members: Members) -> Floats:
     return made
 
 
-def clues_of(said: Floats, weights: Floats, posterior: Floats) -> Clues:
+def error_covariates(predicted: Floats, weights: Floats, posterior: Floats) -> ErrorCovariates:
     """Return the stack's mean and what its error may depend on."""
-    mean = np.tensordot(weights, said, 1)
-    return Clues(mean, np.tensordot(weights, (said - mean) ** 2, 1), posterior)
+    mean = np.tensordot(weights, predicted, 1)
+    return ErrorCovariates(mean, np.tensordot(weights, (predicted - mean) ** 2, 1), posterior)
 
 
 def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> Members:
@@ -582,7 +579,7 @@ def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> M
 
 
 def _answerable(
-    folds: Sequence[Fold], refits: Sequence[Members], rows: Sequence[Request]
+    folds: Sequence[Fold], refits: Sequence[Members], rows: Sequence[RequestRow]
 ) -> tuple[list[Fold], list[Members]]:
     """Keep of what folds ask what the regression knows something about, and folds of use."""
     kept = []
@@ -595,9 +592,9 @@ def _answerable(
 
 
 def _leave_out(
-    question: Question,
+    scenario: RequestScenario,
     profiles: TrainingProfiles,
-    treated: tuple[list[Request], NDArray[np.intp]],
+    treated: tuple[list[RequestRow], NDArray[np.intp]],
     folds: Sequence[Fold],
     refits: Sequence[Members],
     prior: ControlPrior | None,
@@ -607,16 +604,16 @@ def _leave_out(
     rows, groups = treated
     asked = np.concatenate([fold.asked for fold in folds])
     chosen = [rows[i] for i in asked]
-    said: dict[str, list[Floats]] = {}
+    predicted: dict[str, list[Floats]] = {}
     posterior: list[Floats] = []
     novelty: list[Floats] = []
     for fold, members in zip(folds, refits, strict=True):
-        found = said_by(members, [rows[i] for i in fold.asked], None, prior, contrast)
+        found = member_predictions(members, [rows[i] for i in fold.asked], None, prior, contrast)
         posterior.append(found.posterior)
         novelty.append(found.novelty)
         for name, changes in found.changes.items():
-            said.setdefault(name, []).append(changes)
-    units = {unit: i for i, unit in enumerate(dict.fromkeys(unit_of(question, r) for r in chosen))}
+            predicted.setdefault(name, []).append(changes)
+    units = {unit: i for i, unit in enumerate(dict.fromkeys(unit_of(scenario, r) for r in chosen))}
     truth = np.stack([profiles.deltas[r.condition][r.context] for r in chosen])
     noise = np.zeros_like(truth)
     if profiles.variances is not None:  # of the control, predictions have to answer for
@@ -626,8 +623,8 @@ def _leave_out(
         truth,
         noise,
         np.repeat(np.arange(len(folds)), [len(fold.asked) for fold in folds]),
-        np.array([units[unit_of(question, r)] for r in chosen], dtype=np.intp),
-        {name: np.concatenate(p) for name, p in said.items() if len(p) == len(folds)},
+        np.array([units[unit_of(scenario, r)] for r in chosen], dtype=np.intp),
+        {name: np.concatenate(p) for name, p in predicted.items() if len(p) == len(folds)},
         np.concatenate(posterior),
         np.concatenate(novelty),
     )

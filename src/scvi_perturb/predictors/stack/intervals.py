@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["GRID", "LEVELS", "Clues", "Spread", "law_quantiles"]
-
 
 #: Levels at which the law is kept.
 GRID: Final = np.linspace(0.0, 1.0, 201)
@@ -33,7 +31,7 @@ _MOST: Final = 6_000
 _TOP: Final = 0.9995
 
 
-def law_quantiles(error: Floats, variance: Floats, noise: Floats) -> Floats:
+def error_quantiles(error: Floats, variance: Floats, noise: Floats) -> Floats:
     """Return quantiles of `|true error| / sd` at the levels of the grid, `(201,)`.
 
     What is measured is the true error and the noise of the measurement. True errors of genes have
@@ -97,7 +95,7 @@ _N_HALVINGS: Final = 45
 
 
 @dataclass(frozen=True, slots=True)
-class Clues:
+class ErrorCovariates:
     """What the variance of an error may depend on, each `(n_rows, n_genes)`.
 
     Parameters
@@ -114,28 +112,28 @@ class Clues:
     disagreement: Floats
     posterior: Floats
 
-    def some(self, rows: NDArray[np.bool_]) -> Clues:
+    def some(self, rows: NDArray[np.bool_]) -> ErrorCovariates:
         """Return those of some rows."""
-        return Clues(self.mean[rows], self.disagreement[rows], self.posterior[rows])
+        return ErrorCovariates(self.mean[rows], self.disagreement[rows], self.posterior[rows])
 
     def stacked(self) -> Floats:
-        """Return all clues and a constant, `(4, n_rows, n_genes)`."""
+        """Return all covariates and a constant, `(4, n_rows, n_genes)`."""
         ones = np.ones_like(self.mean)
         return np.stack([ones, self.mean**2, self.disagreement, self.posterior])
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ErrorModel:
     """The variance of errors, learned from what was left out.
 
-    It is a sum of clues with weights that are not negative: a constant, the square of the predicted
-    change, the disagreement of members, the regression's own variance. What the law of errors in
-    units of it is, is kept as it was found, see `law_quantiles`.
+    It is a sum of covariates with weights that are not negative: a constant, the square of the
+    predicted change, the disagreement of members, the regression's own variance. The law of errors
+    in units of it is kept as it was found, see `error_quantiles`.
 
     Parameters
     ----------
     weights
-        Of the clues, `(4,)`.
+        Of the covariates, `(4,)`.
     quantiles
         Of `|true error| / sd` over genes and rows of each fold, at even levels, `(n_folds, 201)`.
     units
@@ -151,7 +149,7 @@ class Spread:
         cls,
         error: Floats,
         noise: Floats,
-        clues: Clues,
+        covariates: ErrorCovariates,
         *,
         fold: NDArray[np.intp],
         unit: NDArray[np.intp],
@@ -164,28 +162,30 @@ class Spread:
             Measured less predicted change, `(n_rows, n_genes)`.
         noise
             Sampling variance of what was measured, same shape; zeros where it is not known.
-        clues
+        covariates
             Of the same rows.
         fold, unit
             Of each row, `(n_rows,)`.
         """
-        stacked = clues.stacked()
+        stacked = covariates.stacked()
         weights = _variance_weights(error**2, noise, stacked)
         variance = np.tensordot(weights, stacked, 1)
         folds = [fold == k for k in np.unique(fold)]
         return cls(
             weights,
-            np.stack([law_quantiles(error[own], variance[own], noise[own]) for own in folds]),
+            np.stack([error_quantiles(error[own], variance[own], noise[own]) for own in folds]),
             np.array([len(np.unique(unit[own])) for own in folds]),
         )
 
-    def std(self, clues: Clues) -> Floats:
+    def std(self, covariates: ErrorCovariates) -> Floats:
         """Return the standard deviation of a normal law as wide as the intervals, on average."""
         ratios = [self.reach(p) for p in LEVELS]
         normal = ndtri((1 + np.array(LEVELS)) / 2)
-        return float(np.mean(np.array(ratios) / normal)) * self.scale(clues)
+        return float(np.mean(np.array(ratios) / normal)) * self.scale(covariates)
 
-    def interval(self, clues: Clues, centres: Floats, level: float) -> tuple[Floats, Floats]:
+    def interval(
+        self, covariates: ErrorCovariates, centres: Floats, level: float
+    ) -> tuple[Floats, Floats]:
         """Return central intervals of predicted changes.
 
         Around the predictions that the members of each fold make, `(n_folds, n_rows, n_genes)`, the
@@ -196,7 +196,7 @@ class Spread:
         Barber, Candes, Ramdas and Tibshirani, Predictive inference with the jackknife+, Annals of
         Statistics 2021.
         """
-        scale = self.scale(clues)
+        scale = self.scale(covariates)
         return -self._upper(scale, -centres, level), self._upper(scale, centres, level)
 
     def _upper(self, scale: Floats, centres: Floats, level: float) -> Floats:
@@ -220,12 +220,12 @@ class Spread:
         weights = np.repeat(self.units, middle.shape[1]).astype(np.float64)
         return float(_weighted_quantile(middle.reshape(-1, 1), weights, level)[0])
 
-    def rank(self, clues: Clues, error: Floats, noise: Floats) -> Floats:
+    def rank(self, covariates: ErrorCovariates, error: Floats, noise: Floats) -> Floats:
         """Return how likely a smaller error is than each that was measured, noise included.
 
         Parameters
         ----------
-        clues
+        covariates
             Of the rows.
         error, noise
             Measured less predicted change and the sampling variance of the measurement,
@@ -236,7 +236,7 @@ class Spread:
         numpy.ndarray
             Shares in [0, 1], same shape; even if the law is right.
         """
-        scale, size = self.scale(clues), np.abs(error)
+        scale, size = self.scale(covariates), np.abs(error)
         blur = np.maximum(np.sqrt(noise), 1e-6 * scale + 1e-12)
         total = np.zeros(error.shape)
         for level in _RANKED:
@@ -245,28 +245,28 @@ class Spread:
         made: Floats = total / len(_RANKED)
         return made
 
-    def scale(self, clues: Clues) -> Floats:
+    def scale(self, covariates: ErrorCovariates) -> Floats:
         """Return the root of the variance, `(n_rows, n_genes)`."""
-        made: Floats = np.sqrt(np.tensordot(self.weights, clues.stacked(), 1))
+        made: Floats = np.sqrt(np.tensordot(self.weights, covariates.stacked(), 1))
         return made
 
 
-def _variance_weights(squared: Floats, noise: Floats, clues: Floats) -> Floats:
-    """Return non-negative weights of clues such that they add up to squared errors less noise.
+def _variance_weights(squared: Floats, noise: Floats, covariates: Floats) -> Floats:
+    """Return non-negative weights of covariates such that they add up to squared errors less noise.
 
     Least squares by the inverse of the squared variance, in rounds.
     """
-    flat, known = clues.reshape(len(clues), -1), noise.ravel()
+    flat, known = covariates.reshape(len(covariates), -1), noise.ravel()
     size = flat.mean(axis=1)
     told = size > 0
     if not told.all():
-        weights = np.zeros(len(clues))
-        weights[told] = _variance_weights(squared, noise, clues[told])
+        weights = np.zeros(len(covariates))
+        weights[told] = _variance_weights(squared, noise, covariates[told])
         return weights
     design, goal = (flat / size[:, None]).T, squared.ravel() - known
     least = max(1e-3 * float(np.maximum(squared - noise, 0).mean()), 1e-12)
     total = np.full(len(goal), max(float(squared.mean()), least))
-    weights = np.zeros(len(clues))
+    weights = np.zeros(len(covariates))
     for _ in range(_N_ROUNDS):
         precise = 1 / total
         gram = design.T @ (design * (precise**2)[:, None])

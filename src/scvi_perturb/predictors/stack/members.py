@@ -1,4 +1,4 @@
-"""Who is in the stack: the regression, and the trivial predictions that answer a question."""
+"""Who is in the stack: the regression, and the trivial predictions that answer a scenario."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.base import MeanPredictor
-    from scvi_perturb.predictors.gaussian_process.condition_gp import Leave
+    from scvi_perturb.predictors.gaussian_process.condition_gp import LeaveOut
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.stack.scenarios import Question
-
-__all__ = ["default_members", "fallback"]
+    from scvi_perturb.predictors.stack.scenarios import RequestScenario
 
 
-#: What the regression leaves out together, so that it is tuned for the question.
-_LEAVE: Final[Mapping[Question, Leave]] = {
+#: What the regression leaves out together, so that it is tuned for the scenario.
+_LEAVE_OUT: Final[Mapping[RequestScenario, LeaveOut]] = {
     "seen": "auto",
     "unseen_context": "context",
     "context_transfer": "row",
@@ -42,44 +40,44 @@ _LEAVE: Final[Mapping[Question, Leave]] = {
 
 
 def default_members(
-    question: Question, features: PerturbationFeatures | None, profile: Profile
+    scenario: RequestScenario, features: PerturbationFeatures | None, profile: Profile
 ) -> dict[str, MeanPredictor]:
-    """Return the members for a question, unfitted, by name."""
+    """Return the members for a scenario, unfitted, by name."""
     found: dict[str, MeanPredictor] = {
-        "condition_gp": ConditionGP(features, leave=_LEAVE[question], profile=profile)
+        "condition_gp": ConditionGP(features, leave_out=_LEAVE_OUT[scenario], profile=profile)
     }
-    if question == "seen":
+    if scenario == "seen":
         return found
     found["no_change"] = NoChange(profile=profile)
-    if question in ("unseen_context", "context_transfer"):
+    if scenario in ("unseen_context", "context_transfer"):
         found["context_mean"] = ContextMean("contexts", profile=profile)
-        if question == "context_transfer":
+        if scenario == "context_transfer":
             found["mean_in_context"] = ContextMean("perturbations", profile=profile)
         return found
     found["mean_of_training"] = ContextMean("all", profile=profile)
     if profile != "effects":
         found["mean_in_context"] = ContextMean("perturbations", profile=profile)
-    if question == "unseen_combination":
+    if scenario == "unseen_combination":
         found["additive"] = Additive(profile=profile)
         found["matching_mean"] = MatchingMean(profile=profile)
         found["latent_additive"] = LatentAdditive(features, profile=profile)
-    if question in ("dose", "dose_beyond"):
+    if scenario in ("dose", "dose_beyond"):
         found["dose_line"] = DoseLine("log_linear", profile=profile)
         found["dose_hill"] = DoseLine("hill", profile=profile)
-    if features is not None and question in ("unseen_combination", "unseen_perturbation"):
+    if features is not None and scenario in ("unseen_combination", "unseen_perturbation"):
         found["pca_ridge"] = PCARidge(features, profile=profile)
         found["blended_kernel_ridge"] = BlendedKernelRidge(features, profile=profile)
         found["nearest_perturbation"] = NearestPerturbation(features, profile=profile)
-    if features is not None and question == "unseen_perturbation":
+    if features is not None and scenario == "unseen_perturbation":
         found["latent_additive"] = LatentAdditive(features, profile=profile)
         if measured_modalities(features):
             found["feature_forest"] = FeatureForest(features, profile=profile)
     return found
 
 
-def fallback(question: Question) -> tuple[str, ...]:
-    """Return who shares the weight where training has nothing to try the question on."""
-    second: dict[Question, tuple[str, ...]] = {
+def fallback(scenario: RequestScenario) -> tuple[str, ...]:
+    """Return who shares the weight where training has nothing to try the scenario on."""
+    second: dict[RequestScenario, tuple[str, ...]] = {
         "unseen_context": ("context_mean",),
         "context_transfer": ("context_mean",),
         "unseen_combination": ("additive",),
@@ -87,4 +85,4 @@ def fallback(question: Question) -> tuple[str, ...]:
         "dose_beyond": ("dose_hill",),
         "unseen_perturbation": ("mean_of_training",),
     }
-    return ("condition_gp", *second.get(question, ()))
+    return ("condition_gp", *second.get(scenario, ()))

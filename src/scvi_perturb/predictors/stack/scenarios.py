@@ -1,6 +1,6 @@
 """What a request asks, seen from training: a new context, pair, dose, perturbation, or nothing new.
 
-And how the same question is asked of training itself: by leaving out what makes it new.
+And how training is made to ask the same of itself: by leaving out what makes it new.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component
-    from scvi_perturb.predictors.request import Context, Request
-
-__all__ = ["QUESTIONS", "Fold", "Question", "Seen", "folds_of", "likely_question", "unit_of"]
+    from scvi_perturb.data.request import Context, RequestRow
 
 
 #: "seen": measured in that context; "unseen_context": elsewhere, and nothing was measured there;
 #: "context_transfer": elsewhere, and other perturbations there; "unseen_combination": only its
 #: components; "dose": the same names at doses or times on both sides; "dose_beyond": on one side
 #: only; "unseen_perturbation": a name that is new.
-Question = Literal[
+RequestScenario = Literal[
     "seen",
     "unseen_context",
     "context_transfer",
@@ -37,12 +35,12 @@ Question = Literal[
     "unseen_perturbation",
 ]
 
-QUESTIONS: Final[tuple[Question, ...]] = get_args(Question)
+SCENARIOS: Final[tuple[RequestScenario, ...]] = get_args(RequestScenario)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What training holds, as far as questions depend on it.
+class TrainingCoverage:
+    """What training holds, as far as scenarios depend on it.
 
     Parameters
     ----------
@@ -54,14 +52,14 @@ class Seen:
         Lowest and highest dose of each name and kind.
     """
 
-    rows: frozenset[Request]
+    rows: frozenset[RequestRow]
     contexts: frozenset[Context]
     conditions: frozenset[Hashable]
     components: frozenset[Component]
     doses: dict[tuple[str, str], tuple[float, float]]
 
     @classmethod
-    def of(cls, rows: Iterable[Request]) -> Self:
+    def of(cls, rows: Iterable[RequestRow]) -> Self:
         """Gather what treated training rows hold."""
         rows = frozenset(rows)
         components = frozenset(part for row in rows for part in row.condition.components)
@@ -77,7 +75,7 @@ class Seen:
             doses,
         )
 
-    def question(self, request: Request) -> Question:
+    def scenario(self, request: RequestRow) -> RequestScenario:
         """Return what a request that is no control asks.
 
         What its context leaves open is taken for what was seen.
@@ -104,76 +102,76 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Training rows that are taken away together, and those of them that then ask the question."""
+    """Training rows taken away together, and those of them that are then in the scenario."""
 
     removed: NDArray[np.intp]
     asked: NDArray[np.intp]
 
 
 def folds_of(
-    question: Question, rows: Sequence[Request], *, n_folds: int, seed: int | None
+    scenario: RequestScenario, rows: Sequence[RequestRow], *, n_folds: int, seed: int | None
 ) -> list[Fold]:
-    """Return folds of training rows that ask a question of the rest.
+    """Return folds of training rows that are in a scenario, seen from the rest.
 
     Contexts are left out one at a time, for `unseen_context`, if there are twice `n_folds` of them
-    at most; else, and for other questions, rows, conditions or names are dealt to `n_folds` at
+    at most; else, and for other scenarios, rows, conditions or names are dealt to `n_folds` at
     random. Of doses those alone, if there are any, without which their name still has as many as
     another name of training: as one has of which a dose is asked. Folds that leave nothing to ask,
     or nothing to learn from, are dropped.
     """
-    groups = _groups(question, rows)
-    n = len(groups) if question == "unseen_context" and len(groups) <= 2 * n_folds else n_folds
+    groups = _groups(scenario, rows)
+    n = len(groups) if scenario == "unseen_context" and len(groups) <= 2 * n_folds else n_folds
     order = np.random.default_rng(seed).permutation(len(groups))
     made = []
     for part in np.array_split(order, max(min(n, len(groups)), 1)):
         removed = np.unique([row for i in part for row in groups[i]]).astype(np.intp)
         if 0 < len(removed) < len(rows):
             gone = set(removed.tolist())
-            seen = Seen.of(row for i, row in enumerate(rows) if i not in gone)
-            asked = [i for i in removed.tolist() if seen.question(rows[i]) == question]
+            seen = TrainingCoverage.of(row for i, row in enumerate(rows) if i not in gone)
+            asked = [i for i in removed.tolist() if seen.scenario(rows[i]) == scenario]
             made.append(Fold(removed, np.array(asked, dtype=np.intp)))
     return [fold for fold in made if len(fold.asked)]
 
 
-def likely_question(
-    rows: Sequence[Request], *, n_folds: int, seed: int | None, has_features: bool
-) -> Question | None:
-    """Return the first question that can be asked of training, None if there is none.
+def likely_scenario(
+    rows: Sequence[RequestRow], *, n_folds: int, seed: int | None, has_features: bool
+) -> RequestScenario | None:
+    """Return the first scenario that can be tried on training, None if there is none.
 
     In the order: perturbations where features tell of them, combinations, doses, contexts.
     """
-    order: tuple[Question, ...] = ("unseen_combination", "dose", "unseen_context",
+    order: tuple[RequestScenario, ...] = ("unseen_combination", "dose", "unseen_context",
                                    "context_transfer", "dose_beyond")  # fmt: skip
-    for question in ("unseen_perturbation", *order) if has_features else order:
-        if len(folds_of(question, rows, n_folds=n_folds, seed=seed)) > 1:
-            return question
+    for scenario in ("unseen_perturbation", *order) if has_features else order:
+        if len(folds_of(scenario, rows, n_folds=n_folds, seed=seed)) > 1:
+            return scenario
     return None
 
 
-def unit_of(question: Question, row: Request) -> Hashable:
+def unit_of(scenario: RequestScenario, row: RequestRow) -> Hashable:
     """Return what a left-out row is exchangeable with others by: its context, or its condition."""
-    return row.context if question == "unseen_context" else row.condition
+    return row.context if scenario == "unseen_context" else row.condition
 
 
-def _groups(question: Question, rows: Sequence[Request]) -> list[list[int]]:
+def _groups(scenario: RequestScenario, rows: Sequence[RequestRow]) -> list[list[int]]:
     """Return the rows of what is left out together, in the order of first rows."""
     found: dict[Hashable, list[int]] = {}
     for i, row in enumerate(rows):
-        for key in _keys(question, row):
+        for key in _keys(scenario, row):
             found.setdefault(key, []).append(i)
-    if question not in ("dose", "dose_beyond"):
+    if scenario not in ("dose", "dose_beyond"):
         return list(found.values())
-    ranges = Seen.of(rows).doses
+    ranges = TrainingCoverage.of(rows).doses
 
     def wanted(place: int) -> bool:
         (part,) = rows[place].condition.components
         low, high = ranges[part.name, part.kind]
-        return low < part.dose < high if question == "dose" else low < part.dose == high
+        return low < part.dose < high if scenario == "dose" else low < part.dose == high
 
     return _like_asked([own for own in found.values() if wanted(own[0])], rows)
 
 
-def _like_asked(groups: list[list[int]], rows: Sequence[Request]) -> list[list[int]]:
+def _like_asked(groups: list[list[int]], rows: Sequence[RequestRow]) -> list[list[int]]:
     """Keep the doses without which their name has as many as some other name has.
 
     A name of which a dose will be asked has fewer than one of which all were measured. If it has
@@ -191,16 +189,16 @@ def _like_asked(groups: list[list[int]], rows: Sequence[Request]) -> list[list[i
     return [own for own in groups if left(own) >= fewest] or groups
 
 
-def _keys(question: Question, row: Request) -> Iterable[Hashable]:
+def _keys(scenario: RequestScenario, row: RequestRow) -> Iterable[Hashable]:
     parts = row.condition.components
-    if question == "unseen_context":
+    if scenario == "unseen_context":
         return [row.context]
-    if question == "context_transfer":
+    if scenario == "context_transfer":
         return [row]
-    if question == "unseen_combination":
+    if scenario == "unseen_combination":
         return [row.condition] if len(parts) > 1 else []
-    if question == "unseen_perturbation":
+    if scenario == "unseen_perturbation":
         return dict.fromkeys(part.name for part in parts)  # a set has no order
-    if question in ("dose", "dose_beyond"):
+    if scenario in ("dose", "dose_beyond"):
         return [row.condition] if len(parts) == 1 else []
     return []

@@ -10,10 +10,20 @@ import pandas as pd
 from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.request import read_request
-from scvi_perturb.predictors.stack.answer import StackAnswer, answer_question, report_of, weights_of
-from scvi_perturb.predictors.stack.fit import Contrast, QuestionStack, check_contrast, treated_rows
+from scvi_perturb.predictors.stack.fit import ScenarioStack, check_contrast, treated_rows
 from scvi_perturb.predictors.stack.members import default_members
-from scvi_perturb.predictors.stack.scenarios import QUESTIONS, Question, Seen, likely_question
+from scvi_perturb.predictors.stack.prediction import (
+    StackPrediction,
+    predict_scenario,
+    report_of,
+    weights_of,
+)
+from scvi_perturb.predictors.stack.scenarios import (
+    SCENARIOS,
+    RequestScenario,
+    TrainingCoverage,
+    likely_scenario,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,23 +31,22 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.profiles import Profile
-    from scvi_perturb.predictors.request import Conditions, Reference, Request
-    from scvi_perturb.predictors.stack.fit import Outside
-
-__all__ = ["ContrastedMean", "StackedMean"]
+    from scvi_perturb.predictors.request import Conditions, ControlCells
+    from scvi_perturb.predictors.stack.fit import ExternalMember
 
 
 class StackedMean(MeanPredictor):
     """Predict by a weighted sum of predictors; the weights depend on what is asked.
 
-    A request asks one of several questions (`Question`): a context never seen perturbed, a
-    combination, a dose, a perturbation never seen. For each, training is asked the same of itself:
-    what makes a part of it new is left out, all members are fitted to the rest, and the weights,
-    none of them negative and their sum one, are those of least squared error on what was left out.
-    `no_change` is a member, so that effects shrink where nothing can be said of them. With
-    `profile="pseudobulk"` what members say is first scaled to counts that sum to ten thousand.
+    Each request is in one of several scenarios (`RequestScenario`): a context never seen perturbed,
+    a combination, a dose, a perturbation never seen. For each, training is asked the same of
+    itself: what makes a part of it new is left out, all members are fitted to the rest, and the
+    weights, none of them negative and their sum one, are those of least squared error on what was
+    left out. `no_change` is a member, so that effects shrink where nothing can be said of them.
+    With `profile="pseudobulk"` what members say is first scaled to counts that sum to ten thousand.
 
     The errors made there also tell how far predictions may be off: a variance for each gene in
     each condition, from the size of the predicted change, the disagreement of members and the
@@ -45,7 +54,7 @@ class StackedMean(MeanPredictor):
     Coverage is on average over genes and over new conditions that are as training's are to each
     other; where there are few, or the request is of another kind, nothing is promised.
 
-    Where training has nothing to ask a question of, `condition_gp` and one trivial prediction share
+    Where training has nothing to try a scenario on, `condition_gp` and one trivial prediction share
     the weight, and intervals are those that the regression states. What was measured in the context
     asked for is the regression's alone, which weighs the measurement against what is like it.
 
@@ -55,17 +64,17 @@ class StackedMean(MeanPredictor):
         What is known about perturbations, or None.
     members
         Predictors, not fitted, by name, in place of the usual ones; all with this `profile`.
-    questions
+    scenarios
         Questions to weigh members for in `fit`; for others it is done when they are first asked.
     n_folds
         Number of folds; contexts are left out one at a time if there are twice as many at most.
     seed
         Seed of folds and of the bootstraps over which weights are averaged.
-    outside
+    external
         Members that are trained elsewhere, by name.
     contrast
         How much of what many perturbations have in common is taken off the prediction of one never
-        seen, as `ContrastedMean` does; other questions are not touched. 0 is the prediction of
+        seen, see `Contrast`; other scenarios are not touched. 0 is the prediction of
         least error. Above, a perturbation is told from others more often, at a larger error; the
         weights are those of least error given the contrast, and intervals cover it.
     profile
@@ -86,16 +95,16 @@ class StackedMean(MeanPredictor):
         features: PerturbationFeatures | None = None,
         *,
         members: Mapping[str, MeanPredictor] | None = None,
-        questions: Sequence[Question] = (),
+        scenarios: Sequence[RequestScenario] = (),
         n_folds: int = 10,
         seed: int | None = 0,
-        outside: Mapping[str, Outside] | None = None,
+        external: Mapping[str, ExternalMember] | None = None,
         contrast: float = 0.0,
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        for question in questions:
-            check_choice("questions", question, QUESTIONS)
+        for scenario in scenarios:
+            check_choice("scenarios", scenario, SCENARIOS)
         if n_folds < 2:
             msg = f"n_folds={n_folds}; expected at least 2."
             raise ValueError(msg)
@@ -108,24 +117,24 @@ class StackedMean(MeanPredictor):
             raise SchemaError(msg)
         self.features = features
         self.members = None if members is None else dict(members)
-        self.questions = questions
+        self.scenarios = scenarios
         self.n_folds = n_folds
         self.seed = seed
-        self.outside = dict(outside or {})
+        self.external = dict(external or {})
         self.contrast = check_contrast(contrast)
-        if contrast and outside:
-            msg = f"contrast={contrast} has no meaning for members of elsewhere, {list(outside)}."
+        if contrast and external:
+            msg = f"contrast={contrast} has no meaning for members of elsewhere, {list(external)}."
             raise ValueError(msg)
-        self._stacks: dict[Question, QuestionStack] = {}
+        self._stacks: dict[RequestScenario, ScenarioStack] = {}
 
     @property
     def weights_(self) -> pd.DataFrame:
-        """Weights of members, a row for each question that was asked, and tried on training."""
+        """Weights of members, a row for each scenario that was asked for and tried on training."""
         return weights_of(self._stacks)
 
     @property
     def calibration_(self) -> pd.DataFrame:
-        """How well each question was answered, and how intervals cover; see `report_of`."""
+        """How well each scenario was answered, and how intervals cover; see `report_of`."""
         return report_of(self._stacks)
 
     def _learn(self) -> None:
@@ -133,39 +142,39 @@ class StackedMean(MeanPredictor):
         if not self.deltas:
             msg = "StackedMean found no training condition that has a control to change from."
             raise SchemaError(msg)
-        self._seen = Seen.of(treated_rows(self.profiles)[0])
+        self._coverage = TrainingCoverage.of(treated_rows(self.profiles)[0])
         self._stacks = {}
-        for question in self.questions:
-            self.weigh(question)
+        for scenario in self.scenarios:
+            self.weigh(scenario)
 
-    def weigh(self, question: Question) -> QuestionStack:
-        """Return the stack for a question, made when it is first asked."""
-        if question not in self._stacks:
-            usual = default_members(question, self.features, self.profile)
-            self._stacks[question] = QuestionStack.fit(
-                question,
+    def weigh(self, scenario: RequestScenario) -> ScenarioStack:
+        """Return the stack for a scenario, made when it is first asked."""
+        if scenario not in self._stacks:
+            usual = default_members(scenario, self.features, self.profile)
+            self._stacks[scenario] = ScenarioStack.fit(
+                scenario,
                 self.profiles,
                 usual if self.members is None else self.members,
-                outside=self.outside,
+                external=self.external,
                 n_folds=self.n_folds,
                 seed=self.seed,
                 lenient=self.members is None,
-                contrast=self.contrast if question == "unseen_perturbation" else 0.0,
+                contrast=self.contrast if scenario == "unseen_perturbation" else 0.0,
             )
-        return self._stacks[question]
+        return self._stacks[scenario]
 
-    def likely_question(self) -> Question | None:
-        """Return the question that training suggests will be asked; None if it suggests none."""
+    def likely_scenario(self) -> RequestScenario | None:
+        """Return the scenario that training suggests will be asked; None if it suggests none."""
         rows, _ = treated_rows(self.profiles)
-        return likely_question(
+        return likely_scenario(
             rows, n_folds=self.n_folds, seed=self.seed, has_features=self.features is not None
         )
 
-    def most_novel(self, question: Question | Literal["control"]) -> float | None:
-        """Return the largest novelty of what was left out for a question; None if nothing was."""
-        if question == "control":
+    def max_novelty(self, scenario: RequestScenario | Literal["control"]) -> float | None:
+        """Return the largest novelty of what was left out for a scenario; None if nothing was."""
+        if scenario == "control":
             return 0.0
-        tried = self.weigh(question).left_out
+        tried = self.weigh(scenario).left_out
         return None if tried is None else float(tried.novelty.max())
 
     def predict(
@@ -187,7 +196,7 @@ class StackedMean(MeanPredictor):
         Returns
         -------
         AnnData as of `MeanPredictor.predict`, and besides the layers `std`, `lower` and `upper` of
-        the change, in its units; `obs["question"]`, what was asked; `obs["novelty"]`, posterior by
+        the change, in its units; `obs["scenario"]`, what was asked; `obs["novelty"]`, posterior by
         prior variance of the regression, NaN where `members` holds none, and `obs["support"]`.
 
         Raises
@@ -203,30 +212,29 @@ class StackedMean(MeanPredictor):
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
         requests, given = read_request(conditions, reference, self.profiles)
-        found = self.answer(requests, given, interval=interval)
-        made = self._answer(requests, given, found.mean)
+        found = self.predict_changes(requests, given, interval=interval)
+        made = self._to_anndata(requests, given, found.mean)
         for layer in ("std", "lower", "upper"):
             made.layers[layer] = getattr(found, layer).astype(np.float32)
-        made.obs["question"] = pd.Categorical(found.question)
+        made.obs["scenario"] = pd.Categorical(found.scenario)
         made.obs["novelty"] = found.novelty
         made.obs["support"] = 1 - found.novelty
         return made
 
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
+    def _changes(
+        self, requests: Sequence[RequestRow], given: ControlCells | None
     ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once."""
-        return self.answer(requests, given, interval=None).mean
+        return self.predict_changes(requests, given, interval=None).mean
 
-    def answer(
+    def predict_changes(
         self,
-        requests: Sequence[Request],
-        given: Reference | None = None,
+        requests: Sequence[RequestRow],
+        given: ControlCells | None = None,
         *,
         interval: float | None = 0.9,
-        outside: Mapping[str, NDArray[np.float64]] | None = None,
-    ) -> StackAnswer:
-        """Answer requests, each by the stack of its question.
+        external: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> StackPrediction:
+        """Predict requests, each by the stack of its scenario.
 
         Parameters
         ----------
@@ -238,86 +246,16 @@ class StackedMean(MeanPredictor):
             What outside members say of the requests, `(n_requests, n_genes)` by name; those that
             say nothing have no weight.
         """
-        made = StackAnswer.empty(len(requests), len(self.profiles.var_names))
-        for question in QUESTIONS:
-            rows = [i for i, request in enumerate(requests) if self._asks(request) == question]
+        made = StackPrediction.empty(len(requests), len(self.profiles.var_names))
+        for scenario in SCENARIOS:
+            rows = [i for i, request in enumerate(requests) if self._asks(request) == scenario]
             if rows:
-                said = {name: values[rows] for name, values in (outside or {}).items()}
+                predicted = {name: values[rows] for name, values in (external or {}).items()}
                 some = [requests[i] for i in rows]
-                stack = self.weigh(question)
-                part = answer_question(stack, some, given, outside=said, interval=interval)
-                made.put(rows, part, question)
+                stack = self.weigh(scenario)
+                part = predict_scenario(stack, some, given, external=predicted, interval=interval)
+                made.put(rows, part, scenario)
         return made
 
-    def _asks(self, request: Request) -> Question | None:
-        return None if request.condition.is_control else self._seen.question(request)
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
-
-
-class ContrastedMean(MeanPredictor):
-    """Predict as another predictor, less of what many conditions have in common.
-
-    Changes of conditions lie mostly along a few components: that of the strong against the weak, of
-    the toxic against the harmless. A prediction of least error does, too, and then resembles many
-    conditions at once. Here a predicted change, less the mean change of training, is multiplied
-    with `(I + c S / s)^-1`, with `S` the covariance of training changes, `s` its largest
-    eigenvalue and `c` the contrast: components are damped by as much as they vary, the
-    leading one to `1 / (1 + c)`. It is the direction by which Fisher's discriminant tells
-    conditions apart, with a covariance that is shrunk to a multiple of the identity. All of it is
-    then multiplied with the number by which training changes, treated alike, come nearest to what
-    they were: what is damped shall not make predictions small.
-
-    This is a trade and no knowledge: predictions find their own condition among others more often,
-    and have a larger error. For least error take the predictor itself.
-
-    Parameters
-    ----------
-    base
-        The predictor.
-    contrast
-        `c`, at least 0, which changes nothing.
-
-    Raises
-    ------
-    ValueError
-        If the contrast is negative or not finite.
-
-    References
-    ----------
-    Friedman, Regularized discriminant analysis, Journal of the American Statistical Association
-    1989.
-    """
-
-    name: ClassVar[str] = "contrasted_mean"
-
-    def __init__(self, base: MeanPredictor, *, contrast: float = 1.0) -> None:
-        super().__init__(profile=base.profile)
-        self.base = base
-        self.contrast = check_contrast(contrast)
-        self.needs_variances = base.needs_variances
-
-    def _learn(self) -> None:
-        """Learn the components of training changes.
-
-        Raises
-        ------
-        SchemaError
-            If there is no training condition with a control.
-        """
-        super()._learn()
-        self.base.fit_profiles(self.profiles)
-        self._damping = Contrast.of(self.deltas, self.contrast, who=type(self).__name__)
-
-    def changes(
-        self, requests: Sequence[Request], given: Reference | None = None
-    ) -> NDArray[np.float64]:
-        """Return the predicted change of each request, all at once; as `MeanPredictor.changes`."""
-        made = self.base.changes(requests, given)
-        treated = np.array([not request.condition.is_control for request in requests])
-        made[treated] = self._damping(made[treated])
-        return made
-
-    def _delta(self, request: Request) -> NDArray[np.float64]:
-        return self.changes([request])[0]
+    def _asks(self, request: RequestRow) -> RequestScenario | None:
+        return None if request.condition.is_control else self._coverage.scenario(request)

@@ -10,7 +10,8 @@ from scvi_perturb._core import SchemaError
 from scvi_perturb.data import ScreenKeys
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.metrics import discrimination
-from scvi_perturb.predictors import ContextMean, ContrastedMean, KernelRidge
+from scvi_perturb.predictors import ContextMean, KernelRidge
+from tests.predictors._contrasted import ContrastedMean
 from tests.predictors._effects import effects, lfc, pairs
 from tests.predictors._screen import make_screen
 

@@ -9,7 +9,7 @@ import pytest
 
 from scvi_perturb.data import ScreenKeys, simulate_screen
 from scvi_perturb.predictors import ConditionGP, FirstKnown, NoChange, StackedMean
-from scvi_perturb.predictors.profiles import TrainingProfiles, closed
+from scvi_perturb.predictors.profiles import TrainingProfiles, renormalized
 
 
 def total(made):
@@ -21,15 +21,15 @@ def test_closing_scales_all_genes_alike_and_keeps_what_is_closed():
     shares = random.gamma(1.0, size=(4, 50))
     control = np.log1p(1e4 * shares / shares.sum(1, keepdims=True))
     change = random.normal(0.2, 0.3, control.shape)
-    made = closed(change, control)
+    made = renormalized(change, control)
     counts = np.expm1(control + made)
     np.testing.assert_allclose(counts.sum(1), 1e4)
     wanted = np.maximum(np.expm1(control + change), 0)
     ratio = counts[wanted > 0] / wanted[wanted > 0]
     factor = np.broadcast_to(1e4 / wanted.sum(1, keepdims=True), wanted.shape)[wanted > 0]
     np.testing.assert_allclose(ratio, factor)
-    np.testing.assert_allclose(closed(made, control), made, atol=1e-12)
-    assert not closed(0 * control, control).any()
+    np.testing.assert_allclose(renormalized(made, control), made, atol=1e-12)
+    assert not renormalized(0 * control, control).any()
 
 
 @pytest.fixture(scope="module")

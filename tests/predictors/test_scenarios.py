@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb.data import Component, Condition, ScreenKeys
+from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.profiles import TrainingProfiles
-from scvi_perturb.predictors.request import Request
 from scvi_perturb.predictors.stack.fit import treated_rows
-from scvi_perturb.predictors.stack.scenarios import QUESTIONS, Seen, folds_of, unit_of
+from scvi_perturb.predictors.stack.scenarios import SCENARIOS, TrainingCoverage, folds_of, unit_of
 from tests.predictors._screen import make_screen
 
-ASKED_OF_TRAINING = [question for question in QUESTIONS if question != "seen"]
+ASKED_OF_TRAINING = [scenario for scenario in SCENARIOS if scenario != "seen"]
 
 
 def row(label, *context, time=None, kind=""):
     """Return a request of a label such as "A:3+C": names, a dose where it is not 1."""
     parts = (f"{part}:1".split(":")[:2] for part in label.split("+"))
     components = tuple(Component(name, float(dose), kind) for name, dose in parts)
-    return Request(Condition(components, time), context)
+    return RequestRow(Condition(components, time), context)
 
 
 TRAINING = [
@@ -37,7 +37,7 @@ TRAINING = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "question"),
+    ("asked", "scenario"),
     [
         (row("A", "T"), "seen"),
         (row("C+A", "T"), "seen"),
@@ -62,16 +62,16 @@ TRAINING = [
     ],
     ids=str,
 )
-def test_each_question_is_recognised(asked, question):
-    assert Seen.of(TRAINING).question(asked) == question
+def test_each_question_is_recognised(asked, scenario):
+    assert TrainingCoverage.of(TRAINING).scenario(asked) == scenario
 
 
 def test_without_contexts_what_was_seen_is_seen():
-    assert Seen.of([row("A"), row("C")]).question(row("A")) == "seen"
+    assert TrainingCoverage.of([row("A"), row("C")]).scenario(row("A")) == "seen"
 
 
 @pytest.mark.parametrize(
-    ("asked", "question"),
+    ("asked", "scenario"),
     [
         (row("A", "T", None), "seen"),
         (row("A", None, "d2"), "seen"),
@@ -85,10 +85,10 @@ def test_without_contexts_what_was_seen_is_seen():
     ],
     ids=str,
 )
-def test_what_a_context_leaves_open_is_taken_for_what_was_seen(asked, question):
-    seen = Seen.of([row("A", "T", "d1"), row("A", "T", "d2"), row("C", "T", "d2"),
+def test_what_a_context_leaves_open_is_taken_for_what_was_seen(asked, scenario):
+    seen = TrainingCoverage.of([row("A", "T", "d1"), row("A", "T", "d2"), row("C", "T", "d2"),
                     row("D", "B", "d1")])  # fmt: skip
-    assert seen.question(asked) == question
+    assert seen.scenario(asked) == scenario
 
 
 LABELS = ["A:0.1", "A", "A:10", "C", "C:10", "D", "A+C", "A+D", "C+D", "A:10+D", "D+E", "A+C+D"]
@@ -97,8 +97,8 @@ DESIGNS = st.lists(
 )
 
 
-def is_new(question, asked, kept):
-    """Whether a row asks a question of the rows kept, told from the question's words."""
+def is_new(scenario, asked, kept):
+    """Whether a row asks a scenario of the rows kept, told from the scenario's words."""
     conditions = {other.condition for other in kept}
     here = {other.condition for other in kept if other.context == asked.context}
     components = {part for condition in conditions for part in condition.components}
@@ -114,34 +114,34 @@ def is_new(question, asked, kept):
         "dose": low < part.dose < high and asked.condition not in conditions,
         "dose_beyond": part.dose > high,
         "unseen_perturbation": not set(asked.condition.names) <= {own.name for own in components},
-    }[question]
+    }[scenario]
 
 
 @given(DESIGNS, st.sampled_from(ASKED_OF_TRAINING), st.integers(2, 5), st.integers(0, 3))
 @settings(max_examples=300)
-def test_folds_ask_their_question_of_what_is_kept(rows, question, n_folds, seed):
-    for fold in folds_of(question, rows, n_folds=n_folds, seed=seed):
+def test_folds_ask_their_question_of_what_is_kept(rows, scenario, n_folds, seed):
+    for fold in folds_of(scenario, rows, n_folds=n_folds, seed=seed):
         kept = [row for i, row in enumerate(rows) if i not in fold.removed]
         assert kept
         assert fold.asked.size
         assert set(fold.asked) <= set(fold.removed)
-        assert all(is_new(question, rows[i], kept) for i in fold.asked)
+        assert all(is_new(scenario, rows[i], kept) for i in fold.asked)
 
 
 @given(DESIGNS, st.sampled_from(ASKED_OF_TRAINING), st.integers(2, 5))
 @settings(max_examples=200)
-def test_what_could_be_asked_is_asked(rows, question, n_folds):
-    """A removed row that is not asked would not ask this question."""
-    for fold in folds_of(question, rows, n_folds=n_folds, seed=0):
+def test_what_could_be_asked_is_asked(rows, scenario, n_folds):
+    """A removed row that is not asked would not ask this scenario."""
+    for fold in folds_of(scenario, rows, n_folds=n_folds, seed=0):
         kept = [row for i, row in enumerate(rows) if i not in fold.removed]
         silent = [rows[i] for i in np.setdiff1d(fold.removed, fold.asked)]
-        assert not any(is_new(question, row, kept) for row in silent)
+        assert not any(is_new(scenario, row, kept) for row in silent)
 
 
 @given(DESIGNS, st.sampled_from(["unseen_context", "context_transfer", "unseen_combination"]))
 @settings(max_examples=100)
-def test_each_row_is_left_out_once(rows, question):
-    removed = [i for fold in folds_of(question, rows, n_folds=3, seed=0) for i in fold.removed]
+def test_each_row_is_left_out_once(rows, scenario):
+    removed = [i for fold in folds_of(scenario, rows, n_folds=3, seed=0) for i in fold.removed]
     assert len(removed) == len(set(removed))
 
 
@@ -161,9 +161,9 @@ def test_few_contexts_are_left_out_one_at_a_time(n_contexts, n_made):
         np.testing.assert_array_equal(fold.asked, fold.removed)
 
 
-@pytest.mark.parametrize("question", ["context_transfer", "unseen_perturbation"])
-def test_there_are_as_many_folds_as_asked_for(question):
-    folds = folds_of(question, grid(9, 4), n_folds=5, seed=0)
+@pytest.mark.parametrize("scenario", ["context_transfer", "unseen_perturbation"])
+def test_there_are_as_many_folds_as_asked_for(scenario):
+    folds = folds_of(scenario, grid(9, 4), n_folds=5, seed=0)
     assert len(folds) == 5
     assert sum(len(fold.asked) for fold in folds) == 36
 
@@ -176,8 +176,8 @@ def test_a_name_is_left_out_with_all_its_combinations():
 
 def test_a_dose_is_left_out_between_others_or_above_them():
     rows = [row(f"{name}:{dose}") for name in "AC" for dose in (0.1, 1, 3, 10)] + [row("D:3")]
-    for question, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
-        folds = folds_of(question, rows, n_folds=2, seed=0)
+    for scenario, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
+        folds = folds_of(scenario, rows, n_folds=2, seed=0)
         assert {i for fold in folds for i in fold.asked} == expected
         assert {i for fold in folds for i in fold.removed} == expected
 
@@ -186,14 +186,14 @@ def test_a_dose_is_left_out_of_names_that_keep_as_many_as_others_have():
     """As one has of which a dose is asked; where all have as many, all are left out."""
     whole = [row(f"{name}:{dose}") for name in "AC" for dose in (0.1, 1, 3, 10)]
     shorter = [row(f"D:{dose}") for dose in (0.1, 1, 3)]
-    for question, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
+    for scenario, expected in (("dose", {1, 2, 5, 6}), ("dose_beyond", {3, 7})):
         for rows in (whole, [*whole, *shorter], [*whole, *shorter, row("E:3")]):
-            folds = folds_of(question, rows, n_folds=2, seed=0)
+            folds = folds_of(scenario, rows, n_folds=2, seed=0)
             assert {i for fold in folds for i in fold.asked} == expected
 
 
 @pytest.mark.parametrize(
-    ("question", "rows"),
+    ("scenario", "rows"),
     [
         ("seen", grid(3, 3)),
         ("unseen_context", grid(3, 1)),
@@ -205,8 +205,8 @@ def test_a_dose_is_left_out_of_names_that_keep_as_many_as_others_have():
         ("unseen_perturbation", grid(1, 3)),
     ],
 )
-def test_where_nothing_can_be_asked_there_is_no_fold(question, rows):
-    assert folds_of(question, rows, n_folds=3, seed=0) == []
+def test_where_nothing_can_be_asked_there_is_no_fold(scenario, rows):
+    assert folds_of(scenario, rows, n_folds=3, seed=0) == []
 
 
 def test_folds_follow_the_seed_alone():
@@ -235,9 +235,9 @@ def test_names_of_a_combination_are_dealt_in_their_own_order():
 
 def test_units_are_contexts_or_conditions():
     asked = row("A:3+C", "T")
-    for question in ASKED_OF_TRAINING:
-        expected = asked.context if question == "unseen_context" else asked.condition
-        assert unit_of(question, asked) == expected
+    for scenario in ASKED_OF_TRAINING:
+        expected = asked.context if scenario == "unseen_context" else asked.condition
+        assert unit_of(scenario, asked) == expected
 
 
 @pytest.fixture
@@ -261,11 +261,11 @@ def test_rows_are_those_with_a_treatment_and_point_to_their_group(profiles):
     assert not any(own.condition.is_control for own in rows)
 
 
-@pytest.mark.parametrize("question", ASKED_OF_TRAINING)
-def test_controls_stay(profiles, question):
+@pytest.mark.parametrize("scenario", ASKED_OF_TRAINING)
+def test_controls_stay(profiles, scenario):
     rows, groups = treated_rows(profiles)
     n_asked = 0
-    for fold in folds_of(question, rows, n_folds=10, seed=0):
+    for fold in folds_of(scenario, rows, n_folds=10, seed=0):
         kept = profiles.without(groups[fold.removed].tolist())
         for context in (("T",), ("B",)):
             expected = profiles.control_profile(context)
@@ -274,4 +274,4 @@ def test_controls_stay(profiles, question):
         for i in fold.asked:
             assert rows[i].context not in kept.deltas.get(rows[i].condition, {})
             n_asked += 1
-    assert (n_asked > 0) == (not question.startswith("dose"))
+    assert (n_asked > 0) == (not scenario.startswith("dose"))

@@ -11,8 +11,8 @@ from scipy.special import ndtri
 
 from scvi_perturb._core import UnknownPerturbationError
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
-from scvi_perturb.predictors.stack.fit import clues_of, said_by
-from scvi_perturb.predictors.stack.intervals import LEVELS, Spread
+from scvi_perturb.predictors.stack.fit import error_covariates, member_predictions
+from scvi_perturb.predictors.stack.intervals import LEVELS, ErrorModel
 from scvi_perturb.predictors.stack.members import fallback
 
 if TYPE_CHECKING:
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scvi_perturb.predictors.request import Reference, Request
-    from scvi_perturb.predictors.stack.fit import LeftOut, QuestionStack
-    from scvi_perturb.predictors.stack.scenarios import Question
+    from scvi_perturb.data.request import RequestRow
+    from scvi_perturb.predictors.request import ControlCells
+    from scvi_perturb.predictors.stack.fit import LeftOut, ScenarioStack
+    from scvi_perturb.predictors.stack.scenarios import RequestScenario
 
     Floats = NDArray[np.float64]
-
-__all__ = ["StackAnswer", "answer_question", "report_of", "weights_of"]
 
 
 #: How much of what is gained by a mean of two that are equally accurate is taken for granted.
@@ -37,7 +36,7 @@ _ARRAYS: Final = ("mean", "std", "lower", "upper", "novelty")
 
 
 @dataclass(slots=True)
-class StackAnswer:
+class StackPrediction:
     """Changes and what is known of their errors.
 
     Parameters
@@ -48,7 +47,7 @@ class StackAnswer:
         regression states, and NaN where it is not in the stack.
     novelty
         Posterior by prior variance of the regression, 0 to 1; NaN where it is not in the stack.
-    question
+    scenario
         What each request asks; "control" for controls.
     """
 
@@ -57,7 +56,7 @@ class StackAnswer:
     lower: Floats
     upper: Floats
     novelty: Floats
-    question: list[Question | Literal["control"]]
+    scenario: list[RequestScenario | Literal["control"]]
 
     @classmethod
     def empty(cls, n: int, n_genes: int) -> Self:
@@ -65,23 +64,23 @@ class StackAnswer:
         mean, std, lower, upper = np.zeros((4, n, n_genes))
         return cls(mean, std, lower, upper, np.zeros(n), ["control"] * n)
 
-    def put(self, rows: Sequence[int], part: StackAnswer, question: Question) -> None:
+    def put(self, rows: Sequence[int], part: StackPrediction, scenario: RequestScenario) -> None:
         """Put the answer to some requests in its place."""
         for name in _ARRAYS:
             getattr(self, name)[list(rows)] = getattr(part, name)
         for row in rows:
-            self.question[row] = question
+            self.scenario[row] = scenario
 
 
-def answer_question(
-    stack: QuestionStack,
-    requests: Sequence[Request],
-    given: Reference | None,
+def predict_scenario(
+    stack: ScenarioStack,
+    requests: Sequence[RequestRow],
+    given: ControlCells | None,
     *,
-    outside: Mapping[str, Floats],
+    external: Mapping[str, Floats],
     interval: float | None,
-) -> StackAnswer:
-    """Return what a stack says of requests, all of its question.
+) -> StackPrediction:
+    """Return what a stack says of requests, all of its scenario.
 
     Members that refuse one of the requests are asked about the others: weights are those of the
     members that answer. What the regression refuses is refused: of a perturbation without data and
@@ -92,56 +91,63 @@ def answer_question(
     UnknownPerturbationError, SchemaError
         If no member answers.
     """
-    said, posterior, novelty = said_by(stack.members, requests, given, stack.prior, stack.contrast)
-    if len(requests) > 1 and len(said) < len(stack.members):
+    predicted, posterior, novelty = member_predictions(
+        stack.members, requests, given, stack.prior, stack.contrast
+    )
+    if len(requests) > 1 and len(predicted) < len(stack.members):
         # some member refuses some request: each is answered by those that know it
         parts = [
-            answer_question(stack, [one], given,
-                            outside={k: v[[i]] for k, v in outside.items()}, interval=interval)
+            predict_scenario(stack, [one], given,
+                            external={k: v[[i]] for k, v in external.items()}, interval=interval)
             for i, one in enumerate(requests)
         ]  # fmt: skip
         return _joined(parts)
     tried = stack.left_out
-    names = tuple(said) if tried is None else tuple(n for n in tried.said if n in {*said, *outside})
+    names = (
+        tuple(predicted)
+        if tried is None
+        else tuple(n for n in tried.predicted if n in {*predicted, *external})
+    )
     if tried is None:
-        names = tuple(name for name in fallback(stack.question) if name in said) or names
+        names = tuple(name for name in fallback(stack.scenario) if name in predicted) or names
     if not names or any(
-        isinstance(one, ConditionGP) and name not in said for name, one in stack.members.items()
+        isinstance(one, ConditionGP) and name not in predicted
+        for name, one in stack.members.items()
     ):
         _refuse(stack, requests)
-    said |= outside
+    predicted |= external
     if tried is None:
-        if stack.question != "seen":  # what was measured needs nobody else's opinion
-            names = (*names, *outside)
-        mean = np.mean([said[name] for name in names], axis=0)
-        return _untried_answer(stack, mean, posterior, novelty, interval)
+        if stack.scenario != "seen":  # what was measured needs nobody else's opinion
+            names = (*names, *external)
+        mean = np.mean([predicted[name] for name in names], axis=0)
+        return _untried_prediction(stack, mean, posterior, novelty, interval)
     tried_weights, spread = stack.solve(names)
-    changes = np.stack([said[name] for name in tried_weights])
-    clues = clues_of(changes, np.array(list(tried_weights.values())), posterior)
-    untried = [name for name in outside if name not in names]
+    changes = np.stack([predicted[name] for name in tried_weights])
+    covariates = error_covariates(changes, np.array(list(tried_weights.values())), posterior)
+    untried = [name for name in external if name not in names]
     weights = with_untried(tried_weights, untried)
-    mean = np.sum([w * said[name] for name, w in weights.items()], axis=0)
+    mean = np.sum([w * predicted[name] for name, w in weights.items()], axis=0)
     narrower = np.ones((len(mean), 1))
     if untried:
-        gap = clues.mean - np.mean([said[name] for name in untried], axis=0)
+        gap = covariates.mean - np.mean([predicted[name] for name in untried], axis=0)
         share = sum(weights[name] for name in untried)
-        narrower = agreement_factor(gap, share, spread.scale(clues))
+        narrower = agreement_factor(gap, share, spread.scale(covariates))
     ends = (np.full(mean.shape, np.nan),) * 2
     if interval is not None:
-        centres = _fold_centres(stack, requests, given, said, weights, spread)
-        ends = spread.interval(clues, centres, interval)
+        centres = _fold_centres(stack, requests, given, predicted, weights, spread)
+        ends = spread.interval(covariates, centres, interval)
     lower, upper = (mean + narrower * (end - mean) for end in ends)
-    return StackAnswer(mean, narrower * spread.std(clues), lower, upper, novelty, [])
+    return StackPrediction(mean, narrower * spread.std(covariates), lower, upper, novelty, [])
 
 
-def _untried_answer(
-    stack: QuestionStack, mean: Floats, posterior: Floats, novelty: Floats, interval: float | None
-) -> StackAnswer:
+def _untried_prediction(
+    stack: ScenarioStack, mean: Floats, posterior: Floats, novelty: Floats, interval: float | None
+) -> StackPrediction:
     """Return a mean whose errors were never seen, with the errors that the regression states."""
     regression = any(isinstance(one, ConditionGP) for one in stack.members.values())
     std = np.sqrt(posterior) if regression else np.full(mean.shape, np.nan)
     reach = std * (np.nan if interval is None else ndtri((1 + interval) / 2))
-    return StackAnswer(mean, std, mean - reach, mean + reach, novelty, [])
+    return StackPrediction(mean, std, mean - reach, mean + reach, novelty, [])
 
 
 def agreement_factor(gap: Floats, share: float, scale: Floats) -> Floats:
@@ -185,26 +191,26 @@ def with_untried(weights: Mapping[str, float], untried: Sequence[str]) -> dict[s
 
 
 def _fold_centres(
-    stack: QuestionStack,
-    requests: Sequence[Request],
-    given: Reference | None,
-    said: Mapping[str, Floats],
+    stack: ScenarioStack,
+    requests: Sequence[RequestRow],
+    given: ControlCells | None,
+    predicted: Mapping[str, Floats],
     weights: Mapping[str, float],
-    spread: Spread,
+    spread: ErrorModel,
 ) -> Floats:
-    """Return what the refits of each fold say; a member that has none says what it said before."""
+    """Return what the refits of each fold say; a member without refits predicts as before."""
     if not stack.refits:
-        centre = sum(w * said[name] for name, w in weights.items())
+        centre = sum(w * predicted[name] for name, w in weights.items())
         return np.stack([np.asarray(centre)] * len(spread.units))
     centres = []
     for members in stack.refits:
-        again = said_by(members, requests, given, stack.prior, stack.contrast).changes
-        total = sum(w * again.get(name, said[name]) for name, w in weights.items())
+        again = member_predictions(members, requests, given, stack.prior, stack.contrast).changes
+        total = sum(w * again.get(name, predicted[name]) for name, w in weights.items())
         centres.append(np.asarray(total))
     return np.stack(centres)
 
 
-def _refuse(stack: QuestionStack, requests: Sequence[Request]) -> None:
+def _refuse(stack: ScenarioStack, requests: Sequence[RequestRow]) -> None:
     """Raise what the regression, or else the first member, says of a request."""
     order = sorted(stack.members.values(), key=lambda one: not isinstance(one, ConditionGP))
     for member in order:
@@ -212,25 +218,25 @@ def _refuse(stack: QuestionStack, requests: Sequence[Request]) -> None:
     raise UnknownPerturbationError(str(requests[0].condition), ())
 
 
-def _joined(parts: Sequence[StackAnswer]) -> StackAnswer:
+def _joined(parts: Sequence[StackPrediction]) -> StackPrediction:
     mean, std, lower, upper, novelty = (
         np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS
     )
-    return StackAnswer(mean, std, lower, upper, novelty, [])
+    return StackPrediction(mean, std, lower, upper, novelty, [])
 
 
-def weights_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
-    """Return the weights of members, a row a question; NaN for those who do not take part."""
+def weights_of(stacks: Mapping[RequestScenario, ScenarioStack]) -> pd.DataFrame:
+    """Return the weights of members, a row a scenario; NaN for those who do not take part."""
     found = {
-        name: stack.solve(list(stack.left_out.said))[0]
+        name: stack.solve(list(stack.left_out.predicted))[0]
         for name, stack in stacks.items()
         if stack.left_out is not None
     }
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("question")
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("scenario")
 
 
-def report_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
-    """Return how each question was answered where the answer is known, a row for each.
+def report_of(stacks: Mapping[RequestScenario, ScenarioStack]) -> pd.DataFrame:
+    """Return how each scenario was answered where the answer is known, a row for each.
 
     Columns: `n_units`, the number of exchangeable units (contexts or conditions) left out in turn;
     `error`, squared error by squared change, sampling variance subtracted from both, of the stack
@@ -244,38 +250,38 @@ def report_of(stacks: Mapping[Question, QuestionStack]) -> pd.DataFrame:
         for name, stack in stacks.items()
         if stack.left_out is not None
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("question")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("scenario")
 
 
-def _row(stack: QuestionStack, tried: LeftOut) -> dict[str, object]:
-    weights, _ = stack.solve(list(tried.said))
-    said = np.stack([tried.said[name] for name in weights])
-    clues = clues_of(said, np.array(list(weights.values())), tried.posterior)
+def _row(stack: ScenarioStack, tried: LeftOut) -> dict[str, object]:
+    weights, _ = stack.solve(list(tried.predicted))
+    predicted = np.stack([tried.predicted[name] for name in weights])
+    covariates = error_covariates(predicted, np.array(list(weights.values())), tried.posterior)
     size = float((tried.truth**2 - tried.noise).sum())
     size = size if size > 0 else np.nan  # no change is to be told from noise
     errors = {
         name: float(((tried.truth - own) ** 2 - tried.noise).sum()) / size
-        for name, own in tried.said.items()
+        for name, own in tried.predicted.items()
     }
     best = min(errors, key=lambda name: errors[name])
     made: dict[str, object] = {
         "n_units": len(np.unique(tried.unit)),
-        "error": float(((tried.truth - clues.mean) ** 2 - tried.noise).sum()) / size,
+        "error": float(((tried.truth - covariates.mean) ** 2 - tried.noise).sum()) / size,
         "best_member": best,
         "best_member_error": errors[best],
     }
-    error = tried.truth - clues.mean
+    error = tried.truth - covariates.mean
     covered = np.zeros((len(LEVELS), *error.shape), dtype=bool)
     for fold in np.unique(tried.fold):
         own = tried.fold == fold
-        spread = Spread.fit(
+        spread = ErrorModel.fit(
             error[~own],
             tried.noise[~own],
-            clues.some(~own),
+            covariates.some(~own),
             fold=tried.fold[~own],
             unit=tried.unit[~own],
         )
-        rank = spread.rank(clues.some(own), error[own], tried.noise[own])
+        rank = spread.rank(covariates.some(own), error[own], tried.noise[own])
         for i, level in enumerate(LEVELS):
             covered[i, own] = rank <= level
     for i, level in enumerate(LEVELS):
