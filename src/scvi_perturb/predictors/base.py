@@ -101,11 +101,7 @@ class MeanPredictor:
         return learned(self._profiles, self)
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Learn the profile of each training condition in each context.
 
@@ -341,10 +337,7 @@ class CellSource(ABC):
 
 
 def _drawn(n_cells: int, n_samples: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return places of cells, each used as often as any other, as near as can be.
-
-    As many as there are come in order, so that nothing is random where nothing has to be.
-    """
+    """Return places of cells, each used as often as any other, as near as can be."""
     if n_samples == n_cells:
         return np.arange(n_cells)
     rounds = [rng.permutation(n_cells) for _ in range(-(-n_samples // n_cells))]
@@ -366,11 +359,7 @@ class FromControls(CellSource):
         self._controls: ControlCells | None = None
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Fit the mean and keep the training control cells; as `MeanPredictor.fit`."""
         self.mean.fit(adata, split, keys=keys)

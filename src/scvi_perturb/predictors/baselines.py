@@ -203,10 +203,7 @@ class DoseLine(MeanPredictor):
     name: ClassVar[str] = "dose_line"
 
     def __init__(
-        self,
-        form: Literal["log_linear", "hill"] = "log_linear",
-        *,
-        profile: Profile = "pseudobulk",
+        self, form: Literal["log_linear", "hill"] = "log_linear", *, profile: Profile = "pseudobulk"
     ) -> None:
         super().__init__(profile=profile)
         check_choice("form", form, ("log_linear", "hill"))

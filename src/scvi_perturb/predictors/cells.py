@@ -131,10 +131,7 @@ class ShiftedControl(FromControls):
         return f"{self.name}({self.mean.name})", UNITS, self.mean.profile
 
     def _cells(
-        self,
-        population: SourceCells,
-        drawn: NDArray[np.intp],
-        rng: np.random.Generator,
+        self, population: SourceCells, drawn: NDArray[np.intp], rng: np.random.Generator
     ) -> NDArray[np.float32]:
         return _shift(log_normalize_cells(population.counts[drawn]), population.change)
 
@@ -309,11 +306,7 @@ class NegativeBinomialMean(FromControls):
         self.dispersion_from = dispersion_from
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Fit the mean, keep the training control cells, estimate the dispersion of each gene.
 
@@ -367,10 +360,7 @@ class NegativeBinomialMean(FromControls):
         )
 
     def _counts(
-        self,
-        library: NDArray[np.float64],
-        share: NDArray[np.float64],
-        rng: np.random.Generator,
+        self, library: NDArray[np.float64], share: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.float32]:
         """Return Poisson draws around Gamma rates, `(n_cells, n_genes)`."""
         rate = library[:, None] * share
@@ -414,21 +404,14 @@ class NearestCells(CellSource):
         self._profiles: TrainingProfiles | None = None
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Keep the training cells and the profiles of their groups.
 
         Parameters and errors are those of `MeanPredictor.fit`.
         """
         self._profiles = TrainingProfiles.from_screen(
-            adata,
-            split,
-            keys=keys or default_keys(adata),
-            kind="pseudobulk",
+            adata, split, keys=keys or default_keys(adata), kind="pseudobulk"
         )
         seen = seen_cells(adata, split)
         obs = adata.obs.iloc[seen]
@@ -505,9 +488,6 @@ class NearestCells(CellSource):
         return np.sort(np.concatenate([found[own] for own in contexts])).astype(np.int64)
 
     def _cells(
-        self,
-        population: SourceCells,
-        drawn: NDArray[np.intp],
-        rng: np.random.Generator,
+        self, population: SourceCells, drawn: NDArray[np.intp], rng: np.random.Generator
     ) -> Any:  # noqa: ANN401
         return sparse.csr_matrix(population.counts[drawn], dtype=np.float32)

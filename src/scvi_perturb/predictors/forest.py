@@ -90,13 +90,7 @@ class FeatureForest(MeanPredictor):
         self.seed = seed
 
     def _learn(self) -> None:
-        """Grow the trees.
-
-        Raises
-        ------
-        SchemaError
-            If there are no features, or no training condition has any.
-        """
+        """Grow the trees."""
         from sklearn.ensemble import ExtraTreesRegressor
 
         super()._learn()
@@ -113,10 +107,7 @@ class FeatureForest(MeanPredictor):
         self._trees = None
         if k:
             self._trees = ExtraTreesRegressor(
-                self.n_trees,
-                min_samples_leaf=_LEAF,
-                max_features=_TRIED,
-                random_state=self.seed,
+                self.n_trees, min_samples_leaf=_LEAF, max_features=_TRIED, random_state=self.seed
             ).fit(self._described(rows.conditions, features), scores[:, :k])
 
     def _described(

@@ -40,11 +40,7 @@ class Predictor(Protocol):
     """Anything that learns from a screen and predicts the mean of conditions."""
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Learn from the cells of `split` that may be seen, or from all cells.
 
@@ -114,10 +110,7 @@ _CANONICAL: Final = {
 
 
 def parse_requests(
-    conditions: Conditions,
-    *,
-    keys: ScreenKeys,
-    known: Sequence[Condition] = (),
+    conditions: Conditions, *, keys: ScreenKeys, known: Sequence[Condition] = ()
 ) -> list[RequestRow]:
     """Return one request a row.
 

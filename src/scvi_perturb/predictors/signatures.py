@@ -84,11 +84,7 @@ class SampledSignatures:
         return learned(self._loadings, self)
 
     def fit(
-        self,
-        adata: AnnData,
-        split: Split | None = None,
-        *,
-        keys: ScreenKeys | None = None,
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
     ) -> Self:
         """Learn the mean, and how its errors go together; as `MeanPredictor.fit`.
 
@@ -170,11 +166,7 @@ class SampledSignatures:
 
 
 def _loadings(errors: Floats, n_factors: int) -> Floats:
-    """Return leading components of the correlations of errors, `(k, n_genes)`.
-
-    Each gene's share of variance in the components is at most 0.95. A component that independent
-    errors could have as well, by the largest eigenvalue of their correlations, is left out.
-    """
+    """Return leading components of the correlations of errors, `(k, n_genes)`."""
     spread = np.sqrt((errors**2).mean(axis=0))
     unit = errors / np.where(spread > 0, spread, 1.0)
     n_rows, n_genes = unit.shape

@@ -178,7 +178,7 @@ class CosineKernel:
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     size = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(size > 0, size, 1.0)
+    return rows / np.where(size > 0, size, 1.0).astype(rows.dtype)
 
 
 def compare_names(left: Table, right: Table, kernels: Mapping[str, Kernel]) -> Parts:
@@ -255,11 +255,7 @@ def tanimoto(
 
 
 def _sum_of_least(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return `sum(min)` of rows that are not negative, `(n_left, n_right)`.
-
-    A small count is the number of levels that it reaches, and of two the smaller reaches what both
-    do: sets again, whose products are many times faster than distances.
-    """
+    """Return `sum(min)` of rows that are not negative, `(n_left, n_right)`."""
     top = np.minimum(left.max(axis=0, initial=0), right.max(axis=0, initial=0))
     counts = (left == np.rint(left)).all(axis=0) & (right == np.rint(right)).all(axis=0)
     few = counts & (top <= _MOST_LEVELS)

@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._core import (
-    SchemaError,
-    UnknownPerturbationError,
-    check_choice,
-)
+from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
 from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points, Rows
@@ -372,13 +368,7 @@ class ConditionGP(MeanPredictor):
         return self.posterior.hyperparameters
 
     def _learn(self) -> None:
-        """Learn changes and their noise, and tune.
-
-        Raises
-        ------
-        SchemaError
-            If there is no training condition with a control.
-        """
+        """Learn changes and their noise, and tune."""
         super()._learn()
         requests = [RequestRow(what, own) for what, seen in self.deltas.items() for own in seen]
         if not requests:

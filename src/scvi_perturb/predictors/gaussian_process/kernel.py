@@ -62,10 +62,7 @@ class ConditionKernel:
 
     @classmethod
     def learn(
-        cls,
-        points: Points,
-        conditions: Sequence[Condition],
-        features: PerturbationFeatures | None,
+        cls, points: Points, conditions: Sequence[Condition], features: PerturbationFeatures | None
     ) -> ConditionKernel:
         """Learn from training points, which are `conditions` in contexts."""
         modalities, linear = {}, {}
@@ -98,7 +95,7 @@ class ConditionKernel:
         kinds = [np.array([part.kind for part in points.parts]) for points in (left, right)]
         same_kind = kinds[0][:, None] == kinds[1][None, :]
         same_name = np.array(names[0])[:, None] == np.array(names[1])[None, :]
-        alike = {}
+        alike: dict[str, Floats] = {}
         if self.features is not None:
             tables = [self.features.table(own) for own in names]
             for kind, kernels in ((FEATURES, self.modalities), (LINEAR, self.linear)):
@@ -179,10 +176,7 @@ class CrossKernel:
         return made
 
     def _interactions(self, dose: Floats) -> Floats:
-        """Return the kernel of products of two components, the analysis of variance of order two.
-
-        The similarity of two unordered pairs is the sum over both ways to match their components.
-        """
+        """Return the kernel of products of two components, the analysis of variance of order two."""
         alike = [own for name, own in self.alike.items() if not name.startswith(LINEAR)]
         parts = dose * (1 + sum(alike)) / (1 + len(alike))
         within = self.left.holds @ parts  # (n_left, n_right_parts)

@@ -404,10 +404,7 @@ def left_out(spectrum: Spectrum, ratios: Floats, members: Sequence[NDArray[np.in
 
 
 def calibration(
-    spectrum: Spectrum,
-    outputs: Outputs,
-    signal: Signal,
-    members: Sequence[NDArray[np.intp]],
+    spectrum: Spectrum, outputs: Outputs, signal: Signal, members: Sequence[NDArray[np.intp]]
 ) -> float:
     """Return the error of what is left out by what was expected of it, both without known noise.
 
@@ -457,11 +454,7 @@ def _rounded(ratios: Floats) -> Floats:
 def _chosen(
     spectrum: Spectrum, outputs: Outputs, members: Sequence[NDArray[np.intp]], tune: Tune
 ) -> Signal:
-    """Choose the ratio of each output: the best of those that never fall from one to the next.
-
-    Components come by their size, and the larger are expected to hold more signal for their noise;
-    a free choice for each would fit the noise of many.
-    """
+    """Choose the ratio of each output: the best of those that never fall from one to the next."""
     n_rows, n_outputs = outputs.values.shape
     every = np.ones(n_outputs, bool)
     scores = np.empty((len(_RATIOS), n_outputs))
@@ -480,17 +473,7 @@ def _chosen(
 
 
 def _rising(scores: Floats) -> NDArray[np.intp]:
-    """Return the choice of least total score that rises or stays from column to column.
-
-    Parameters
-    ----------
-    scores
-        `(n_choices, n_columns)`.
-
-    Returns
-    -------
-    The row chosen in each column, `(n_columns,)`.
-    """
+    """Return the choice of least total score that rises or stays from column to column."""
     n_choices, n_columns = scores.shape
     total = np.zeros(n_choices)
     came_from = np.zeros(scores.shape, np.intp)

@@ -144,11 +144,7 @@ def fit(
 
 
 def tuned(
-    cross: CrossKernel,
-    outputs: Outputs,
-    *,
-    members: Sequence[NDArray[np.intp]],
-    tune: Tune,
+    cross: CrossKernel, outputs: Outputs, *, members: Sequence[NDArray[np.intp]], tune: Tune
 ) -> Fitted:
     """Return the best fit: each hyperparameter in turn, the others kept, until nothing is gained.
 

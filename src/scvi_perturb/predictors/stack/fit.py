@@ -439,8 +439,8 @@ class ScenarioStack:
                 if predicted is not None:
                     left_out.predicted[name] = np.concatenate(predicted)
             if left_out.predicted:
-                predicted = np.stack(list(left_out.predicted.values()))
-                moments = moments_of(left_out.truth, predicted, left_out.unit)
+                every = np.stack(list(left_out.predicted.values()))
+                moments = moments_of(left_out.truth, every, left_out.unit)
                 kept = refits if len(rows) <= MOST_KEPT else []
                 return cls(scenario, fitted, kept, left_out, *moments, prior, seed, contrast)
         empty = np.empty(0)
@@ -558,11 +558,7 @@ def error_covariates(predicted: Floats, weights: Floats, posterior: Floats) -> E
 
 
 def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> Members:
-    """Return copies of members that learned from profiles.
-
-    With `lenient` those that cannot are left out, and what they warn of is not passed on: which
-    conditions a member cannot use is its own affair.
-    """
+    """Return copies of members that learned from profiles."""
     made: Members = {}
     with warnings.catch_warnings():
         if lenient:

@@ -172,11 +172,7 @@ def _groups(scenario: RequestScenario, rows: Sequence[RequestRow]) -> list[list[
 
 
 def _like_asked(groups: list[list[int]], rows: Sequence[RequestRow]) -> list[list[int]]:
-    """Keep the doses without which their name has as many as some other name has.
-
-    A name of which a dose will be asked has fewer than one of which all were measured. If it has
-    to do with even fewer, it is predicted worse than what is asked, and errors look too large.
-    """
+    """Keep the doses without which their name has as many as some other name has."""
     seen: dict[tuple[str, str], set[float]] = {}
     for part in (part for row in rows for part in row.condition.components):
         seen.setdefault((part.name, part.kind), set()).add(part.dose)

@@ -178,11 +178,7 @@ class StackedMean(MeanPredictor):
         return None if tried is None else float(tried.novelty.max())
 
     def predict(
-        self,
-        conditions: Conditions,
-        *,
-        reference: AnnData | None = None,
-        interval: float = 0.9,
+        self, conditions: Conditions, *, reference: AnnData | None = None, interval: float = 0.9
     ) -> AnnData:
         """Return the mean of each condition, its error, and an interval.
 
