@@ -173,12 +173,14 @@ class CosineKernel:
     ) -> NDArray[np.float32]:
         """Return the cosines of rows, `(n_left, n_right)`; 0 where a row is the mean."""
         first, second = (_unit(rows - self.centre) for rows in (left, right))
-        return first @ second.T
+        cosines: NDArray[np.float32] = first @ second.T
+        return cosines
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     size = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(size > 0, size, 1.0).astype(rows.dtype)
+    unit: NDArray[np.float32] = (rows / np.where(size > 0, size, 1.0)).astype(np.float32)
+    return unit
 
 
 def compare_names(left: Table, right: Table, kernels: Mapping[str, Kernel]) -> Parts:

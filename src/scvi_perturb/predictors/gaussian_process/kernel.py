@@ -176,7 +176,7 @@ class CrossKernel:
         return made
 
     def _interactions(self, dose: Floats) -> Floats:
-        """Return the kernel of products of two components, the analysis of variance of order two."""
+        """Return the kernel of products of two components: analysis of variance of order two."""
         alike = [own for name, own in self.alike.items() if not name.startswith(LINEAR)]
         parts = dose * (1 + sum(alike)) / (1 + len(alike))
         within = self.left.holds @ parts  # (n_left, n_right_parts)

@@ -252,7 +252,7 @@ class ErrorModel:
 
 
 def _variance_weights(squared: Floats, noise: Floats, covariates: Floats) -> Floats:
-    """Return non-negative weights of covariates such that they add up to squared errors less noise."""
+    """Return non-negative weights with which covariates add up to squared errors less noise."""
     flat, known = covariates.reshape(len(covariates), -1), noise.ravel()
     size = flat.mean(axis=1)
     told = size > 0
