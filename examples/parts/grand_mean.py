@@ -14,7 +14,7 @@ class GrandMean(MeanPredictor):
 
     name = "grand_mean"
 
-    def _delta(self, request: Any) -> np.ndarray:
+    def _change(self, request: Any) -> np.ndarray:
         """Return the change of each gene, `(n_genes,)`."""
         del request
         changes = [d for by_context in self.deltas.values() for d in by_context.values()]
