@@ -17,9 +17,9 @@ import pytest
 
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data import datasets as _datasets
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.datasets import DATASETS, list_datasets, load_dataset
-from scvi_perturb.data.keys import ScreenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.split.kinds import SplitOptions, split
 
 

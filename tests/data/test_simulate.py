@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.data.simulate.config import SimulatorConfig
 from scvi_perturb.data.simulate.screen import (

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
-from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition import Condition, ScreenKeys, default_keys
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import ScreenKeys, default_keys
 
 LABELS = st.lists(st.sampled_from("ABCDE"), unique=True, max_size=3).map(
     lambda names: "+".join(names) or "control"

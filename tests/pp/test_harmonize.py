@@ -11,8 +11,8 @@ import pytest
 from anndata import AnnData
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.pp import harmonize, validate
 

@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 
 from scvi_perturb._core import SchemaError
-from scvi_perturb.data.keys import default_keys
+from scvi_perturb.data.condition import default_keys
 from scvi_perturb.pp import OntologyTerm, OntologyTerms, harmonize
 from scvi_perturb.pp._metadata import canonical_sex, resolve
 from tests.pp._ontologies import CELLOSAURUS_TEXT, OBO

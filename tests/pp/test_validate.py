@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb.data.keys import ScreenKeys
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.pp import validate
 
 

@@ -11,7 +11,7 @@ from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.features import PerturbationFeatures
 from scvi_perturb.predictors import FeatureForest, KernelRidge
 from scvi_perturb.predictors.forest import measured_modalities
-from scvi_perturb.predictors.stack.members import default_members
+from scvi_perturb.predictors.stack.scenarios import default_members
 from tests.predictors._effects import effects, lfc, pairs
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from scvi_perturb.predictors.stack.intervals import GRID, error_quantiles
-from scvi_perturb.predictors.stack.prediction import agreement_factor
+from scvi_perturb.predictors.stack.stacked_mean import agreement_factor
 
 N = 20_000
 

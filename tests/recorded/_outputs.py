@@ -31,7 +31,7 @@ from scvi_perturb.data import (
     state_shift,
     true_effect,
 )
-from scvi_perturb.data.keys import default_keys
+from scvi_perturb.data.condition import default_keys
 from scvi_perturb.generative import (
     SAMPLERS,
     SOLVERS,

@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi_perturb._core import UNS_KEY, LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.benchmark.trial import cell_fingerprints
-from scvi_perturb.data.keys import row_codes
+from scvi_perturb.data.condition import row_codes
 from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.metrics import CellPopulation, chosen_genes, log_normalize, pseudobulk
 from scvi_perturb.predictors.request import CellPredictor, parse_requests

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.benchmark.task import Task
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.split.kinds import Scenario
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures

@@ -33,8 +33,8 @@ from scvi_perturb.benchmark.methods import (
 )
 from scvi_perturb.benchmark.results import CONDITION_KEYS
 from scvi_perturb.benchmark.task import Task, matrix_of
+from scvi_perturb.data.condition import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.keys import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.reader import check_raw_counts, read_screen
 from scvi_perturb.data.split.kinds import Scenario
 from scvi_perturb.data.split.record import SplitOptions

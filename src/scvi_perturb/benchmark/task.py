@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from scvi_perturb._core import check_choice
-from scvi_perturb.data.keys import ScreenKeys
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import SplitOptions
 

@@ -10,9 +10,8 @@ import pandas as pd
 
 from scvi_perturb._core import SchemaError
 from scvi_perturb.cli._app import UsageError
-from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition import Condition, ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import ScreenKeys, as_labels, default_keys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import Split, SplitOptions
 

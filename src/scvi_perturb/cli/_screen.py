@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, UNS_KEY, SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
-from scvi_perturb.data.keys import ScreenKeys, default_keys
+from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.reader import check_raw_counts, holds_counts
 from scvi_perturb.metrics import gene_moments, log_normalize
 from scvi_perturb.pp import harmonize

@@ -1,9 +1,8 @@
 """What a screen is: conditions, splits, requests, reading, simulation, public data."""
 
-from scvi_perturb.data.condition import Component, Condition
+from scvi_perturb.data.condition import Component, Condition, ScreenKeys
 from scvi_perturb.data.condition_table import ConditionTable
 from scvi_perturb.data.datasets import list_datasets, load_dataset
-from scvi_perturb.data.keys import ScreenKeys
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.data.request import Request
 from scvi_perturb.data.simulate.config import SimulatorConfig

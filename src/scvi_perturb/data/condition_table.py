@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError, UnknownPerturbationError
-from scvi_perturb.data.condition import Component, Condition, as_label
-from scvi_perturb.data.keys import ScreenKeys, distinct_rows
+from scvi_perturb.data.condition import Component, Condition, ScreenKeys, as_label, distinct_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

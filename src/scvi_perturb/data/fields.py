@@ -12,8 +12,8 @@ import pandas as pd
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
 from scvi_perturb._core import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY, SchemaError
+from scvi_perturb.data.condition import as_labels, row_codes
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import as_labels, row_codes
 from scvi_perturb.data.reader import check_raw_counts
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.condition import Condition
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import Condition, ScreenKeys
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,12 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     SchemaError,
 )
-from scvi_perturb.data.condition import Component, Condition
-from scvi_perturb.data.keys import as_labels
+from scvi_perturb.data.condition import Component, Condition, as_labels
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.screen import Screen
 
 Value = TypeVar("Value", float, str)

@@ -14,8 +14,8 @@ from scvi_perturb._core import (
     PERTURBATION_COLUMN,
     X_KEY,
 )
+from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.condition_table import ConditionTable
-from scvi_perturb.data.keys import ScreenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,8 +18,7 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     SchemaError,
 )
-from scvi_perturb.data.condition import Component, Condition, aligned, as_label
-from scvi_perturb.data.keys import row_codes
+from scvi_perturb.data.condition import Component, Condition, aligned, as_label, row_codes
 from scvi_perturb.pp._metadata import UnknownValues, to_cells
 from scvi_perturb.pp._ontology import perturbation_identifier
 from scvi_perturb.pp._quantities import is_missing, to_one_unit

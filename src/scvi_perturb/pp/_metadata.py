@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scvi_perturb.data.condition import as_label
-from scvi_perturb.data.keys import as_labels, row_codes
+from scvi_perturb.data.condition import as_label, as_labels, row_codes
 from scvi_perturb.pp._ontology import term_identifier
 from scvi_perturb.pp._quantities import age_in_years, is_unknown
 from scvi_perturb.pp.layouts import TERM_FIELDS, id_field

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.keys import default_keys
 from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.pp._conditions import looks_like_control
 from scvi_perturb.pp._quantities import is_missing
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.data.condition import Condition
+    from scvi_perturb.data.condition import Condition, ScreenKeys
     from scvi_perturb.data.fields import Annotation
-    from scvi_perturb.data.keys import ScreenKeys
 
 __all__ = ["ScreenReport", "validate"]
 

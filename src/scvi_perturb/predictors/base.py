@@ -13,8 +13,8 @@ from scipy import sparse
 
 from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError, check_choice
 from scvi_perturb._version import __version__
+from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import ScreenKeys, default_keys
 from scvi_perturb.predictors.profiles import PROFILES, Profile, TrainingProfiles
 from scvi_perturb.predictors.request import (
     ControlCells,
@@ -338,6 +338,7 @@ class CellSource(ABC):
 
 def _drawn(n_cells: int, n_samples: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return places of cells, each used as often as any other, as near as can be."""
+    # as many as there are come in order: nothing is random where nothing has to be
     if n_samples == n_cells:
         return np.arange(n_cells)
     rounds = [rng.permutation(n_cells) for _ in range(-(-n_samples // n_cells))]

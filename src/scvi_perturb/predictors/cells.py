@@ -16,8 +16,8 @@ from scvi_perturb._core import (
     check_choice,
     log_normalize_cells,
 )
+from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.keys import default_keys
 from scvi_perturb.predictors.base import (
     UNITS,
     CellSource,
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.condition import Component, Condition
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import Component, Condition, ScreenKeys
     from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.condition import Component
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import Component, ScreenKeys
     from scvi_perturb.data.request import Context
     from scvi_perturb.data.split.record import Split
 

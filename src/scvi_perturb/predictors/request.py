@@ -16,8 +16,8 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     SchemaError,
 )
+from scvi_perturb.data.condition import as_labels
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.keys import as_labels
 from scvi_perturb.data.reader import align_genes, check_raw_counts
 from scvi_perturb.data.request import Context, RequestRow, parse_conditions, request_table
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.condition import Condition
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import Condition, ScreenKeys
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.predictors.profiles import TrainingProfiles
 

@@ -16,7 +16,7 @@ from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.keys import ScreenKeys
+    from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.request import Conditions
@@ -167,6 +167,7 @@ class SampledSignatures:
 
 def _loadings(errors: Floats, n_factors: int) -> Floats:
     """Return leading components of the correlations of errors, `(k, n_genes)`."""
+    # left out are those that independent errors could have as well; 0.95 of a gene at most
     spread = np.sqrt((errors**2).mean(axis=0))
     unit = errors / np.where(spread > 0, spread, 1.0)
     n_rows, n_genes = unit.shape

@@ -258,6 +258,7 @@ def tanimoto(
 
 def _sum_of_least(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return `sum(min)` of rows that are not negative, `(n_left, n_right)`."""
+    # A small count is the number of levels that it reaches: sets again, whose products are fast.
     top = np.minimum(left.max(axis=0, initial=0), right.max(axis=0, initial=0))
     counts = (left == np.rint(left)).all(axis=0) & (right == np.rint(right)).all(axis=0)
     few = counts & (top <= _MOST_LEVELS)

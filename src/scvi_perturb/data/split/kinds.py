@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import SchemaError, check_choice
-from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.condition import as_label, default_keys
 from scvi_perturb.data.fields import data_hash, read_annotation
-from scvi_perturb.data.keys import default_keys
 from scvi_perturb.data.split.record import (
     Split,
     SplitOptions,
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.fields import Annotation
-    from scvi_perturb.data.keys import ScreenKeys
 
 T = TypeVar("T")
 Names = tuple[str, ...]

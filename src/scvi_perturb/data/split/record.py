@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import LeakError, SchemaError, check_choice
-from scvi_perturb.data.condition import as_label
+from scvi_perturb.data.condition import ScreenKeys, as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
-from scvi_perturb.data.keys import ScreenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -23,8 +23,7 @@ from scvi_perturb._core import (
     SchemaError,
     generator,
 )
-from scvi_perturb.data.condition import as_label
-from scvi_perturb.data.keys import as_columns
+from scvi_perturb.data.condition import as_columns, as_label
 from scvi_perturb.data.reader import ScreenReader, align_genes
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen

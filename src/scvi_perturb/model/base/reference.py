@@ -18,8 +18,8 @@ from scvi_perturb._core import (
     X_KEY,
     SchemaError,
 )
+from scvi_perturb.data.condition import as_labels, distinct_rows
 from scvi_perturb.data.fields import encode_labels
-from scvi_perturb.data.keys import as_labels, distinct_rows
 from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,

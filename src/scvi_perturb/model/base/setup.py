@@ -22,7 +22,7 @@ from scvi_perturb._core import (
     SchemaError,
     UnknownPerturbationError,
 )
-from scvi_perturb.data.condition import Component, Condition, as_label
+from scvi_perturb.data.condition import Component, Condition, as_columns, as_label, harmonised_keys
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import (
     CountsField,
@@ -34,7 +34,6 @@ from scvi_perturb.data.fields import (
     MuDataPerturbationField,
     PerturbationField,
 )
-from scvi_perturb.data.keys import as_columns, harmonised_keys
 from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.screen import Screen, screen_keys
 from scvi_perturb.module.base import ConditionTensors

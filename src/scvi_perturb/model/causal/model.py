@@ -24,14 +24,13 @@ from scvi_perturb._core import (
     forked_seed,
     generator,
 )
-from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition import Condition, as_columns
 from scvi_perturb.data.fields import (
     LabelField,
     NoPerturbationField,
     PerturbationField,
     ValuesField,
 )
-from scvi_perturb.data.keys import as_columns
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import SIGNATURES, Screen, screen_keys
 from scvi_perturb.generative.samplers import SamplerConfig

@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 
 from scvi_perturb._core import SchemaError, check_choice
-from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition import Condition, as_columns, as_labels, harmonised_keys
 from scvi_perturb.data.fields import MetadataField
-from scvi_perturb.data.keys import as_columns, as_labels, harmonised_keys
 from scvi_perturb.data.request import parse_request
 from scvi_perturb.model.base.setup import to_tensors
 from scvi_perturb.module.causal import CausalDesign

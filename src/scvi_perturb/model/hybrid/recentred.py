@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import CountParameters
     from scvi_perturb.predictors.request import Predictor
-    from scvi_perturb.predictors.stack.prediction import StackPrediction
-    from scvi_perturb.predictors.stack.stacked_mean import StackedMean
+    from scvi_perturb.predictors.stack.stacked_mean import StackedMean, StackPrediction
 
     Floats = np.ndarray
 

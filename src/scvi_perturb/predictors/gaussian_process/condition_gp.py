@@ -10,9 +10,14 @@ import numpy as np
 from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
-from scvi_perturb.predictors.gaussian_process.kernel import ConditionKernel, Contexts, Points, Rows
+from scvi_perturb.predictors.gaussian_process.kernel import (
+    ConditionKernel,
+    Contexts,
+    Points,
+    Rows,
+    Search,
+)
 from scvi_perturb.predictors.gaussian_process.signal import PSEUDOCOUNTS, Spectrum, calibration
-from scvi_perturb.predictors.gaussian_process.tuning import Search
 from scvi_perturb.predictors.profiles import renormalized
 from scvi_perturb.predictors.request import read_request
 
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.predictors.gaussian_process.kernel import Fitted
     from scvi_perturb.predictors.gaussian_process.signal import Outputs, Scale, Tune
-    from scvi_perturb.predictors.gaussian_process.tuning import Fitted
     from scvi_perturb.predictors.profiles import Profile
     from scvi_perturb.predictors.request import Conditions, ControlCells
 

@@ -455,6 +455,7 @@ def _chosen(
     spectrum: Spectrum, outputs: Outputs, members: Sequence[NDArray[np.intp]], tune: Tune
 ) -> Signal:
     """Choose the ratio of each output: the best of those that never fall from one to the next."""
+    # large components come first and hold more signal; free choices would fit the noise of many
     n_rows, n_outputs = outputs.values.shape
     every = np.ones(n_outputs, bool)
     scores = np.empty((len(_RATIOS), n_outputs))

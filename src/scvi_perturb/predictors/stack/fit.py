@@ -558,7 +558,8 @@ def error_covariates(predicted: Floats, weights: Floats, posterior: Floats) -> E
 
 
 def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> Members:
-    """Return copies of members that learned from profiles."""
+    """Return copies of members that learned from profiles; `lenient` drops those that cannot."""
+    # which conditions a usual member cannot use is its own affair: no warnings then
     made: Members = {}
     with warnings.catch_warnings():
         if lenient:

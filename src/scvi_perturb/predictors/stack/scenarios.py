@@ -1,7 +1,4 @@
-"""What a request asks, seen from training: a new context, pair, dose, perturbation, or nothing new.
-
-And how training is made to ask the same of itself: by leaving out what makes it new.
-"""
+"""Scenarios that a stack is asked in, and its usual members."""
 
 from __future__ import annotations
 
@@ -10,15 +7,31 @@ from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 import numpy as np
 
+from scvi_perturb.predictors.baselines import (
+    Additive,
+    ContextMean,
+    DoseLine,
+    MatchingMean,
+    NearestPerturbation,
+    NoChange,
+)
+from scvi_perturb.predictors.forest import FeatureForest, measured_modalities
+from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
+from scvi_perturb.predictors.latent_additive import LatentAdditive
 from scvi_perturb.predictors.profiles import agrees
+from scvi_perturb.predictors.ridge import BlendedKernelRidge, PCARidge
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import Component
     from scvi_perturb.data.request import Context, RequestRow
+    from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.predictors.base import MeanPredictor
+    from scvi_perturb.predictors.gaussian_process.condition_gp import LeaveOut
+    from scvi_perturb.predictors.profiles import Profile
 
 
 #: "seen": measured in that context; "unseen_context": elsewhere, and nothing was measured there;
@@ -173,6 +186,7 @@ def _groups(scenario: RequestScenario, rows: Sequence[RequestRow]) -> list[list[
 
 def _like_asked(groups: list[list[int]], rows: Sequence[RequestRow]) -> list[list[int]]:
     """Keep the doses without which their name has as many as some other name has."""
+    # with fewer left than what is asked will have, errors would look too large
     seen: dict[tuple[str, str], set[float]] = {}
     for part in (part for row in rows for part in row.condition.components):
         seen.setdefault((part.name, part.kind), set()).add(part.dose)
@@ -198,3 +212,64 @@ def _keys(scenario: RequestScenario, row: RequestRow) -> Iterable[Hashable]:
     if scenario in ("dose", "dose_beyond"):
         return [row.condition] if len(parts) == 1 else []
     return []
+
+
+#: What the regression leaves out together, so that it is tuned for the scenario.
+_LEAVE_OUT: Final[Mapping[RequestScenario, LeaveOut]] = {
+    "seen": "auto",
+    "unseen_context": "context",
+    "context_transfer": "row",
+    "unseen_combination": "condition",
+    "dose": "condition",
+    "dose_beyond": "condition",
+    "unseen_perturbation": "perturbation",
+}
+
+
+def default_members(
+    scenario: RequestScenario, features: PerturbationFeatures | None, profile: Profile
+) -> dict[str, MeanPredictor]:
+    """Return the members for a scenario, unfitted, by name."""
+    found: dict[str, MeanPredictor] = {
+        "condition_gp": ConditionGP(features, leave_out=_LEAVE_OUT[scenario], profile=profile)
+    }
+    if scenario == "seen":
+        return found
+    found["no_change"] = NoChange(profile=profile)
+    if scenario in ("unseen_context", "context_transfer"):
+        found["context_mean"] = ContextMean("contexts", profile=profile)
+        if scenario == "context_transfer":
+            found["mean_in_context"] = ContextMean("perturbations", profile=profile)
+        return found
+    found["mean_of_training"] = ContextMean("all", profile=profile)
+    if profile != "effects":
+        found["mean_in_context"] = ContextMean("perturbations", profile=profile)
+    if scenario == "unseen_combination":
+        found["additive"] = Additive(profile=profile)
+        found["matching_mean"] = MatchingMean(profile=profile)
+        found["latent_additive"] = LatentAdditive(features, profile=profile)
+    if scenario in ("dose", "dose_beyond"):
+        found["dose_line"] = DoseLine("log_linear", profile=profile)
+        found["dose_hill"] = DoseLine("hill", profile=profile)
+    if features is not None and scenario in ("unseen_combination", "unseen_perturbation"):
+        found["pca_ridge"] = PCARidge(features, profile=profile)
+        found["blended_kernel_ridge"] = BlendedKernelRidge(features, profile=profile)
+        found["nearest_perturbation"] = NearestPerturbation(features, profile=profile)
+    if features is not None and scenario == "unseen_perturbation":
+        found["latent_additive"] = LatentAdditive(features, profile=profile)
+        if measured_modalities(features):
+            found["feature_forest"] = FeatureForest(features, profile=profile)
+    return found
+
+
+def fallback(scenario: RequestScenario) -> tuple[str, ...]:
+    """Return who shares the weight where training has nothing to try the scenario on."""
+    second: dict[RequestScenario, tuple[str, ...]] = {
+        "unseen_context": ("context_mean",),
+        "context_transfer": ("context_mean",),
+        "unseen_combination": ("additive",),
+        "dose": ("dose_line",),
+        "dose_beyond": ("dose_hill",),
+        "unseen_perturbation": ("mean_of_training",),
+    }
+    return ("condition_gp", *second.get(scenario, ()))
