@@ -112,9 +112,9 @@ class Faulty(NoChange):
 class Choosy(Additive):
     """Know one condition only."""
 
-    def _delta(self, request):
+    def _change(self, request):
         if str(request.condition) not in ("pert_03", "pert_04"):
-            return super()._delta(request)
+            return super()._change(request)
         return np.zeros(len(self.profiles.var_names))
 
 
@@ -268,7 +268,7 @@ def _effects():
 class Nearest(ContextMean):
     """Return the one visible effect that equals a held-out one."""
 
-    def _delta(self, request):
+    def _change(self, request):
         return self.deltas[next(c for c in self.deltas if str(c) in ("p2", "p7"))][()]
 
 
