@@ -13,19 +13,6 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "Batch",
-    "LeakError",
-    "NotTrainedError",
-    "SchemaError",
-    "UnknownPerturbationError",
-    "check_choice",
-    "check_type",
-    "forked_seed",
-    "generator",
-    "log_normalize_cells",
-]
-
 
 #: Keys under which the fields of a screen are registered with scvi-tools (and named in a batch).
 X_KEY: Final = "X"
