@@ -99,10 +99,7 @@ def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any: 
 
     CSR if `counts` is sparse, else dense. A cell without counts stays zero.
 
-    Raises
-    ------
-    ValueError
-        If a cell has a negative total.
+    Raises `ValueError`: If a cell has a negative total.
     """
     sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     if sizes.size and sizes.min() < 0:

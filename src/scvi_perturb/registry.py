@@ -81,12 +81,9 @@ class UnknownNameError(KeyError, ValueError):
 class Registry(Mapping[str, T], Generic[T]):
     """Parts of one kind by name: ours, those of installed packages, and those registered here.
 
-    Parameters
-    ----------
-    kind
-        `"models"`, `"generators"`, `"predictors"`, `"metrics"`, `"samplers"`, `"methods"` or
-        `"commands"` (of the command line). The entry points of other packages are those of the
-        group `scvi_perturb.<kind>`.
+    `kind`: `"models"`, `"generators"`, `"predictors"`, `"metrics"`, `"samplers"`, `"methods"` or
+    `"commands"` (of the command line). The entry points of other packages are those of the group
+    `scvi_perturb.<kind>`.
     """
 
     def __init__(self, kind: str) -> None:
@@ -102,10 +99,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str, part: T, *, replace: bool = False) -> None:
         """Add a part for this session.
 
-        Raises
-        ------
-        ValueError
-            If the name is taken, unless `replace` is true.
+        Raises `ValueError`: If the name is taken, unless `replace` is true.
         """
         if name in self and not replace:
             msg = f"{self.kind} has {name!r} already; choose another name, or pass replace=True."
@@ -119,12 +113,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         """Return a part, imported when it is first asked for.
 
-        Raises
-        ------
-        UnknownNameError
-            If there is none of this name.
-        ImportError
-            If the package that offers it does not load; the message names both.
+        Raises `UnknownNameError`: If there is none of this name. Raises `ImportError`: If the
+        package that offers it does not load; the message names both.
         """
         if name not in self._loaded:
             found = self._places().get(name)
@@ -164,10 +154,7 @@ class Registry(Mapping[str, T], Generic[T]):
 def registry(kind: Kind) -> Registry[Any]:
     """Return the registry of a kind; the same one at every call.
 
-    Raises
-    ------
-    ValueError
-        For another kind.
+    Raises `ValueError`: For another kind.
     """
     return Registry(kind)
 

@@ -80,32 +80,16 @@ _CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 class ModelCase:
     """A model, made small enough to be trained in a second.
 
-    Attributes
-    ----------
-    model
-        The class.
-    init, train
-        Small arguments of the constructor and of `train`; by default on the CPU without progress.
-    stages
-        Prefix of the history of each stage of training, in order.
-    selected
-        Stages of which the weights of the best validation loss are kept; those stop early too.
-    accurate
-        Arguments of the constructor and of `train` with which it learns something; None leaves
-        out the tests of what is learned.
-    searched
-        Arguments of `train`, beside the small ones, with which it chooses the length of a stage
-        by itself; None where it never does.
-    variants
-        Other arguments of the constructor, by name: other likelihoods, spaces, conditioning.
-    units
-        Units of samples of the variants that do not draw counts.
-    likelihood
-        The verb that says how likely cells are.
-    samplers
-        Methods of drawing, the default first; none where one pass draws.
-    without_likelihood
-        Variants that have none.
+    `model`: The class. `init`, `train`: Small arguments of the constructor and of `train`; by
+    default on the CPU without progress. `stages`: Prefix of the history of each stage of training,
+    in order. `selected`: Stages of which the weights of the best validation loss are kept; those
+    stop early too. `accurate`: Arguments of the constructor and of `train` with which it learns
+    something; None leaves out the tests of what is learned. `searched`: Arguments of `train`,
+    beside the small ones, with which it chooses the length of a stage by itself; None where it
+    never does. `variants`: Other arguments of the constructor, by name: other likelihoods, spaces,
+    conditioning. `units`: Units of samples of the variants that do not draw counts. `likelihood`:
+    The verb that says how likely cells are. `samplers`: Methods of drawing, the default first; none
+    where one pass draws. `without_likelihood`: Variants that have none.
     """
 
     model: type[PerturbationModel]

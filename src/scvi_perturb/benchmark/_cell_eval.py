@@ -148,10 +148,7 @@ def _control_cells(control: AnnData, key: str, control_label: str) -> AnnData:
 def _counts(adata: AnnData, where: str, most: int) -> sparse.csr_matrix:
     """Return the counts of all cells, checked value by value.
 
-    Raises
-    ------
-    SchemaError
-        If they are not finite, negative, fractional, or too many in a cell.
+    Raises `SchemaError`: If they are not finite, negative, fractional, or too many in a cell.
     """
     stored: Any = adata.to_memory().X if adata.isbacked else adata.X
     counts = sparse.csr_matrix(stored, dtype=np.float64)

@@ -80,10 +80,7 @@ def score_method(trial: Trial, method: Method) -> Record:
     A method that knows too little of a condition, and any other error, is recorded with its
     message. A leak is raised: it fails the run.
 
-    Raises
-    ------
-    LeakError
-        If held-out cells are in the prediction.
+    Raises `LeakError`: If held-out cells are in the prediction.
     """
     blank = _blank(trial, method)
     with warnings.catch_warnings(record=True) as seen:

@@ -41,24 +41,15 @@ _TO_HALVE: Final = 4
 class HeldOutCondition:
     """One held-out condition in one context.
 
-    Parameters
-    ----------
-    name
-        The condition and its context.
-    truth
-        The condition as it was measured; None if it has too few cells to be scored.
-    replicate
-        One half of its cells as the prediction of the other half; None without cells.
-    about
-        What readers group conditions by: `perturbation`, `context`, `n_cells`, `n_seen`
-        (components of the condition measured alone in training), `effect` (size of the true
-        change, freed of noise), `agreement` (Pearson correlation of the changes of two halves of
-        its cells, each against a half of the controls), `feature_distance` (mean over its
-        components of the distance to the nearest training perturbation, see
-        `PerturbationFeatures.nearest`; 0 for a trained one), `context_distance` (Euclidean, of
-        its control profile to the nearest of a context with training perturbations).
-    rows
-        Its cells among those of `Trial.held_out_cells`.
+    `name`: The condition and its context. `truth`: The condition as it was measured; None if it has
+    too few cells to be scored. `replicate`: One half of its cells as the prediction of the other
+    half; None without cells. `about`: What readers group conditions by: `perturbation`, `context`,
+    `n_cells`, `n_seen` (components of the condition measured alone in training), `effect` (size of
+    the true change, freed of noise), `agreement` (Pearson correlation of the changes of two halves
+    of its cells, each against a half of the controls), `feature_distance` (mean over its components
+    of the distance to the nearest training perturbation, see `PerturbationFeatures.nearest`; 0 for
+    a trained one), `context_distance` (Euclidean, of its control profile to the nearest of a
+    context with training perturbations). `rows`: Its cells among those of `Trial.held_out_cells`.
     """
 
     name: str
@@ -90,10 +81,7 @@ def held_out_conditions(
 ) -> tuple[pd.DataFrame, tuple[HeldOutCondition, ...]]:
     """Return what is asked, one row a condition and context, and what was measured of each row.
 
-    Raises
-    ------
-    SchemaError
-        If a context has no control cells, or nothing is held out.
+    Raises `SchemaError`: If a context has no control cells, or nothing is held out.
     """
     annotation = read_annotation(adata, task.keys)
     group = annotation.group[split.test]

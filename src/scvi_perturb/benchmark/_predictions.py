@@ -52,12 +52,8 @@ class Prediction:
         The mean of a method that has both is what it predicts, not that of the cells it draws,
         which has their sampling noise besides; unless what it predicts is no pseudobulk.
 
-        Raises
-        ------
-        SchemaError
-            If it is not of what was asked, or not in the units it says.
-        LeakError
-            If held-out cells or profiles are in it.
+        Raises `SchemaError`: If it is not of what was asked, or not in the units it says. Raises
+        `LeakError`: If held-out cells or profiles are in it.
         """
         if self.refused:
             return [None] * len(self.trial.conditions)
@@ -80,10 +76,7 @@ def predict_trial(predictor: Predictor, trial: Trial) -> list[Prediction]:
     that refuses the whole request is asked for one condition at a time. All are asked for the same
     number of cells, so that it tells nothing of what was measured.
 
-    Raises
-    ------
-    UnknownPerturbationError, SchemaError
-        If it refuses every condition.
+    Raises `UnknownPerturbationError, SchemaError`: If it refuses every condition.
     """
     try:
         return [_predict(predictor, trial)]
@@ -126,26 +119,13 @@ def _is_pseudobulk(means: AnnData | None) -> bool:
 def read_cells(predicted: AnnData, trial: Trial) -> list[CellPopulation]:
     """Return predicted cells as one population a condition.
 
-    Parameters
-    ----------
-    predicted
-        Predicted cells. `X`: raw counts, or log-normalised cells if
-        `uns["scvi_perturb"]["units"]` says "log1p(counts per 10,000)"; `obs`: the columns of the
-        condition and the context, as in `trial.requests`.
-    trial
-        What was asked.
-
-    Returns
-    -------
-    As many predicted cells of each condition as were measured, a random choice of them.
-
-    Raises
-    ------
-    SchemaError
-        If conditions are missing or were not asked for, there are fewer cells than were measured,
-        genes differ, or values are neither.
-    LeakError
-        If held-out cells are among them.
+    `predicted`: Predicted cells. `X`: raw counts, or log-normalised cells if
+    `uns["scvi_perturb"]["units"]` says "log1p(counts per 10,000)"; `obs`: the columns of the
+    condition and the context, as in `trial.requests`. `trial`: What was asked. Returns as many
+    predicted cells of each condition as were measured, a random choice of them. Raises
+    `SchemaError`: If conditions are missing or were not asked for, there are fewer cells than were
+    measured, genes differ, or values are neither. Raises `LeakError`: If held-out cells are among
+    them.
     """
     predicted = _with_genes(predicted, trial)
     logged = str(predicted.uns.get(UNS_KEY, {}).get("units", "counts")).startswith("log1p")
@@ -191,11 +171,8 @@ def _check_logged(values: Any) -> None:  # noqa: ANN401
 def read_means(predicted: AnnData, trial: Trial) -> list[CellPopulation]:
     """Return predicted means, one row a condition, as one population each.
 
-    Raises
-    ------
-    SchemaError
-        If conditions are missing, come twice or were not asked for, genes differ, a value is not
-        finite, or a standard error is not finite or negative.
+    Raises `SchemaError`: If conditions are missing, come twice or were not asked for, genes differ,
+    a value is not finite, or a standard error is not finite or negative.
     """
     predicted = _with_genes(predicted, trial)
     values = np.asarray(_dense(predicted.X), np.float64)
@@ -299,10 +276,7 @@ def _refuse_copied_cells(cells: Matrix, condition: HeldOutCondition, trial: Tria
     Methods are given the visible cells alone. One that reaches the others in another way, through
     a file or through what it was made with, is found here: its run fails, whatever its score.
 
-    Raises
-    ------
-    LeakError
-        Naming the condition.
+    Raises `LeakError`: Naming the condition.
     """
     real = None if condition.truth is None else condition.truth.observed.cells
     if real is None:
@@ -317,10 +291,7 @@ def _refuse_copied_cells(cells: Matrix, condition: HeldOutCondition, trial: Tria
 def refuse_copied_profiles(found: Sequence[CellPopulation], trial: Trial) -> None:
     """Raise if the measured profile of a held-out condition is what was predicted.
 
-    Raises
-    ------
-    LeakError
-        Naming the condition.
+    Raises `LeakError`: Naming the condition.
     """
     counts = trial.task.values == "counts"
     for population, condition in zip(found, trial.conditions, strict=True):

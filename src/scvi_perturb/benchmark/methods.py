@@ -435,10 +435,7 @@ def class_names() -> list[str]:
 def method_class(name: str) -> type[Any]:
     """Return the class of a model or of a predictor by its name.
 
-    Raises
-    ------
-    ValueError
-        If there is no such class.
+    Raises `ValueError`: If there is no such class.
     """
     if name in _MODELS:
         return _MODELS[name]
@@ -524,10 +521,7 @@ def refuse_unknown(
 ) -> None:
     """Raise for the first name that is not known, with the nearest one that is.
 
-    Raises
-    ------
-    SchemaError
-        Naming it, and those that are known.
+    Raises `SchemaError`: Naming it, and those that are known.
     """
     legal = sorted(known)
     for name in given:

@@ -179,10 +179,7 @@ def _records_by_ray(jobs: Sequence[Job], folder: Path) -> Iterator[Record]:
 
     A cluster that the process is connected to is used; without one, ray starts on this machine.
 
-    Raises
-    ------
-    ImportError
-        If ray is not installed.
+    Raises `ImportError`: If ray is not installed.
     """
     try:
         import ray

@@ -136,16 +136,8 @@ class ScreenFile:
     What it is printed as, by which records tell whether they still hold, is its content: a file
     that was moved is the same screen, one that was changed is another.
 
-    Parameters
-    ----------
-    path
-        The file.
-    content
-        Fingerprint of its content.
-    layer
-        Layer of the counts; None is `X`.
-    has_counts
-        Whether the values must be raw counts.
+    `path`: The file. `content`: Fingerprint of its content. `layer`: Layer of the counts; None is
+    `X`. `has_counts`: Whether the values must be raw counts.
     """
 
     path: Path
@@ -156,10 +148,7 @@ class ScreenFile:
     def __call__(self) -> AnnData:
         """Return the screen.
 
-        Raises
-        ------
-        SchemaError
-            If the file cannot be read, or does not hold counts where it should.
+        Raises `SchemaError`: If the file cannot be read, or does not hold counts where it should.
         """
         adata = read_screen(self.path)
         if self.has_counts:
@@ -175,18 +164,9 @@ class ScreenFile:
 class FeatureFiles:
     """Makes features of a screen's perturbations from files and from a column of SMILES.
 
-    Parameters
-    ----------
-    keys
-        Where the screen names its perturbations.
-    gene_sets
-        GMT files.
-    table
-        File of a table, one row a perturbation.
-    smiles
-        Column of `obs`.
-    content
-        Fingerprint of the content of the files.
+    `keys`: Where the screen names its perturbations. `gene_sets`: GMT files. `table`: File of a
+    table, one row a perturbation. `smiles`: Column of `obs`. `content`: Fingerprint of the content
+    of the files.
     """
 
     keys: ScreenKeys
@@ -198,12 +178,8 @@ class FeatureFiles:
     def __call__(self, adata: AnnData) -> PerturbationFeatures:
         """Return what is known of the perturbations of a screen.
 
-        Raises
-        ------
-        SchemaError
-            If a source says nothing about any of them, or cannot be read.
-        ImportError
-            If SMILES are given and RDKit is not installed.
+        Raises `SchemaError`: If a source says nothing about any of them, or cannot be read. Raises
+        `ImportError`: If SMILES are given and RDKit is not installed.
         """
         annotation = read_annotation(adata, self.keys)
         names = sorted(set[str]().union(*annotation.names))

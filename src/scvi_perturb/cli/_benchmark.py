@@ -48,12 +48,8 @@ _STYLES: Final = {"model": "bold", "replicate": "dim"}
 def run_benchmark(path: Path, options: BenchmarkOptions, console: Console) -> int:
     """Run the study; return 1 when a method failed, else 0.
 
-    Raises
-    ------
-    UsageError
-        When the study cannot be read or run.
-    LeakError
-        When a method has seen what it was asked to predict.
+    Raises `UsageError`: When the study cannot be read or run. Raises `LeakError`: When a method has
+    seen what it was asked to predict.
     """
     file = _overruled(read_study(path), options)
     study, out = file.study, file.out

@@ -94,10 +94,7 @@ _READING: Final = """\
 def run_demo(options: DemoOptions, console: Console) -> None:
     """Run the demo; results are put in place only when all of them are there.
 
-    Raises
-    ------
-    UsageError
-        When the screen, or what was asked, does not allow for it.
+    Raises `UsageError`: When the screen, or what was asked, does not allow for it.
     """
     with _results(options.out) as folder, _one_thread():
         _run(options, folder, console)

@@ -36,10 +36,7 @@ def hold_out(
 
     Returns the split, and what it holds out and asks in a sentence or two.
 
-    Raises
-    ------
-    UsageError
-        When what was named cannot be held out.
+    Raises `UsageError`: When what was named cannot be held out.
     """
     labels = {key: set(as_labels(adata.obs[key])) for key in contexts}
     if named is not None:
@@ -146,16 +143,9 @@ def _large_contexts(
 class Case:
     """A held-out condition in a context.
 
-    Attributes
-    ----------
-    title
-        Name for tables and figures.
-    request
-        What to ask of a model: a table of one row.
-    observed
-        Held-out cells, `(n,)`.
-    control
-        Control cells of the same context that were trained on, `(m,)`.
+    `title`: Name for tables and figures. `request`: What to ask of a model: a table of one row.
+    `observed`: Held-out cells, `(n,)`. `control`: Control cells of the same context that were
+    trained on, `(m,)`.
     """
 
     title: str
@@ -167,10 +157,7 @@ class Case:
 def cases(screen: PreparedScreen, split: Split) -> tuple[list[Case], str]:
     """Return the held-out conditions with enough cells, and a word on those left out.
 
-    Raises
-    ------
-    UsageError
-        When there is none.
+    Raises `UsageError`: When there is none.
     """
     obs, keys = screen.adata.obs, screen.keys
     columns = keys.obs_columns

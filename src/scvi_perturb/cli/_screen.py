@@ -30,14 +30,8 @@ _UNKNOWN: Final = frozenset(("", "unknown", "na", "nan", "none", "unassigned"))
 class PreparedScreen:
     """A screen and what was found out about it.
 
-    Attributes
-    ----------
-    adata
-        Raw counts in `X`; `obs` as `pp.harmonize` writes it.
-    contexts, batch, library
-        Columns in use.
-    notes
-        What was taken for what, a line each.
+    `adata`: Raw counts in `X`; `obs` as `pp.harmonize` writes it. `contexts`, `batch`, `library`:
+    Columns in use. `notes`: What was taken for what, a line each.
     """
 
     adata: AnnData
@@ -55,10 +49,7 @@ class PreparedScreen:
 def open_screen(adata: AnnData, options: ScreenOptions) -> PreparedScreen:
     """Find out what is where, and bring it into the form that is trained on.
 
-    Raises
-    ------
-    UsageError
-        When something that is needed cannot be found; it names the option to give.
+    Raises `UsageError`: When something that is needed cannot be found; it names the option to give.
     """
     notes: list[str] = []
     made = _with_counts(_canonical(adata, options, notes), options.layer, notes)

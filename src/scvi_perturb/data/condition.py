@@ -221,10 +221,7 @@ def as_label(value: object) -> str:
 def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -> list[object]:
     """Return one value a name, from one for all or one each.
 
-    Raises
-    ------
-    SchemaError
-        If the number of values is neither one nor that of the names.
+    Raises `SchemaError`: If the number of values is neither one nor that of the names.
     """
     if not isinstance(value, str):
         return [value] * len(names)
@@ -379,10 +376,7 @@ class ScreenKeys:
 def default_keys(adata: AnnData) -> ScreenKeys:
     """Return the keys that `scvi_perturb.pp.harmonize` recorded, or else the columns it writes.
 
-    Raises
-    ------
-    SchemaError
-        If nothing is recorded and there is no column "perturbation".
+    Raises `SchemaError`: If nothing is recorded and there is no column "perturbation".
     """
     recorded = harmonised_keys(adata)
     if "perturbation" in recorded:  # not of samples that were not perturbed
@@ -418,10 +412,7 @@ def distinct_rows(
 ) -> tuple[list[dict[str, object]], NDArray[np.int64]]:
     """Return the distinct rows of the condition's columns, and which of them each cell has.
 
-    Raises
-    ------
-    SchemaError
-        If a column is absent or a perturbation is missing.
+    Raises `SchemaError`: If a column is absent or a perturbation is missing.
     """
     columns = keys.columns
     absent = sorted(set(columns.values()) - set(map(str, obs.columns)))

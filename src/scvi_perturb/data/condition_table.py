@@ -219,26 +219,11 @@ def encode_obs(
     Only distinct rows are parsed, so the cost hardly grows with the number of cells. Integer, text
     and categorical columns give the same result.
 
-    Parameters
-    ----------
-    obs
-        Annotation, one row a cell.
-    keys
-        The columns that describe the condition.
-    table
-        A table to grow: its codes keep their meaning. None starts a new one.
-    require_control
-        Whether cells must include controls.
-
-    Returns
-    -------
-    codes, `(n_cells,)`, and the (grown) table.
-
-    Raises
-    ------
-    SchemaError
-        If a column is absent, a perturbation is missing, a row cannot be parsed, or there is no
-        control though `require_control`.
+    `obs`: Annotation, one row a cell. `keys`: The columns that describe the condition. `table`: A
+    table to grow: its codes keep their meaning. None starts a new one. `require_control`: Whether
+    cells must include controls. Returns codes, `(n_cells,)`, and the (grown) table. Raises
+    `SchemaError`: If a column is absent, a perturbation is missing, a row cannot be parsed, or
+    there is no control though `require_control`.
     """
     rows, inverse = distinct_rows(obs, keys)
     conditions = [keys.parse(**row) for row in rows]

@@ -35,16 +35,9 @@ class BatchSampler(Sampler[np.ndarray]):
     where it stopped. Shares have equal size (a few indices are repeated), as distributed
     training needs the same number of steps everywhere.
 
-    Parameters
-    ----------
-    indices
-        Indices to draw from.
-    batch_size
-        Size of a batch in each process; the last may be smaller.
-    seed
-        Seed of the order; None keeps the order of `indices`.
-    rank, world_size
-        This process and the number of processes.
+    `indices`: Indices to draw from. `batch_size`: Size of a batch in each process; the last may be
+    smaller. `seed`: Seed of the order; None keeps the order of `indices`. `rank`, `world_size`:
+    This process and the number of processes.
     """
 
     def __init__(
@@ -85,16 +78,9 @@ class BatchSampler(Sampler[np.ndarray]):
 class ScreenDataModule(pl.LightningDataModule):
     """Training and validation batches from one source.
 
-    Parameters
-    ----------
-    source
-        Where batches come from, e.g. a :class:`~scvi_perturb.data.reader.ScreenReader`.
-    train_idx, val_idx, test_idx
-        Indices of each part; validation may be empty.
-    batch_size
-        Cells a batch, in each process.
-    seed
-        Seed of the order of training batches.
+    `source`: Where batches come from, e.g. a :class:`~scvi_perturb.data.reader.ScreenReader`.
+    `train_idx`, `val_idx`, `test_idx`: Indices of each part; validation may be empty. `batch_size`:
+    Cells a batch, in each process. `seed`: Seed of the order of training batches.
     """
 
     def __init__(

@@ -252,10 +252,7 @@ def encode_metadata(column: pd.Series[Any], levels: list[str] | None) -> np.ndar
     Numbers (`levels` None) are float64 with NaN where missing; places are int64 with -1 where
     missing or not among the levels.
 
-    Raises
-    ------
-    SchemaError
-        When numbers are expected and text is found.
+    Raises `SchemaError`: When numbers are expected and text is found.
     """
     if levels is None:
         try:
@@ -299,19 +296,10 @@ def _check_labels(obs: pd.DataFrame, columns: Sequence[str]) -> None:
 class Annotation:
     """Cells grouped by condition and context.
 
-    Attributes
-    ----------
-    group
-        Group of each cell, `(n_cells,)`: a row of `groups`.
-    groups
-        One row a group: `perturbation`, `dose`, `time`, `perturbation_type` (canonical labels),
-        `control` (bool), `context` (index into `contexts`).
-    conditions
-        Condition of each group.
-    contexts
-        Labels of each context, by context key.
-    separator
-        What stands between the components of a label.
+    `group`: Group of each cell, `(n_cells,)`: a row of `groups`. `groups`: One row a group:
+    `perturbation`, `dose`, `time`, `perturbation_type` (canonical labels), `control` (bool),
+    `context` (index into `contexts`). `conditions`: Condition of each group. `contexts`: Labels of
+    each context, by context key. `separator`: What stands between the components of a label.
     """
 
     group: NDArray[np.int64]
@@ -329,10 +317,7 @@ class Annotation:
 def read_annotation(adata: AnnData, keys: ScreenKeys) -> Annotation:
     """Group the cells of a screen by condition and context.
 
-    Raises
-    ------
-    SchemaError
-        If a column is absent, or a perturbation or context label is missing.
+    Raises `SchemaError`: If a column is absent, or a perturbation or context label is missing.
     """
     codes, table = encode_obs(adata.obs, keys)
     _check_labels(adata.obs, keys.context)

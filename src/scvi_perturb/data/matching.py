@@ -26,17 +26,10 @@ LEVELS: Final = ("context and batch", "context", "nothing")
 class ControlGroups:
     """Cells grouped by context and batch, with the control cells of each group.
 
-    Attributes
-    ----------
-    group
-        `(n_cells,)` group of each cell.
-    level
-        `(n_groups,)` position in `LEVELS`: how closely the group's controls match.
-    controls
-        `(n_controls,)` positions of all control cells, ordered so that the controls of a group
-        are `controls[start[group]:stop[group]]`.
-    start, stop
-        `(n_groups,)`.
+    `group`: `(n_cells,)` group of each cell. `level`: `(n_groups,)` position in `LEVELS`: how
+    closely the group's controls match. `controls`: `(n_controls,)` positions of all control cells,
+    ordered so that the controls of a group are `controls[start[group]:stop[group]]`. `start`,
+    `stop`: `(n_groups,)`.
     """
 
     group: NDArray[np.int64]
@@ -58,19 +51,9 @@ def group_controls(
     They share the cell's context and batch; where there are none, its context; where there are
     none either, they are all controls. `level` tells which.
 
-    Parameters
-    ----------
-    context
-        `(n_cells,)` or, for several columns, `(n_cells, n_columns)`: codes or labels.
-    batch
-        `(n_cells,)` codes or labels, or None for a single batch.
-    is_control
-        `(n_cells,)` of bool.
-
-    Raises
-    ------
-    SchemaError
-        If lengths differ or there is no control cell.
+    `context`: `(n_cells,)` or, for several columns, `(n_cells, n_columns)`: codes or labels.
+    `batch`: `(n_cells,)` codes or labels, or None for a single batch. `is_control`: `(n_cells,)` of
+    bool. Raises `SchemaError`: If lengths differ or there is no control cell.
     """
     control = np.asarray(is_control, dtype=bool)
     if not control.any():
@@ -136,38 +119,17 @@ def match_controls(
 ) -> NDArray[np.int64]:
     """Pair each cell with one control cell of its group.
 
-    Parameters
-    ----------
-    groups
-        From `group_controls`.
-    cells
-        Positions of the cells to pair; None pairs all, controls included: they get another
-        control of their group if there is one (a null pair).
-    method
-        "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
-        equal weights) from the cells of each condition of a group to a random sample of its
-        controls; both sides are used evenly, so that the controls' distribution is kept. Or a
-        function `(targets, sources, rng) -> sources of the targets` of latents, called for each
-        group as "ot" is.
-    latent
-        `(n_cells, n_dimensions)`, needed for all but "random".
-    condition
-        `(n_cells,)` codes. Unless drawn at "random", each condition is transported on its own; None
-        takes all cells of a group together.
-    max_size
-        Largest transport problem: larger groups are cut at random into chunks of this size.
-    seed
-        Seed of the draws.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(len(cells),)` positions of control cells, int64.
-
-    Raises
-    ------
-    ValueError
-        If the method is not known, or `latent` is missing or does not fit.
+    `groups`: From `group_controls`. `cells`: Positions of the cells to pair; None pairs all,
+    controls included: they get another control of their group if there is one (a null pair).
+    `method`: "random" draws uniformly. "ot" solves exact optimal transport (squared Euclidean cost,
+    equal weights) from the cells of each condition of a group to a random sample of its controls;
+    both sides are used evenly, so that the controls' distribution is kept. Or a function `(targets,
+    sources, rng) -> sources of the targets` of latents, called for each group as "ot" is. `latent`:
+    `(n_cells, n_dimensions)`, needed for all but "random". `condition`: `(n_cells,)` codes. Unless
+    drawn at "random", each condition is transported on its own; None takes all cells of a group
+    together. `max_size`: Largest transport problem: larger groups are cut at random into chunks of
+    this size. `seed`: Seed of the draws. Returns `(len(cells),)` positions of control cells, int64.
+    Raises `ValueError`: If the method is not known, or `latent` is missing or does not fit.
     """
     if not callable(method):
         check_choice("method", method, ("random", "ot"))

@@ -47,21 +47,12 @@ def check_raw_counts(X: Matrix, *, where: str, layers: Mapping[str, Matrix] | No
     values of a sparse one or 512 rows of a dense one), so the cost does not grow with the
     number of cells; a fault outside the sample is not seen.
 
-    Parameters
-    ----------
-    X
-        Matrix `(n_cells, n_genes)`: an array, a SciPy sparse matrix (CSR, CSC), or a backed
-        dataset of HDF5 or zarr, dense or sparse.
-    where
-        What `X` is, for the message, such as ``"adata.X"``.
-    layers
-        Other matrices, as `adata.layers`. When `X` fails and one of these holds counts, the
-        message says to pass it. The key ``"X"`` stands for `adata.X`, that is ``layer=None``.
-
-    Raises
-    ------
-    SchemaError
-        If the sample has NaN, infinite, negative or non-integer values, or is not numeric.
+    `X`: Matrix `(n_cells, n_genes)`: an array, a SciPy sparse matrix (CSR, CSC), or a backed
+    dataset of HDF5 or zarr, dense or sparse. `where`: What `X` is, for the message, such as
+    ``"adata.X"``. `layers`: Other matrices, as `adata.layers`. When `X` fails and one of these
+    holds counts, the message says to pass it. The key ``"X"`` stands for `adata.X`, that is
+    ``layer=None``. Raises `SchemaError`: If the sample has NaN, infinite, negative or non-integer
+    values, or is not numeric.
     """
     found = _fault(X)
     if found is None:
@@ -147,17 +138,9 @@ def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
 
     scvi-tools compares the number of genes only: reversed genes would pass in silence.
 
-    Parameters
-    ----------
-    adata
-        Data with at least these genes; returned as it is when nothing has to change.
-    genes
-        Names, in the order of training.
-
-    Raises
-    ------
-    SchemaError
-        When genes are missing, or names are not unique.
+    `adata`: Data with at least these genes; returned as it is when nothing has to change. `genes`:
+    Names, in the order of training. Raises `SchemaError`: When genes are missing, or names are not
+    unique.
     """
     names = adata.var_names.astype(str)
     if len(names) == len(genes) and (names == np.asarray(genes)).all():
@@ -190,10 +173,7 @@ class ScreenReader:
     is kept. Counts come dense, with the places of the non-zeros beside them where the storage
     knows them: the likelihood needs to look at those only.
 
-    Parameters
-    ----------
-    manager
-        scvi-tools' manager of a registered AnnData or MuData.
+    `manager`: scvi-tools' manager of a registered AnnData or MuData.
     """
 
     def __init__(self, manager: AnnDataManager) -> None:
@@ -226,12 +206,9 @@ class ScreenReader:
     def __getitem__(self, indices: np.ndarray | list[int] | int) -> Batch:
         """Return the cells at `indices` as a dict of tensors, in this order.
 
-        Returns
-        -------
-        dict
-            `X (B, G)` float32; `condition`, `context`, `batch (B,)` int64; `library (B,)`
-            float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros;
-            `metadata_<column> (B,)`, int64 codes or float32 numbers.
+        Returns `X (B, G)` float32; `condition`, `context`, `batch (B,)` int64; `library (B,)`
+        float32 (the sum of counts unless registered); `rows`, `columns` of the non-zeros;
+        `metadata_<column> (B,)`, int64 codes or float32 numbers.
         """
         chosen = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         rows = read_rows(self.counts, chosen)
@@ -258,12 +235,8 @@ class ScreenReader:
 def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any array-like storage
     """Return `matrix[indices]` in the order of `indices`, also from storage that must be sorted.
 
-    Parameters
-    ----------
-    matrix
-        NumPy array, SciPy sparse matrix, or a backed dataset of either kind.
-    indices
-        Row numbers, in any order, with repetitions.
+    `matrix`: NumPy array, SciPy sparse matrix, or a backed dataset of either kind. `indices`: Row
+    numbers, in any order, with repetitions.
     """
     if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
         rows = matrix[indices]

@@ -68,21 +68,13 @@ class Request:
 def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:
     """Read a request.
 
-    Parameters
-    ----------
-    conditions
-        Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and where
-        wanted doses, times, kinds, contexts and batch, under the names they were registered with
-        or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch
-        is the reference's, a missing dose, time or kind the only one that the screen has.
-    screen
-        What the model was set up with.
-
-    Raises
-    ------
-    SchemaError
-        When the table has columns that mean nothing to the model, or none of perturbations; when
-        a dose, time or kind is left out of which the screen has several.
+    `conditions`: Names (`"A"`, `"A+B"`, the control), or a table with a column of perturbations and
+    where wanted doses, times, kinds, contexts and batch, under the names they were registered with
+    or under `perturbation`, `dose`, `time`, `perturbation_type`. A missing context or batch is the
+    reference's, a missing dose, time or kind the only one that the screen has. `screen`: What the
+    model was set up with. Raises `SchemaError`: When the table has columns that mean nothing to the
+    model, or none of perturbations; when a dose, time or kind is left out of which the screen has
+    several.
     """
     frame = request_table(conditions, screen.keys)
     asked = {c: _asked(frame, c) for c in screen.keys.context}
@@ -102,18 +94,10 @@ def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
 def request_table(conditions: str | Iterable[str] | pd.DataFrame, keys: ScreenKeys) -> pd.DataFrame:
     """Return a request as a table; models and predictors read the same one.
 
-    Parameters
-    ----------
-    conditions
-        A name, names, or a table. Columns of the condition may have the names of `keys`, or
-        `perturbation`, `dose`, `time`, `perturbation_type`.
-    keys
-        Columns that mean something: those of the condition, the context and the batch.
-
-    Raises
-    ------
-    SchemaError
-        When nothing is asked, there is no column of perturbations, or a column would be ignored.
+    `conditions`: A name, names, or a table. Columns of the condition may have the names of `keys`,
+    or `perturbation`, `dose`, `time`, `perturbation_type`. `keys`: Columns that mean something:
+    those of the condition, the context and the batch. Raises `SchemaError`: When nothing is asked,
+    there is no column of perturbations, or a column would be ignored.
     """
     if isinstance(conditions, str):
         conditions = [conditions]
@@ -158,19 +142,9 @@ def parse_conditions(
     of the same perturbation, or of all where it was not measured; times of all perturbations. Where
     the screen has several, the row is refused.
 
-    Parameters
-    ----------
-    table
-        As of `request_table`.
-    keys
-        Columns of the condition.
-    known
-        Conditions of the screen, those that a split holds out included.
-
-    Raises
-    ------
-    SchemaError
-        When a row names no perturbation, leaves out what has several values, or cannot be parsed.
+    `table`: As of `request_table`. `keys`: Columns of the condition. `known`: Conditions of the
+    screen, those that a split holds out included. Raises `SchemaError`: When a row names no
+    perturbation, leaves out what has several values, or cannot be parsed.
     """
     known = tuple(known)
     every = {part for condition in known for part in condition.components}

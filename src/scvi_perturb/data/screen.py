@@ -38,24 +38,11 @@ class MetadataColumn(NamedTuple):
 class Screen:
     """Columns, labels and conditions of a registered screen.
 
-    Attributes
-    ----------
-    keys
-        Where conditions, contexts, batches, counts and library sizes are.
-    rna_modality
-        Modality of MuData that holds them.
-    table
-        Conditions by code.
-    contexts, batches
-        Labels by code, as tuples of one label a column.
-    genes
-        Names, in the order of training.
-    metadata
-        Further columns of metadata.
-    is_perturbed
-        Whether a column says perturbations.
-    is_continuous
-        Whether the data are real values and not counts.
+    `keys`: Where conditions, contexts, batches, counts and library sizes are. `rna_modality`:
+    Modality of MuData that holds them. `table`: Conditions by code. `contexts`, `batches`: Labels
+    by code, as tuples of one label a column. `genes`: Names, in the order of training. `metadata`:
+    Further columns of metadata. `is_perturbed`: Whether a column says perturbations.
+    `is_continuous`: Whether the data are real values and not counts.
     """
 
     keys: ScreenKeys

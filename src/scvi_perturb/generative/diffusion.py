@@ -38,23 +38,10 @@ def to_x0(
 ) -> Tensor:
     """Return the data that a network's prediction implies.
 
-    Parameters
-    ----------
-    prediction
-        Output of the network `(n_cells, n_dim)`.
-    x_t
-        Its noisy input `(n_cells, n_dim)`.
-    t
-        Times in [0, 1], `(n_cells,)` or 0-d.
-    schedule
-        Gives alpha and sigma.
-    parameterisation
-        What the network predicts.
-
-    Raises
-    ------
-    ValueError
-        If the parameterisation is not known.
+    `prediction`: Output of the network `(n_cells, n_dim)`. `x_t`: Its noisy input `(n_cells,
+    n_dim)`. `t`: Times in [0, 1], `(n_cells,)` or 0-d. `schedule`: Gives alpha and sigma.
+    `parameterisation`: What the network predicts. Raises `ValueError`: If the parameterisation is
+    not known.
 
     References
     ----------
@@ -92,6 +79,8 @@ def min_snr_weight(
 
     An error of `x_0` weighs `min(snr, gamma)`; an error of `eps` or `v` weighs what gives the same
     loss. Times as any shape; the weights have the same shape.
+
+
 
     References
     ----------

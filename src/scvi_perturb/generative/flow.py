@@ -31,20 +31,9 @@ def training_times(
 ) -> Tensor:
     """Draw training times, stratified: the same law, less noise in the loss.
 
-    Parameters
-    ----------
-    n
-        Number of times.
-    law
-        `"uniform"`, or `"logit-normal"`, with more weight on the middle, where the velocity of
-        a flow from noise is hardest to learn (Esser et al. 2024).
-    device, generator
-        Of the result; source of randomness.
-
-    Returns
-    -------
-    Tensor
-        `(n,)`, in (0, 1).
+    `n`: Number of times. `law`: `"uniform"`, or `"logit-normal"`, with more weight on the middle,
+    where the velocity of a flow from noise is hardest to learn (Esser et al. 2024). `device`,
+    `generator`: Of the result; source of randomness. Returns `(n,)`, in (0, 1).
     """
     check_choice("law", law, get_args(TimeLaw))
     order = torch.randperm(n, generator=generator, device=device)
@@ -57,17 +46,8 @@ def training_times(
 def flow_loss(velocity: Tensor, source: Tensor, data: Tensor) -> Tensor:
     """Return the squared error of a velocity at a point of the line, averaged over dimensions.
 
-    Parameters
-    ----------
-    velocity
-        Predicted at `(1 - t) source + t data`, `(n, n_dim)`.
-    source, data
-        Ends of the line, `(n, n_dim)`.
-
-    Returns
-    -------
-    Tensor
-        `(n,)`.
+    `velocity`: Predicted at `(1 - t) source + t data`, `(n, n_dim)`. `source`, `data`: Ends of the
+    line, `(n, n_dim)`. Returns `(n,)`.
 
     References
     ----------
@@ -210,10 +190,7 @@ def exact_divergence(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]
     One forward derivative a dimension, vectorised: `n_dim` times the cost of the field. Rows must
     not depend on each other.
 
-    Returns
-    -------
-    tuple
-        Velocity `(n, n_dim)` and divergence `(n,)`.
+    Returns velocity `(n, n_dim)` and divergence `(n,)`.
     """
     basis = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
 
@@ -233,14 +210,8 @@ def hutchinson_divergence(
     The probes are random signs. With the same probes at all times, the integral over time is
     unbiased too, and the spread over probes is that of the integral.
 
-    Parameters
-    ----------
-    n_probes
-        Number of probes.
-    like
-        Points `(n, n_dim)`, for shape, type and device.
-    generator
-        Source of the probes.
+    `n_probes`: Number of probes. `like`: Points `(n, n_dim)`, for shape, type and device.
+    `generator`: Source of the probes.
 
     References
     ----------
@@ -269,16 +240,9 @@ def _derivative(field: Field, t: float, x: Tensor, direction: Tensor) -> tuple[T
 class FlowDensity(NamedTuple):
     """Log-densities and how far off they may be, nats, each `(n,)`.
 
-    Attributes
-    ----------
-    log_density
-        Of the points.
-    step_error
-        Absolute difference from the same with half the steps (of one step, from two).
-    standard_error
-        Of the probes, zero with the exact trace.
-    source
-        The points carried back, `(n, n_dim)`.
+    `log_density`: Of the points. `step_error`: Absolute difference from the same with half the
+    steps (of one step, from two). `standard_error`: Of the probes, zero with the exact trace.
+    `source`: The points carried back, `(n, n_dim)`.
     """
 
     log_density: Tensor

@@ -50,6 +50,8 @@ class LinearPath:
 
     The log-SNR is infinite at the ends and is reported clipped to +-`LOG_SNR_LIMIT`.
 
+
+
     References
     ----------
     Lipman et al., Flow matching for generative modeling, 2023.
@@ -315,6 +317,8 @@ def ddim(
 
     Arguments as for `Sampler`, as those of all samplers here.
 
+
+
     References
     ----------
     Song, Meng and Ermon, Denoising diffusion implicit models, 2021.
@@ -341,6 +345,8 @@ def heun(
     Where `x_t` is scaled to `cos(a) x_0 + sin(a) eps`, its derivative in the angle `a` is the
     velocity `cos(a) eps - sin(a) x_0`; a step averages the velocities of its two ends. Two
     evaluations a step, but one in the last step and, if `n_evaluations` is even, in the first.
+
+
 
     References
     ----------
@@ -383,6 +389,8 @@ def dpm_solver_2m(
     The denoised data are extrapolated in the log-SNR from the last two steps, except in the first
     and the last step.
 
+
+
     References
     ----------
     Lu et al., DPM-Solver++: fast solver for guided sampling of diffusion models, 2022.
@@ -415,6 +423,8 @@ def euler_maruyama(
 
     With the variance-preserving schedules this is ancestral sampling (DDPM). Needs hundreds of
     evaluations; `generator` gives the noise.
+
+
 
     References
     ----------
@@ -494,10 +504,7 @@ class SamplerConfig:
 def solver_and_steps(sampler: SamplerConfig) -> tuple[Solver, int]:
     """Return the solver of a flow, and how many whole steps its evaluations allow, at least one.
 
-    Raises
-    ------
-    ValueError
-        If the method is one of diffusions.
+    Raises `ValueError`: If the method is one of diffusions.
     """
     for solver, cost in EVALUATIONS_PER_STEP.items():
         if solver == sampler.method:

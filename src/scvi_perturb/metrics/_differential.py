@@ -38,19 +38,12 @@ _ABOVE = np.uint64(2**64 - 1)
 class DifferentialExpression:
     """Test of each gene between cells and control cells.
 
-    Parameters
-    ----------
-    log_fold_change
-        Base-2 logarithm of the ratio of mean counts per million, `(n_genes,)`, of all genes.
-    p_value
-        Two-sided p-value, `(n_genes,)`; NaN for a gene that is not tested.
-    p_adjusted
-        The same, adjusted over tested genes (Benjamini and Hochberg), `(n_genes,)`.
-    z
-        Standardised rank sum, above 0 where cells show more than control, `(n_genes,)`, of all
-        genes; 0 for a gene that is the same in all cells.
-    tested
-        Genes that control cells express enough to be tested, `(n_genes,)`.
+    `log_fold_change`: Base-2 logarithm of the ratio of mean counts per million, `(n_genes,)`, of
+    all genes. `p_value`: Two-sided p-value, `(n_genes,)`; NaN for a gene that is not tested.
+    `p_adjusted`: The same, adjusted over tested genes (Benjamini and Hochberg), `(n_genes,)`. `z`:
+    Standardised rank sum, above 0 where cells show more than control, `(n_genes,)`, of all genes; 0
+    for a gene that is the same in all cells. `tested`: Genes that control cells express enough to
+    be tested, `(n_genes,)`.
     """
 
     log_fold_change: Floats
@@ -69,23 +62,13 @@ class DifferentialExpression:
 class SortedControl:
     """Control cells made ready for many tests. Make it with `SortedControl.of`.
 
-    Parameters
-    ----------
-    keys
-        Different values above 0, gene by gene, smallest first, and one key above them all,
-        `(n_values + 1,)`: the gene in the upper, the value in the lower 32 bits.
-    counts
-        How many control cells have each value, `(n_values + 1,)`; the last is 0.
-    below
-        How many values above 0, of this gene and those before it, are smaller, `(n_values + 1,)`.
-    starts
-        `below` at the first value of each gene, `(n_genes + 1,)`.
-    ties
-        Sum of `t^3 - t` over the values of each gene that `t` cells share, `(n_genes,)`.
-    cpm
-        Mean counts per million, `(n_genes,)`.
-    n_cells
-        Number of control cells.
+    `keys`: Different values above 0, gene by gene, smallest first, and one key above them all,
+    `(n_values + 1,)`: the gene in the upper, the value in the lower 32 bits. `counts`: How many
+    control cells have each value, `(n_values + 1,)`; the last is 0. `below`: How many values above
+    0, of this gene and those before it, are smaller, `(n_values + 1,)`. `starts`: `below` at the
+    first value of each gene, `(n_genes + 1,)`. `ties`: Sum of `t^3 - t` over the values of each
+    gene that `t` cells share, `(n_genes,)`. `cpm`: Mean counts per million, `(n_genes,)`.
+    `n_cells`: Number of control cells.
     """
 
     keys: NDArray[np.uint64]

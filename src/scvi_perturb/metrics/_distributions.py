@@ -262,17 +262,10 @@ def variance_ratio(
 ) -> float:
     """Return the median over genes of predicted over real variance between cells.
 
-    Parameters
-    ----------
-    predicted, observed
-        Log-normalised cells, `(n, n_genes)` and `(m, n_genes)`, dense or sparse.
-    genes
-        Indices of the genes to use, for example `top_genes`; None takes all. Genes without
-        variance in the real cells are left out.
-
-    Returns
-    -------
-    1 is right; below 1 the predicted cells are too alike. NaN if no gene varies in the real cells.
+    `predicted`, `observed`: Log-normalised cells, `(n, n_genes)` and `(m, n_genes)`, dense or
+    sparse. `genes`: Indices of the genes to use, for example `top_genes`; None takes all. Genes
+    without variance in the real cells are left out. Returns 1 is right; below 1 the predicted cells
+    are too alike. NaN if no gene varies in the real cells.
     """
     _same_genes(predicted, observed)
     chosen = slice(None) if genes is None else genes
@@ -371,10 +364,7 @@ def zero_fraction_error(predicted: Matrix, observed: Matrix) -> float:
 class CellStates:
     """Cell states as regions of a space: a cell belongs to the state whose centre is nearest.
 
-    Parameters
-    ----------
-    centres
-        Centres of the states, `(n_states, d)`.
+    `centres`: Centres of the states, `(n_states, d)`.
     """
 
     centres: Floats

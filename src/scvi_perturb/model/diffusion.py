@@ -114,12 +114,8 @@ class PerturbDiffusion(LatentModel):
 def counts_config(config: DiffusionConfig, n_genes: int) -> DiffusionConfig:
     """Return what a diffusion of counts makes of a configuration: single pairs, from cells.
 
-    Raises
-    ------
-    ValueError
-        With too many genes, or a reference other than a control cell.
-    TypeError
-        If the configuration is of a generator of your own.
+    Raises `ValueError`: With too many genes, or a reference other than a control cell. Raises
+    `TypeError`: If the configuration is of a generator of your own.
     """
     if config.generator_class is not LatentDiffusion:
         msg = (

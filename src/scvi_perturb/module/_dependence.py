@@ -24,14 +24,8 @@ def hsic(*groups: Tensor) -> Tensor:
     Gaussian kernels whose width is the median distance. Of a pair it is 0 if independent (in the
     limit of many points), 1 if each determines the other in the same way.
 
-    Parameters
-    ----------
-    *groups
-        Draws of groups of variables of the same cells, `(n, k)` each.
-
-    Returns
-    -------
-    A number from 0 to the number of pairs, 0 for fewer than four points.
+    `*groups`: Draws of groups of variables of the same cells, `(n, k)` each. Returns a number from
+    0 to the number of pairs, 0 for fewer than four points.
 
     References
     ----------
@@ -68,16 +62,9 @@ def total_correlation(
     `KL(q(z) || prod_g q(z_g))` with both densities estimated from the batch (minibatch-weighted
     sampling); the estimate is biased, its gradient useful.
 
-    Parameters
-    ----------
-    means, log_variances, draws
-        Gaussian posterior and a draw of each group, `(n, k_g)`.
-    n_total
-        Number of cells that the batch stands for.
-
-    Returns
-    -------
-    A number, 0 for fewer than four cells.
+    `means`, `log_variances`, `draws`: Gaussian posterior and a draw of each group, `(n, k_g)`.
+    `n_total`: Number of cells that the batch stands for. Returns a number, 0 for fewer than four
+    cells.
 
     References
     ----------

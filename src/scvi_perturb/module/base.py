@@ -122,12 +122,8 @@ def batch_weights(batch: Tensor, seen: Tensor) -> Tensor:
 
     With a single batch the result has no column.
 
-    Parameters
-    ----------
-    batch
-        Codes, `(B,)`; those beyond the registered ones are unknown.
-    seen
-        Whether each registered batch was trained on, `(n_batch,)`.
+    `batch`: Codes, `(B,)`; those beyond the registered ones are unknown. `seen`: Whether each
+    registered batch was trained on, `(n_batch,)`.
     """
     n_batch = len(seen)
     if n_batch < 2:

@@ -135,32 +135,15 @@ class CausalConfig:
 class CausalDesign:
     """A screen as the module sees it.
 
-    Attributes
-    ----------
-    n_genes
-        Genes of the data.
-    conditions
-        Conditions by code.
-    identity, technical
-        Columns of metadata of each group; first those of contexts and batches.
-    context_levels, batch_levels
-        Level of each column by code of context and batch, `(n_codes, n_columns)`.
-    n_components
-        Number of component ids.
-    pairs
-        Ids of components measured together.
-    label
-        Perturbation, whatever its dose and time, of each condition, `(n_conditions,)`.
-    n_labels
-        Number of perturbations.
-    target
-        Place among the genes of the gene that each component edits, -1 for none, `(n_components,)`.
-    kind
-        Kind of each component, `(n_components,)`.
-    partial_panel
-        Whether library sizes count genes that the data do not hold.
-    is_continuous
-        Whether the data are real values as they are, and not counts.
+    `n_genes`: Genes of the data. `conditions`: Conditions by code. `identity`, `technical`: Columns
+    of metadata of each group; first those of contexts and batches. `context_levels`,
+    `batch_levels`: Level of each column by code of context and batch, `(n_codes, n_columns)`.
+    `n_components`: Number of component ids. `pairs`: Ids of components measured together. `label`:
+    Perturbation, whatever its dose and time, of each condition, `(n_conditions,)`. `n_labels`:
+    Number of perturbations. `target`: Place among the genes of the gene that each component edits,
+    -1 for none, `(n_components,)`. `kind`: Kind of each component, `(n_components,)`.
+    `partial_panel`: Whether library sizes count genes that the data do not hold. `is_continuous`:
+    Whether the data are real values as they are, and not counts.
     """
 
     n_genes: int
@@ -198,18 +181,10 @@ def state_divergence(
 
     The prior of a perturbed cell is `r N(shift, 1) + (1 - r) N(0, 1)`.
 
-    Parameters
-    ----------
-    posterior
-        Mean and log variance, `(n, n_state)` each.
-    shift
-        Of the state under the cell's condition, `(n, n_state)`; zero for controls.
-    responds
-        Log-odds of responding, `(n,)`; infinite where all do.
-
-    Returns
-    -------
-    The divergence, nats, and the probability that the cell responded, `(n,)` each.
+    `posterior`: Mean and log variance, `(n, n_state)` each. `shift`: Of the state under the cell's
+    condition, `(n, n_state)`; zero for controls. `responds`: Log-odds of responding, `(n,)`;
+    infinite where all do. Returns the divergence, nats, and the probability that the cell
+    responded, `(n,)` each.
 
     References
     ----------
@@ -391,14 +366,8 @@ _OBSERVED_LOG_VARIANCE = -30.0
 class GroupedAutoencoder(CountModule):
     """Encode cells into groups of latents, each with a prior of its own; decode counts.
 
-    Parameters
-    ----------
-    design
-        What the screen holds.
-    size
-        Networks and likelihood.
-    config
-        LatentGroups, priors and weights of the loss.
+    `design`: What the screen holds. `size`: Networks and likelihood. `config`: LatentGroups, priors
+    and weights of the loss.
     """
 
     profile: Tensor
@@ -583,18 +552,10 @@ class GroupedAutoencoder(CountModule):
     ) -> CountParameters:
         """Return the parameters of the counts.
 
-        Parameters
-        ----------
-        latent
-            `(B, n_latent)`; the depth is not read, the library size says it.
-        library
-            Library sizes, `(B,)`.
-        batch
-            Not read: the technical group says it.
-        conditions
-            Of each cell, for the genes that they edit; None for no such correction.
-        weight
-            Factor of each component, `(B, m)`, for sums and differences; None for ones.
+        `latent`: `(B, n_latent)`; the depth is not read, the library size says it. `library`:
+        Library sizes, `(B,)`. `batch`: Not read: the technical group says it. `conditions`: Of each
+        cell, for the genes that they edit; None for no such correction. `weight`: Factor of each
+        component, `(B, m)`, for sums and differences; None for ones.
         """
         del batch
         cut = self.sizes[0] + self.sizes[1]

@@ -33,10 +33,7 @@ _EXACT: Final = 12
 class RawCounts(BaseModuleClass):
     """Encode counts as their `log1p`, decode by the inverse; there is nothing to train.
 
-    Parameters
-    ----------
-    n_genes
-        Number of genes.
+    `n_genes`: Number of genes.
     """
 
     likelihood: Likelihood = "exact"

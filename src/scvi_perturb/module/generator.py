@@ -133,16 +133,10 @@ class Networks(nn.Module):
 class TrainingExamples(NamedTuple):
     """A batch as a loss takes it: `n` cells.
 
-    Attributes
-    ----------
-    target
-        What is to be drawn, a displacement from the reference or a latent, `(n, n_latent)`.
-    reference
-        Latents of the reference cells, as cached, `(n, n_latent)`.
-    effect
-        Additive effect of the conditions on the latent, zero where hidden, `(n, n_latent)`.
-    condition
-        Embedded conditions, some hidden, `(n, n_condition)`.
+    `target`: What is to be drawn, a displacement from the reference or a latent, `(n, n_latent)`.
+    `reference`: Latents of the reference cells, as cached, `(n, n_latent)`. `effect`: Additive
+    effect of the conditions on the latent, zero where hidden, `(n, n_latent)`. `condition`:
+    Embedded conditions, some hidden, `(n, n_condition)`.
     """
 
     target: Tensor

@@ -32,14 +32,9 @@ def hidden_layers(n_in: int, n_hidden: int, n_layers: int, *, dropout: float) ->
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of a scalar, then one linear layer.
 
-    Parameters
-    ----------
-    n_out
-        Width of the embedding.
-    n_frequencies
-        Number of frequencies, spaced geometrically from 1 to `max_frequency`.
-    max_frequency
-        Highest angular frequency. The argument is expected to be of order one.
+    `n_out`: Width of the embedding. `n_frequencies`: Number of frequencies, spaced geometrically
+    from 1 to `max_frequency`. `max_frequency`: Highest angular frequency. The argument is expected
+    to be of order one.
     """
 
     frequencies: Tensor
@@ -119,15 +114,11 @@ _DISPERSION_SCALE: Final = 10.0
 class Decoded(NamedTuple):
     """Parameters of the distribution of a cell's counts.
 
-    Attributes
-    ----------
-    logits
-        Unnormalised log proportions, `(n_cells, n_genes)`, or with a last column for all genes
-        that the panel leaves out, `(n_cells, n_genes + 1)`. With a Normal likelihood, the means.
-    log_dispersion
-        Log inverse dispersion, `(n_genes,)` or `(n_cells, n_genes)`; for Normal, log sd.
-    zero_logits
-        Logit of the probability of a zero beyond the count model, `(n_cells, n_genes)`, or None.
+    `logits`: Unnormalised log proportions, `(n_cells, n_genes)`, or with a last column for all
+    genes that the panel leaves out, `(n_cells, n_genes + 1)`. With a Normal likelihood, the means.
+    `log_dispersion`: Log inverse dispersion, `(n_genes,)` or `(n_cells, n_genes)`; for Normal, log
+    sd. `zero_logits`: Logit of the probability of a zero beyond the count model, `(n_cells,
+    n_genes)`, or None.
     """
 
     logits: Tensor

@@ -183,19 +183,11 @@ _LOG_2PI = math.log(2 * math.pi)
 class GroupPrior(nn.Module):
     """`p(z | metadata)` of one group of latents.
 
-    Parameters
-    ----------
-    specs
-        Columns of metadata that the group depends on; none for the same prior everywhere.
-    n_dim
-        Dimension of the group; at least 2 for `"flow"`.
-    kind
-        `"gaussian"`; `"mixture"` of Gaussians around the mean that the metadata give; `"flow"`,
-        the Gaussian bent by conditional splines: for populations of several kinds of cells.
-    n_components
-        Gaussians of the mixture.
-    dropout
-        Share of metadata taken for missing while training.
+    `specs`: Columns of metadata that the group depends on; none for the same prior everywhere.
+    `n_dim`: Dimension of the group; at least 2 for `"flow"`. `kind`: `"gaussian"`; `"mixture"` of
+    Gaussians around the mean that the metadata give; `"flow"`, the Gaussian bent by conditional
+    splines: for populations of several kinds of cells. `n_components`: Gaussians of the mixture.
+    `dropout`: Share of metadata taken for missing while training.
 
     References
     ----------

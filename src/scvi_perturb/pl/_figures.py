@@ -116,21 +116,8 @@ def label_points(
 ) -> list[Annotation]:
     """Write labels beside points so that none covers another; those without room are left out.
 
-    Parameters
-    ----------
-    ax
-        Axes whose limits are final.
-    points
-        Positions, `(n, 2)`, most important first.
-    labels
-        Names, `(n,)`.
-    fontsize
-        Size of the letters.
-
-    Returns
-    -------
-    list of matplotlib.text.Annotation
-        The labels that were written.
+    `ax`: Axes whose limits are final. `points`: Positions, `(n, 2)`, most important first.
+    `labels`: Names, `(n,)`. `fontsize`: Size of the letters. Returns the labels that were written.
     """
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox

@@ -98,13 +98,9 @@ def source_columns(
     of canonical field to column. If not `perturbed`, only the fields of samples and cells are
     looked for, which all layouts keep in the same columns.
 
-    Raises
-    ------
-    ValueError
-        If the schema or a field of the mapping is not known.
-    SchemaError
-        If a column of the mapping, or any column of perturbations, is absent; or if the mapping
-        has fields of perturbations though there are none.
+    Raises `ValueError`: If the schema or a field of the mapping is not known. Raises `SchemaError`:
+    If a column of the mapping, or any column of perturbations, is absent; or if the mapping has
+    fields of perturbations though there are none.
     """
     present = set(map(str, columns))
     if isinstance(schema, Mapping):

@@ -47,10 +47,7 @@ EFFECT_UNITS: Final = "effects as given"
 def learned(value: T | None, predictor: object) -> T:
     """Return what `fit` learned.
 
-    Raises
-    ------
-    NotTrainedError
-        Before `fit`.
+    Raises `NotTrainedError`: Before `fit`.
     """
     if value is None:
         msg = f"{type(predictor).__name__} has not seen data; call `fit(adata, split)` first."
@@ -235,18 +232,9 @@ class MeanPredictor:
 class SourceCells:
     """The cells that one row of an answer starts from.
 
-    Parameters
-    ----------
-    counts
-        Raw counts of these cells, `(n, n_genes)`.
-    names
-        Of the cells, `(n,)`.
-    n_controls
-        Cells to draw when the user gives no number: one for each control cell.
-    mean
-        Predicted profile, `(n_genes,)`.
-    change
-        Predicted change from control, `(n_genes,)`.
+    `counts`: Raw counts of these cells, `(n, n_genes)`. `names`: Of the cells, `(n,)`.
+    `n_controls`: Cells to draw when the user gives no number: one for each control cell. `mean`:
+    Predicted profile, `(n_genes,)`. `change`: Predicted change from control, `(n_genes,)`.
     """
 
     counts: Any
@@ -410,10 +398,7 @@ def training_controls(
 def no_effects(profile: str, who: str) -> None:
     """Raise unless a profile is one of cells.
 
-    Raises
-    ------
-    SchemaError
-        If it is "effects".
+    Raises `SchemaError`: If it is "effects".
     """
     if profile == "effects":
         msg = (

@@ -63,12 +63,8 @@ def moment_dispersion(counts: Any, group: NDArray[np.int64]) -> NDArray[np.float
     below 0 is set to 0. Groups of one cell say nothing. A gene with no counts gets the ratio of the
     sums over all genes.
 
-    Parameters
-    ----------
-    counts
-        Raw counts, `(n_cells, n_genes)`, an array or CSR.
-    group
-        Number of the group of each cell, `(n_cells,)`.
+    `counts`: Raw counts, `(n_cells, n_genes)`, an array or CSR. `group`: Number of the group of
+    each cell, `(n_cells,)`.
     """
     excess, squares = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
     step = max(1, _BLOCK // max(counts.shape[1], 1))
@@ -143,12 +139,8 @@ def _shift(control: Any, change: NDArray[np.float32]) -> NDArray[np.float32]:  #
 class NearestCondition:
     """Finds the training condition nearest to any other.
 
-    Parameters
-    ----------
-    conditions
-        Treated conditions of training.
-    features
-        What is known about perturbations, or None.
+    `conditions`: Treated conditions of training. `features`: What is known about perturbations, or
+    None.
     """
 
     def __init__(
@@ -161,10 +153,8 @@ class NearestCondition:
     def of(self, asked: Condition) -> Condition:
         """Return the nearest condition; see `NearestCells` for what is near.
 
-        Raises
-        ------
-        UnknownPerturbationError
-            If no component is shared with training and features do not help.
+        Raises `UnknownPerturbationError`: If no component is shared with training and features do
+        not help.
         """
         sharing = [c for c in self.conditions if _identities(c) & _identities(asked)]
         if sharing:
@@ -199,16 +189,8 @@ def nearest_contexts(
     Those that agree with what was asked; if none does, the one whose training control profile has
     the least Euclidean distance to `control`, the first by name of those at the same distance.
 
-    Parameters
-    ----------
-    profiles
-        What was learned.
-    contexts
-        Where the condition was measured.
-    asked
-        The context asked for.
-    control
-        Control profile of the context asked for, `(n_genes,)`.
+    `profiles`: What was learned. `contexts`: Where the condition was measured. `asked`: The context
+    asked for. `control`: Control profile of the context asked for, `(n_genes,)`.
     """
     here = [own for own in contexts if agrees(asked, own)]
     if here:

@@ -183,10 +183,7 @@ class ExternalPredictor(MeanPredictor):
     It is not fitted again, so nothing is known of its errors. User's reference cells do not reach
     it: it answers from the training controls.
 
-    Parameters
-    ----------
-    predictor
-        Fitted to the same screen; changes of pseudobulk profiles.
+    `predictor`: Fitted to the same screen; changes of pseudobulk profiles.
     """
 
     name: ClassVar[str] = "external"

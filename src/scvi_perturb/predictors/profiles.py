@@ -44,11 +44,8 @@ def renormalized(changes: Floats, controls: Floats) -> Floats:
     Changes of logarithms, added up or drawn to their mean, lead to shares that do not sum to one,
     and all genes are off by the same factor.
 
-    Parameters
-    ----------
-    changes, controls
-        Change, and the profile that it leads from, `log1p` of counts per ten thousand of their
-        sum, `(n_requests, n_genes)`.
+    `changes`, `controls`: Change, and the profile that it leads from, `log1p` of counts per ten
+    thousand of their sum, `(n_requests, n_genes)`.
 
     References
     ----------
@@ -63,14 +60,9 @@ def renormalized(changes: Floats, controls: Floats) -> Floats:
 class Moments:
     """Second moments of the cells of each group, added up chunk by chunk.
 
-    Parameters
-    ----------
-    squares
-        Sums of squares: of counts, or of log-normalised values, `(n_groups, n_genes)`.
-    products
-        Sums of counts times library size; None where profiles are means over cells.
-    libraries
-        Sums of squared library sizes, `(n_groups,)`.
+    `squares`: Sums of squares: of counts, or of log-normalised values, `(n_groups, n_genes)`.
+    `products`: Sums of counts times library size; None where profiles are means over cells.
+    `libraries`: Sums of squared library sizes, `(n_groups,)`.
     """
 
     squares: Floats
@@ -113,19 +105,10 @@ class Moments:
         count and `l` its library: the jackknife to first order, from sums over cells alone. A group
         of one cell gets the mean variance of a cell over the other groups.
 
-        Parameters
-        ----------
-        sums
-            Of each group, `(n_groups, n_genes)`.
-        n_cells
-            Of each group, `(n_groups,)`.
-        totals
-            Sum of the library sizes of each group, `(n_groups,)`; None takes the sums of counts.
-
-        Returns
-        -------
-        `(n_groups, n_genes)`, squared units of the profile; None if no group has two cells, so
-        that nothing is known.
+        `sums`: Of each group, `(n_groups, n_genes)`. `n_cells`: Of each group, `(n_groups,)`.
+        `totals`: Sum of the library sizes of each group, `(n_groups,)`; None takes the sums of
+        counts. Returns `(n_groups, n_genes)`, squared units of the profile; None if no group has
+        two cells, so that nothing is known.
 
         References
         ----------
@@ -171,29 +154,15 @@ PROFILES: Final = ("pseudobulk", "cell_mean", "effects")
 class TrainingProfiles:
     """Sums over the cells of each group, a group being a condition in a context.
 
-    Parameters
-    ----------
-    keys
-        Where the screen says what was done, to which cells, and holds its counts.
-    var_names
-        Genes, in the order of all arrays.
-    kind
-        What a profile is.
-    conditions, contexts
-        Of each group.
-    known
-        Conditions of the whole screen, held-out ones included, by which requests are read.
-    n_cells
-        Number of cells of each group, `(n_groups,)`.
-    sums
-        Sum over the cells of each group of counts ("pseudobulk"), of log-normalised values
-        ("cell_mean") or of changes ("effects"), `(n_groups, n_genes)`.
-    variances
-        Sampling variance of each group's profile, `(n_groups, n_genes)`; None where they were not
-        asked for, or are not known.
-    libraries
-        Sum of the library sizes of each group, `(n_groups,)`, where these are more than the counts
-        of the genes that are there; None where they are the sums of these.
+    `keys`: Where the screen says what was done, to which cells, and holds its counts. `var_names`:
+    Genes, in the order of all arrays. `kind`: What a profile is. `conditions`, `contexts`: Of each
+    group. `known`: Conditions of the whole screen, held-out ones included, by which requests are
+    read. `n_cells`: Number of cells of each group, `(n_groups,)`. `sums`: Sum over the cells of
+    each group of counts ("pseudobulk"), of log-normalised values ("cell_mean") or of changes
+    ("effects"), `(n_groups, n_genes)`. `variances`: Sampling variance of each group's profile,
+    `(n_groups, n_genes)`; None where they were not asked for, or are not known. `libraries`: Sum of
+    the library sizes of each group, `(n_groups,)`, where these are more than the counts of the
+    genes that are there; None where they are the sums of these.
     """
 
     keys: ScreenKeys
@@ -222,11 +191,8 @@ class TrainingProfiles:
 
         `library` are the library sizes of all cells, for pseudobulk of files with some genes only.
 
-        Raises
-        ------
-        SchemaError
-            If a column is absent, a context is missing, counts are not raw or changes not finite,
-            or there is no control (of counts; changes need none).
+        Raises `SchemaError`: If a column is absent, a context is missing, counts are not raw or
+        changes not finite, or there is no control (of counts; changes need none).
         """
         cells = seen_cells(adata, split)
         obs = adata.obs.iloc[cells]
@@ -305,10 +271,7 @@ class TrainingProfiles:
 
         That of "effects" is zero: the change of a control from itself.
 
-        Raises
-        ------
-        SchemaError
-            If there are none.
+        Raises `SchemaError`: If there are none.
         """
         if self.kind == "effects":
             return np.zeros(len(self.var_names))
@@ -420,10 +383,7 @@ def here_or_mean(seen: ByContext, context: Context) -> NDArray[np.float64]:
 def mean_of_context(deltas: Deltas, context: Context) -> NDArray[np.float64]:
     """Return the mean change of all training conditions in a context, each counted once.
 
-    Raises
-    ------
-    SchemaError
-        If no perturbation was measured there.
+    Raises `SchemaError`: If no perturbation was measured there.
     """
     here = [delta for seen in deltas.values() for delta in measured_here(seen, context)]
     if not here:

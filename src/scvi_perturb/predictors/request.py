@@ -113,23 +113,13 @@ def parse_requests(
 ) -> list[RequestRow]:
     """Return one request a row.
 
-    Parameters
-    ----------
-    conditions
-        Names, or a table. The condition's columns may have the names of `keys` or the canonical
-        ones (`perturbation`, `dose`, `time`, `perturbation_type`).
-    keys
-        How the screen describes conditions and contexts; a context column that is absent or empty
-        stays open (None).
-    known
-        Conditions of the screen, from which a dose, time or kind that is left out is taken where
-        there is one only; see `parse_conditions`. None known: doses have to be given.
-
-    Raises
-    ------
-    SchemaError
-        If nothing is asked, a dose, time or kind is left out of which the screen has several, or
-        the table has a column that would be ignored in silence.
+    `conditions`: Names, or a table. The condition's columns may have the names of `keys` or the
+    canonical ones (`perturbation`, `dose`, `time`, `perturbation_type`). `keys`: How the screen
+    describes conditions and contexts; a context column that is absent or empty stays open (None).
+    `known`: Conditions of the screen, from which a dose, time or kind that is left out is taken
+    where there is one only; see `parse_conditions`. None known: doses have to be given. Raises
+    `SchemaError`: If nothing is asked, a dose, time or kind is left out of which the screen has
+    several, or the table has a column that would be ignored in silence.
     """
     table = request_table(conditions, replace(keys, batch=None))  # which changes no mean
     contexts = context_labels(table, keys.context)
@@ -185,27 +175,14 @@ def read_chunks(
 ) -> Iterator[tuple[slice, Any]]:
     """Read some cells in turn, and check them; the values of no other cell are looked at.
 
-    Parameters
-    ----------
-    adata
-        A screen; in memory, backed, or a collection of files.
-    layer
-        Where the values are; None is `X`.
-    cells
-        Rows to read, sorted.
-    effects
-        Whether the rows are changes from control, which need only be finite, and not raw counts.
-    what
-        What `adata` is, for messages.
+    `adata`: A screen; in memory, backed, or a collection of files. `layer`: Where the values are;
+    None is `X`. `cells`: Rows to read, sorted. `effects`: Whether the rows are changes from
+    control, which need only be finite, and not raw counts. `what`: What `adata` is, for messages.
+    Raises `SchemaError`: If there is no such layer, or the rows are not what they should be.
 
     Yields
     ------
     A slice of `cells` and its rows, `(n, n_genes)`, an array or CSR.
-
-    Raises
-    ------
-    SchemaError
-        If there is no such layer, or the rows are not what they should be.
     """
     held = {"X": adata.X} if hasattr(adata, "X") else {}
     held |= {name: adata.layers[name] for name in adata.layers.keys()}  # noqa: SIM118
@@ -256,19 +233,9 @@ def read_counts(
 def check_effects(rows: Any, *, where: str, names: pd.Index) -> None:  # noqa: ANN401
     """Raise unless all values are finite numbers.
 
-    Parameters
-    ----------
-    rows
-        Changes from control, `(n, n_genes)`, an array or CSR.
-    where
-        What they are, for the message.
-    names
-        Of the rows.
-
-    Raises
-    ------
-    SchemaError
-        Naming the first row that has NaN or an infinite value.
+    `rows`: Changes from control, `(n, n_genes)`, an array or CSR. `where`: What they are, for the
+    message. `names`: Of the rows. Raises `SchemaError`: Naming the first row that has NaN or an
+    infinite value.
     """
     data = rows.data if sparse.issparse(rows) else np.asarray(rows)
     if data.dtype.kind not in "buif":
@@ -292,10 +259,8 @@ def check_effects(rows: Any, *, where: str, names: pd.Index) -> None:  # noqa: A
 def aligned_counts(adata: AnnData, layer: str | None, genes: pd.Index) -> Any:  # noqa: ANN401
     """Return the counts of reference cells, with the genes in the order of training.
 
-    Raises
-    ------
-    SchemaError
-        If a gene of training is absent, a name comes twice, or counts are not raw.
+    Raises `SchemaError`: If a gene of training is absent, a name comes twice, or counts are not
+    raw.
     """
     aligned = align_genes(adata, list(genes))
     return read_counts(aligned, layer, np.arange(adata.n_obs), what="reference")
@@ -308,10 +273,7 @@ def read_request(
 
     A context that a request leaves open is the reference's, where that has one.
 
-    Raises
-    ------
-    SchemaError
-        If either does not fit what was learned.
+    Raises `SchemaError`: If either does not fit what was learned.
     """
     if reference is not None and profiles.kind == "effects":
         msg = (
@@ -342,10 +304,8 @@ class ControlCells:
     def read(cls, adata: AnnData, profiles: TrainingProfiles) -> Self:
         """Check the reference against training.
 
-        Raises
-        ------
-        SchemaError
-            If genes are missing, counts are not raw, cells are none, or some are perturbed.
+        Raises `SchemaError`: If genes are missing, counts are not raw, cells are none, or some are
+        perturbed.
         """
         if not adata.n_obs:
             msg = "The reference has no cells; give at least one control cell."
@@ -366,10 +326,7 @@ class ControlCells:
     def rows(self, context: Context) -> NDArray[np.intp]:
         """Return the cells that do not contradict `context`.
 
-        Raises
-        ------
-        SchemaError
-            If all do.
+        Raises `SchemaError`: If all do.
         """
         found = [
             i

@@ -44,14 +44,8 @@ class FeatureScores:
     names, so that none outweighs another by its number of columns or its units. A name that lacks
     a modality is put at the mean of that modality.
 
-    Parameters
-    ----------
-    features
-        What is known about perturbations.
-    centre, scale
-        Mean row and scale of each modality, in training.
-    axes
-        Principal axes, `(n_columns of all modalities, k)`.
+    `features`: What is known about perturbations. `centre`, `scale`: Mean row and scale of each
+    modality, in training. `axes`: Principal axes, `(n_columns of all modalities, k)`.
     """
 
     features: PerturbationFeatures
@@ -97,12 +91,7 @@ PENALTIES: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 class Responses:
     """All changes of training, one row a condition in a context.
 
-    Parameters
-    ----------
-    conditions
-        Of each row.
-    changes
-        Changes from control, `(n_rows, n_genes)`.
+    `conditions`: Of each row. `changes`: Changes from control, `(n_rows, n_genes)`.
     """
 
     conditions: tuple[Condition, ...]
@@ -114,10 +103,7 @@ class Responses:
 
         The others are left out, of which a warning tells the number.
 
-        Raises
-        ------
-        SchemaError
-            If none can be used.
+        Raises `SchemaError`: If none can be used.
         """
         left_out = sorted(str(condition) for condition in deltas if not usable(condition))
         kept = [condition for condition in deltas if usable(condition)]
@@ -162,14 +148,8 @@ class Responses:
 class GroupedRidge:
     """`weights` such that `kernel_to_training @ weights` is the prediction.
 
-    Parameters
-    ----------
-    weights
-        `(n_rows, n_outputs)`.
-    penalty
-        The penalty that was chosen.
-    errors
-        Mean squared error of each penalty when each group was left out, `(n_penalties,)`.
+    `weights`: `(n_rows, n_outputs)`. `penalty`: The penalty that was chosen. `errors`: Mean squared
+    error of each penalty when each group was left out, `(n_penalties,)`.
     """
 
     weights: NDArray[np.float64]
@@ -190,17 +170,11 @@ class GroupedRidge:
         With `Q = (kernel + penalty I)^-1`, the residual of a group `g` that is left out is
         `Q[g, g]^-1 (Q targets)[g]`, so nothing is fitted twice.
 
-        Parameters
-        ----------
-        kernel
-            Positive semidefinite, `(n_rows, n_rows)`; averaging over modalities that two names
-            share may break this a little, so negative eigenvalues are set to 0.
-        targets
-            Centred, `(n_rows, n_outputs)`. Centring is not repeated without the group.
-        groups
-            Number of the group of each row, `(n_rows,)`.
-        penalties
-            To choose from; the first of the best is taken.
+        `kernel`: Positive semidefinite, `(n_rows, n_rows)`; averaging over modalities that two
+        names share may break this a little, so negative eigenvalues are set to 0. `targets`:
+        Centred, `(n_rows, n_outputs)`. Centring is not repeated without the group. `groups`: Number
+        of the group of each row, `(n_rows,)`. `penalties`: To choose from; the first of the best is
+        taken.
         """
         values, vectors = np.linalg.eigh((kernel + kernel.T) / 2)
         values = np.maximum(values, 0.0)
@@ -219,10 +193,7 @@ class GroupedRidge:
 def check_penalties(penalties: Sequence[float]) -> tuple[float, ...]:
     """Return the penalties.
 
-    Raises
-    ------
-    ValueError
-        Unless there is one and all are positive and finite.
+    Raises `ValueError`: Unless there is one and all are positive and finite.
     """
     made = tuple(float(penalty) for penalty in penalties)
     if not made or not all(np.isfinite(p) and p > 0 for p in made):
@@ -347,18 +318,10 @@ def choose_blend(
     search for the best weights would fit the noise of few groups. The sharpness of the mean is
     then that of least error.
 
-    Parameters
-    ----------
-    parts
-        Similarities of names in each modality, `(n_names, n_names)`; see `Similarity.parts`.
-    targets
-        Centred, `(n_rows, n_outputs)`.
-    shares
-        Share of each name in each row, `(n_rows, n_names)`.
-    groups
-        Number of the group of each row, `(n_rows,)`.
-    sharpnesses, penalties
-        To choose from; the first of the best is taken.
+    `parts`: Similarities of names in each modality, `(n_names, n_names)`; see `Similarity.parts`.
+    `targets`: Centred, `(n_rows, n_outputs)`. `shares`: Share of each name in each row, `(n_rows,
+    n_names)`. `groups`: Number of the group of each row, `(n_rows,)`. `sharpnesses`, `penalties`:
+    To choose from; the first of the best is taken.
     """
     if targets.shape[1] > len(targets):
         # errors are sums of squares: fewer columns of the same products have the same

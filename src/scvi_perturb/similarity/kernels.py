@@ -37,16 +37,9 @@ class Similarity:
     is the mean over the modalities that both names have, and 0 if they share none; then it may be
     sharpened.
 
-    Parameters
-    ----------
-    features
-        What is known about perturbations.
-    known
-        Names of training, all in `features`. Bandwidths are learned from these alone.
-    weights
-        Weight of each modality in the mean, not negative; None is 1.
-    sharpness
-        See `sharpened`; 0 leaves the mean as it is.
+    `features`: What is known about perturbations. `known`: Names of training, all in `features`.
+    Bandwidths are learned from these alone. `weights`: Weight of each modality in the mean, not
+    negative; None is 1. `sharpness`: See `sharpened`; 0 leaves the mean as it is.
     """
 
     def __init__(
@@ -70,9 +63,7 @@ class Similarity:
     def between(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the similarity of `names` to `known`, and whether they share a modality.
 
-        Returns
-        -------
-        Two arrays `(n_names, n_known)`.
+        Returns two arrays `(n_names, n_known)`.
         """
         parts = self.parts(names)
         mean = weighted_mean(parts, self.weights)
@@ -82,9 +73,7 @@ class Similarity:
     def parts(self, names: Sequence[str]) -> Parts:
         """Return the similarity of `names` to `known` in each modality, and where both have it.
 
-        Returns
-        -------
-        Two arrays `(n_names, n_known)` by modality; the similarity is 0 where one lacks it.
+        Returns two arrays `(n_names, n_known)` by modality; the similarity is 0 where one lacks it.
         """
         return compare_names(self.features.table(names), self._table, self._kernels)
 
@@ -93,10 +82,8 @@ class Similarity:
 
         Components are told apart by name alone: doses, kinds and times make no difference.
 
-        Returns
-        -------
-        `(n_asked, n_known)`. Times the transpose of `shares`, it is the similarity of conditions:
-        the mean over pairs of a component of one and a component of the other.
+        Returns `(n_asked, n_known)`. Times the transpose of `shares`, it is the similarity of
+        conditions: the mean over pairs of a component of one and a component of the other.
         """
         names = names_in(asked)
         return _averaging(asked, names) @ self.between(names)[0]
@@ -136,12 +123,7 @@ class ModalityKernel:
 class LinearKernel:
     """Products of centred features, 1 on average over the training rows with themselves.
 
-    Parameters
-    ----------
-    centre
-        Mean of the training rows, `(d,)`.
-    size
-        Mean squared length of the centred rows.
+    `centre`: Mean of the training rows, `(d,)`. `size`: Mean squared length of the centred rows.
     """
 
     centre: NDArray[np.float64]
@@ -186,15 +168,9 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def compare_names(left: Table, right: Table, kernels: Mapping[str, Kernel]) -> Parts:
     """Return the similarity of names in each modality that has a kernel, and where both have it.
 
-    Parameters
-    ----------
-    left, right
-        Features of the names and whether they have them, by modality; see
-        `PerturbationFeatures.table`.
-
-    Returns
-    -------
-    Two arrays `(n_left, n_right)` by modality; the similarity is 0 where one lacks it.
+    `left`, `right`: Features of the names and whether they have them, by modality; see
+    `PerturbationFeatures.table`. Returns two arrays `(n_left, n_right)` by modality; the similarity
+    is 0 where one lacks it.
     """
     made = {}
     for modality, kernel in kernels.items():
@@ -243,12 +219,8 @@ def tanimoto(
 
     On rows of zeros and ones this is the Jaccard index; two rows of zeros have 0.
 
-    Parameters
-    ----------
-    left, right
-        `(n_left, d)` and `(n_right, d)`.
-    sets
-        Whether all values are 0 or 1, which is faster. Then float32 is exact below 2**24.
+    `left`, `right`: `(n_left, d)` and `(n_right, d)`. `sets`: Whether all values are 0 or 1, which
+    is faster. Then float32 is exact below 2**24.
     """
     sums = left.sum(axis=1, dtype=float)[:, None] + right.sum(axis=1, dtype=float)[None, :]
     least = (left @ right.T).astype(np.float64) if sets else _sum_of_least(left, right)
@@ -279,10 +251,7 @@ def _sum_of_least(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDAr
 def require_features(features: PerturbationFeatures | None, who: str) -> PerturbationFeatures:
     """Return the features.
 
-    Raises
-    ------
-    SchemaError
-        If there are none.
+    Raises `SchemaError`: If there are none.
     """
     if features is None:
         msg = (
@@ -296,10 +265,8 @@ def require_features(features: PerturbationFeatures | None, who: str) -> Perturb
 def needed(conditions: Iterable[Condition], features: PerturbationFeatures) -> None:
     """Raise unless all components have features.
 
-    Raises
-    ------
-    UnknownPerturbationError
-        Naming the first that has none, and the nearest names that have.
+    Raises `UnknownPerturbationError`: Naming the first that has none, and the nearest names that
+    have.
     """
     for name in names_in(conditions):
         if name not in features:

@@ -39,14 +39,8 @@ def novelty(
 ) -> np.ndarray:
     """Return posterior over prior variance of each row asked for, `(n,)`.
 
-    Parameters
-    ----------
-    asked
-        What is requested.
-    trained
-        Conditions and contexts with training cells, controls left out.
-    features
-        What is known of components, to compare them where they are not the same.
+    `asked`: What is requested. `trained`: Conditions and contexts with training cells, controls
+    left out. `features`: What is known of components, to compare them where they are not the same.
     """
     controls = np.array([row.condition.is_control for row in asked])
     if not trained:

@@ -124,10 +124,7 @@ class TaskSection:
 def read_sections(results: Results) -> list[TaskSection]:
     """Return the results of each task.
 
-    Raises
-    ------
-    SchemaError
-        If there are no results.
+    Raises `SchemaError`: If there are no results.
     """
     records, cost = results.records(), results.cost()
     summary, clear = (_summary_of(results, records, clear=clear) for clear in (False, True))
@@ -286,10 +283,7 @@ def key_metrics(summary: pd.DataFrame, task: str) -> list[str]:
 def one_metric(summary: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     """Return the rows of one metric of one task: by role, then the best first.
 
-    Raises
-    ------
-    ValueError
-        If there are none.
+    Raises `ValueError`: If there are none.
     """
     part = summary[summary["task"] == task]
     if part.empty:
@@ -308,10 +302,7 @@ def one_metric(summary: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
 def records_of_task(records: Iterable[Record], task: str) -> list[Record]:
     """Return the records of a task.
 
-    Raises
-    ------
-    ValueError
-        If there are none.
+    Raises `ValueError`: If there are none.
     """
     every = list(records)
     found = [record for record in every if record.task == task]

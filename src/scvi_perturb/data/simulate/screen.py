@@ -103,28 +103,17 @@ def _draw_counts(truth: Truth, factors: Factors, rng: np.random.Generator) -> sp
 class Truth:
     """Parameters of the generative process; perturbations are those measured, then the unseen.
 
-    Attributes
-    ----------
-    config
-        The configuration of the screen.
-    perturbations, contexts, batches
-        Names.
-    effects, effect_mask
-        `(n_perturbations + n_unseen, n_state)`: shift of the state at the reference dose and
-        time, averaged over contexts; the programs that are moved.
-    features, decoy_features, feature_map
-        `effects = features @ feature_map + residual`; decoys carry nothing.
-    ec50, slope, tau
-        Hill curve of the dose relative to the reference dose; time constant relative to the
-        reference time; one for each perturbation.
-    interaction_mixing
-        `(n_state, n_state)` orthonormal matrix from which pair terms are built.
-    context_modulation, context_centroids, batch_centroids
-        `(n_contexts, n_state)`, `(n_contexts, n_identity)`, `(n_batches, n_technical)`.
-    base, dispersion
-        `(n_genes,)`: log abundance; inverse dispersion.
-    loadings_identity, loadings_state, loadings_technical
-        `(n_genes, dimensions)`: log-fold change of a gene for a unit of the factor.
+    `config`: The configuration of the screen. `perturbations`, `contexts`, `batches`: Names.
+    `effects`, `effect_mask`: `(n_perturbations + n_unseen, n_state)`: shift of the state at the
+    reference dose and time, averaged over contexts; the programs that are moved. `features`,
+    `decoy_features`, `feature_map`: `effects = features @ feature_map + residual`; decoys carry
+    nothing. `ec50`, `slope`, `tau`: Hill curve of the dose relative to the reference dose; time
+    constant relative to the reference time; one for each perturbation. `interaction_mixing`:
+    `(n_state, n_state)` orthonormal matrix from which pair terms are built. `context_modulation`,
+    `context_centroids`, `batch_centroids`: `(n_contexts, n_state)`, `(n_contexts, n_identity)`,
+    `(n_batches, n_technical)`. `base`, `dispersion`: `(n_genes,)`: log abundance; inverse
+    dispersion. `loadings_identity`, `loadings_state`, `loadings_technical`: `(n_genes,
+    dimensions)`: log-fold change of a gene for a unit of the factor.
     """
 
     config: SimulatorConfig
@@ -158,10 +147,7 @@ class Truth:
     def from_uns(cls, uns: Mapping[str, Any]) -> Self:
         """Return the parameters that `to_uns` wrote to `adata.uns["truth"]`.
 
-        Raises
-        ------
-        SchemaError
-            If the data were not simulated.
+        Raises `SchemaError`: If the data were not simulated.
         """
         if "truth" not in uns:
             msg = (

@@ -22,12 +22,8 @@ __all__ = ["CsrFileWriter"]
 class CsrFileWriter:
     """Append blocks of rows to a CSR matrix in a file; the file appears when it is complete.
 
-    Parameters
-    ----------
-    path
-        File to write; an existing one is replaced at the end, never half-written.
-    n_columns
-        Number of columns.
+    `path`: File to write; an existing one is replaced at the end, never half-written. `n_columns`:
+    Number of columns.
     """
 
     def __init__(self, path: Path, *, n_columns: int) -> None:

@@ -51,14 +51,8 @@ if TYPE_CHECKING:
 class Plan:
     """Which cells are to be drawn: one entry a cell, grouped by row of the request.
 
-    Attributes
-    ----------
-    row
-        Row of the request, `(n_cells,)`.
-    reference
-        Row of the reference cell that it starts from, `(n_cells,)`.
-    draw
-        Number of the draw within its row, `(n_cells,)`.
+    `row`: Row of the request, `(n_cells,)`. `reference`: Row of the reference cell that it starts
+    from, `(n_cells,)`. `draw`: Number of the draw within its row, `(n_cells,)`.
     """
 
     row: np.ndarray
@@ -178,14 +172,8 @@ def library_shifts(
     Changes are taken against controls of the same context and batch, averaged over contexts,
     and shrunk towards none as far as their standard error is large (positive-part James-Stein).
 
-    Parameters
-    ----------
-    codes
-        Condition, context and batch of all cells.
-    library
-        Library sizes of all cells.
-    train
-        Cells to learn from.
+    `codes`: Condition, context and batch of all cells. `library`: Library sizes of all cells.
+    `train`: Cells to learn from.
     """
     condition, context = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]
     size = np.log(np.maximum(library[train].astype(float), 1.0))
@@ -245,16 +233,10 @@ class Drawn:
 class DrawOptions:
     """What a request sets beside the condition.
 
-    Attributes
-    ----------
-    batch
-        Batch code of each row of the request; None, and -1, take the reference cell's.
-    library_size
-        Total counts of every cell; None takes the reference cell's.
-    library_factor
-        Factor of each row of the request on the reference cell's library size, or None.
-    population
-        Whether the mean of the reference cells of a context and batch is the reference of each.
+    `batch`: Batch code of each row of the request; None, and -1, take the reference cell's.
+    `library_size`: Total counts of every cell; None takes the reference cell's. `library_factor`:
+    Factor of each row of the request on the reference cell's library size, or None. `population`:
+    Whether the mean of the reference cells of a context and batch is the reference of each.
     """
 
     batch: np.ndarray | None = None
@@ -275,12 +257,8 @@ class DrawOptions:
     ) -> DrawOptions:
         """Make options precise.
 
-        Raises
-        ------
-        SchemaError
-            When a batch asked for was not trained on.
-        ValueError
-            When `library_size` is neither a legal word nor a positive number.
+        Raises `SchemaError`: When a batch asked for was not trained on. Raises `ValueError`: When
+        `library_size` is neither a legal word nor a positive number.
         """
         factor, number = None, None
         if library_size == "predicted":
@@ -321,22 +299,10 @@ def draw_cells(
 ) -> Iterator[Drawn]:
     """Yield drawn cells in the order of the plan, in chunks of bounded size.
 
-    Parameters
-    ----------
-    representation
-        Stage one.
-    draw_latents
-        From condition, reference and context of each cell to its latent.
-    conditions
-        Conditions of the request's rows, on the module's device.
-    cells
-        Reference cells; each that is used is encoded once.
-    plan
-        Which cell starts from which.
-    options
-        Batch and library size.
-    random
-        Source of all draws, on the module's device.
+    `representation`: Stage one. `draw_latents`: From condition, reference and context of each cell
+    to its latent. `conditions`: Conditions of the request's rows, on the module's device. `cells`:
+    Reference cells; each that is used is encoded once. `plan`: Which cell starts from which.
+    `options`: Batch and library size. `random`: Source of all draws, on the module's device.
     """
     device = conditions.component.device
     # The mean of a population is that of all its cells, however few are drawn from it.
@@ -540,12 +506,8 @@ Decode: TypeAlias = "Callable[[np.ndarray, torch.Tensor, torch.Tensor], CountPar
 class TransportedCells:
     """Cells in the latent, and what their counts depend on besides.
 
-    Attributes
-    ----------
-    latent
-        `(n_cells, n_latent)`.
-    library, batch
-        Library sizes and codes of batches, `(n_cells,)`.
+    `latent`: `(n_cells, n_latent)`. `library`, `batch`: Library sizes and codes of batches,
+    `(n_cells,)`.
     """
 
     latent: torch.Tensor
@@ -617,20 +579,10 @@ def gene_factors(
     by what is still missing. Where no factors do it, because a gene is hardly there or the cells
     that have it have little else, it ends as near as it came.
 
-    Parameters
-    ----------
-    proportions
-        Expected shares of the genes in each cell, `(n_cells, n_genes)`; rows sum to at most 1.
-    library
-        Library sizes, `(n_cells,)`.
-    target
-        Shares wanted of the summed counts, `(n_genes,)`; scaled to the sum of those that are.
-    partial
-        Whether the genes are some of the library's only: then neither is anything scaled nor are
-        the sums of cells kept.
-
-    Returns
-    -------
+    `proportions`: Expected shares of the genes in each cell, `(n_cells, n_genes)`; rows sum to at
+    most 1. `library`: Library sizes, `(n_cells,)`. `target`: Shares wanted of the summed counts,
+    `(n_genes,)`; scaled to the sum of those that are. `partial`: Whether the genes are some of the
+    library's only: then neither is anything scaled nor are the sums of cells kept. Returns
     `(n_genes,)`, positive; between a thousandth and a thousand.
     """
     start = np.maximum(population_shares(proportions, library), _LEAST)

@@ -69,14 +69,9 @@ def encode_cells(
 class LatentPairs:
     """What stage two learns from: for each cell a target, and the reference it starts from.
 
-    Attributes
-    ----------
-    target, target_log_variance
-        Displacement from the reference, or the latent itself, `(n_cells, n_latent)`.
-    reference, reference_log_variance
-        Latent of the control cell, or of the mean of the control population.
-    condition, context
-        Codes of each cell, `(n_cells,)`.
+    `target`, `target_log_variance`: Displacement from the reference, or the latent itself,
+    `(n_cells, n_latent)`. `reference`, `reference_log_variance`: Latent of the control cell, or of
+    the mean of the control population. `condition`, `context`: Codes of each cell, `(n_cells,)`.
     """
 
     target: torch.Tensor
@@ -117,19 +112,11 @@ def make_pairs(
     Matching is by optimal transport in the latent, within a context, batch and condition: a
     coupling which keeps the controls' distribution, and not an identified counterfactual.
 
-    Parameters
-    ----------
-    latents
-        Mean and log variance of all cells, see :func:`encode_cells`.
-    codes
-        Condition, context and batch of all cells.
-    train, validation
-        Cells of each part. Only training controls are references, and the cells of one part are
-        matched and averaged among themselves: nothing of a held-out cell reaches a target.
-    config
-        What the reference is.
-    seed
-        Seed of the matching.
+    `latents`: Mean and log variance of all cells, see :func:`encode_cells`. `codes`: Condition,
+    context and batch of all cells. `train`, `validation`: Cells of each part. Only training
+    controls are references, and the cells of one part are matched and averaged among themselves:
+    nothing of a held-out cell reaches a target. `config`: What the reference is. `seed`: Seed of
+    the matching.
     """
     mean, log_variance = latents
     condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
@@ -190,14 +177,8 @@ def _smooth(
 class Populations:
     """Mean latents of control cells, by context and batch.
 
-    Attributes
-    ----------
-    context, batch
-        Codes of each population, `(n,)`.
-    total
-        Sum of the latents of its cells, `(n, n_latent)`.
-    size
-        Number of its cells, `(n,)`.
+    `context`, `batch`: Codes of each population, `(n,)`. `total`: Sum of the latents of its cells,
+    `(n, n_latent)`. `size`: Number of its cells, `(n,)`.
     """
 
     context: np.ndarray

@@ -41,18 +41,10 @@ if TYPE_CHECKING:
 class Reference:
     """Control cells to start from.
 
-    Attributes
-    ----------
-    counts
-        Raw counts, `(n_cells, n_genes)`, any row-readable storage.
-    library
-        Library sizes, `(n_cells,)`.
-    context, batch
-        Codes of training, `(n_cells,)`; labels never trained on have later codes.
-    labels
-        Context columns and batch as text, one row a cell; index = names of the cells.
-    is_given
-        Whether they are the user's, and not the training controls.
+    `counts`: Raw counts, `(n_cells, n_genes)`, any row-readable storage. `library`: Library sizes,
+    `(n_cells,)`. `context`, `batch`: Codes of training, `(n_cells,)`; labels never trained on have
+    later codes. `labels`: Context columns and batch as text, one row a cell; index = names of the
+    cells. `is_given`: Whether they are the user's, and not the training controls.
     """
 
     counts: object
@@ -87,10 +79,7 @@ class Reference:
     def rows_for(self, request: Request, row: int) -> np.ndarray:
         """Return the cells that answer a row of a request.
 
-        Raises
-        ------
-        SchemaError
-            When no control cell is in the context asked for.
+        Raises `SchemaError`: When no control cell is in the context asked for.
         """
         keep = np.ones(len(self), dtype=bool)
         for column, label in request.where(row).items():
@@ -124,11 +113,8 @@ def reference_from_screen(
 def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
     """Return the cells of new data, which need not be registered.
 
-    Raises
-    ------
-    SchemaError
-        When genes are missing, counts are not raw, cells are not all controls, or there is no
-        library size where the model needs one.
+    Raises `SchemaError`: When genes are missing, counts are not raw, cells are not all controls, or
+    there is no library size where the model needs one.
     """
     if screen.rna_modality is not None and hasattr(adata, "mod"):
         adata = adata.mod[screen.rna_modality]

@@ -95,12 +95,8 @@ def mudata_screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
 class Vocabulary:
     """Ids of components: those of the screen first, then those known by features alone.
 
-    Attributes
-    ----------
-    table
-        Conditions of the screen.
-    features
-        What is known of perturbations beyond the screen, or None.
+    `table`: Conditions of the screen. `features`: What is known of perturbations beyond the screen,
+    or None.
     """
 
     table: ConditionTable
@@ -122,17 +118,8 @@ class Vocabulary:
     def tensors(self, conditions: Sequence[Condition], seen: np.ndarray) -> ConditionTensors:
         """Return conditions as tensors.
 
-        Parameters
-        ----------
-        conditions
-            What is asked for.
-        seen
-            Whether each id was trained on, `(n_ids,)`.
-
-        Raises
-        ------
-        UnknownPerturbationError
-            When a component was neither trained on nor has features.
+        `conditions`: What is asked for. `seen`: Whether each id was trained on, `(n_ids,)`. Raises
+        `UnknownPerturbationError`: When a component was neither trained on nor has features.
         """
         n, m = len(conditions), max([len(c.components) for c in conditions] + [1])
         component, dose = np.zeros((n, m), dtype=np.int64), np.ones((n, m), dtype=np.float32)
@@ -198,12 +185,9 @@ N_COMPARED = 512
 def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen) -> None:
     """Raise unless effects can be learned from the training cells.
 
-    Raises
-    ------
-    SchemaError
-        When there is no control, in all or in one context; fewer than two treated cells; cells
-        without counts; library sizes below the counts; or conditions the model was not made
-        with.
+    Raises `SchemaError`: When there is no control, in all or in one context; fewer than two treated
+    cells; cells without counts; library sizes below the counts; or conditions the model was not
+    made with.
     """
     condition, context = reader.codes[CONDITION_KEY][train], reader.codes[CONTEXT_KEY][train]
     is_control = condition == 0
@@ -251,10 +235,7 @@ def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
 def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """Write down what a run is in its folder; raise when the folder is another run's.
 
-    Raises
-    ------
-    SchemaError
-        When the folder holds a run with other data, split, seed or settings.
+    Raises `SchemaError`: When the folder holds a run with other data, split, seed or settings.
     """
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))

@@ -116,18 +116,9 @@ def fit_additive(
     Noise, the shares of features and of what all have in common, and the dose curve are those with
     the least error when each condition is left out in turn (in closed form).
 
-    Parameters
-    ----------
-    move
-        Displacements of treated cells, `(n_cells, n_latent)`.
-    code
-        Condition of each, `(n_cells,)`.
-    conditions
-        Conditions by code.
-    reference_dose
-        Dose of each component at which the curve is one, `(n_ids,)`.
-    features
-        Modality -> values and mask of each id.
+    `move`: Displacements of treated cells, `(n_cells, n_latent)`. `code`: Condition of each,
+    `(n_cells,)`. `conditions`: Conditions by code. `reference_dose`: Dose of each component at
+    which the curve is one, `(n_ids,)`. `features`: Modality -> values and mask of each id.
     """
     codes, inverse, size = np.unique(code, return_inverse=True, return_counts=True)
     total = torch.zeros(len(codes), move.shape[1], dtype=torch.float64)

@@ -133,16 +133,9 @@ def _level_codes(
 class MetadataRows:
     """A request of metadata, one row a population.
 
-    Attributes
-    ----------
-    conditions
-        Condition of each row, control where none is asked.
-    fields
-        Column of metadata -> codes of labels, -1 where missing, or numbers with NaN, `(n,)`.
-    batch
-        Code of the batch, -1 where missing, `(n,)`.
-    frame
-        The rows under the names they were registered with.
+    `conditions`: Condition of each row, control where none is asked. `fields`: Column of metadata
+    -> codes of labels, -1 where missing, or numbers with NaN, `(n,)`. `batch`: Code of the batch,
+    -1 where missing, `(n,)`. `frame`: The rows under the names they were registered with.
     """
 
     conditions: tuple[Condition, ...]
@@ -158,10 +151,8 @@ class MetadataRows:
 def parse_metadata(table: pd.DataFrame, screen: Screen) -> MetadataRows:
     """Read rows of metadata; missing values stay missing.
 
-    Raises
-    ------
-    SchemaError
-        For no row, an unknown column, or a label that is not in the training data.
+    Raises `SchemaError`: For no row, an unknown column, or a label that is not in the training
+    data.
     """
     levels = label_levels(screen)
     of_conditions: set[str] = set()

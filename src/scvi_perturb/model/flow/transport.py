@@ -57,16 +57,9 @@ if TYPE_CHECKING:
 class FlowCells:
     """The condition of each of `n` cells, and what a flow is told besides.
 
-    Attributes
-    ----------
-    conditions
-        The different conditions.
-    which
-        Condition of each cell, `(n,)`.
-    reference
-        Latent of the control cell or mean of the control population, `(n, n_latent)`.
-    context
-        Codes of contexts, `(n,)`.
+    `conditions`: The different conditions. `which`: Condition of each cell, `(n,)`. `reference`:
+    Latent of the control cell or mean of the control population, `(n, n_latent)`. `context`: Codes
+    of contexts, `(n,)`.
     """
 
     conditions: tuple[Condition, ...]
@@ -92,18 +85,8 @@ class FlowCells:
 class LatentCells(NamedTuple):
     """Cells of AnnData as a flow takes them: `n` of them.
 
-    Attributes
-    ----------
-    names
-        Of the cells.
-    cells
-        Their conditions.
-    rows
-        Their places in the data.
-    latent, log_variance
-        Posterior of their latents, `(n, n_latent)`.
-    batch
-        Codes of batches, `(n,)`.
+    `names`: Of the cells. `cells`: Their conditions. `rows`: Their places in the data. `latent`,
+    `log_variance`: Posterior of their latents, `(n, n_latent)`. `batch`: Codes of batches, `(n,)`.
     """
 
     names: pd.Index

@@ -20,21 +20,13 @@ class Confidence:
 
     Tables have a row a condition and a column a gene.
 
-    Attributes
-    ----------
-    level
-        Coverage of the intervals.
-    mean, std, lower, upper
-        Effect level: the change of the mean profile from control (natural logarithm of counts per
-        ten thousand plus one), the standard deviation of its error, and the interval that holds
-        the true change with probability `level`, on average over genes.
-    cell_lower, cell_upper
-        Cell level: the interval that holds the value of a new cell, `log1p` of counts per ten
-        thousand of those that it has; None where no cells were asked for.
-    cells
-        The sampled cells; None where none were asked for.
-    effects
-        The answer of `predict`, with `obs`: conditions, novelty, support, scenario.
+    `level`: Coverage of the intervals. `mean`, `std`, `lower`, `upper`: Effect level: the change of
+    the mean profile from control (natural logarithm of counts per ten thousand plus one), the
+    standard deviation of its error, and the interval that holds the true change with probability
+    `level`, on average over genes. `cell_lower`, `cell_upper`: Cell level: the interval that holds
+    the value of a new cell, `log1p` of counts per ten thousand of those that it has; None where no
+    cells were asked for. `cells`: The sampled cells; None where none were asked for. `effects`: The
+    answer of `predict`, with `obs`: conditions, novelty, support, scenario.
     """
 
     level: float

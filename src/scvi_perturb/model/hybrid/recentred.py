@@ -48,18 +48,10 @@ if TYPE_CHECKING:
 class RequestGroups:
     """RequestGroups of the entries of a plan.
 
-    Attributes
-    ----------
-    of
-        Group of each entry, `(n_cells,)`.
-    row
-        Row of the request of each group, `(n_groups,)`, rising.
-    requests
-        Condition and context of each group, as predictors of means are asked.
-    pool
-        Reference cells of the context of each group, which it starts from.
-    control
-        Those of them whose mean it changes: the ones in the batch asked for, where there are any.
+    `of`: Group of each entry, `(n_cells,)`. `row`: Row of the request of each group, `(n_groups,)`,
+    rising. `requests`: Condition and context of each group, as predictors of means are asked.
+    `pool`: Reference cells of the context of each group, which it starts from. `control`: Those of
+    them whose mean it changes: the ones in the batch asked for, where there are any.
     """
 
     of: np.ndarray
@@ -144,15 +136,9 @@ GENERATOR = "generator"
 class GroupMeans:
     """What stage one says of groups of cells.
 
-    Attributes
-    ----------
-    control
-        Profile of the control cells that each group starts from, `log1p` of counts per ten
-        thousand of their sum, `(n_groups, n_genes)`.
-    answer
-        Change from it, and what is known of its error.
-    partial
-        Whether the genes are some of the library's only.
+    `control`: Profile of the control cells that each group starts from, `log1p` of counts per ten
+    thousand of their sum, `(n_groups, n_genes)`. `answer`: Change from it, and what is known of its
+    error. `partial`: Whether the genes are some of the library's only.
     """
 
     control: Floats
@@ -174,12 +160,8 @@ class GroupMeans:
         Intervals, which lie around what the refits say, are widened to hold the prediction. The
         novelty is the mean over groups.
 
-        Parameters
-        ----------
-        row
-            Of each group, `(n_groups,)`, rising.
-        weight
-            Summed library size of each group, `(n_groups,)`.
+        `row`: Of each group, `(n_groups,)`, rising. `weight`: Summed library size of each group,
+        `(n_groups,)`.
         """
         starts, answer, shares = np.flatnonzero(np.diff(row, prepend=-1)), self.answer, self.shares
 
@@ -251,19 +233,10 @@ def ask_stack(
 ) -> StackPrediction:
     """Ask predictors about groups.
 
-    Parameters
-    ----------
-    stack
-        Stage one.
-    groups, chosen
-        RequestGroups, and which of them.
-    given
-        Reference cells of the user's; None where they are the training controls.
-    generator
-        Change of each chosen group's mean by the generator alone, `(n_chosen, n_genes)`; None
-        where it has no part in the mean.
-    interval
-        Coverage; None leaves intervals out.
+    `stack`: Stage one. `groups`, `chosen`: RequestGroups, and which of them. `given`: Reference
+    cells of the user's; None where they are the training controls. `generator`: Change of each
+    chosen group's mean by the generator alone, `(n_chosen, n_genes)`; None where it has no part in
+    the mean. `interval`: Coverage; None leaves intervals out.
     """
     reference = None
     if given is not None:

@@ -39,18 +39,9 @@ class GeneratorMember:
     without error, and the generator would get all the weight. That is dear, so folds are joined to
     a few; the number of steps is that of the model itself.
 
-    Parameters
-    ----------
-    make
-        Returns a new model of these cells, with the same arguments.
-    adata, parts
-        Cells of training, and those that may be seen.
-    model
-        The model that the steps were chosen for.
-    n_refits
-        Refits at most; 0 takes no part.
-    train_options
-        For `train` of each refit.
+    `make`: Returns a new model of these cells, with the same arguments. `adata`, `parts`: Cells of
+    training, and those that may be seen. `model`: The model that the steps were chosen for.
+    `n_refits`: Refits at most; 0 takes no part. `train_options`: For `train` of each refit.
     """
 
     make: Callable[[AnnData], LatentModel]
@@ -126,18 +117,9 @@ def fit_stack(
 ) -> StackedMean:
     """Fit the package's predictors of the mean to the cells that may be seen.
 
-    Parameters
-    ----------
-    model
-        The trained generator.
-    adata, parts
-        Cells, and which of them are seen.
-    split
-        Given to `train`, which says what will be asked; or None.
-    n_refits
-        Refits of the generator.
-    refit_options
-        Arguments of `train` for these.
+    `model`: The trained generator. `adata`, `parts`: Cells, and which of them are seen. `split`:
+    Given to `train`, which says what will be asked; or None. `n_refits`: Refits of the generator.
+    `refit_options`: Arguments of `train` for these.
     """
     generator = GeneratorMember(
         lambda cells: _like(model, cells), adata, parts, model, n_refits, refit_options
@@ -160,10 +142,8 @@ def fit_own_mean(
 ) -> StackedMean:
     """Fit the user's stage one to the cells that may be seen, and learn its errors.
 
-    Raises
-    ------
-    SchemaError
-        If it predicts other profiles than the model's, or does not fit the screen.
+    Raises `SchemaError`: If it predicts other profiles than the model's, or does not fit the
+    screen.
     """
     if isinstance(mean, MeanPredictor) and mean.profile != "pseudobulk":
         msg = f"`mean` predicts {mean.profile!r} profiles; the model needs 'pseudobulk'."

@@ -47,13 +47,8 @@ MIN_CELLS, MAX_CELLS = 20, 300
 class HeldOutGroups:
     """Groups of one condition in one context, held out.
 
-    Attributes
-    ----------
-    groups
-        Cells of each group.
-    kind
-        What they test: a condition in a `"context"` where it was not seen, or an unseen
-        `"combination"` of seen components.
+    `groups`: Cells of each group. `kind`: What they test: a condition in a `"context"` where it was
+    not seen, or an unseen `"combination"` of seen components.
     """
 
     groups: tuple[np.ndarray, ...]
@@ -115,20 +110,10 @@ def latent_energy(a: torch.Tensor, b: torch.Tensor) -> float:
 class HeldOutEnergy(Callback):
     """Look at the energy distance of held-out groups every so many steps; stop when it rises.
 
-    Parameters
-    ----------
-    held
-        What is held out.
-    latent
-        Latents of all cells, `(n_cells, n_latent)`.
-    pairs
-        References of all cells.
-    least
-        Steps that are made in any case.
-    every, patience
-        Steps between looks; looks without improvement before training stops.
-    seed
-        Seed of the draws; the same noise at every look.
+    `held`: What is held out. `latent`: Latents of all cells, `(n_cells, n_latent)`. `pairs`:
+    References of all cells. `least`: Steps that are made in any case. `every`, `patience`: Steps
+    between looks; looks without improvement before training stops. `seed`: Seed of the draws; the
+    same noise at every look.
     """
 
     def __init__(
@@ -213,14 +198,8 @@ def _held(
 class TwoStageFit:
     """What the stages of one training share.
 
-    Attributes
-    ----------
-    model, reader, parts, config
-        The model, its cells, which of them to use, and how.
-    trainer_kwargs
-        For the Trainer.
-    folder
-        Where the state of the run is written, or None.
+    `model`, `reader`, `parts`, `config`: The model, its cells, which of them to use, and how.
+    `trainer_kwargs`: For the Trainer. `folder`: Where the state of the run is written, or None.
     """
 
     model: LatentModel

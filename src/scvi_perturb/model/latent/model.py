@@ -67,13 +67,9 @@ def loadings(decoder: CountDecoder, genes: Sequence[str], columns: Sequence[str]
 def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
     """Return the arguments of `scvi.module.VAE` of a trained model, if it fits the screen.
 
-    Raises
-    ------
-    NotTrainedError
-        When it has not been trained.
-    SchemaError
-        When genes or batches differ, or it has covariates or a learned library size, or does
-        not model counts by what the genes and batches alone say.
+    Raises `NotTrainedError`: When it has not been trained. Raises `SchemaError`: When genes or
+    batches differ, or it has covariates or a learned library size, or does not model counts by what
+    the genes and batches alone say.
     """
     if not scvi_model.is_trained_:
         msg = "This scVI has not been trained; call its `.train()` first."

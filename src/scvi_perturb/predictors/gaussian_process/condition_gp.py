@@ -82,12 +82,8 @@ def default_leave_out(rows: Sequence[RequestRow], *, has_features: bool) -> Leav
 class GPPrediction:
     """Changes with their errors.
 
-    Parameters
-    ----------
-    mean, std
-        Predicted change and its standard deviation, `(n, n_genes)`.
-    novelty
-        Posterior by prior variance, 0 to 1, `(n,)`.
+    `mean`, `std`: Predicted change and its standard deviation, `(n, n_genes)`. `novelty`: Posterior
+    by prior variance, 0 to 1, `(n,)`.
     """
 
     mean: Floats
@@ -99,15 +95,10 @@ class GPPrediction:
 class Posterior:
     """A kernel, its training points, and their outputs.
 
-    Parameters
-    ----------
-    kernel, points, scale, outputs, fitted
-        What was learned; outputs are changes on the scale.
-    weights
-        A kernel to the training points times these is the mean of outputs, `(n_rows, n_outputs)`.
-    calibration
-        Squared error of what was left out by the variance that was stated for it. Stated variances
-        are multiplied by it.
+    `kernel`, `points`, `scale`, `outputs`, `fitted`: What was learned; outputs are changes on the
+    scale. `weights`: A kernel to the training points times these is the mean of outputs, `(n_rows,
+    n_outputs)`. `calibration`: Squared error of what was left out by the variance that was stated
+    for it. Stated variances are multiplied by it.
     """
 
     kernel: ConditionKernel
@@ -217,16 +208,10 @@ class ConditionCovariance:
 
     The covariance of gene `g` between conditions `i` and `j` is `shared[i, j] * gene_scale[g]`.
 
-    Parameters
-    ----------
-    shared
-        Posterior covariance of conditions, in units of the prior variance of an average training
-        condition, `(n_conditions, n_conditions)`.
-    prior
-        The same before any data.
-    gene_scale
-        Prior variance of each gene, `(n_genes,)`, of changes on the scale on which effects add:
-        that of `hyperparameters_["pseudocount"]`.
+    `shared`: Posterior covariance of conditions, in units of the prior variance of an average
+    training condition, `(n_conditions, n_conditions)`. `prior`: The same before any data.
+    `gene_scale`: Prior variance of each gene, `(n_genes,)`, of changes on the scale on which
+    effects add: that of `hyperparameters_["pseudocount"]`.
     """
 
     shared: NDArray[np.float64]

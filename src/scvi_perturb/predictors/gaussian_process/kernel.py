@@ -51,17 +51,10 @@ LINEAR: Final = "linear:"
 class ConditionKernel:
     """What a kernel learns from training: bandwidths and units.
 
-    Parameters
-    ----------
-    features
-        What is known about perturbations, or None.
-    modalities, linear
-        Kernels of each modality; linear ones of those that may be negative.
-    dose
-        Geometric mean dose, the unit of doses.
-    distance
-        Median squared distance between the control profiles of training contexts, the unit of
-        distances.
+    `features`: What is known about perturbations, or None. `modalities`, `linear`: Kernels of each
+    modality; linear ones of those that may be negative. `dose`: Geometric mean dose, the unit of
+    doses. `distance`: Median squared distance between the control profiles of training contexts,
+    the unit of distances.
     """
 
     features: PerturbationFeatures | None
@@ -127,20 +120,11 @@ class ConditionKernel:
 class CrossKernel:
     """Two sets of points compared: the kernel between them as a function of hyperparameters.
 
-    Parameters
-    ----------
-    left, right
-        The points.
-    alike
-        Similarities of the parts of both: "components" (the same name and kind), those of each
-        modality and its products, `(n_left_parts, n_right_parts)`.
-    log_doses
-        Natural logarithm of the doses of the parts of both, in units of the mean dose; None if all
-        are that dose.
-    times
-        `log1p` of the times of both; None if none is recorded.
-    squared
-        Squared distances of the contexts of both, in units of training's median.
+    `left`, `right`: The points. `alike`: Similarities of the parts of both: "components" (the same
+    name and kind), those of each modality and its products, `(n_left_parts, n_right_parts)`.
+    `log_doses`: Natural logarithm of the doses of the parts of both, in units of the mean dose;
+    None if all are that dose. `times`: `log1p` of the times of both; None if none is recorded.
+    `squared`: Squared distances of the contexts of both, in units of training's median.
     """
 
     left: Points
@@ -215,13 +199,8 @@ def _time_factor(left: Floats, right: Floats, scale: float) -> Floats:
 class Contexts:
     """Contexts and the profiles of their control cells.
 
-    Parameters
-    ----------
-    labels
-        Of each context.
-    profiles
-        `(n_contexts, n_genes)`, or None where data have no controls; then contexts are the same
-        or they are not.
+    `labels`: Of each context. `profiles`: `(n_contexts, n_genes)`, or None where data have no
+    controls; then contexts are the same or they are not.
     """
 
     labels: tuple[Context, ...]
@@ -261,18 +240,10 @@ class Contexts:
 class Points:
     """Conditions in contexts.
 
-    Parameters
-    ----------
-    parts
-        Distinct components: a name with its kind and dose.
-    holds
-        Which parts each condition has, 0 or 1, `(n, n_parts)`.
-    times
-        Of each condition; NaN where it is not recorded.
-    contexts
-        Distinct contexts.
-    weights
-        Weight of each context in each point, `(n, n_contexts)`.
+    `parts`: Distinct components: a name with its kind and dose. `holds`: Which parts each condition
+    has, 0 or 1, `(n, n_parts)`. `times`: Of each condition; NaN where it is not recorded.
+    `contexts`: Distinct contexts. `weights`: Weight of each context in each point, `(n,
+    n_contexts)`.
     """
 
     parts: tuple[Component, ...]
@@ -312,24 +283,12 @@ class Points:
 class Rows:
     """What is learned from.
 
-    Parameters
-    ----------
-    requests
-        Condition and context of each row.
-    changes, controls
-        Changes from control, and the control profiles, `(n_rows, n_genes)`; controls are None where
-        changes are measured without.
-    noise
-        Sampling variances of the profiles that changes lead to and from, or None where these are
-        not known.
-    n_each
-        Number of rows of data that each change is the mean of, `(n_rows,)`.
-    contexts
-        All contexts of which a control is known.
-    members
-        Rows of each group that is left out together.
-    are_shares
-        Whether profiles sum to ten thousand.
+    `requests`: Condition and context of each row. `changes`, `controls`: Changes from control, and
+    the control profiles, `(n_rows, n_genes)`; controls are None where changes are measured without.
+    `noise`: Sampling variances of the profiles that changes lead to and from, or None where these
+    are not known. `n_each`: Number of rows of data that each change is the mean of, `(n_rows,)`.
+    `contexts`: All contexts of which a control is known. `members`: Rows of each group that is left
+    out together. `are_shares`: Whether profiles sum to ten thousand.
     """
 
     requests: list[RequestRow]
@@ -398,16 +357,8 @@ _GAIN: Final = 1e-4
 class Fitted:
     """A kernel with its hyperparameters, fitted to outputs.
 
-    Parameters
-    ----------
-    theta
-        Hyperparameters.
-    unit
-        What the kernel is divided by, so that its mean diagonal in training is 1.
-    spectrum
-        Of the training rows.
-    signal
-        Of each output.
+    `theta`: Hyperparameters. `unit`: What the kernel is divided by, so that its mean diagonal in
+    training is 1. `spectrum`: Of the training rows. `signal`: Of each output.
     """
 
     theta: dict[str, float]
@@ -529,18 +480,9 @@ def _better(best: Fitted | None, made: Fitted) -> Fitted:
 class Search:
     """Rows to tune on, compared by a kernel.
 
-    Parameters
-    ----------
-    rows
-        All rows.
-    chosen, members
-        Those to tune on, and which of them are left out together.
-    cross
-        The kernel between those, but for hyperparameters.
-    tune
-        What is made least.
-    n_components
-        See `Outputs.of`.
+    `rows`: All rows. `chosen`, `members`: Those to tune on, and which of them are left out
+    together. `cross`: The kernel between those, but for hyperparameters. `tune`: What is made
+    least. `n_components`: See `Outputs.of`.
     """
 
     rows: Rows

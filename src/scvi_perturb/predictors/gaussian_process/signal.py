@@ -31,10 +31,7 @@ class Scale:
     changes add up, of those far above it factors multiply. A small one is right where effects are
     factors, and lets the noise of weak genes in.
 
-    Parameters
-    ----------
-    pseudocount
-        Positive; 1 is the scale of profiles.
+    `pseudocount`: Positive; 1 is the scale of profiles.
     """
 
     pseudocount: float = 1.0
@@ -42,10 +39,7 @@ class Scale:
     def changes(self, changes: Floats, controls: Floats) -> Floats:
         """Return changes of profiles on this scale.
 
-        Parameters
-        ----------
-        changes, controls
-            Change, and the profile that it leads from, `(n, n_genes)`.
+        `changes`, `controls`: Change, and the profile that it leads from, `(n, n_genes)`.
         """
         if self == LOG1P:
             return changes
@@ -83,10 +77,7 @@ def clearly_better(errors: Mapping[Scale, Floats]) -> Scale:
     Clearly: the mean difference over groups is above zero by a paired t-test at 2.5 %. So few
     groups, or groups that disagree, leave the first.
 
-    Parameters
-    ----------
-    errors
-        Squared errors of the groups that were left out, `(n_groups,)` by choice.
+    `errors`: Squared errors of the groups that were left out, `(n_groups,)` by choice.
     """
     first, *others = errors
     best = first
@@ -112,18 +103,10 @@ _ROUNDING: Final = 1e-10
 class Outputs:
     """Training changes as outputs, with their noise.
 
-    Parameters
-    ----------
-    values
-        `(n_rows, n_outputs)`.
-    row_noise
-        Noise variance of each row, in units of `noise`; its mean is near 1, `(n_rows,)`.
-    noise
-        Noise variance of each output, `(n_outputs,)`; None if it is not known.
-    axes
-        Components as rows, `(n_outputs, n_genes)`, orthonormal; None if outputs are genes.
-    rest
-        Variance of each gene outside the components, `(n_genes,)`.
+    `values`: `(n_rows, n_outputs)`. `row_noise`: Noise variance of each row, in units of `noise`;
+    its mean is near 1, `(n_rows,)`. `noise`: Noise variance of each output, `(n_outputs,)`; None if
+    it is not known. `axes`: Components as rows, `(n_outputs, n_genes)`, orthonormal; None if
+    outputs are genes. `rest`: Variance of each gene outside the components, `(n_genes,)`.
     """
 
     values: NDArray[np.float64]
@@ -147,17 +130,10 @@ class Outputs:
         eigendecomposition serves all outputs. Components are those of changes divided by the root
         of the noise of their row, not centred: no perturbation is no change.
 
-        Parameters
-        ----------
-        changes
-            `(n_rows, n_genes)`.
-        variances
-            Their sampling variances, or None if these are not known.
-        n_rows_each
-            How many rows of data each change is the mean of, where variances are not known.
-        n_components
-            Number of components; None leaves genes as they are, if noise is known and rows few,
-            and else takes 100.
+        `changes`: `(n_rows, n_genes)`. `variances`: Their sampling variances, or None if these are
+        not known. `n_rows_each`: How many rows of data each change is the mean of, where variances
+        are not known. `n_components`: Number of components; None leaves genes as they are, if noise
+        is known and rows few, and else takes 100.
         """
         row_noise, gene_noise = _separated(variances, n_rows_each)
         n_rows, n_genes = changes.shape
@@ -221,14 +197,8 @@ class Spectrum:
     With `r` the ratio of noise to signal of an output, its covariance is `s (K + r D)`, of which
     the inverse for every `r` follows from one decomposition.
 
-    Parameters
-    ----------
-    vectors, values
-        Eigenvectors as columns, and eigenvalues, none negative.
-    root
-        Square root of `D`, `(n,)`.
-    rotated
-        `vectors^T D^-1/2 Y`, `(n, n_outputs)`.
+    `vectors`, `values`: Eigenvectors as columns, and eigenvalues, none negative. `root`: Square
+    root of `D`, `(n,)`. `rotated`: `vectors^T D^-1/2 Y`, `(n, n_outputs)`.
     """
 
     vectors: Floats
@@ -255,12 +225,7 @@ class Spectrum:
     def explained(self, kernel: Floats, ratios: Floats) -> Floats:
         """Return the diagonal of `k (K + r D)^-1 k^T` for each ratio, `(n_asked, n_ratios)`.
 
-        Parameters
-        ----------
-        kernel
-            Between what is asked and training, `(n_asked, n)`.
-        ratios
-            Any, `(n_ratios,)`.
+        `kernel`: Between what is asked and training, `(n_asked, n)`. `ratios`: Any, `(n_ratios,)`.
         """
         turned = (kernel / self.root) @ self.vectors
         return turned**2 @ (1 / (self.values[:, None] + ratios))
@@ -278,14 +243,8 @@ class Spectrum:
         With `Q = (K + r D)^-1`, those of a group `g` are `Q[g, g]^-1 (Q Y)[g]` (Rasmussen and
         Williams 2006, section 5.4.2, for groups), so nothing is fitted twice.
 
-        Parameters
-        ----------
-        ratio
-            Of noise to signal.
-        members
-            Rows of each group.
-        outputs
-            Which outputs, `(n_outputs,)`.
+        `ratio`: Of noise to signal. `members`: Rows of each group. `outputs`: Which outputs,
+        `(n_outputs,)`.
         """
         inverse = 1 / (self.values + ratio)
         solved = self.vectors @ (inverse[:, None] * self.rotated[:, outputs])
@@ -313,12 +272,7 @@ class Spectrum:
     def surprise(self, scales: Floats, ratios: Floats) -> Floats:
         """Return minus twice the log density of each output, up to a constant, `(n_outputs,)`.
 
-        Parameters
-        ----------
-        scales
-            Signal variance of each output.
-        ratios
-            Noise by signal variance of each output.
+        `scales`: Signal variance of each output. `ratios`: Noise by signal variance of each output.
         """
         spread = scales * (self.values[:, None] + ratios)
         return (np.log(spread) + self.rotated**2 / spread).sum(axis=0)
@@ -340,14 +294,8 @@ _PRIOR_ROWS: Final = 1.5
 class Signal:
     """Signal of each output, and how well it predicts.
 
-    Parameters
-    ----------
-    scales
-        Signal variance, for a kernel whose mean diagonal is 1, `(n_outputs,)`.
-    ratios
-        Noise by signal variance, `(n_outputs,)`.
-    score
-        What tuning makes least.
+    `scales`: Signal variance, for a kernel whose mean diagonal is 1, `(n_outputs,)`. `ratios`:
+    Noise by signal variance, `(n_outputs,)`. `score`: What tuning makes least.
     """
 
     scales: Floats
@@ -370,18 +318,9 @@ def fit_signal(
     empirical Bayes; that of a gene is drawn to the mean over genes as if by 1.5 further rows. Where
     it is not, the ratio of both is the one that predicts that output best.
 
-    Parameters
-    ----------
-    spectrum, outputs
-        Of the training rows.
-    diagonal
-        Of the kernel, `(n_rows,)`.
-    members
-        Rows of each group that is left out together.
-    tune
-        What is made least.
-    noise
-        Factor of the known noise.
+    `spectrum`, `outputs`: Of the training rows. `diagonal`: Of the kernel, `(n_rows,)`. `members`:
+    Rows of each group that is left out together. `tune`: What is made least. `noise`: Factor of the
+    known noise.
     """
     if outputs.noise is None:
         return _chosen(spectrum, outputs, members, tune)

@@ -47,19 +47,10 @@ def moments_of(
 ) -> tuple[Floats, Floats, Floats]:
     """Return what least squares needs to know, for each unit.
 
-    Parameters
-    ----------
-    truth
-        Left-out changes, `(n_rows, n_genes)`.
-    predicted
-        What each member says of them, `(n_members, n_rows, n_genes)`.
-    unit
-        Exchangeable unit of each row, 0 to n_units - 1, `(n_rows,)`.
-
-    Returns
-    -------
-    Products of members, `(n_units, n_members, n_members)`; of members with the truth,
-    `(n_units, n_members)`; and of the truth, `(n_units,)`.
+    `truth`: Left-out changes, `(n_rows, n_genes)`. `predicted`: What each member says of them,
+    `(n_members, n_rows, n_genes)`. `unit`: Exchangeable unit of each row, 0 to n_units - 1,
+    `(n_rows,)`. Returns products of members, `(n_units, n_members, n_members)`; of members with the
+    truth, `(n_units, n_members)`; and of the truth, `(n_units,)`.
     """
     n_units, n_members = int(unit.max()) + 1, len(predicted)
     between = np.zeros((n_units, n_members, n_members))
@@ -82,14 +73,8 @@ def stack_weights(
     regressions). With few units the best corner of the simplex is chance: so weights are drawn to a
     prior, as if twenty more units had been as that says, and averaged over bootstraps of the units.
 
-    Parameters
-    ----------
-    between, across
-        See `moments_of`.
-    prior
-        Weights believed before, `(n_members,)`, that sum to one.
-    seed
-        Seed of the bootstraps.
+    `between`, `across`: See `moments_of`. `prior`: Weights believed before, `(n_members,)`, that
+    sum to one. `seed`: Seed of the bootstraps.
 
     References
     ----------
@@ -129,14 +114,9 @@ _N_SIMILAR: Final = 100
 class ControlPrior:
     """Control profiles of training.
 
-    Parameters
-    ----------
-    contexts
-        Contexts with controls.
-    profiles, variances
-        Their control profiles and the sampling variances of these, `(n_contexts, n_genes)`.
-    of_a_cell
-        Sampling variance of a profile of one cell, `(n_genes,)`.
+    `contexts`: Contexts with controls. `profiles`, `variances`: Their control profiles and the
+    sampling variances of these, `(n_contexts, n_genes)`. `of_a_cell`: Sampling variance of a
+    profile of one cell, `(n_genes,)`.
     """
 
     contexts: tuple[Context, ...]
@@ -182,12 +162,8 @@ class ControlPrior:
         `noise / (noise + spread)` of the way to the mean of the other contexts, with the variance
         of each gene over these, drawn to that of genes of similar level (empirical Bayes).
 
-        Parameters
-        ----------
-        context
-            Left out of the mean, where training has it.
-        given
-            Profile and variance of control cells given; None takes those of training.
+        `context`: Left out of the mean, where training has it. `given`: Profile and variance of
+        control cells given; None takes those of training.
 
         References
         ----------
@@ -232,16 +208,9 @@ class Contrast:
     (Friedman, Regularized discriminant analysis, 1989). The gain `g` makes up for the size that is
     lost: with it training changes, treated alike, come nearest to what they were.
 
-    Parameters
-    ----------
-    mean
-        Mean change of training, `(n_genes,)`.
-    axes
-        Components of training changes as rows, `(k, n_genes)`, orthonormal.
-    damped
-        What is taken off along each, 0 to 1, `(k,)`.
-    gain
-        At least 1.
+    `mean`: Mean change of training, `(n_genes,)`. `axes`: Components of training changes as rows,
+    `(k, n_genes)`, orthonormal. `damped`: What is taken off along each, 0 to 1, `(k,)`. `gain`: At
+    least 1.
     """
 
     mean: Floats
@@ -253,10 +222,7 @@ class Contrast:
     def of(cls, deltas: Deltas, contrast: float, *, who: str) -> Self:
         """Learn the components of training changes.
 
-        Raises
-        ------
-        SchemaError
-            If there are none.
+        Raises `SchemaError`: If there are none.
         """
         changes = [change for seen in deltas.values() for change in seen.values()]
         if not changes:
@@ -281,10 +247,7 @@ class Contrast:
 def check_contrast(contrast: float) -> float:
     """Return the contrast.
 
-    Raises
-    ------
-    ValueError
-        If it is negative or not finite.
+    Raises `ValueError`: If it is negative or not finite.
     """
     if not 0 <= contrast < np.inf:
         msg = f"contrast={contrast}; expected a finite number, at least 0."
@@ -317,20 +280,11 @@ class ExternalMember(Protocol):
 class LeftOut:
     """What was left out, and what members predicted of it.
 
-    Parameters
-    ----------
-    rows
-        Left-out rows, in the order of all arrays.
-    truth, noise
-        Measured changes and their sampling variances, `(n_rows, n_genes)`.
-    fold, unit
-        Of each row, `(n_rows,)`.
-    predicted
-        By name of the member, `(n_rows, n_genes)`.
-    posterior
-        Variance that the regression states, `(n_rows, n_genes)`.
-    novelty
-        Posterior by prior variance of the regression, NaN where it does not answer, `(n_rows,)`.
+    `rows`: Left-out rows, in the order of all arrays. `truth`, `noise`: Measured changes and their
+    sampling variances, `(n_rows, n_genes)`. `fold`, `unit`: Of each row, `(n_rows,)`. `predicted`:
+    By name of the member, `(n_rows, n_genes)`. `posterior`: Variance that the regression states,
+    `(n_rows, n_genes)`. `novelty`: Posterior by prior variance of the regression, NaN where it does
+    not answer, `(n_rows,)`.
     """
 
     rows: list[RequestRow]
@@ -366,24 +320,12 @@ def treated_rows(profiles: TrainingProfiles) -> tuple[list[RequestRow], NDArray[
 class ScenarioStack:
     """A stack for one scenario.
 
-    Parameters
-    ----------
-    scenario
-        What is asked.
-    members
-        Fitted to all of training, by name.
-    refits
-        The same without what each fold takes away.
-    left_out
-        What they were tried on; None where training has nothing to try the scenario on.
-    between, across, own
-        Moments of left-out changes, see `moments_of`; in the order of `left_out.predicted`.
-    prior
-        Of the controls of contexts that were never seen perturbed.
-    seed
-        Of the bootstraps of weights.
-    contrast
-        Of all predictions, see `Contrast`.
+    `scenario`: What is asked. `members`: Fitted to all of training, by name. `refits`: The same
+    without what each fold takes away. `left_out`: What they were tried on; None where training has
+    nothing to try the scenario on. `between`, `across`, `own`: Moments of left-out changes, see
+    `moments_of`; in the order of `left_out.predicted`. `prior`: Of the controls of contexts that
+    were never seen perturbed. `seed`: Of the bootstraps of weights. `contrast`: Of all predictions,
+    see `Contrast`.
     """
 
     scenario: RequestScenario
@@ -449,10 +391,7 @@ class ScenarioStack:
     def solve(self, names: Sequence[str]) -> tuple[dict[str, float], ErrorModel]:
         """Return the weights of members that answer, and the law of their errors.
 
-        Raises
-        ------
-        ValueError
-            If the scenario was never tried.
+        Raises `ValueError`: If the scenario was never tried.
         """
         tried = self.left_out
         if tried is None:

@@ -40,14 +40,9 @@ def error_quantiles(error: Floats, variance: Floats, noise: Floats) -> Floats:
     Student's, with the scale and the degrees of freedom of greatest likelihood when the noise of
     each gene is added (deconvolution). Where there is no noise, quantiles are those measured.
 
-    Parameters
-    ----------
-    error
-        Measured less predicted change, any shape.
-    variance
-        Expected variance of the true error, same shape; where it is zero nothing is learned.
-    noise
-        Sampling variance of the measurement, same shape.
+    `error`: Measured less predicted change, any shape. `variance`: Expected variance of the true
+    error, same shape; where it is zero nothing is learned. `noise`: Sampling variance of the
+    measurement, same shape.
 
     References
     ----------
@@ -98,14 +93,8 @@ _N_HALVINGS: Final = 45
 class ErrorCovariates:
     """What the variance of an error may depend on, each `(n_rows, n_genes)`.
 
-    Parameters
-    ----------
-    mean
-        The prediction.
-    disagreement
-        Variance of the members around it, by their weights.
-    posterior
-        Variance that the regression states; zeros where it is not in the stack.
+    `mean`: The prediction. `disagreement`: Variance of the members around it, by their weights.
+    `posterior`: Variance that the regression states; zeros where it is not in the stack.
     """
 
     mean: Floats
@@ -130,14 +119,9 @@ class ErrorModel:
     predicted change, the disagreement of members, the regression's own variance. The law of errors
     in units of it is kept as it was found, see `error_quantiles`.
 
-    Parameters
-    ----------
-    weights
-        Of the covariates, `(4,)`.
-    quantiles
-        Of `|true error| / sd` over genes and rows of each fold, at even levels, `(n_folds, 201)`.
-    units
-        Number of exchangeable units of each fold, `(n_folds,)`.
+    `weights`: Of the covariates, `(4,)`. `quantiles`: Of `|true error| / sd` over genes and rows of
+    each fold, at even levels, `(n_folds, 201)`. `units`: Number of exchangeable units of each fold,
+    `(n_folds,)`.
     """
 
     weights: Floats
@@ -156,16 +140,9 @@ class ErrorModel:
     ) -> Self:
         """Fit to left-out errors.
 
-        Parameters
-        ----------
-        error
-            Measured less predicted change, `(n_rows, n_genes)`.
-        noise
-            Sampling variance of what was measured, same shape; zeros where it is not known.
-        covariates
-            Of the same rows.
-        fold, unit
-            Of each row, `(n_rows,)`.
+        `error`: Measured less predicted change, `(n_rows, n_genes)`. `noise`: Sampling variance of
+        what was measured, same shape; zeros where it is not known. `covariates`: Of the same rows.
+        `fold`, `unit`: Of each row, `(n_rows,)`.
         """
         stacked = covariates.stacked()
         weights = _variance_weights(error**2, noise, stacked)
@@ -190,6 +167,8 @@ class ErrorModel:
 
         Around the predictions that the members of each fold make, `(n_folds, n_rows, n_genes)`, the
         law of errors of that fold is put; the ends are quantiles of the mixture (CV+).
+
+
 
         References
         ----------
@@ -223,18 +202,9 @@ class ErrorModel:
     def rank(self, covariates: ErrorCovariates, error: Floats, noise: Floats) -> Floats:
         """Return how likely a smaller error is than each that was measured, noise included.
 
-        Parameters
-        ----------
-        covariates
-            Of the rows.
-        error, noise
-            Measured less predicted change and the sampling variance of the measurement,
-            `(n_rows, n_genes)`.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shares in [0, 1], same shape; even if the law is right.
+        `covariates`: Of the rows. `error`, `noise`: Measured less predicted change and the sampling
+        variance of the measurement, `(n_rows, n_genes)`. Returns shares in [0, 1], same shape; even
+        if the law is right.
         """
         scale, size = self.scale(covariates), np.abs(error)
         blur = np.maximum(np.sqrt(noise), 1e-6 * scale + 1e-12)

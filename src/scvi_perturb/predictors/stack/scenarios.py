@@ -55,14 +55,9 @@ SCENARIOS: Final[tuple[RequestScenario, ...]] = get_args(RequestScenario)
 class TrainingCoverage:
     """What training holds, as far as scenarios depend on it.
 
-    Parameters
-    ----------
-    rows, contexts, conditions
-        Treated rows (condition in context), their contexts, their conditions.
-    components
-        All components, at their doses.
-    doses
-        Lowest and highest dose of each name and kind.
+    `rows`, `contexts`, `conditions`: Treated rows (condition in context), their contexts, their
+    conditions. `components`: All components, at their doses. `doses`: Lowest and highest dose of
+    each name and kind.
     """
 
     rows: frozenset[RequestRow]

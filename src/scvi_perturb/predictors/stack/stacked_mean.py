@@ -56,16 +56,11 @@ _ARRAYS: Final = ("mean", "std", "lower", "upper", "novelty")
 class StackPrediction:
     """Changes and what is known of their errors.
 
-    Parameters
-    ----------
-    mean, std, lower, upper
-        Predicted change, standard deviation of its error, ends of its interval,
-        `(n_requests, n_genes)`. Where errors were never seen, the last three are those that the
-        regression states, and NaN where it is not in the stack.
-    novelty
-        Posterior by prior variance of the regression, 0 to 1; NaN where it is not in the stack.
-    scenario
-        What each request asks; "control" for controls.
+    `mean`, `std`, `lower`, `upper`: Predicted change, standard deviation of its error, ends of its
+    interval, `(n_requests, n_genes)`. Where errors were never seen, the last three are those that
+    the regression states, and NaN where it is not in the stack. `novelty`: Posterior by prior
+    variance of the regression, 0 to 1; NaN where it is not in the stack. `scenario`: What each
+    request asks; "control" for controls.
     """
 
     mean: Floats
@@ -103,10 +98,7 @@ def predict_scenario(
     members that answer. What the regression refuses is refused: of a perturbation without data and
     features nobody knows anything, also where some member would say something.
 
-    Raises
-    ------
-    UnknownPerturbationError, SchemaError
-        If no member answers.
+    Raises `UnknownPerturbationError, SchemaError`: If no member answers.
     """
     predicted, posterior, novelty = member_predictions(
         stack.members, requests, given, stack.prior, stack.contrast
@@ -178,19 +170,9 @@ def agreement_factor(gap: Floats, share: float, scale: Floats) -> Floats:
     come off their variance. It is a little worse, as measured on simulated screens, and 0.85 of it
     comes off; in the units in which errors are stated, of all genes together.
 
-    Parameters
-    ----------
-    gap
-        Difference of the two predictions, `(n_requests, n_genes)`.
-    share
-        Weight of the untried one.
-    scale
-        Standard deviation of the error of the others, same shape.
-
-    Returns
-    -------
-    numpy.ndarray
-        `(n_requests, 1)`, from 1/2 to 1.
+    `gap`: Difference of the two predictions, `(n_requests, n_genes)`. `share`: Weight of the
+    untried one. `scale`: Standard deviation of the error of the others, same shape. Returns
+    `(n_requests, 1)`, from 1/2 to 1.
 
     References
     ----------
