@@ -36,7 +36,7 @@ BARS = {
     "public names of generative": 20,
     "public names of metrics": 35,
     "class names that stand for two things": 0,
-    "pairs of files that share six lines or more": 80,
+    "pairs of files that share six lines or more": 30,
 }
 
 # Runs in a process of its own, on the source that is measured.
@@ -179,16 +179,17 @@ class Source:
         }
 
     def near_copies(self, n_lines: int = 6) -> list[tuple[str, str]]:
-        """Return the pairs of modules with as many lines in a row alike but for names and values.
+        """Return the pairs of modules that share as many lines in a row.
 
-        Docstrings, comments, imports and lone brackets do not count; runs that stand in more than
-        eight places are the language's own.
+        Shared are lines that are the same, docstrings among them; and statements that are alike
+        but for names and values, where they are more than lists of arguments. Imports and comments
+        do not count, nor do runs that stand in more than eight modules.
         """
         places = defaultdict(set)
         for name, tree in self.trees.items():
-            lines = _statements(self.texts[name], tree)
-            for start in range(len(lines) - n_lines + 1):
-                places["\n".join(lines[start : start + n_lines])].add(name)
+            for lines in _lines(self.texts[name], tree):
+                for start in range(len(lines) - n_lines + 1):
+                    places["\n".join(lines[start : start + n_lines])].add(name)
         pairs = set()
         for found in places.values():
             if 1 < len(found) <= 8:
@@ -255,21 +256,30 @@ _NAME = re.compile(
 )
 
 
-def _statements(text: str, tree: ast.Module) -> list[str]:
-    """Return the lines of code, names and values made alike."""
-    skipped = set()
+#: What a line of a list of arguments is, once names and values are made alike.
+_ARGUMENT = re.compile(r"[x1](\s*[:=].*)?,|x: [^=]*( = .*)?|\w+|\*,")
+
+
+def _lines(text: str, tree: ast.Module) -> tuple[list[str], list[str]]:
+    """Return the lines as they are, and the statements with names and values made alike."""
+    imports, docs = set(), set()
     for node in ast.walk(tree):
-        doc = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if doc or isinstance(node, ast.Import | ast.ImportFrom):
-            skipped |= set(range(node.lineno, node.end_lineno + 1))
-    lines = []
+        own = range(node.lineno, node.end_lineno + 1) if hasattr(node, "lineno") else ()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports |= set(own)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs |= set(own)
+    same, alike = [], []
     for i, line in enumerate(text.splitlines(), 1):
         code = line.partition("#")[0].strip()
-        if i in skipped or not re.search(r"\w{2}", code):
+        if i in imports or not re.search(r"\w{2}", code):
             continue
+        same.append(code)
         code = re.sub(r"\"[^\"]*\"|'[^']*'|\b\d[\d_.e-]*", "1", code)
-        lines.append(_NAME.sub("x", code))
-    return lines
+        code = _NAME.sub("x", code)
+        if i not in docs and not _ARGUMENT.fullmatch(code):
+            alike.append(code)
+    return same, alike
 
 
 def figures(src: Path) -> dict[str, int]:

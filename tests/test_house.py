@@ -97,17 +97,9 @@ def measured():
     return figures(ROOT / "src")
 
 
-#: Figures that do not hold their bar yet, and may not get worse.
-NOT_YET = {
-    "lines": 40_000,
-    "files that hybrid.predict runs through": 36,
-    "pairs of files that share six lines or more": 210,
-}
-
-
 @pytest.mark.parametrize("figure", BARS)
 def test_house_keeps_its_bars(measured, figure):
-    assert measured[figure] <= NOT_YET.get(figure, BARS[figure])
+    assert measured[figure] <= BARS[figure]
 
 
 def test_no_class_name_stands_for_two_things():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scvi_perturb.data import Condition, ConditionTable
-from scvi_perturb.model.base.setup import to_tensors
+from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.model.base.training import fit_additive
 
 N_LATENT, N_CELLS = 6, 60

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from scvi_perturb.model.base.draw import Drawn, Plan, effects_adata, expected_proportions
+from scvi_perturb.model.base.draw import Drawn, effects_adata, expected_proportions
+from scvi_perturb.model.base.reference import Plan
 from scvi_perturb.module import CountParameters
 from tests.model._small import make_reference, make_request, make_screen
 
@@ -26,11 +27,12 @@ def effects(shares, counts, library, *, chunk=64, interval=0.9, seed=0):
     n_rows, n, n_genes = shares.shape
     m = counts.shape[1]
     start = np.concatenate([np.resize(np.arange(m), n) + m * row for row in range(n_rows)])
-    plan = Plan(np.repeat(np.arange(n_rows), n), start, np.tile(np.arange(n), n_rows))
     reference = make_reference(
         counts.reshape(-1, n_genes), ["T"] * (n_rows * m), library.reshape(-1)
     )
     reference.counts = sparse.csr_matrix(reference.counts)
+    rows, draws = np.repeat(np.arange(n_rows), n), np.tile(np.arange(n), n_rows)
+    plan = Plan(make_request(*["A"] * n_rows), reference, rows, start, draws)
     flat = torch.from_numpy(shares.reshape(-1, n_genes)).double()
     size = torch.full((len(flat),), 500.0, dtype=torch.float64)
 
@@ -42,9 +44,7 @@ def effects(shares, counts, library, *, chunk=64, interval=0.9, seed=0):
     return effects_adata(
         drawn(),
         plan,
-        make_request(*["A"] * n_rows),
-        reference,
-        screen=make_screen(genes=GENES),
+        make_screen(genes=GENES),
         likelihood="nb",
         interval=interval,
         seed=seed,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.data.request import Request
-from scvi_perturb.model.base.draw import Plan
+from scvi_perturb.model.base.reference import Plan
 from scvi_perturb.model.hybrid.recentred import RequestGroups, control_profiles
 from tests.model._small import make_reference, make_request, make_screen, parse
 
@@ -24,7 +24,7 @@ def reference(types=TYPES):
 
 def groups_of(request, cells, n_samples=None, screen=SCREEN):
     plan = Plan.make(request, cells, n_samples, 0)
-    return RequestGroups.make(plan, request, cells, screen), plan
+    return RequestGroups.make(plan, screen), plan
 
 
 def test_cells_of_a_row_and_a_context_are_a_group():
@@ -64,8 +64,9 @@ def test_the_context_asked_for_comes_before_what_the_reference_does_not_say():
 
 
 def test_the_context_asked_for_comes_before_that_of_the_cells():
-    cells, plan = reference(), Plan(np.zeros(2, int), np.array([0, 3]), np.arange(2))
-    groups = RequestGroups.make(plan, make_request("A", cell_type=("T",)), cells, SCREEN)
+    request = make_request("A", cell_type=("T",))
+    plan = Plan(request, reference(), np.zeros(2, int), np.array([0, 3]), np.arange(2))
+    groups = RequestGroups.make(plan, SCREEN)
     assert [r.context for r in groups.requests] == [("T",)]
     assert groups.pool[0].tolist() == [0, 3]
 
@@ -122,10 +123,10 @@ def expected(rows):
 def test_control_is_the_profile_of_all_cells_of_the_context():
     cells = reference()
     groups, _ = groups_of(make_request("A", "B", cell_type=("", "T")), cells, n_samples=1)
-    made = control_profiles(groups, cells, np.arange(len(groups)))
+    made = control_profiles(groups, np.arange(len(groups)))
     for row, pool in zip(made, groups.pool, strict=True):
         np.testing.assert_allclose(row, expected(pool))
-    np.testing.assert_array_equal(control_profiles(groups, cells, np.array([1])), made[[1]])
+    np.testing.assert_array_equal(control_profiles(groups, np.array([1])), made[[1]])
 
 
 def test_control_of_a_batch_is_that_of_its_cells_where_there_are():
@@ -136,7 +137,7 @@ def test_control_of_a_batch_is_that_of_its_cells_where_there_are():
     groups, _ = groups_of(request, cells)
     assert [own.tolist() for own in groups.control] == [[1, 4], [2], [0, 3], [1, 2, 4]]
     assert [own.tolist() for own in groups.pool] == [[1, 2, 4], [1, 2, 4], [0, 3], [1, 2, 4]]
-    made = control_profiles(groups, cells, np.arange(4))
+    made = control_profiles(groups, np.arange(4))
     np.testing.assert_allclose(made, [expected(rows) for rows in groups.control])
     unlabelled = reference()
     groups, _ = groups_of(request, unlabelled)

@@ -13,7 +13,7 @@ from scvi_perturb import HybridResidualModel
 from scvi_perturb.data import Condition
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.generative import SamplerConfig
-from scvi_perturb.model.base.draw import Drawn, Plan, expected_proportions
+from scvi_perturb.model.base.draw import Drawn, expected_proportions
 from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.model.hybrid.recentred import N_PILOT, RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import GeneratorMember
@@ -245,11 +245,9 @@ def test_without_refits_the_generator_has_one_half(model):
     table = asked(NEW_PAIR, cell_type=TYPES[:1])
     found = model.predict(table)
     stack = model.mean_.predict(table).layers["lfc"]
-    request, cells = model._ask(table, None)
-    plan = Plan.make(request, cells, 500, 0)
-    groups = RequestGroups.make(plan, request, cells, model._screen)
+    groups = RequestGroups.make(model._plan(table, None, 500, 0), model._screen)
     sampler = SamplerConfig.of("heun")
-    own = model._own_shares(request, cells, plan, groups, sampler=sampler, seed=0)
+    own = model._own_shares(groups, sampler=sampler, seed=0)
     control = found.X - found.layers["lfc"]
     generator = np.log1p(1e4 * own) - control
     assert np.abs(generator - stack).max() > 0.1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scvi_perturb import SamplerConfig, SchemaError
-from scvi_perturb.model.base.draw import Plan, cell_obs, condition_frame, provenance
+from scvi_perturb.model.base.draw import cell_obs, condition_frame, provenance
+from scvi_perturb.model.base.reference import Plan
 from tests.model._small import make_reference, make_request, make_screen
 
 CELL_TYPES = ["T", "B", "T", "T", "B", "T", "T"]
@@ -73,7 +74,7 @@ def test_context_without_cells_is_refused(reference):
 def test_cells_are_annotated_by_their_request_and_their_reference(reference):
     screen, request = make_screen(), make_request("B+A", "NT")
     plan = Plan.make(request, reference, 3, seed=0)
-    obs = cell_obs(plan, request, reference, screen)
+    obs = cell_obs(plan, screen)
     assert obs["guide"].tolist() == ["A+B"] * 3 + ["NT"] * 3
     assert obs["mg"].tolist()[:3] == ["1+1"] * 3
     assert obs["reference_cell"].tolist() == [f"c{i}" for i in plan.reference]

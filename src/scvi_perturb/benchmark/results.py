@@ -94,10 +94,7 @@ class Record:
     def read(cls, path: Path) -> Self:
         """Read a record.
 
-        Raises
-        ------
-        SchemaError
-            If the file is not one.
+        Raises `SchemaError`: If the file is not one.
         """
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
@@ -204,10 +201,7 @@ class Results:
     def records(self) -> list[Record]:
         """Return all records.
 
-        Raises
-        ------
-        SchemaError
-            If there are none, or a file is not a record.
+        Raises `SchemaError`: If there are none, or a file is not a record.
         """
         found = [Record.read(p) for p in sorted((Path(self.folder) / "records").glob("*/*/*.json"))]
         if self.study is not None:
@@ -225,10 +219,8 @@ class Results:
     def frame(self) -> pd.DataFrame:
         """Return every score in one tidy table.
 
-        Returns
-        -------
-        One row a task, method, seed, fold, condition and metric: `numerator`, `denominator` and
-        `value`; besides `role` of the method and what is known of the condition (`n_cells`,
+        Returns one row a task, method, seed, fold, condition and metric: `numerator`, `denominator`
+        and `value`; besides `role` of the method and what is known of the condition (`n_cells`,
         `effect`, `agreement`, `n_seen`, `perturbation`, `context`).
         """
         parts = []
@@ -259,9 +251,7 @@ class Results:
     def cost(self) -> pd.DataFrame:
         """Return what each method cost, mean over trials.
 
-        Returns
-        -------
-        One row a task and method: seconds of training and of prediction, cells trained and
+        Returns one row a task and method: seconds of training and of prediction, cells trained and
         predicted a second, peak memory in MiB above what was held before, trained parameters.
         """
         rows = [
@@ -279,19 +269,9 @@ class Results:
     def summary(self, *, clear: bool = False, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
         """Return each metric beside the best trivial prediction and the replicate.
 
-        Parameters
-        ----------
-        clear
-            Only conditions with a clear effect: the changes of two halves of their cells
-            correlate at least by 0.5. Conditions without cells all count.
-        n_boot
-            Bootstrap samples of conditions.
-        seed
-            Seed of the bootstrap.
-
-        Returns
-        -------
-        See `summarize`.
+        `clear`: Only conditions with a clear effect: the changes of two halves of their cells
+        correlate at least by 0.5. Conditions without cells all count. `n_boot`: Bootstrap samples
+        of conditions. `seed`: Seed of the bootstrap. Returns see `summarize`.
         """
         frame = self.frame()
         if clear:
@@ -303,21 +283,12 @@ class Results:
     ) -> pd.DataFrame:
         """Return the summary of conditions that differ in size of effect or in distance.
 
-        Parameters
-        ----------
-        by
-            "effect", "agreement", "n_cells"; or how far from training: "n_seen",
-            "feature_distance", "context_distance"; see `HeldOutCondition.about`.
-        n
-            Number of strata of about equal size, cut at quantiles; a stratum for each value
-            where there are not more.
-        n_boot, seed
-            As in `summary`.
-
-        Returns
-        -------
-        As `summary`, with the column `stratum`: the range of values, or the value. Conditions of
-        which the value is not known are a stratum of their own, "unknown".
+        `by`: "effect", "agreement", "n_cells"; or how far from training: "n_seen",
+        "feature_distance", "context_distance"; see `HeldOutCondition.about`. `n`: Number of strata
+        of about equal size, cut at quantiles; a stratum for each value where there are not more.
+        `n_boot`, `seed`: As in `summary`. Returns as `summary`, with the column `stratum`: the
+        range of values, or the value. Conditions of which the value is not known are a stratum of
+        their own, "unknown".
         """
         frame = self.frame()
         parts = []

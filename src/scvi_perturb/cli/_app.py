@@ -33,11 +33,22 @@ class UsageError(Exception):
 class ScreenOptions:
     """Where a file keeps what; None is to be found out.
 
-    `perturbation_key`: Column of perturbations: 'A', 'A+B', the control. `control`: Labels of
-    control cells, in that column. `context_keys`: Columns of the context, such as cell type, donor.
-    `layer`: Layer of the raw counts. `dose_key`: Column of doses. `batch_key`: Column of technical
-    batches. `library_key`: Column of total counts over all genes, where the file holds only some of
-    them.
+    Parameters
+    ----------
+    perturbation_key
+        Column of perturbations: 'A', 'A+B', the control.
+    control
+        Labels of control cells, in that column.
+    context_keys
+        Columns of the context, such as cell type, donor.
+    layer
+        Layer of the raw counts.
+    dose_key
+        Column of doses.
+    batch_key
+        Column of technical batches.
+    library_key
+        Column of total counts over all genes, where the file holds only some of them.
     """
 
     perturbation_key: str | None = None
@@ -54,12 +65,25 @@ class ScreenOptions:
 class DemoOptions:
     """What the demo is asked to do.
 
-    `data`: Screen, .h5ad; else one is simulated. `out`: Folder where results are written. `seed`:
-    Seed of every random choice. `held_out`: Combinations ('A+B') or contexts (such as a cell type)
-    to hold out; else the hardest question that the screen can answer. `max_epochs`: Epochs of stage
-    one at most; else the model's choice. `n_steps`: Steps of stage two at most; else the model's
-    choice. `max_cells`: A larger screen is cut down to so many cells. `max_genes`: A larger screen
-    is cut down to so many genes.
+    Parameters
+    ----------
+    data
+        Screen, .h5ad; else one is simulated.
+    out
+        Folder where results are written.
+    seed
+        Seed of every random choice.
+    held_out
+        Combinations ('A+B') or contexts (such as a cell type) to hold out; else the hardest
+        question that the screen can answer.
+    max_epochs
+        Epochs of stage one at most; else the model's choice.
+    n_steps
+        Steps of stage two at most; else the model's choice.
+    max_cells
+        A larger screen is cut down to so many cells.
+    max_genes
+        A larger screen is cut down to so many genes.
     """
 
     data: Path | None = None
@@ -78,10 +102,20 @@ class DemoOptions:
 class BenchmarkOptions:
     """What of a study's file is overruled; None is what the file says.
 
-    `out`: Folder where results are written; else as in the study. `workers`: Number of processes;
-    else as in the study. `seeds`: Seeds of splits and methods; else as in the study. `max_folds`:
-    At most so many folds a task, for a quick look. `fresh`: Do everything anew. `backend`:
-    Processes of this machine, or a cluster by ray.
+    Parameters
+    ----------
+    out
+        Folder where results are written; else as in the study.
+    workers
+        Number of processes; else as in the study.
+    seeds
+        Seeds of splits and methods; else as in the study.
+    max_folds
+        At most so many folds a task, for a quick look.
+    fresh
+        Do everything anew.
+    backend
+        Processes of this machine, or a cluster by ray.
     """
 
     out: Path | None = None
@@ -97,7 +131,10 @@ def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
 
     Exit code 0: no problem; 1: problems; 2: not readable.
 
-    `file`: Screen, .h5ad.
+    Parameters
+    ----------
+    file
+        Screen, .h5ad.
     """
     from rich.console import Console
 
@@ -148,7 +185,10 @@ def benchmark(study: Path, /, *, options: BenchmarkOptions = BenchmarkOptions())
 def _app(command: str) -> App:
     """Return the commands; of other packages, only the command that is asked for is loaded.
 
-    Raises `UsageError`: If that one cannot be loaded.
+    Raises
+    ------
+    UsageError
+        If that one cannot be loaded.
     """
     app = App(
         name="scvi-perturb",

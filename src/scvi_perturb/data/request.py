@@ -77,18 +77,12 @@ def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> R
     several.
     """
     frame = request_table(conditions, screen.keys)
-    asked = {c: _asked(frame, c) for c in screen.keys.context}
-    return Request(
-        conditions=tuple(parse_conditions(frame, screen.keys, screen.table.conditions)),
-        context={column: labels for column, labels in asked.items() if labels is not None},
-        batch=None if screen.keys.batch is None else _asked(frame, screen.keys.batch),
-    )
-
-
-def _asked(frame: pd.DataFrame, column: str) -> tuple[str, ...] | None:
-    """Return the labels of a column, "" where there is none; None where no row has one."""
-    labels = tuple(as_labels(frame[column], missing="")) if column in frame else ()
-    return labels if any(labels) else None
+    parsed = parse_conditions(frame, screen.keys, screen.table.conditions)
+    columns = (*screen.keys.context, *filter(None, [screen.keys.batch]))
+    labels = {c: tuple(as_labels(frame[c], missing="")) for c in columns if c in frame}
+    asked = {column: own for column, own in labels.items() if any(own)}
+    batch = asked.pop(screen.keys.batch, None) if screen.keys.batch else None
+    return Request(tuple(parsed), asked, batch)
 
 
 def request_table(conditions: str | Iterable[str] | pd.DataFrame, keys: ScreenKeys) -> pd.DataFrame:

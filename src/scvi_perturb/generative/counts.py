@@ -168,25 +168,12 @@ def sample_counts(
 ) -> csr_matrix:
     """Draw counts from Poisson, negative binomial or zero-inflated laws.
 
-    Parameters
-    ----------
-    mu
-        Means `(n_cells, n_genes)`, >= 0, on any device.
-    theta
-        Inverse dispersions, > 0, `(n_genes,)` or `(n_cells, n_genes)`; None draws from Poisson.
-    zi_logits
-        Logits of the probability that a count is replaced by zero `(n_cells, n_genes)`.
-    generator
-        Source of randomness, on the device of `mu`; the operating system's when None.
-
-    Returns
-    -------
-    Counts `(n_cells, n_genes)`: a canonical CSR matrix of float32 holding integers.
-
-    Raises
-    ------
-    ValueError
-        If a mean is negative or not a number, a dispersion is not positive, or shapes do not match.
+    `mu`: Means `(n_cells, n_genes)`, >= 0, on any device. `theta`: Inverse dispersions, > 0,
+    `(n_genes,)` or `(n_cells, n_genes)`; None draws from Poisson. `zi_logits`: Logits of the
+    probability that a count is replaced by zero `(n_cells, n_genes)`. `generator`: Source of
+    randomness, on the device of `mu`; the operating system's when None. Returns counts `(n_cells,
+    n_genes)`: a canonical CSR matrix of float32 holding integers. Raises `ValueError`: If a mean is
+    negative or not a number, a dispersion is not positive, or shapes do not match.
     """
     mu = mu.detach().float()
     theta = None if theta is None else theta.detach().float()

@@ -31,36 +31,19 @@ def couple(
 ) -> tuple[Tensor, Tensor]:
     """Match every row of `x1` with a row of `x0` under the squared Euclidean cost.
 
-    Parameters
-    ----------
-    x0
-        Source points `(n_0, n_dim)`, for example control cells.
-    x1
-        Target points `(n_1, n_dim)`, for example perturbed cells.
-    method
-        "exact": the assignment of least total cost; where `n_1 > n_0`, sources are used
-        `n_1 / n_0` times each, rounded up or down. "sinkhorn": a source drawn for each target from
-        the entropic transport plan. "unbalanced": the same, where sources need not be used evenly:
-        a departure of their use from even costs its Kullback-Leibler divergence, so that a
-        subpopulation that grew or shrank is not carried into another. "random": an assignment
-        without regard to cost.
-    generator
-        Source of randomness, on the device of the points. Without one, all but "exact" differ
-        from call to call.
+    `x0`: Source points `(n_0, n_dim)`, for example control cells. `x1`: Target points `(n_1,
+    n_dim)`, for example perturbed cells. `method`: "exact": the assignment of least total cost;
+    where `n_1 > n_0`, sources are used `n_1 / n_0` times each, rounded up or down. "sinkhorn": a
+    source drawn for each target from the entropic transport plan. "unbalanced": the same, where
+    sources need not be used evenly: a departure of their use from even costs its Kullback-Leibler
+    divergence, so that a subpopulation that grew or shrank is not carried into another. "random":
+    an assignment without regard to cost. `generator`: Source of randomness, on the device of the
+    points. Without one, all but "exact" differ from call to call. Returns indices into `x0` and
+    into `x1`, both `(n_1,)`; the second is `0 .. n_1 - 1`. Raises `ValueError`: If the method is
+    not known, a side is empty or the dimensions differ.
 
-    Returns
-    -------
-    Indices into `x0` and into `x1`, both `(n_1,)`; the second is `0 .. n_1 - 1`.
-
-    Raises
-    ------
-    ValueError
-        If the method is not known, a side is empty or the dimensions differ.
-
-    References
-    ----------
-    Tong et al., Improving and generalizing flow-based generative models with minibatch optimal
-    transport, 2024; Cuturi, Sinkhorn distances, 2013; Chizat et al., Scaling algorithms for
+    Reference: Tong et al., Improving and generalizing flow-based generative models with minibatch
+    optimal transport, 2024; Cuturi, Sinkhorn distances, 2013; Chizat et al., Scaling algorithms for
     unbalanced optimal transport problems, 2018.
     """
     check_choice("method", method, get_args(CouplingMethod))

@@ -43,9 +43,8 @@ def to_x0(
     `parameterisation`: What the network predicts. Raises `ValueError`: If the parameterisation is
     not known.
 
-    References
-    ----------
-    Salimans and Ho, Progressive distillation for fast sampling of diffusion models, 2022.
+    Reference: Salimans and Ho, Progressive distillation for fast sampling of diffusion models,
+    2022.
     """
     check_choice("parameterisation", parameterisation, get_args(Parameterisation))
     if parameterisation == "x0":
@@ -59,14 +58,8 @@ def to_x0(
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Return `x_t = alpha x_0 + sigma eps`.
 
-    Parameters
-    ----------
-    x0, noise
-        Data and standard normal noise `(n_cells, n_dim)`.
-    t
-        Times in [0, 1], `(n_cells,)` or 0-d.
-    schedule
-        Gives alpha and sigma.
+    `x0`, `noise`: Data and standard normal noise `(n_cells, n_dim)`. `t`: Times in [0, 1],
+    `(n_cells,)` or 0-d. `schedule`: Gives alpha and sigma.
     """
     alpha, sigma = _scales(t, schedule, x0)
     return alpha * x0 + sigma * noise
@@ -80,11 +73,7 @@ def min_snr_weight(
     An error of `x_0` weighs `min(snr, gamma)`; an error of `eps` or `v` weighs what gives the same
     loss. Times as any shape; the weights have the same shape.
 
-
-
-    References
-    ----------
-    Hang et al., Efficient diffusion training via min-SNR weighting strategy, 2023.
+    Reference: Hang et al., Efficient diffusion training via min-SNR weighting strategy, 2023.
     """
     check_choice("parameterisation", parameterisation, get_args(Parameterisation))
     snr = torch.exp(schedule.log_snr(t))
@@ -109,24 +98,11 @@ def denoising_loss(
 ) -> Tensor:
     """Return the weighted mean squared error of a prediction, one value a cell.
 
-    Parameters
-    ----------
-    prediction
-        Output of the network at `add_noise(x0, noise, t, schedule)`, `(n_cells, n_dim)`.
-    x0, noise
-        Data and the noise that was added `(n_cells, n_dim)`.
-    t
-        Times in [0, 1], `(n_cells,)` or 0-d.
-    schedule
-        Gives alpha and sigma.
-    parameterisation
-        What the network predicts.
-    gamma
-        Limit of min-SNR weighting; None weighs all times alike.
-
-    Returns
-    -------
-    Loss `(n_cells,)`: weighted squared error, averaged over dimensions.
+    `prediction`: Output of the network at `add_noise(x0, noise, t, schedule)`, `(n_cells, n_dim)`.
+    `x0`, `noise`: Data and the noise that was added `(n_cells, n_dim)`. `t`: Times in [0, 1],
+    `(n_cells,)` or 0-d. `schedule`: Gives alpha and sigma. `parameterisation`: What the network
+    predicts. `gamma`: Limit of min-SNR weighting; None weighs all times alike. Returns loss
+    `(n_cells,)`: weighted squared error, averaged over dimensions.
     """
     check_choice("parameterisation", parameterisation, get_args(Parameterisation))
     if parameterisation == "x0":

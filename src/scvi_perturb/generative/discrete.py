@@ -78,14 +78,8 @@ class DiscreteDiffusion:
     def posterior(self, x_t: Tensor, data: Tensor, t: float, s: float) -> Tensor:
         """Return `q(x_s | x_t)`, `(..., n_symbols)`, marginalised over the predicted data.
 
-        Parameters
-        ----------
-        x_t
-            States at time `t`, `(...)`.
-        data
-            Probabilities of the data given `x_t`, `(..., n_states)`.
-        t, s
-            Times, `s < t`.
+        `x_t`: States at time `t`, `(...)`. `data`: Probabilities of the data given `x_t`, `(...,
+        n_states)`. `t`, `s`: Times, `s < t`.
         """
         if self.transition == "absorbing":
             masked = (x_t == self.n_states)[..., None]
@@ -116,22 +110,10 @@ class DiscreteDiffusion:
 
         A masked state is classified in the step in which it loses its mask.
 
-        Parameters
-        ----------
-        classify
-            `(x_t, t, places) -> probabilities of the data (m, n_states)`; `places` is a mask of
-            `m` of the states, in whose order they come.
-        shape
-            Of the result.
-        n_evaluations
-            Number of steps, even in time.
-        generator
-            Source of randomness.
-
-        Raises
-        ------
-        ValueError
-            If there would be no step.
+        `classify`: `(x_t, t, places) -> probabilities of the data (m, n_states)`; `places` is a
+        mask of `m` of the states, in whose order they come. `shape`: Of the result.
+        `n_evaluations`: Number of steps, even in time. `generator`: Source of randomness. Raises
+        `ValueError`: If there would be no step.
         """
         check_evaluations(n_evaluations)
         x = self.noise(shape, generator)

@@ -49,10 +49,8 @@ def flow_loss(velocity: Tensor, source: Tensor, data: Tensor) -> Tensor:
     `velocity`: Predicted at `(1 - t) source + t data`, `(n, n_dim)`. `source`, `data`: Ends of the
     line, `(n, n_dim)`. Returns `(n,)`.
 
-    References
-    ----------
-    Lipman et al., Flow matching for generative modeling, 2023; Tong et al., Improving and
-    generalizing flow-based generative models with minibatch optimal transport, 2024.
+    Reference: Lipman et al., Flow matching for generative modeling, 2023; Tong et al., Improving
+    and generalizing flow-based generative models with minibatch optimal transport, 2024.
     """
     return (velocity.float() - (data - source)).square().mean(1)
 
@@ -76,33 +74,18 @@ def integrate(
 ) -> Iterator[Tensor]:
     """Follow a field and yield the state at each of the times after the first.
 
-    Parameters
-    ----------
-    field
-        `(t, x) -> dx/dt`.
-    x
-        State at the first time, `(n, n_dim)`.
-    times
-        At least two, rising or falling: backwards in time is as good as forwards.
-    n_steps
-        Steps over a span of one; each interval has its share, at least one.
-    solver
-        `"euler"` (order 1), `"heun"` (order 2) or `"rk4"` (order 4), with 1, 2 and 4 evaluations
-        a step.
+    `field`: `(t, x) -> dx/dt`. `x`: State at the first time, `(n, n_dim)`. `times`: At least two,
+    rising or falling: backwards in time is as good as forwards. `n_steps`: Steps over a span of
+    one; each interval has its share, at least one. `solver`: `"euler"` (order 1), `"heun"` (order
+    2) or `"rk4"` (order 4), with 1, 2 and 4 evaluations a step. Raises `ValueError`: If the solver
+    is not known, there are no steps, or fewer than two times.
 
     Yields
     ------
     Tensor
         `(n, n_dim)`.
 
-    Raises
-    ------
-    ValueError
-        If the solver is not known, there are no steps, or fewer than two times.
-
-    References
-    ----------
-    Hairer, Norsett and Wanner, Solving ordinary differential equations I, 1993.
+    Reference: Hairer, Norsett and Wanner, Solving ordinary differential equations I, 1993.
     """
     check_choice("solver", solver, get_args(Solver))
     if n_steps < 1 or len(times) < 2:
@@ -123,21 +106,10 @@ def integrate_adaptive(
 
     For checks: the number of evaluations is not bounded, and depends on all rows.
 
-    Parameters
-    ----------
-    field, x, times
-        As for :func:`integrate`.
-    tolerance
-        Absolute and relative error allowed.
+    `field`, `x`, `times`: As for :func:`integrate`. `tolerance`: Absolute and relative error
+    allowed. Raises `ImportError`: Without torchdiffeq.
 
-    Raises
-    ------
-    ImportError
-        Without torchdiffeq.
-
-    References
-    ----------
-    Dormand and Prince 1980; Chen, torchdiffeq, 2018.
+    Reference: Dormand and Prince 1980; Chen, torchdiffeq, 2018.
     """
     try:
         from torchdiffeq import odeint
@@ -213,9 +185,7 @@ def hutchinson_divergence(
     `n_probes`: Number of probes. `like`: Points `(n, n_dim)`, for shape, type and device.
     `generator`: Source of the probes.
 
-    References
-    ----------
-    Grathwohl et al., FFJORD, 2019; Hutchinson 1990.
+    Reference: Grathwohl et al., FFJORD, 2019; Hutchinson 1990.
     """
     shape = (n_probes, *like.shape)
     signs = torch.randint(0, 2, shape, generator=generator, device=like.device)
@@ -271,33 +241,16 @@ def flow_log_density(
 
     `log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(t, x_t) dt`.
 
-    Parameters
-    ----------
-    field
-        Velocity from the source (time 0) to the data (time 1); rows must not depend on each
-        other.
-    x
-        Points `(n, n_dim)`.
-    n_steps, solver
-        Of the integration; an even number lets the half be compared.
-    n_probes
-        Probes of Hutchinson's estimate of the divergence; None takes the exact trace, `n_dim`
-        forward derivatives an evaluation.
-    generator
-        Source of the probes.
-    divergence
-        How the exact trace is taken: a field may know a faster way to its own.
-    with_step_error
-        Whether to integrate once more with half the steps; else that error is NaN.
+    `field`: Velocity from the source (time 0) to the data (time 1); rows must not depend on each
+    other. `x`: Points `(n, n_dim)`. `n_steps`, `solver`: Of the integration; an even number lets
+    the half be compared. `n_probes`: Probes of Hutchinson's estimate of the divergence; None takes
+    the exact trace, `n_dim` forward derivatives an evaluation. `generator`: Source of the probes.
+    `divergence`: How the exact trace is taken: a field may know a faster way to its own.
+    `with_step_error`: Whether to integrate once more with half the steps; else that error is NaN.
+    Raises `ValueError`: If there are fewer than two probes: one has no standard error.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than two probes: one has no standard error.
-
-    References
-    ----------
-    Chen et al., Neural ordinary differential equations, 2018; Grathwohl et al., FFJORD, 2019.
+    Reference: Chen et al., Neural ordinary differential equations, 2018; Grathwohl et al., FFJORD,
+    2019.
     """
     if n_probes is not None and n_probes < 2:
         msg = f"n_probes={n_probes}; expected at least 2, whose spread gives the standard error."

@@ -236,28 +236,12 @@ def nb_log_prob(
 ) -> Tensor:
     """Return the negative binomial log-likelihood of each cell, summed over genes.
 
-    Parameters
-    ----------
-    x
-        Counts `(n_cells, n_genes)`, integers of any dtype.
-    mu
-        Means `(n_cells, n_genes)`, >= 0.
-    theta
-        Inverse dispersions, > 0, `(n_genes,)` or `(n_cells, n_genes)`; the variance is
-        `mu + mu^2 / theta`.
-    nonzero
-        Rows and columns of the non-zero counts, each position once, as
-        `torch.nonzero(x, as_tuple=True)` gives them; found from `x` when None, which takes as long
-        as the rest.
-
-    Returns
-    -------
-    Log-likelihood `(n_cells,)` in nats.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match.
+    `x`: Counts `(n_cells, n_genes)`, integers of any dtype. `mu`: Means `(n_cells, n_genes)`, >= 0.
+    `theta`: Inverse dispersions, > 0, `(n_genes,)` or `(n_cells, n_genes)`; the variance is `mu +
+    mu^2 / theta`. `nonzero`: Rows and columns of the non-zero counts, each position once, as
+    `torch.nonzero(x, as_tuple=True)` gives them; found from `x` when None, which takes as long as
+    the rest. Returns log-likelihood `(n_cells,)` in nats. Raises `ValueError`: If the shapes do not
+    match.
     """
     _check_shapes(x, {"mu": mu, "theta": theta})
     dtype = _real(mu, theta)
@@ -275,12 +259,8 @@ def zinb_log_prob(
 ) -> Tensor:
     """Return the zero-inflated negative binomial log-likelihood of each cell, summed over genes.
 
-    Parameters
-    ----------
-    x, mu, theta, nonzero
-        As for :func:`nb_log_prob`, as are the result and the error.
-    zi_logits
-        Logits of the probability that a count is replaced by zero `(n_cells, n_genes)`.
+    `x`, `mu`, `theta`, `nonzero`: As for :func:`nb_log_prob`, as are the result and the error.
+    `zi_logits`: Logits of the probability that a count is replaced by zero `(n_cells, n_genes)`.
     """
     _check_shapes(x, {"mu": mu, "theta": theta, "zi_logits": zi_logits})
     dtype = _real(mu, theta, zi_logits)
@@ -294,10 +274,7 @@ def poisson_log_prob(
 ) -> Tensor:
     """Return the Poisson log-likelihood of each cell, summed over genes.
 
-    Parameters
-    ----------
-    x, mu, nonzero
-        As for :func:`nb_log_prob`, as are the result and the error.
+    `x`, `mu`, `nonzero`: As for :func:`nb_log_prob`, as are the result and the error.
     """
     _check_shapes(x, {"mu": mu})
     mean = mu.to(_real(mu))
@@ -312,14 +289,9 @@ def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
     The result and the error are as for :func:`nb_log_prob`.
 
-    Parameters
-    ----------
-    x
-        Values `(n_cells, n_genes)`, for example log-normalised expression or signatures.
-    loc
-        Means `(n_cells, n_genes)`.
-    scale
-        Standard deviations, > 0, `(n_genes,)` or `(n_cells, n_genes)`.
+    `x`: Values `(n_cells, n_genes)`, for example log-normalised expression or signatures. `loc`:
+    Means `(n_cells, n_genes)`. `scale`: Standard deviations, > 0, `(n_genes,)` or `(n_cells,
+    n_genes)`.
     """
     _check_shapes(x, {"loc": loc, "scale": scale})
     dtype = _real(x, loc, scale)

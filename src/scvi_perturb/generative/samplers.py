@@ -50,11 +50,7 @@ class LinearPath:
 
     The log-SNR is infinite at the ends and is reported clipped to +-`LOG_SNR_LIMIT`.
 
-
-
-    References
-    ----------
-    Lipman et al., Flow matching for generative modeling, 2023.
+    Reference: Lipman et al., Flow matching for generative modeling, 2023.
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -194,15 +190,8 @@ _SCHEDULES: Final[dict[str, type[CosineSchedule | LinearSchedule | LinearPath]]]
 def get_schedule(name: ScheduleName) -> Schedule:
     """Return the schedule of this name with its default parameters.
 
-    Parameters
-    ----------
-    name
-        "cosine", "linear" (both variance-preserving) or "path" (straight line).
-
-    Raises
-    ------
-    ValueError
-        If the name is not known.
+    `name`: "cosine", "linear" (both variance-preserving) or "path" (straight line). Raises
+    `ValueError`: If the name is not known.
     """
     check_choice("schedule", name, _SCHEDULES)
     return _SCHEDULES[name]()
@@ -317,11 +306,7 @@ def ddim(
 
     Arguments as for `Sampler`, as those of all samplers here.
 
-
-
-    References
-    ----------
-    Song, Meng and Ermon, Denoising diffusion implicit models, 2021.
+    Reference: Song, Meng and Ermon, Denoising diffusion implicit models, 2021.
     """
     del generator
     check_evaluations(n_evaluations)
@@ -346,12 +331,8 @@ def heun(
     velocity `cos(a) eps - sin(a) x_0`; a step averages the velocities of its two ends. Two
     evaluations a step, but one in the last step and, if `n_evaluations` is even, in the first.
 
-
-
-    References
-    ----------
-    Karras et al., Elucidating the design space of diffusion-based generative models, 2022;
-    Salimans and Ho, Progressive distillation for fast sampling of diffusion models, 2022.
+    Reference: Karras et al., Elucidating the design space of diffusion-based generative models,
+    2022; Salimans and Ho, Progressive distillation for fast sampling of diffusion models, 2022.
     """
     del generator
     check_evaluations(n_evaluations)
@@ -389,11 +370,7 @@ def dpm_solver_2m(
     The denoised data are extrapolated in the log-SNR from the last two steps, except in the first
     and the last step.
 
-
-
-    References
-    ----------
-    Lu et al., DPM-Solver++: fast solver for guided sampling of diffusion models, 2022.
+    Reference: Lu et al., DPM-Solver++: fast solver for guided sampling of diffusion models, 2022.
     """
     del generator
     check_evaluations(n_evaluations)
@@ -424,12 +401,8 @@ def euler_maruyama(
     With the variance-preserving schedules this is ancestral sampling (DDPM). Needs hundreds of
     evaluations; `generator` gives the noise.
 
-
-
-    References
-    ----------
-    Ho, Jain and Abbeel, Denoising diffusion probabilistic models, 2020; Song et al., Score-based
-    generative modeling through stochastic differential equations, 2021.
+    Reference: Ho, Jain and Abbeel, Denoising diffusion probabilistic models, 2020; Song et al.,
+    Score-based generative modeling through stochastic differential equations, 2021.
     """
     check_evaluations(n_evaluations)
     points = _grid(schedule, n_evaluations)
@@ -492,10 +465,7 @@ class SamplerConfig:
     ) -> SamplerConfig:
         """Return a configuration as it is, or the defaults of a method by its name.
 
-        Raises
-        ------
-        ValueError
-            If the method is none of those that are to be had.
+        Raises `ValueError`: If the method is none of those that are to be had.
         """
         check_choice("sampler", getattr(sampler, "method", sampler), methods)
         return sampler if isinstance(sampler, SamplerConfig) else cls(method=sampler)

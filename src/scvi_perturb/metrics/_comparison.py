@@ -65,15 +65,9 @@ class Space:
     ) -> Self:
         """Fit all of it on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
 
-        Parameters
-        ----------
-        cells
-            Log-normalised training cells.
-        n_components, n_states, n_genes
-            Numbers of principal components, of cell states, of most variable genes; fewer where
-            the data do not allow for as many.
-        seed
-            Seed of the solvers' starts.
+        `cells`: Log-normalised training cells. `n_components`, `n_states`, `n_genes`: Numbers of
+        principal components, of cell states, of most variable genes; fewer where the data do not
+        allow for as many. `seed`: Seed of the solvers' starts.
         """
         pca = fit_pca(cells, n_components=n_components, seed=seed)
         states = CellStates.fit(pca.transform(cells), n_states=n_states, seed=seed)
@@ -116,14 +110,9 @@ class CellPopulation:
     ) -> Self:
         """Describe log-normalised cells `(n_cells, n_genes)`, at least two, by a profile.
 
-        Parameters
-        ----------
-        cells
-            `log1p` of counts per ten thousand.
-        profile
-            "cell_mean": the mean over cells. "pseudobulk": `log1p` of the mean over cells of counts
-            per ten thousand, for comparison with profiles of counts; each cell counts alike
-            here, as its depth is not known.
+        `cells`: `log1p` of counts per ten thousand. `profile`: "cell_mean": the mean over cells.
+        "pseudobulk": `log1p` of the mean over cells of counts per ten thousand, for comparison with
+        profiles of counts; each cell counts alike here, as its depth is not known.
         """
         if profile == "cell_mean":
             mean, variance = gene_moments(cells)
@@ -146,10 +135,7 @@ class CellPopulation:
     def known_cells(self) -> Matrix:
         """The cells, `(n_cells, n_genes)`.
 
-        Raises
-        ------
-        SchemaError
-            If it is a profile alone.
+        Raises `SchemaError`: If it is a profile alone.
         """
         if self.cells is None:
             msg = (
@@ -256,10 +242,7 @@ class GroundTruth:
     def project(self, cells: Matrix) -> Floats:
         """Return cells in the components of `space`, the perturbation's own genes left out.
 
-        Raises
-        ------
-        SchemaError
-            If there is no space.
+        Raises `SchemaError`: If there is no space.
         """
         if self.space is None:
             msg = "Cells are compared in a space: give `GroundTruth(space=Space.fit(training))`."
@@ -297,10 +280,7 @@ class Comparison:
 
         Stated change and standard error, measured change and its sampling variance.
 
-        Raises
-        ------
-        SchemaError
-            If the prediction states no standard error.
+        Raises `SchemaError`: If the prediction states no standard error.
         """
         stated, truth = self.predicted.effect_std, self.truth
         if stated is None:

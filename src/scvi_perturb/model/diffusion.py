@@ -90,14 +90,8 @@ class PerturbDiffusion(LatentModel):
         super().__init__(adata, registry, features)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson"))
         check_choice("space", space, ("latent", "log1p", "counts"))
-        stage_one = AutoencoderConfig(
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            likelihood="normal" if space == "log1p" else likelihood,
-            dispersion=dispersion,
-            decoder=decoder,
-        )
+        values = "normal" if space == "log1p" else likelihood
+        stage_one = AutoencoderConfig(n_latent, n_hidden, n_layers, values, dispersion, decoder)
         if space == "counts":
             stage_two = counts_config(stage_two, len(self._screen.genes))
             self._build(None, stage_two, seed=seed, generator_class=CountDiffusion)

@@ -27,9 +27,7 @@ def hsic(*groups: Tensor) -> Tensor:
     `*groups`: Draws of groups of variables of the same cells, `(n, k)` each. Returns a number from
     0 to the number of pairs, 0 for fewer than four points.
 
-    References
-    ----------
-    Gretton et al., Measuring statistical dependence with Hilbert-Schmidt norms, 2005.
+    Reference: Gretton et al., Measuring statistical dependence with Hilbert-Schmidt norms, 2005.
     """
     total = groups[0].new_zeros(())
     if len(groups[0]) < _FEWEST:
@@ -66,9 +64,7 @@ def total_correlation(
     `n_total`: Number of cells that the batch stands for. Returns a number, 0 for fewer than four
     cells.
 
-    References
-    ----------
-    Chen et al., Isolating sources of disentanglement in variational autoencoders, 2018.
+    Reference: Chen et al., Isolating sources of disentanglement in variational autoencoders, 2018.
     """
     n = len(draws[0])
     if n < _FEWEST:

@@ -186,10 +186,8 @@ def state_divergence(
     infinite where all do. Returns the divergence, nats, and the probability that the cell
     responded, `(n,)` each.
 
-    References
-    ----------
-    Hershey and Olsen, Approximating the Kullback Leibler divergence between Gaussian mixture
-    models, 2007 (variational bound).
+    Reference: Hershey and Olsen, Approximating the Kullback Leibler divergence between Gaussian
+    mixture models, 2007 (variational bound).
     """
     unit = torch.zeros_like(shift)
     shifted = gaussian_kl(posterior, (shift, unit))

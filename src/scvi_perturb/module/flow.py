@@ -180,16 +180,9 @@ class LatentFlow(LatentGenerator):
     ) -> Iterator[Tensor]:
         """Carry latents from the first of the times to each of the others, either way.
 
-        Parameters
-        ----------
-        batch
-            Condition, reference and context of each cell.
-        latent
-            Where the cells are at the first time, `(B, n_latent)`.
-        times
-            0 is the source, 1 the data.
-        sampler
-            Solver, evaluations for a span of one, guidance.
+        `batch`: Condition, reference and context of each cell. `latent`: Where the cells are at the
+        first time, `(B, n_latent)`. `times`: 0 is the source, 1 the data. `sampler`: Solver,
+        evaluations for a span of one, guidance.
 
         Yields
         ------
@@ -216,12 +209,8 @@ class LatentFlow(LatentGenerator):
     ) -> FlowDensity:
         """Return the log-density of latents under their conditions, of flows from noise.
 
-        Parameters
-        ----------
-        batch, latent, sampler
-            As for :meth:`follow`; `latent` at time 1.
-        n_probes, generator, with_step_error
-            See :func:`scvi_perturb.generative.flow_log_density`.
+        `batch`, `latent`, `sampler`: As for :meth:`follow`; `latent` at time 1. `n_probes`,
+        `generator`, `with_step_error`: See :func:`scvi_perturb.generative.flow_log_density`.
         """
         frame = self._frame(batch)
         solver, n_steps = solver_and_steps(sampler)
@@ -334,10 +323,7 @@ class LatentSplines(LatentFlow):
         Arguments as for `LatentFlow.follow`. At time 0 latents are those of the noise, in the
         coordinates of the data.
 
-        Raises
-        ------
-        ValueError
-            For times other than 0 and 1.
+        Raises `ValueError`: For times other than 0 and 1.
         """
         _refuse_guidance(sampler)
         if not set(times) <= {0.0, 1.0}:

@@ -155,12 +155,8 @@ class ExpressionEncoder(nn.Module):
     def forward(self, inputs: Tensor, batch_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `(n_cells, n_latent)`.
 
-        Parameters
-        ----------
-        inputs
-            Transformed counts, `(n_cells, n_genes)`.
-        batch_weights
-            Membership in each batch, `(n_cells, n_batch)`, rows sum to one.
+        `inputs`: Transformed counts, `(n_cells, n_genes)`. `batch_weights`: Membership in each
+        batch, `(n_cells, n_batch)`, rows sum to one.
         """
         inputs = _with_batch(inputs, batch_weights)
         hidden = self.hidden(inputs)
@@ -297,14 +293,9 @@ class ConditionalNetwork(nn.Module):
     def forward(self, x_t: Tensor, reference: Tensor, modulation: Tensor) -> Tensor:
         """Apply the network.
 
-        Parameters
-        ----------
-        x_t
-            Noised latents, `(n, n_latent)`.
-        reference
-            Latents of the reference cells, `(n, n_latent)`; zeros where there is none.
-        modulation
-            Output of :meth:`modulation`, `(n, 3 * width)` or `(1, 3 * width)`.
+        `x_t`: Noised latents, `(n, n_latent)`. `reference`: Latents of the reference cells, `(n,
+        n_latent)`; zeros where there is none. `modulation`: Output of :meth:`modulation`, `(n, 3 *
+        width)` or `(1, 3 * width)`.
         """
         hidden = self.input(torch.cat([x_t, reference], dim=1))
         for block in self.blocks:
@@ -384,15 +375,9 @@ class CountNetwork(nn.Module):
     ) -> Tensor:
         """Return logits of the chosen values, `(m, n_bins)`, row by row.
 
-        Parameters
-        ----------
-        inputs
-            Noised values, whether they are masked, values of the control cell, additive effect,
-            each `(n, n_genes)`.
-        time, condition
-            `(n,)` and `(n, n_condition)`.
-        places
-            Mask of the `m` chosen values, `(n, n_genes)`.
+        `inputs`: Noised values, whether they are masked, values of the control cell, additive
+        effect, each `(n, n_genes)`. `time`, `condition`: `(n,)` and `(n, n_condition)`. `places`:
+        Mask of the `m` chosen values, `(n, n_genes)`.
         """
         encoded = functional.silu(self.encoder(torch.cat(list(inputs[:3]), dim=1)))
         first, second = encoded.chunk(2, dim=1)

@@ -87,14 +87,8 @@ class MetadataEncoder(nn.Module):
     def forward(self, fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the sum of vectors, and what missing columns add to the variance.
 
-        Parameters
-        ----------
-        fields
-            Column -> codes or numbers, `(n,)`; of no column if there is none.
-
-        Returns
-        -------
-        Two tensors `(n, n_out)`; zeros without columns, `(1, n_out)`.
+        `fields`: Column -> codes or numbers, `(n,)`; of no column if there is none. Returns two
+        tensors `(n, n_out)`; zeros without columns, `(1, n_out)`.
         """
         if not self.specs:
             return self.nothing, self.nothing
@@ -189,10 +183,8 @@ class GroupPrior(nn.Module):
     splines: for populations of several kinds of cells. `n_components`: Gaussians of the mixture.
     `dropout`: Share of metadata taken for missing while training.
 
-    References
-    ----------
-    Tomczak and Welling, VAE with a VampPrior, 2018, for learned priors; Durkan et al., Neural
-    spline flows, 2019.
+    Reference: Tomczak and Welling, VAE with a VampPrior, 2018, for learned priors; Durkan et al.,
+    Neural spline flows, 2019.
     """
 
     def __init__(

@@ -88,17 +88,10 @@ class PerturbationOperators(nn.Module):
     ) -> Tensor:
         """Return the shift of the state, `(n, n_state)`.
 
-        Parameters
-        ----------
-        component, dose, mask
-            Ids, doses and which of them are there, `(n, m)`.
-        time
-            `(n,)`, NaN where not recorded.
-        identity
-            Identity of the cells, `(n, n_identity)`; None for the average cell.
-        weight
-            Factor of each component, `(n, m)`, for sums and differences, which have no terms of
-            pairs; None for ones.
+        `component`, `dose`, `mask`: Ids, doses and which of them are there, `(n, m)`. `time`:
+        `(n,)`, NaN where not recorded. `identity`: Identity of the cells, `(n, n_identity)`; None
+        for the average cell. `weight`: Factor of each component, `(n, m)`, for sums and
+        differences, which have no terms of pairs; None for ones.
         """
         factor = self.dose_factor(component, dose) * self.time_factor(component, time[:, None])
         factor = factor * mask.to(factor.dtype)

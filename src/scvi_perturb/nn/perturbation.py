@@ -93,12 +93,8 @@ class PerturbationEncoder(nn.Module):
         A component that is held out has no usable identity, and must not be taken for known;
         features are centred and scaled by the components trained on alone.
 
-        Parameters
-        ----------
-        seen
-            Whether each component is trained on, `(n_components,)`.
-        reference_dose
-            Dose of each component at which its factor is one, `(n_components,)`.
+        `seen`: Whether each component is trained on, `(n_components,)`. `reference_dose`: Dose of
+        each component at which its factor is one, `(n_components,)`.
         """
         self.seen.copy_(seen)
         self.reference_dose.copy_(reference_dose)
@@ -111,17 +107,9 @@ class PerturbationEncoder(nn.Module):
     def forward(self, component: Tensor, dose: Tensor, mask: Tensor, time: Tensor) -> Tensor:
         """Embed conditions.
 
-        Parameters
-        ----------
-        component, dose, mask
-            Ids, doses and which of them are there, each `(n, m)`.
-        time
-            Hours, `(n,)`; NaN where not recorded.
-
-        Returns
-        -------
-        Tensor
-            `(n, n_out)`; zeros for the control without a time.
+        `component`, `dose`, `mask`: Ids, doses and which of them are there, each `(n, m)`. `time`:
+        Hours, `(n,)`; NaN where not recorded. Returns `(n, n_out)`; zeros for the control without a
+        time.
         """
         vectors = self.component_vectors(component) * self.dose_factor(component, dose)[..., None]
         weight = mask[..., None].to(vectors.dtype)

@@ -47,9 +47,7 @@ def renormalized(changes: Floats, controls: Floats) -> Floats:
     `changes`, `controls`: Change, and the profile that it leads from, `log1p` of counts per ten
     thousand of their sum, `(n_requests, n_genes)`.
 
-    References
-    ----------
-    Aitchison, The statistical analysis of compositional data, 1986.
+    Reference: Aitchison, The statistical analysis of compositional data, 1986.
     """
     made: Floats = np.log1p(TARGET_SUM * proportions(controls + changes)) - controls
     made[~changes.any(axis=1)] = 0.0  # no change is none, to the last digit
@@ -110,9 +108,7 @@ class Moments:
         counts. Returns `(n_groups, n_genes)`, squared units of the profile; None if no group has
         two cells, so that nothing is known.
 
-        References
-        ----------
-        Efron and Stein, The jackknife estimate of variance, Annals of Statistics 1981.
+        Reference: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 1981.
         """
         n = n_cells.astype(np.float64)[:, None]
         if n.max(initial=0.0) < 2:

@@ -86,17 +86,7 @@ class CellPredictor(Predictor, Protocol):
         n_samples: int | None = None,
         seed: int | None = None,
     ) -> AnnData:
-        """Return cells; `obs` has the condition's columns, `reference_cell` and `draw`.
-
-        Parameters
-        ----------
-        conditions, reference
-            As in `predict`.
-        n_samples
-            Cells a condition; None returns one for each control cell.
-        seed
-            Seed of the draw; None draws anew each time.
-        """
+        """Return cells, as :meth:`CellSource.sample` does."""
         ...
 
 

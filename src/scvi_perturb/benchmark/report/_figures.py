@@ -72,26 +72,10 @@ def score_bars(
     no better than the best trivial prediction, the values themselves are drawn, see
     `metric_values`.
 
-    Parameters
-    ----------
-    summary
-        From `Results.summary`.
-    task, metric
-        What of it is drawn.
-    titles
-        Names of methods and tasks for readers.
-    ax
-        Where to draw; None makes a figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Methods by role, the best first. To the right stands the value of the metric.
-
-    Raises
-    ------
-    ValueError
-        If the summary has no such task or metric.
+    `summary`: From `Results.summary`. `task`, `metric`: What of it is drawn. `titles`: Names of
+    methods and tasks for readers. `ax`: Where to draw; None makes a figure. Returns methods by
+    role, the best first. To the right stands the value of the metric. Raises `ValueError`: If the
+    summary has no such task or metric.
     """
     table = one_metric(summary, task, metric)
     judged = table[table["role"] != "replicate"]
@@ -126,27 +110,10 @@ def metric_values(
 ) -> Axes:
     """Draw a metric of every method, with lines at the best trivial prediction and the replicate.
 
-    Parameters
-    ----------
-    summary
-        From `Results.summary`.
-    task, metric
-        What of it is drawn.
-    titles
-        Names of methods and tasks for readers.
-    ax
-        Where to draw; None makes a figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Methods by role, the best first, with 95 % intervals over conditions. Values far from all
-        others are arrows with their number at the end of the axis.
-
-    Raises
-    ------
-    ValueError
-        If the summary has no such task or metric.
+    `summary`, `task`, `metric`, `titles`, `ax`: As for :func:`score_bars`. Returns methods by role,
+    the best first, with 95 % intervals over conditions. Values far from all others are arrows with
+    their number at the end of the axis. Raises `ValueError`: If the summary has no such task or
+    metric.
     """
     table = one_metric(summary, task, metric)
     known = METRICS[metric]
@@ -184,31 +151,12 @@ def calibration_curve(
     On the diagonal predicted distributions are right. Above it at the left and below it at the
     right, real values lie outside more often than predicted ones: predictions are too alike.
 
-    Parameters
-    ----------
-    records
-        From `Results.records`; each fold and seed counts alike.
-    task
-        Whose are drawn.
-    level
-        "cell": values of single cells among predicted cells. "effect": measured mean changes in
-        the distribution that the stated standard error gives. They are never mixed.
-    methods
-        Which; None takes all that have ranks. Past six, those that are furthest off are pale.
-    titles
-        Names of methods and tasks for readers.
-    ax
-        Where to draw; None makes a figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The mean distance from the diagonal stands beside each name.
-
-    Raises
-    ------
-    ValueError
-        If no method has ranks at this level, or the level is neither.
+    `records`: From `Results.records`; each fold and seed counts alike. `task`: Whose are drawn.
+    `level`: "cell": values of single cells among predicted cells. "effect": measured mean changes
+    in the distribution that the stated standard error gives. They are never mixed. `methods`:
+    Which; None takes all that have ranks. Past six, those that are furthest off are pale. `titles`,
+    `ax`: As for :func:`score_bars`. Returns the mean distance from the diagonal stands beside each
+    name. Raises `ValueError`: If no method has ranks at this level, or the level is neither.
     """
     check_choice("level", level, _CURVES)
     shares = _shares(records_of_task(records, task), level, methods)
@@ -248,26 +196,9 @@ def change_scatter(
 ) -> Axes:
     """Draw predicted against measured changes of the genes that change most in each condition.
 
-    Parameters
-    ----------
-    records
-        From `Results.records`.
-    task, method
-        Whose are drawn, over all folds and seeds.
-    titles
-        Names of methods and tasks for readers.
-    ax
-        Where to draw; None makes a figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        With the line of equality and the Pearson correlation over all points.
-
-    Raises
-    ------
-    ValueError
-        If there are no changes of such a task and method.
+    `records`, `titles`, `ax`: As for :func:`calibration_curve`. `task`, `method`: Whose are drawn,
+    over all folds and seeds. Returns with the line of equality and the Pearson correlation over all
+    points. Raises `ValueError`: If there are no changes of such a task and method.
     """
     chosen = [r for r in records_of_task(records, task) if r.method == method]
     pairs = [(r.curves.get("observed", []), r.curves.get("predicted", [])) for r in chosen]
@@ -298,27 +229,10 @@ def cost_dots(
 ) -> list[Axes]:
     """Draw seconds of training and prediction, and memory, of each method on logarithmic axes.
 
-    Parameters
-    ----------
-    cost
-        From `Results.cost`.
-    task
-        Whose are drawn.
-    titles
-        Names of methods and tasks for readers.
-    axes
-        Two to draw on; None makes a figure.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
-        Seconds; peak memory in MiB above what was held before. Below a millisecond or a tenth of
-        a MiB the mark stands, open, at the end of the axis.
-
-    Raises
-    ------
-    ValueError
-        If the task has no cost, or the number of `axes` is not two.
+    `cost`: From `Results.cost`. `task`, `titles`: As for :func:`score_bars`. `axes`: Two to draw
+    on; None makes a figure. Returns seconds; peak memory in MiB above what was held before. Below a
+    millisecond or a tenth of a MiB the mark stands, open, at the end of the axis. Raises
+    `ValueError`: If the task has no cost, or the number of `axes` is not two.
     """
     part = cost[cost["task"] == task]
     if part.empty:

@@ -25,17 +25,8 @@ _LEGEND: Final = (
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown; columns after the first are aligned right.
 
-    Parameters
-    ----------
-    header
-        One word a column.
-    rows
-        Cells as they shall be read; "|" and ends of lines are made harmless.
-
-    Raises
-    ------
-    ValueError
-        If a row has not as many cells as the header.
+    `header`: One word a column. `rows`: Cells as they shall be read; "|" and ends of lines are made
+    harmless. Raises `ValueError`: If a row has not as many cells as the header.
     """
     wrong = [row for row in rows if len(row) != len(header)]
     if wrong:
@@ -49,24 +40,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
     """Return the key metrics of every task in Markdown, with what the numbers mean.
 
-    Parameters
-    ----------
-    results
-        From `run`, or of a folder.
-    title
-        Heading of the page.
-
-    Returns
-    -------
-    A page: for each task a heading, the note, a table of means and one of cells; the same again
-    for conditions with a clear effect, where not all have one. Each cell has the metric and its
-    95 % interval, and below it the score between the best trivial prediction and the replicate.
-    Then the metrics.
-
-    Raises
-    ------
-    SchemaError
-        If there are no results.
+    `results`: From `run`, or of a folder. `title`: Heading of the page. Returns a page: for each
+    task a heading, the note, a table of means and one of cells; the same again for conditions with
+    a clear effect, where not all have one. Each cell has the metric and its 95 % interval, and
+    below it the score between the best trivial prediction and the replicate. Then the metrics.
+    Raises `SchemaError`: If there are no results.
     """
     sections = read_sections(results)
     versions = versions_of(record for section in sections for record in section.records)

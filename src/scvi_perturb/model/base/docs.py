@@ -38,13 +38,13 @@ seed
 indices
     Cells, in the order wanted; None for all.""",
     train="""max_epochs
-    Epochs of stage one at most; None chooses by the number of cells. It stops before when the
-    validation loss no longer falls, with the best weights.
+    Epochs at most, where there are two stages of the first; None chooses by the number of
+    cells. Training stops before when the validation loss no longer falls, with the best weights.
 split
     Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`; None
     validates on a tenth of the cells.""",
     train_rest="""batch_size
-    Cells a batch in stage one.
+    Cells a batch, where there are two stages in the first.
 seed
     Seed of order, noise and dropout.
 checkpoint_dir

@@ -41,67 +41,23 @@ if TYPE_CHECKING:
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.model.base.reference import Reference
+    from scvi_perturb.model.base.reference import Plan, Reference
     from scvi_perturb.module.base import ConditionTensors, CountParameters, Representation
 
     Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which cells are to be drawn: one entry a cell, grouped by row of the request.
-
-    `row`: Row of the request, `(n_cells,)`. `reference`: Row of the reference cell that it starts
-    from, `(n_cells,)`. `draw`: Number of the draw within its row, `(n_cells,)`.
-    """
-
-    row: np.ndarray
-    reference: np.ndarray
-    draw: np.ndarray
-
-    def __len__(self) -> int:
-        """Return the number of cells."""
-        return len(self.row)
-
-    @classmethod
-    def make(
-        cls, request: Request, reference: Reference, n_samples: int | None, seed: int | None
-    ) -> Plan:
-        """Choose reference cells for every row.
-
-        Each row draws `n_samples` of the control cells in its context: all of them, as often
-        as whole rounds fit, and a random choice of them for the rest, so that cells are as
-        evenly used as can be. None takes every control cell once.
-        """
-        if n_samples is not None and n_samples < 1:
-            msg = (
-                f"n_samples={n_samples} must be at least 1, or None for one cell a reference cell."
-            )
-            raise ValueError(msg)
-        random = np.random.default_rng(seed)
-        rows, cells, draws = [], [], []
-        for i in range(len(request)):
-            pool = reference.rows_for(request, i)
-            n = len(pool) if n_samples is None else n_samples
-            rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
-            chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
-            rows.append(np.full(n, i))
-            cells.append(chosen)
-            draws.append(np.arange(n))
-        return cls(*(np.concatenate(part).astype(np.int64) for part in (rows, cells, draws)))
-
-
-def cell_obs(plan: Plan, request: Request, reference: Reference, screen: Screen) -> pd.DataFrame:
+def cell_obs(plan: Plan, screen: Screen) -> pd.DataFrame:
     """Return `obs` of drawn cells: the condition's columns, the reference cell, the draw."""
-    frame = condition_frame(request, screen)
-    obs = frame.iloc[plan.row].reset_index(drop=True)
-    for column in reference.labels:
-        own = reference.labels[column].to_numpy()[plan.reference]
+    labels = plan.cells.labels
+    obs = condition_frame(plan.request, screen).iloc[plan.row].reset_index(drop=True)
+    for column in labels:
+        own = labels[column].to_numpy()[plan.reference]
         obs[column] = obs[column].where(obs[column].notna(), own) if column in obs else own
     for column in obs:
         if obs[column].dtype == object:
             obs[column] = obs[column].astype("category")
-    obs["reference_cell"] = reference.labels.index.astype(str).to_numpy()[plan.reference]
+    obs["reference_cell"] = labels.index.astype(str).to_numpy()[plan.reference]
     obs["draw"] = plan.draw
     obs.index = pd.Index([f"row{r}_draw{d}" for r, d in zip(plan.row, plan.draw, strict=True)])
     return obs
@@ -292,7 +248,6 @@ def draw_cells(
     draw_latents: Callable[[ConditionBatch], torch.Tensor],
     *,
     conditions: ConditionTensors,
-    cells: Reference,
     plan: Plan,
     options: DrawOptions,
     random: torch.Generator,
@@ -300,11 +255,11 @@ def draw_cells(
     """Yield drawn cells in the order of the plan, in chunks of bounded size.
 
     `representation`: Stage one. `draw_latents`: From condition, reference and context of each cell
-    to its latent. `conditions`: Conditions of the request's rows, on the module's device. `cells`:
-    Reference cells; each that is used is encoded once. `plan`: Which cell starts from which.
+    to its latent. `conditions`: Conditions of the request's rows, on the module's device. `plan`:
+    Which cell starts from which; each reference cell used is encoded once.
     `options`: Batch and library size. `random`: Source of all draws, on the module's device.
     """
-    device = conditions.component.device
+    device, cells = conditions.component.device, plan.cells
     # The mean of a population is that of all its cells, however few are drawn from it.
     wanted = np.arange(len(cells)) if options.population else plan.reference
     used, place = np.unique(wanted, return_inverse=True)
@@ -322,7 +277,7 @@ def draw_cells(
             reference = centre[chunk].to(device)
         context = torch.from_numpy(cells.context[plan.reference[chunk]]).to(device)
         latent = draw_latents(ConditionBatch(conditions, which, reference, context))
-        library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        library = np.asarray(plan.library[chunk], dtype=np.float32)
         if options.library_factor is not None:
             library = library * options.library_factor[row].astype(np.float32)
         if options.library_size is not None:
@@ -408,10 +363,8 @@ N_BOOTSTRAP = 200
 def effects_adata(
     drawn: Iterator[Drawn],
     plan: Plan,
-    request: Request,
-    cells: Reference,
-    *,
     screen: Screen,
+    *,
     likelihood: str,
     interval: float,
     seed: int | None,
@@ -431,22 +384,23 @@ def effects_adata(
     )
     for row, group in groupby(shares, key=lambda pair: pair[0]):
         used = plan.reference[plan.row == row]
-        expected = np.stack([share for _, share in group]) * cells.library[used][:, None]
-        rows.append(_effect(expected, cells, used, interval, random))
+        expected = np.stack([share for _, share in group]) * plan.cells.library[used][:, None]
+        rows.append(_effect(expected, plan.cells, used, interval, random))
     layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
-    return effects_table(layers.pop("profile"), layers, plan, request, screen)
+    n_cells = np.bincount(plan.row, minlength=len(plan.request))
+    return effects_table(layers.pop("profile"), layers, plan.request, screen, n_cells)
 
 
 def effects_table(
     profile: np.ndarray,
     layers: dict[str, np.ndarray],
-    plan: Plan,
     request: Request,
     screen: Screen,
+    n_cells: np.ndarray | int,
 ) -> AnnData:
     """Return profiles and layers, `(n_rows, n_genes)` each, with a row of `obs` a condition."""
     frame = condition_frame(request, screen)
-    frame["n_cells"] = np.bincount(plan.row, minlength=len(request))
+    frame["n_cells"] = n_cells
     frame.index = pd.Index([f"row{i}" for i in range(len(frame))])
     for column in frame:
         if frame[column].dtype == object:

@@ -31,7 +31,6 @@ from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
     Drawn,
-    Plan,
     cell_obs,
     draw_matrix,
     effects_adata,
@@ -40,9 +39,14 @@ from scvi_perturb.model.base.draw import (
     write_cells,
 )
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
-from scvi_perturb.model.base.reference import Reference, reference_from_adata, reference_from_screen
-from scvi_perturb.model.base.setup import (
+from scvi_perturb.model.base.reference import (
+    Plan,
+    Reference,
     Vocabulary,
+    reference_from_adata,
+    reference_from_screen,
+)
+from scvi_perturb.model.base.setup import (
     check_interval,
     completed,
     digest,
@@ -63,7 +67,6 @@ if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
     from sparse import GCXS
 
-    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.generative.samplers import SamplerName
@@ -158,19 +161,7 @@ class PerturbationModel(BaseModelClass):
         SchemaError
             When a column is missing, no cell is a control, or the counts are not raw.
         """
-        given = {
-            "layer": layer,
-            "perturbation_key": perturbation_key,
-            "control": control,
-            "dose_key": dose_key,
-            "time_key": time_key,
-            "perturbation_type_key": perturbation_type_key,
-            "context_keys": context_keys,
-            "batch_key": batch_key,
-            "library_key": library_key,
-            "separator": separator,
-        }
-        arguments = completed(adata, given)
+        arguments = completed(adata, locals())
         cls._register(adata, arguments, screen_fields(arguments), **kwargs)
 
     @classmethod
@@ -212,18 +203,10 @@ class PerturbationModel(BaseModelClass):
         SchemaError
             When a column is missing, no cell is a control, or the counts are not raw.
         """
-        arguments = {
-            "rna_modality": rna_modality,
-            "layer": layer,
-            "perturbation_key": perturbation_key,
+        given = {k: v for k, v in locals().items() if k not in ("cls", "mdata", "kwargs")}
+        arguments = given | {
             "control": as_label(control),
-            "dose_key": dose_key,
-            "time_key": time_key,
-            "perturbation_type_key": perturbation_type_key,
             "context_keys": as_columns(context_keys),
-            "batch_key": batch_key,
-            "library_key": library_key,
-            "separator": separator,
         }
         cls._register(mdata, arguments, mudata_screen_fields(arguments), **kwargs)
 
@@ -250,14 +233,7 @@ class PerturbationModel(BaseModelClass):
 
     @abstractmethod
     def _draw(
-        self,
-        request: Request,
-        cells: Reference,
-        plan: Plan,
-        *,
-        sampler: SamplerConfig,
-        seed: int | None,
-        library_size: LibrarySize = "reference",
+        self, plan: Plan, *, sampler: SamplerConfig, seed: int | None, library_size: LibrarySize
     ) -> Iterator[Drawn]:
         """Yield the distribution of the cells of a plan, chunk by chunk."""
 
@@ -298,19 +274,14 @@ class PerturbationModel(BaseModelClass):
         ------
         %(raises_request)s
         """
-        request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
-        plan = Plan.make(request, cells, n_samples, seed)
-        drawn = self._draw(
-            request, cells, plan, sampler=config, seed=seed, library_size=library_size
-        )
-        uns = self._provenance(config, seed, self._units, library_size=library_size)
+        plan = self._plan(conditions, reference, n_samples, seed)
         return write_cells(
-            drawn,
-            obs=cell_obs(plan, request, cells, self._screen),
+            self._draw(plan, sampler=config, seed=seed, library_size=library_size),
+            obs=cell_obs(plan, self._screen),
             screen=self._screen,
             likelihood=self._representation().likelihood,
-            uns=uns,
+            uns=self._provenance(config, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
         )
@@ -351,11 +322,10 @@ class PerturbationModel(BaseModelClass):
             As for :meth:`sample`.
         """
         check_interval(interval)
-        request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
-        plan = Plan.make(request, cells, n_samples, seed)
-        drawn = self._draw(request, cells, plan, sampler=config, seed=seed)
-        result = self._effects(drawn, (request, cells, plan), interval=interval, seed=seed)
+        plan = self._plan(conditions, reference, n_samples, seed)
+        drawn = self._draw(plan, sampler=config, seed=seed, library_size="reference")
+        result = self._effects(drawn, plan, interval=interval, seed=seed)
         result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
         return result
 
@@ -471,24 +441,21 @@ class PerturbationModel(BaseModelClass):
     def _effects(
         self,
         drawn: Iterator[Drawn],
-        asked: tuple[Request, Reference, Plan],
+        plan: Plan,
         *,
         interval: float,
         seed: int | None,
     ) -> AnnData:
         """Return the effects of drawn cells, with the novelty of what was asked."""
-        request, cells, plan = asked
         result = effects_adata(
             drawn,
             plan,
-            request,
-            cells,
-            screen=self._screen,
+            self._screen,
             likelihood=self._representation().likelihood,
             interval=interval,
             seed=seed,
         )
-        result.obs["novelty"] = self._novelty(request, cells, plan)
+        result.obs["novelty"] = self._novelty(plan)
         result.obs["support"] = 1.0 - result.obs["novelty"]
         return result
 
@@ -521,10 +488,14 @@ class PerturbationModel(BaseModelClass):
             msg = f"This {type(self).__name__} has not been trained; call `.train()` first."
             raise NotTrainedError(msg)
 
-    def _ask(
-        self, conditions: Sequence[str] | pd.DataFrame, reference: AnnData | MuData | None
-    ) -> tuple[Request, Reference]:
-        """Check a request before any work is done, and find its reference cells."""
+    def _plan(
+        self,
+        conditions: Sequence[str] | pd.DataFrame,
+        reference: AnnData | MuData | None,
+        n_samples: int | None,
+        seed: int | None,
+    ) -> Plan:
+        """Check a request before any work is done, and choose the cells to draw for it."""
         self._check_trained()
         request = parse_request(conditions, self._screen)
         self._vocabulary.tensors(request.conditions, self._seen())
@@ -533,9 +504,7 @@ class PerturbationModel(BaseModelClass):
             if reference is None
             else reference_from_adata(reference, self._screen)
         )
-        for row in range(len(request)):
-            cells.rows_for(request, row)
-        return request, cells
+        return Plan.make(request, cells, n_samples, seed)
 
     def _training_controls(self) -> Reference:
         if self.adata is None:
@@ -643,9 +612,11 @@ class PerturbationModel(BaseModelClass):
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
         """Record what a kind of model needs of the training cells."""
 
-    def _novelty(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
-        columns = self._screen.keys.context
-        labels = cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
+    def _novelty(self, plan: Plan) -> np.ndarray:
+        request, columns = plan.request, self._screen.keys.context
+        labels = (
+            plan.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
+        )
         asked, row = [], []
         for i, condition in enumerate(request.conditions):
             used = labels[np.unique(plan.reference[plan.row == i])]

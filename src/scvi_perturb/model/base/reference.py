@@ -1,9 +1,9 @@
-"""Reference cells: the controls that a request starts from."""
+"""What a request is answered with: ids of its components, reference cells, cells to draw."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,10 @@ from scvi_perturb._core import (
     LIBRARY_KEY,
     X_KEY,
     SchemaError,
+    UnknownPerturbationError,
 )
-from scvi_perturb.data.condition import as_labels, distinct_rows
+from scvi_perturb.data.condition import Component, Condition, as_labels, distinct_rows
+from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import encode_labels
 from scvi_perturb.data.reader import (
     ScreenReader,
@@ -27,14 +29,18 @@ from scvi_perturb.data.reader import (
     read_rows,
     row_sums,
 )
+from scvi_perturb.module.base import ConditionTensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from anndata import AnnData
     from mudata import MuData
 
     from scvi_perturb._core import Batch
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
+    from scvi_perturb.features.store import PerturbationFeatures
 
 
 @dataclass(slots=True)
@@ -93,6 +99,144 @@ class Reference:
             )
             raise SchemaError(msg)
         return np.flatnonzero(keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cells to draw for a request: one entry a cell, grouped by row of the request.
+
+    `request`, `cells`: What is asked, and the reference cells. `row`: Row of the request of each
+    entry, `(n_cells,)`. `reference`: Reference cell that it starts from, `(n_cells,)`. `draw`:
+    Number of the draw within its row, `(n_cells,)`.
+    """
+
+    request: Request
+    cells: Reference
+    row: np.ndarray
+    reference: np.ndarray
+    draw: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.row)
+
+    @property
+    def library(self) -> np.ndarray:
+        """Library size of the reference cell of each entry, `(n_cells,)`."""
+        return self.cells.library[self.reference]
+
+    @classmethod
+    def make(
+        cls, request: Request, cells: Reference, n_samples: int | None, seed: int | None
+    ) -> Self:
+        """Choose reference cells for every row.
+
+        Each row draws `n_samples` of the control cells in its context: all of them, as often
+        as whole rounds fit, and a random choice of them for the rest, so that cells are as
+        evenly used as can be. None takes every control cell once.
+        """
+        if n_samples is not None and n_samples < 1:
+            msg = (
+                f"n_samples={n_samples} must be at least 1, or None for one cell a reference cell."
+            )
+            raise ValueError(msg)
+        random = np.random.default_rng(seed)
+        entries = []
+        for i in range(len(request)):
+            pool = cells.rows_for(request, i)
+            n = len(pool) if n_samples is None else n_samples
+            rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
+            chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
+            entries.append((np.full(n, i), chosen, np.arange(n)))
+        row, reference, draw = (np.concatenate(part) for part in zip(*entries, strict=True))
+        return cls(request, cells, row, reference, draw)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Ids of components: those of the screen first, then those known by features alone.
+
+    `table`: Conditions of the screen. `features`: What is known of perturbations beyond the screen,
+    or None.
+    """
+
+    table: ConditionTable
+    features: PerturbationFeatures | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every id."""
+        featured = () if self.features is None else tuple(self.features.names)
+        return (*(name for name, _ in self.table.components), *featured)
+
+    def feature_tensors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return values and mask of each modality, one row an id."""
+        if self.features is None:
+            return {}
+        table = self.features.table(self.names)
+        return {k: (torch.from_numpy(v), torch.from_numpy(m)) for k, (v, m) in table.items()}
+
+    def tensors(self, conditions: Sequence[Condition], seen: np.ndarray) -> ConditionTensors:
+        """Return conditions as tensors.
+
+        `conditions`: What is asked for. `seen`: Whether each id was trained on, `(n_ids,)`. Raises
+        `UnknownPerturbationError`: When a component was neither trained on nor has features.
+        """
+        n, m = len(conditions), max([len(c.components) for c in conditions] + [1])
+        component, dose = np.zeros((n, m), dtype=np.int64), np.ones((n, m), dtype=np.float32)
+        mask, time = np.zeros((n, m), dtype=bool), np.full(n, np.nan, dtype=np.float32)
+        for i, condition in enumerate(conditions):
+            for j, part in enumerate(condition.components):
+                component[i, j] = self._id(part, seen)
+                dose[i, j], mask[i, j] = part.dose, True
+            if condition.time is not None:
+                time[i] = condition.time
+        return to_tensors(ConditionArrays(component, dose, mask, time))
+
+    def known(self, seen: np.ndarray) -> list[str]:
+        """Return the names that can be asked for."""
+        trained = [name for (name, _), s in zip(self.table.components, seen, strict=False) if s]
+        return sorted({*trained, *(() if self.features is None else self.features.names)})
+
+    def id_of(self, name: str, seen: np.ndarray) -> int:
+        """Return the id of a name, of its first kind where it has several."""
+        kinds = [kind for known, kind in self.table.components if known == name]
+        return self._id(Component(name, kind=kinds[0] if kinds else ""), seen)
+
+    def _id(self, part: Component, seen: np.ndarray) -> int:
+        pairs = self.table.components
+        place = pairs.index((part.name, part.kind)) if (part.name, part.kind) in pairs else None
+        featured = self.features is not None and part.name in self.features
+        if place is not None and (seen[place] or featured):
+            return place
+        if featured:
+            return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
+        raise UnknownPerturbationError(part.name, self.known(seen))
+
+
+def to_tensors(arrays: ConditionArrays) -> ConditionTensors:
+    """Return the conditions of a table as tensors; where there is no component, dose one."""
+    dose = np.where(arrays.mask, arrays.dose, 1.0).astype(np.float32)
+    return ConditionTensors(
+        torch.from_numpy(arrays.component),
+        torch.from_numpy(dose),
+        torch.from_numpy(arrays.mask),
+        torch.from_numpy(arrays.time),
+    )
+
+
+def reference_doses(table: ConditionTable, codes: Iterable[int], n_ids: int) -> torch.Tensor:
+    """Return the median dose of each component over `codes`; the overall median for others."""
+    doses: dict[tuple[str, str], list[float]] = {}
+    for code in codes:
+        for part in table.conditions[code].components:
+            doses.setdefault((part.name, part.kind), []).append(part.dose)
+    every = [d for own in doses.values() for d in own] or [1.0]
+    result = np.full(n_ids, np.median(every), dtype=np.float32)
+    for i, pair in enumerate(table.components):
+        if pair in doses:
+            result[i] = np.median(doses[pair])
+    return torch.from_numpy(result)
 
 
 def reference_from_screen(

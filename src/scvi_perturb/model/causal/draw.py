@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scvi_perturb.data.condition import Condition
-    from scvi_perturb.model.base.draw import Output, Plan
-    from scvi_perturb.model.base.reference import Reference
-    from scvi_perturb.model.base.setup import Vocabulary
+    from scvi_perturb.model.base.draw import Output
+    from scvi_perturb.model.base.reference import Plan, Reference, Vocabulary
     from scvi_perturb.module.base import CountParameters
     from scvi_perturb.module.causal import GroupedAutoencoder
 
@@ -225,7 +224,6 @@ class ReferenceDraws:
 
 def draw_conditions(
     network: GroupedAutoencoder,
-    cells: Reference,
     plan: Plan,
     *,
     conditions: ConditionTensors,
@@ -238,7 +236,7 @@ def draw_conditions(
 
     `partial` says that the genes are a part of the library.
     """
-    device = network.profile.device
+    device, cells = network.profile.device, plan.cells
     used, place = np.unique(plan.reference, return_inverse=True)
     latents = encode_reference(network, cells, used)
     draws = ReferenceDraws(network, latents, conditioning, generator(seed, device))
@@ -248,7 +246,7 @@ def draw_conditions(
     for chunk in chunks(len(plan)):
         rows = conditions.rows(torch.from_numpy(plan.row[chunk]).to(device))
         batch = None if options.batch is None else options.batch[plan.row[chunk]]
-        library = np.asarray(cells.library[plan.reference[chunk]], dtype=np.float32)
+        library = np.asarray(plan.library[chunk], dtype=np.float32)
         if options.library_factor is not None:
             library = library * options.library_factor[plan.row[chunk]].astype(np.float32)
         if options.library_size is not None:

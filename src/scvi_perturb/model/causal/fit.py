@@ -13,7 +13,8 @@ from sklearn.utils.extmath import randomized_svd
 from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, SchemaError
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.model.base.latents import chunks, encode_cells
-from scvi_perturb.model.base.setup import check_training_cells, reference_doses, to_tensors
+from scvi_perturb.model.base.reference import reference_doses, to_tensors
+from scvi_perturb.model.base.setup import check_training_cells
 from scvi_perturb.model.base.training import (
     fit_additive,
     mean_proportions,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.reader import ScreenReader
     from scvi_perturb.data.screen import Screen
-    from scvi_perturb.model.base.setup import Vocabulary
+    from scvi_perturb.model.base.reference import Vocabulary
     from scvi_perturb.model.base.training import AdditiveFit
     from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
     from scvi_perturb.train.runner import Stage

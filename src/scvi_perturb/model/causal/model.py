@@ -37,7 +37,6 @@ from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
     DrawOptions,
-    Plan,
     cell_obs,
     effects_table,
     library_shift,
@@ -104,11 +103,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scvi_perturb.data.reader import ScreenReader
-    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.model.base.draw import Drawn, LibrarySize
-    from scvi_perturb.model.base.reference import Reference
+    from scvi_perturb.model.base.reference import Plan
     from scvi_perturb.module.base import CountParameters
 
 #: Draws of identity over which a signature is averaged.
@@ -340,6 +338,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     # Training -------------------------------------------------------------------------------
 
+    @docs.dedent
     def train(
         self,
         max_epochs: int | None = None,
@@ -355,31 +354,12 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
         Parameters
         ----------
-        max_epochs
-            Epochs at most; None chooses by the number of cells. Training stops before when the
-            validation loss no longer falls, with the best weights.
-        split
-            Which cells train, validate and are held out, see :func:`scvi_perturb.data.split`;
-            None validates on a tenth of the cells.
-        batch_size
-            Cells a batch.
-        seed
-            Seed of order, noise and dropout.
-        checkpoint_dir
-            Where the state of the run is written; calling `train` again with the same folder
-            after a kill goes on where it stopped. A folder of another run is refused.
-        config
-            Optimisation and stopping, of which `representation` is read.
-        **trainer_kwargs
-            For scvi-tools' Trainer: `accelerator`, `devices`, `strategy`, `enable_progress_bar`,
-            `precision`, ...
+        %(train)s
+        %(train_rest)s
 
         Raises
         ------
-        SchemaError
-            When the model has no data; when training cells of a screen hold no control, in all or
-            in one context, too few treated cells, cells without counts, or library sizes below
-            the counts; when `checkpoint_dir` holds another run.
+        %(train_raises)s
         """
         reader = self._reader(None)
         parts = self._split_cells(split, len(reader), seed)
@@ -485,13 +465,10 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         if self._screen.is_continuous:
             msg = "Signatures have no control cells to start from; draw with `metadata=`."
             raise SchemaError(msg)
-        request, cells = self._ask(conditions, reference)
-        plan = Plan.make(request, cells, n_samples, seed)
+        plan = self._plan(conditions, reference, n_samples, seed)
         return write_cells(
-            self._draw(
-                request, cells, plan, seed=seed, library_size=library_size, conditioning=kept
-            ),
-            obs=cell_obs(plan, request, cells, self._screen),
+            self._draw(plan, seed=seed, library_size=library_size, conditioning=kept),
+            obs=cell_obs(plan, self._screen),
             screen=self._screen,
             likelihood=self.module.representation.likelihood,
             uns=self._provenance(None, seed, self._units, library_size=library_size),
@@ -539,10 +516,9 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
                 msg = "Signatures are predicted from their metadata; leave `reference` out."
                 raise SchemaError(msg)
             return self._predict_signatures(conditions, interval=interval, seed=seed)
-        request, cells = self._ask(conditions, reference)
-        plan = Plan.make(request, cells, n_samples, seed)
-        drawn = self._draw(request, cells, plan, seed=seed, conditioning=kept)
-        result = self._effects(drawn, (request, cells, plan), interval=interval, seed=seed)
+        plan = self._plan(conditions, reference, n_samples, seed)
+        drawn = self._draw(plan, seed=seed, conditioning=kept)
+        result = self._effects(drawn, plan, interval=interval, seed=seed)
         result.uns = self._provenance(None, seed, "log1p(counts per 10,000)")
         return result
 
@@ -619,8 +595,6 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     def _draw(
         self,
-        request: Request,
-        cells: Reference,
         plan: Plan,
         *,
         sampler: SamplerConfig | None = None,
@@ -633,7 +607,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         self.module.eval()
         network = self.module.representation
         options = DrawOptions.make(
-            request,
+            plan.request,
             self._screen,
             library_size=library_size,
             shifts=self.library_shifts_,
@@ -642,9 +616,8 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         )
         return draw_conditions(
             network,
-            cells,
             plan,
-            conditions=condition_tensors(network, self._vocabulary, request.conditions),
+            conditions=condition_tensors(network, self._vocabulary, plan.request.conditions),
             options=options,
             conditioning=conditioning,
             partial=self._screen.keys.library is not None,
@@ -770,13 +743,12 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             )
             profiles.append(control + gene["lfc"])
             effects.append(gene)
-        none = np.zeros(len(request), dtype=np.int64)
         result = effects_table(
             np.stack(profiles),
             {k: np.stack([g[k] for g in effects]) for k in ("lfc", "lower", "upper", "std")},
-            Plan(np.arange(len(request)), none, none),
             request,
             screen,
+            1,
         )
         labels = frame.reindex(columns=list(screen.keys.context)).fillna(UNKNOWN)
         places = [

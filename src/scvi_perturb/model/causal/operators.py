@@ -11,9 +11,9 @@ import torch
 from anndata import AnnData
 
 from scvi_perturb._core import SchemaError, check_choice, generator
-from scvi_perturb.data.request import Request, parse_request
+from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig
-from scvi_perturb.model.base.draw import Plan, cell_obs
+from scvi_perturb.model.base.draw import cell_obs
 from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.setup import check_interval
 from scvi_perturb.model.causal.draw import (
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.model.base.draw import Output
-    from scvi_perturb.model.base.reference import Reference
-    from scvi_perturb.model.base.setup import Vocabulary
+    from scvi_perturb.model.base.reference import Plan, Reference, Vocabulary
     from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
 
     Sums = Mapping[str, Mapping[str, float]]
@@ -158,18 +157,16 @@ class OperatorMixin(PerturbationModel):
         if n_steps < 2:
             msg = f"n_steps={n_steps}; expected at least 2, the start and the end."
             raise ValueError(msg)
-        request, reference_cells = self._ask([start, end], reference)
-        one = Request(request.conditions[:1], {}, None)
-        plan = Plan.make(one, reference_cells, n_samples, seed)
-        network = self.module.representation
+        plan, network = self._plan([start], reference, n_samples, seed), self.module.representation
+        request = parse_request([start, end], self._screen)
         both = condition_tensors(network, self._vocabulary, request.conditions)
         fractions = np.linspace(0.0, 1.0, n_steps)
-        cells = _on_the_line(network, reference_cells, plan, both, fractions)
-        obs = cell_obs(plan, one, reference_cells, self._screen).drop(columns="draw")
+        line = _on_the_line(network, plan, both, fractions)
+        obs = cell_obs(plan, self._screen).drop(columns="draw")
         every = pd.concat([obs.assign(fraction=f, start=start, end=end) for f in fractions])
         every.index = pd.Index([f"{name}_{i}" for i in range(n_steps) for name in obs.index])
         every = every.drop(columns=self._screen.keys.perturbation)
-        return self._decoded(cells, every, output=output, seed=seed)
+        return self._decoded(line, every, output=output, seed=seed)
 
     def transfer(
         self,
@@ -204,28 +201,25 @@ class OperatorMixin(PerturbationModel):
 
         Raises
         ------
-        NotTrainedError, UnknownPerturbationError, SchemaError
-            As for :meth:`sample`.
-        ValueError
-            For an output that is not known.
+        NotTrainedError, UnknownPerturbationError, SchemaError, ValueError
+            As for :meth:`counterfactual`.
         """
         check_choice("output", output, ("counts", "mean"))
-        request, cells = self._ask(conditions, reference)
-        plan = Plan.make(request, cells, n_samples, seed)
+        plan = self._plan(conditions, reference, n_samples, seed)
         network, random = self.module.representation, generator(seed, self._device())
-        latents = encode_reference(network, cells, np.arange(len(cells)))
+        latents = encode_reference(network, plan.cells, np.arange(len(plan.cells)))
         own = network.groups(latents.draw(plan.reference, random))
         means = network.groups(latents.mean).identity.double().numpy()
         identity = _draw_identities(means, plan, self.identity_spread_, random)
-        rows = condition_tensors(network, self._vocabulary, request.conditions).rows(
+        rows = condition_tensors(network, self._vocabulary, plan.request.conditions).rows(
             torch.from_numpy(plan.row).to(random.device)
         )
         with torch.inference_mode():
             basal = torch.randn(own.state.shape, generator=random, device=random.device)
             state = basal + network.draw_shift(rows, identity, random)
         latent = own._replace(identity=identity).with_state(state).cpu()
-        obs = cell_obs(plan, request, cells, self._screen)
-        drawn = ConditionedLatents(latent, cells.library[plan.reference], rows)
+        obs = cell_obs(plan, self._screen)
+        drawn = ConditionedLatents(latent, plan.library, rows)
         return self._decoded(drawn, obs, output=output, seed=seed)
 
     def get_perturbation_representation(self, names: list[str] | None = None) -> pd.DataFrame:
@@ -234,20 +228,13 @@ class OperatorMixin(PerturbationModel):
         Parameters
         ----------
         names
-            Perturbations trained on or with features; None for all of them.
+            As for :meth:`PerturbDiffusion.get_perturbation_representation`, and what is raised.
 
         Returns
         -------
         pandas.DataFrame
             `(n_perturbations, n_state)`, indexed by name; in standard deviations of the basal
             state of the average cell.
-
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For a name that is neither.
         """
         self._check_trained()
         seen = self._seen()
@@ -347,7 +334,7 @@ class OperatorMixin(PerturbationModel):
             rows = np.sort(random.permutation(self.train_indices)[:N_CELLS])
             cells = encode_data(network, self._vocabulary, self._manager(None), rows.tolist())
             return [({}, unperturbed_latents(network, cells))]
-        _, controls = self._ask([self._screen.table.control], reference)
+        controls = self._plan([self._screen.table.control], reference, None, seed).cells
         columns = self._screen.keys.context if by_context else ()
         pools = _control_pools(controls, columns, random)
         return [(own, encode_reference(network, controls, rows).mean) for own, rows in pools]
@@ -442,7 +429,6 @@ def _shifted(
 
 def _on_the_line(
     network: GroupedAutoencoder,
-    cells: Reference,
     plan: Plan,
     both: ConditionTensors,
     fractions: np.ndarray,
@@ -450,7 +436,7 @@ def _on_the_line(
     """Return the cells of a plan at points between two conditions, points in turn."""
     device, n = network.profile.device, len(plan)
     used, place = np.unique(plan.reference, return_inverse=True)
-    mean = encode_reference(network, cells, used).mean[torch.from_numpy(place)]
+    mean = encode_reference(network, plan.cells, used).mean[torch.from_numpy(place)]
     ends = [
         _shifted(network, mean, both.rows(torch.full((n,), i, device=device))) for i in range(2)
     ]
@@ -462,7 +448,7 @@ def _on_the_line(
     at = torch.from_numpy(fractions).to(points.dtype)
     weight = torch.stack([1 - at, at], dim=1).repeat_interleave(both.mask.shape[1], dim=1)
     weight = weight.repeat_interleave(n, dim=0).to(device)
-    library = np.tile(cells.library[plan.reference], len(fractions))
+    library = np.tile(plan.library, len(fractions))
     return ConditionedLatents(points, library, rows, weight)
 
 

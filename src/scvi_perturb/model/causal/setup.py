@@ -14,7 +14,7 @@ from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.data.condition import Condition, as_columns, as_labels, harmonised_keys
 from scvi_perturb.data.fields import MetadataField
 from scvi_perturb.data.request import parse_request
-from scvi_perturb.model.base.setup import to_tensors
+from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.module.causal import CausalDesign
 from scvi_perturb.nn.metadata import MetadataSpec
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_perturb.data.screen import Screen
-    from scvi_perturb.model.base.setup import Vocabulary
+    from scvi_perturb.model.base.reference import Vocabulary
 
 
 #: Groups of latents that metadata can belong to.

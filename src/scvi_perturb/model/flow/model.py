@@ -99,14 +99,7 @@ class PerturbFlow(TransportMixin):
         check_type("flow", stage_two, FlowConfig, _OTHERS)
         super().__init__(adata, registry, features)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson", "normal"))
-        stage_one = AutoencoderConfig(
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            likelihood=likelihood,
-            dispersion=dispersion,
-            decoder=decoder,
-        )
+        stage_one = AutoencoderConfig(n_latent, n_hidden, n_layers, likelihood, dispersion, decoder)
         self._build(stage_one, stage_two, seed=seed)
         self.init_params_ = self._get_init_params(locals())
 

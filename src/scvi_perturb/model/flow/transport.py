@@ -23,7 +23,6 @@ from scvi_perturb.data.reader import read_rows, row_sums
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.draw import (
-    Plan,
     TransportedCells,
     batch_codes,
     cell_obs,
@@ -46,10 +45,9 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scvi_perturb.data.reader import ScreenReader
-    from scvi_perturb.data.request import Request
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import Output
-    from scvi_perturb.model.base.reference import Reference
+    from scvi_perturb.model.base.reference import Plan
     from scvi_perturb.module.flow import LatentFlow
 
 
@@ -302,22 +300,18 @@ class TransportMixin(LatentModel):
         """
         check_choice("output", output, ("counts", "mean"))
         config = SamplerConfig.of(sampler, self._samplers)
-        request, cells = self._ask(conditions, adata)
-        plan = Plan.make(request, cells, None, seed)
+        plan = self._plan(conditions, adata, None, seed)
+        cells = plan.cells
         self.module.eval()
         mean, _ = encode_cells(self._representation(), cells.read, len(cells), self._device())
         centre, at = means_of_own(cells, mean), torch.from_numpy(plan.reference)
-        start = FlowCells(
-            tuple(request.conditions), plan.row, centre[at], cells.context[plan.reference]
-        )
+        start = _starting(plan, centre[at])
         before = mean[at]
         after = self._carry(before, start.as_control(), start, config)
         back = self._carry(after, start, start.as_control(), config)
         result = transported_adata(
-            TransportedCells(
-                after, cells.library[plan.reference], self._batches(request, cells, plan)
-            ),
-            cell_obs(plan, request, cells, self._screen),
+            TransportedCells(after, plan.library, self._batches(plan)),
+            cell_obs(plan, self._screen),
             output=output,
             seed=seed,
             **self._output(),
@@ -354,12 +348,8 @@ class TransportMixin(LatentModel):
 
         Raises
         ------
-        NotTrainedError
-            Before training.
-        UnknownPerturbationError
-            For cells with a perturbation neither trained on nor with features.
-        ValueError
-            For an output or a sampler that is not known.
+        NotTrainedError, UnknownPerturbationError, ValueError
+            As for :meth:`transport`.
         """
         self._check_trained()
         check_choice("output", output, ("counts", "mean"))
@@ -416,34 +406,31 @@ class TransportMixin(LatentModel):
         check_choice("output", output, ("counts", "mean"))
         config = SamplerConfig.of(sampler, self._samplers)
         moments = self._moments(times)
-        request, cells = self._ask(conditions, reference)
-        plan = Plan.make(request, cells, n_samples, seed)
+        plan = self._plan(conditions, reference, n_samples, seed)
         self.module.eval()
         used, place = np.unique(plan.reference, return_inverse=True)
         mean, _ = encode_cells(
-            self._representation(), lambda i: cells.read(used[i]), len(used), self._device()
+            self._representation(), lambda i: plan.cells.read(used[i]), len(used), self._device()
         )
         start = mean[torch.from_numpy(place)]
-        asked = FlowCells(tuple(request.conditions), plan.row, start, cells.context[plan.reference])
-        path = self._follow(start, asked, (0.0, *moments), config)
-        obs = cell_obs(plan, request, cells, self._screen)
+        path = self._follow(start, _starting(plan, start), (0.0, *moments), config)
+        obs = cell_obs(plan, self._screen)
         every = pd.concat([obs.assign(flow_time=t) for t in moments])
         every.index = pd.Index([f"{n}_time{i}" for i in range(len(moments)) for n in obs.index])
         n = len(moments)
         carried = TransportedCells(
             torch.cat(path),
-            np.tile(cells.library[plan.reference], n),
-            np.tile(self._batches(request, cells, plan), n),
+            np.tile(plan.library, n),
+            np.tile(self._batches(plan), n),
         )
         result = transported_adata(carried, every, output=output, seed=seed, **self._output())
         result.uns = self._carried_uns(config, seed, output, None)
         return result
 
-    def _batches(self, request: Request, cells: Reference, plan: Plan) -> np.ndarray:
+    def _batches(self, plan: Plan) -> np.ndarray:
         """Return the batch of each cell of a plan: the one asked for, or its own."""
-        own, asked = cells.batch[plan.reference], None
-        if request.batch is not None:
-            asked = batch_codes(request, self._screen, self._seen_batch())
+        own = plan.cells.batch[plan.reference]
+        asked = batch_codes(plan.request, self._screen, self._seen_batch())
         return own if asked is None else np.where(asked[plan.row] < 0, own, asked[plan.row])
 
     def _inverted_obs(self, adata: AnnData | MuData | None, given: LatentCells) -> pd.DataFrame:
@@ -458,3 +445,9 @@ class TransportMixin(LatentModel):
         data = self._plain_adata() if adata is None else adata
         kept = [c for c in (*screen.keys.context, screen.keys.batch) if c in data.obs]
         return obs.join(data.obs.iloc[given.rows][kept].set_axis(given.names, axis=0))
+
+
+def _starting(plan: Plan, latent: torch.Tensor) -> FlowCells:
+    """Return the cells of a plan at these latents, under the conditions asked for."""
+    context = plan.cells.context[plan.reference]
+    return FlowCells(plan.request.conditions, plan.row, latent, context)

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scvi_perturb._core import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
-from scvi_perturb.model.base.draw import Plan, effects_table
+from scvi_perturb.model.base.draw import effects_table
 from scvi_perturb.model.hybrid.confidence import with_confidence
 from scvi_perturb.model.hybrid.recentred import RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
@@ -118,13 +118,7 @@ class HybridResidualModel(RecentredModel):
         check_type("generator", stage_two, GeneratorConfig, _GENERATORS)
         check_choice("likelihood", likelihood, ("nb", "zinb", "poisson", "normal"))
         super().__init__(adata, registry, features)
-        stage_one = AutoencoderConfig(
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            likelihood=likelihood,
-            dispersion=dispersion,
-        )
+        stage_one = AutoencoderConfig(n_latent, n_hidden, n_layers, likelihood, dispersion)
         self._build(stage_one, stage_two, seed=seed)
         if n_refits < 0:
             msg = f"n_refits={n_refits}; expected 0 or more."
@@ -229,28 +223,25 @@ class HybridResidualModel(RecentredModel):
         if not 0 < interval < 1:
             msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
             raise ValueError(msg)
-        request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
-        plan = Plan.make(request, cells, n_samples, seed)
-        groups = RequestGroups.make(plan, request, cells, self._screen)
+        plan = self._plan(conditions, reference, n_samples, seed)
+        groups = RequestGroups.make(plan, self._screen)
         shares = None
         if self.mean is None:
-            shares = self._own_shares(request, cells, plan, groups, sampler=config, seed=seed)
-        every = np.arange(len(groups))
-        means = self._means(groups, every, cells, shares, interval=interval)
-        weight = np.bincount(groups.of, weights=cells.library[plan.reference])
-        rows = means.by_row(groups.row, weight)
+            shares = self._own_shares(groups, sampler=config, seed=seed)
+        means = self._means(groups, np.arange(len(groups)), shares, interval=interval)
+        rows = means.by_row(groups.row, groups.library)
         layers = {"lfc": rows.effect, "lower": rows.lower, "upper": rows.upper, "std": rows.std}
         result = effects_table(
             rows.profile.astype(np.float32),
             {name: values.astype(np.float32) for name, values in layers.items()},
-            plan,
-            request,
+            plan.request,
             self._screen,
+            np.bincount(plan.row),
         )
         result.obs["scenario"] = rows.scenario
         stated = ~np.isnan(rows.novelty)
-        own = rows.novelty if stated.all() else self._novelty(request, cells, plan)
+        own = rows.novelty if stated.all() else self._novelty(plan)
         result.obs["novelty"] = np.where(stated, rows.novelty, own)
         result.obs["support"] = 1.0 - result.obs["novelty"]
         result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")

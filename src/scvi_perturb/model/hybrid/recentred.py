@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +16,6 @@ from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.request import Request, RequestRow
 from scvi_perturb.model.base.draw import (
     Drawn,
-    Plan,
     expected_proportions,
     gene_factors,
     group_populations,
@@ -24,6 +23,7 @@ from scvi_perturb.model.base.draw import (
     rescaled,
     rescaled_parameters,
 )
+from scvi_perturb.model.base.reference import Plan
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.predictors.profiles import proportions
 from scvi_perturb.predictors.request import ControlCells
@@ -46,14 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RequestGroups:
-    """RequestGroups of the entries of a plan.
+    """Groups of the entries of a plan, one for each row and context.
 
-    `of`: Group of each entry, `(n_cells,)`. `row`: Row of the request of each group, `(n_groups,)`,
-    rising. `requests`: Condition and context of each group, as predictors of means are asked.
+    `plan`: The cells to draw. `of`: Group of each entry, `(n_cells,)`. `row`: Row of the request of
+    each group, `(n_groups,)`, rising. `requests`: Condition and context of each group, as
+    predictors of means are asked.
     `pool`: Reference cells of the context of each group, which it starts from. `control`: Those of
     them whose mean it changes: the ones in the batch asked for, where there are any.
     """
 
+    plan: Plan
     of: np.ndarray
     row: np.ndarray
     requests: list[RequestRow]
@@ -61,11 +63,12 @@ class RequestGroups:
     control: list[np.ndarray]
 
     @classmethod
-    def make(cls, plan: Plan, request: Request, cells: Reference, screen: Screen) -> Self:
+    def make(cls, plan: Plan, screen: Screen) -> Self:
         """Group entries by row and by the context of the cell that they start from.
 
         A context that a row asks for by name comes before that of its reference cells.
         """
+        request, cells = plan.request, plan.cells
         labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(dtype=object)
         labels[pd.isna(labels)] = None
         own, code = _distinct(labels)
@@ -84,6 +87,7 @@ class RequestGroups:
             for i, label in dict.fromkeys(keys)
         }
         return cls(
+            plan,
             of.ravel(),
             pairs[:, 0],
             requests,
@@ -104,7 +108,18 @@ class RequestGroups:
         random = np.random.default_rng(seed)
         cells = [np.resize(random.permutation(pool), n_cells) for pool in self.pool]
         of = np.repeat(np.arange(len(self)), n_cells)
-        return Plan(self.row[of], np.concatenate(cells), np.tile(np.arange(n_cells), len(self))), of
+        pilot = replace(
+            self.plan,
+            row=self.row[of],
+            reference=np.concatenate(cells),
+            draw=np.tile(np.arange(n_cells), len(self)),
+        )
+        return pilot, of
+
+    @property
+    def library(self) -> Floats:
+        """Summed library size of the cells of each group, `(n_groups,)`."""
+        return np.bincount(self.of, weights=self.plan.library)
 
 
 def _distinct(labels: np.ndarray) -> tuple[list[Context], np.ndarray]:
@@ -210,7 +225,7 @@ def logged(shares: Floats) -> Floats:
     return made
 
 
-def control_profiles(groups: RequestGroups, cells: Reference, chosen: np.ndarray) -> Floats:
+def control_profiles(groups: RequestGroups, chosen: np.ndarray) -> Floats:
     """Return the profile of the control cells of chosen groups.
 
     Not of those alone that were drawn: their sampling noise would be that of the prediction.
@@ -218,7 +233,7 @@ def control_profiles(groups: RequestGroups, cells: Reference, chosen: np.ndarray
     made: dict[int, Floats] = {}
     for rows in (groups.control[i] for i in chosen):
         if id(rows) not in made:
-            made[id(rows)] = logged(cells.profile(rows))
+            made[id(rows)] = logged(groups.plan.cells.profile(rows))
     return np.stack([made[id(groups.control[i])] for i in chosen])
 
 
@@ -227,19 +242,17 @@ def ask_stack(
     groups: RequestGroups,
     chosen: np.ndarray,
     *,
-    given: Reference | None,
     generator: Floats | None,
     interval: float | None,
 ) -> StackPrediction:
     """Ask predictors about groups.
 
-    `stack`: Stage one. `groups`, `chosen`: RequestGroups, and which of them. `given`: Reference
-    cells of the user's; None where they are the training controls. `generator`: Change of each
-    chosen group's mean by the generator alone, `(n_chosen, n_genes)`; None where it has no part in
-    the mean. `interval`: Coverage; None leaves intervals out.
+    `stack`: Stage one. `chosen`: Which of the groups. `generator`: Change of each chosen group's
+    mean by the generator alone, `(n_chosen, n_genes)`; None where it has no part in the mean.
+    `interval`: Coverage; None leaves intervals out.
     """
-    reference = None
-    if given is not None:
+    reference, given = None, groups.plan.cells
+    if given.is_given:
         columns = given.labels.reindex(columns=list(stack.profiles.keys.context))
         rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
         reference = ControlCells(
@@ -279,23 +292,12 @@ class RecentredModel(LatentModel):
         return self._screen.keys.library is not None
 
     def _draw(
-        self,
-        request: Request,
-        cells: Reference,
-        plan: Plan,
-        *,
-        sampler: SamplerConfig,
-        seed: int | None,
-        library_size: LibrarySize = "reference",
+        self, plan: Plan, *, sampler: SamplerConfig, seed: int | None, library_size: LibrarySize
     ) -> Iterator[Drawn]:
         """Yield the distribution of the cells of a plan, with the means of stage one."""
-        groups = RequestGroups.make(plan, request, cells, self._screen)
-        factors = self._factors(
-            request, cells, groups, sampler=sampler, seed=seed, library_size=library_size
-        )
-        drawn = super()._draw(
-            request, cells, plan, sampler=sampler, seed=seed, library_size=library_size
-        )
+        groups = RequestGroups.make(plan, self._screen)
+        factors = self._factors(groups, sampler=sampler, seed=seed, library_size=library_size)
+        drawn = super()._draw(plan, sampler=sampler, seed=seed, library_size=library_size)
         likelihood = self._representation().likelihood
         for chunk in drawn:
             own = factors[groups.of[chunk.cells]]
@@ -303,8 +305,6 @@ class RecentredModel(LatentModel):
 
     def _factors(
         self,
-        request: Request,
-        cells: Reference,
         groups: RequestGroups,
         *,
         sampler: SamplerConfig,
@@ -314,15 +314,13 @@ class RecentredModel(LatentModel):
         """Return the factor of each gene in each group, `(n_groups, n_genes)`."""
         own_seed = None if seed is None else seed + 2
         pilot, of = groups.pilot(N_PILOT, own_seed)
-        drawn = super()._draw(
-            request, cells, pilot, sampler=sampler, seed=own_seed, library_size=library_size
-        )
+        drawn = super()._draw(pilot, sampler=sampler, seed=own_seed, library_size=library_size)
         factors = np.ones((len(groups), len(self._screen.genes)))
         populations = self._populations(drawn, of)
         while some := list(islice(populations, N_TOGETHER)):
             chosen = np.array([group for group, _, _ in some])
             shares = np.stack([population_shares(own, size) for _, own, size in some])
-            means = self._means(groups, chosen, cells, shares, interval=None)
+            means = self._means(groups, chosen, shares, interval=None)
             for (group, own, size), target in zip(some, means.shares, strict=True):
                 factors[group] = gene_factors(
                     own.astype(np.float64), size, target, partial=self._partial
@@ -331,18 +329,17 @@ class RecentredModel(LatentModel):
 
     def _own_shares(
         self,
-        request: Request,
-        cells: Reference,
-        plan: Plan,
         groups: RequestGroups,
         *,
         sampler: SamplerConfig,
         seed: int | None,
     ) -> np.ndarray:
         """Return the shares of the genes in each group by the generator, `(n_groups, n_genes)`."""
-        order = np.argsort(groups.of, kind="stable")
-        some = Plan(plan.row[order], plan.reference[order], plan.draw[order])
-        drawn = super()._draw(request, cells, some, sampler=sampler, seed=seed)
+        order, plan = np.argsort(groups.of, kind="stable"), groups.plan
+        some = replace(
+            plan, row=plan.row[order], reference=plan.reference[order], draw=plan.draw[order]
+        )
+        drawn = super()._draw(some, sampler=sampler, seed=seed, library_size="reference")
         populations = self._populations(drawn, groups.of[order])
         return np.stack([population_shares(own, size) for _, own, size in populations])
 
@@ -355,13 +352,12 @@ class RecentredModel(LatentModel):
         self,
         groups: RequestGroups,
         chosen: np.ndarray,
-        cells: Reference,
         shares: np.ndarray | None,
         *,
         interval: float | None,
     ) -> GroupMeans:
         """Return the means of some groups, given the generator's shares, `(n_chosen, n_genes)`."""
-        control, generator = control_profiles(groups, cells, chosen), None
+        control, generator = control_profiles(groups, chosen), None
         if shares is not None and self.mean is None:
             if not self._partial:  # those of zero-inflated counts do not sum to one
                 shares = shares / shares.sum(axis=1, keepdims=True)
@@ -370,7 +366,6 @@ class RecentredModel(LatentModel):
             self._stack(),
             groups,
             chosen,
-            given=cells if cells.is_given else None,
             generator=generator,
             interval=interval,
         )
@@ -388,12 +383,10 @@ class RecentredModel(LatentModel):
         own, sizes = own.astype(np.float64), np.ones(n)
         cells = self._training_controls()
         request = self._request_of(condition, code, cells)
-        plan = Plan.make(request, cells, None, 0)
-        groups = RequestGroups.make(plan, request, cells, self._screen)
+        groups = RequestGroups.make(Plan.make(request, cells, None, 0), self._screen)
         shares = np.tile(population_shares(own, sizes), (len(groups), 1))
-        means = self._means(groups, np.arange(len(groups)), cells, shares, interval=None)
-        weight = np.bincount(groups.of, weights=cells.library[plan.reference])
-        target = weight @ means.shares / weight.sum()
+        means = self._means(groups, np.arange(len(groups)), shares, interval=None)
+        target = population_shares(means.shares, groups.library)
         factor = gene_factors(own, sizes, target, partial=self._partial)
         moving = torch.from_numpy(factor.astype(np.float32)).to(latents.device)
         return rescaled_parameters(unit, moving, likelihood, partial=self._partial)

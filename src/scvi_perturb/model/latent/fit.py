@@ -15,7 +15,7 @@ from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
-from scvi_perturb.model.base.setup import reference_doses, to_tensors
+from scvi_perturb.model.base.reference import reference_doses, to_tensors
 from scvi_perturb.model.base.training import (
     CellSplit,
     fit_additive,

@@ -29,11 +29,11 @@ from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
 from scvi_perturb.model.base.latents import chosen_rows, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
+from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.model.base.setup import (
     check_folder,
     check_n_samples,
     check_training_cells,
-    to_tensors,
 )
 from scvi_perturb.model.latent.fit import TwoStageFit
 from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
@@ -50,10 +50,9 @@ if TYPE_CHECKING:
     from scvi.model import SCVI
 
     from scvi_perturb.data.condition import Condition
-    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
-    from scvi_perturb.model.base.draw import Drawn, LibrarySize, Plan
-    from scvi_perturb.model.base.reference import Reference
+    from scvi_perturb.model.base.draw import Drawn, LibrarySize
+    from scvi_perturb.model.base.reference import Plan, Reference
     from scvi_perturb.nn.layers import CountDecoder
 
 
@@ -404,14 +403,7 @@ class LatentModel(PerturbationModel):
         return isinstance(self.module.representation, RawCounts)
 
     def _draw(
-        self,
-        request: Request,
-        cells: Reference,
-        plan: Plan,
-        *,
-        sampler: SamplerConfig,
-        seed: int | None,
-        library_size: LibrarySize = "reference",
+        self, plan: Plan, *, sampler: SamplerConfig, seed: int | None, library_size: LibrarySize
     ) -> Iterator[Drawn]:
         if self._draws_counts and library_size != "reference":
             msg = (
@@ -422,15 +414,14 @@ class LatentModel(PerturbationModel):
         self.module.eval()
         device = self._device()
         random = generator(seed, device)
-        tensors = self._vocabulary.tensors(request.conditions, self._seen())
+        tensors = self._vocabulary.tensors(plan.request.conditions, self._seen())
         return draw_cells(
             self._representation(),
             partial(self.module.generator.sample_latent, sampler=sampler, generator=random),
             conditions=type(tensors)(*(t.to(device) for t in tensors)),
-            cells=cells,
             plan=plan,
             options=DrawOptions.make(
-                request,
+                plan.request,
                 self._screen,
                 library_size=library_size,
                 shifts=self.library_shifts_,

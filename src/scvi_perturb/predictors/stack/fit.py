@@ -76,9 +76,7 @@ def stack_weights(
     `between`, `across`: See `moments_of`. `prior`: Weights believed before, `(n_members,)`, that
     sum to one. `seed`: Seed of the bootstraps.
 
-    References
-    ----------
-    Breiman, Stacked regressions, Machine Learning 1996.
+    Reference: Breiman, Stacked regressions, Machine Learning 1996.
     """
     n_units = len(across)
     random = np.random.default_rng(seed)
@@ -165,9 +163,7 @@ class ControlPrior:
         `context`: Left out of the mean, where training has it. `given`: Profile and variance of
         control cells given; None takes those of training.
 
-        References
-        ----------
-        Efron and Morris, Stein's estimation rule and its competitors, JASA 1973.
+        Reference: Efron and Morris, Stein's estimation rule and its competitors, JASA 1973.
         """
         others = np.array([own != context for own in self.contexts])
         if given is None:

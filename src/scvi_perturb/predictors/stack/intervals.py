@@ -44,9 +44,7 @@ def error_quantiles(error: Floats, variance: Floats, noise: Floats) -> Floats:
     error, same shape; where it is zero nothing is learned. `noise`: Sampling variance of the
     measurement, same shape.
 
-    References
-    ----------
-    Lange, Little and Taylor, Robust statistical modeling using the t distribution, 1989.
+    Reference: Lange, Little and Taylor, Robust statistical modeling using the t distribution, 1989.
     """
     told = variance > 0
     if not told.any():
@@ -168,12 +166,8 @@ class ErrorModel:
         Around the predictions that the members of each fold make, `(n_folds, n_rows, n_genes)`, the
         law of errors of that fold is put; the ends are quantiles of the mixture (CV+).
 
-
-
-        References
-        ----------
-        Barber, Candes, Ramdas and Tibshirani, Predictive inference with the jackknife+, Annals of
-        Statistics 2021.
+        Reference: Barber, Candes, Ramdas and Tibshirani, Predictive inference with the jackknife+,
+        Annals of Statistics 2021.
         """
         scale = self.scale(covariates)
         return -self._upper(scale, -centres, level), self._upper(scale, centres, level)

@@ -174,9 +174,8 @@ def agreement_factor(gap: Floats, share: float, scale: Floats) -> Floats:
     untried one. `scale`: Standard deviation of the error of the others, same shape. Returns
     `(n_requests, 1)`, from 1/2 to 1.
 
-    References
-    ----------
-    Krogh and Vedelsby, Neural network ensembles, cross validation, and active learning, 1995.
+    Reference: Krogh and Vedelsby, Neural network ensembles, cross validation, and active learning,
+    1995.
     """
     size = np.sqrt((scale**2).mean(axis=1, keepdims=True))
     units = np.maximum(scale, np.maximum(_LEAST * size, 1e-12))
