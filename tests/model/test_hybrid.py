@@ -91,7 +91,7 @@ def test_sampled_cells_have_the_mean_that_is_predicted(model, monkeypatch):
     found = np.stack([scores(cells, effects, row) for row in range(len(MIXED))])
     assert found.max() < 4.5, "120 genes: 4.5 is passed once in a thousand times"
     # The generator alone has other means: it was hardly trained.
-    monkeypatch.setattr(RecentredModel, "_factors", lambda *args, **_: np.ones((len(args[3]), 30)))
+    monkeypatch.setattr(RecentredModel, "_factors", lambda *args, **_: np.ones((len(args[1]), 30)))
     alone = model.sample(MIXED, n_samples=2000)
     assert min(scores(alone, effects, row).max() for row in range(len(MIXED))) > 6
 
