@@ -66,7 +66,7 @@ class RequestGroups:
 
         A context that a row asks for by name comes before that of its reference cells.
         """
-        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(dtype=object)
+        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(object, copy=True)
         labels[pd.isna(labels)] = None
         own, code = _distinct(labels)
         pairs, of = np.unique(
