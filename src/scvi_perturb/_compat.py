@@ -1,23 +1,49 @@
-"""The only file that touches private or version-dependent names of scvi-tools."""
+"""The only file that touches private or version-dependent names of other packages."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scvi.data._constants import _SETUP_METHOD_NAME
-from scvi.train import TrainingPlan
+import torch
 
+# scvi-tools is imported where it is used: the numerics, which know nothing of it, draw from here.
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from scvi.module.base import LossOutput
+    from scvi.train import TrainingPlan
+    from torch import Generator, Tensor
 
-__all__ = ["SETUP_METHOD_NAME", "log_loss_components", "without_tips"]
+__all__ = [
+    "layer_names",
+    "log_loss_components",
+    "quiet_lightning",
+    "setup_method_name",
+    "standard_gamma",
+]
 
-#: Key of a registry under which the method stands that registers new data when a model is loaded.
-SETUP_METHOD_NAME = _SETUP_METHOD_NAME
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Return the sorted names of the layers; anndata 0.13 counts X among them, as None."""
+    # `keys()`: the layers of a collection of files cannot be iterated.
+    return sorted(name for name in adata.layers.keys() if name is not None)  # noqa: SIM118
+
+
+def standard_gamma(shape: Tensor, *, generator: Generator | None) -> Tensor:
+    """Draw gamma variables of scale one; torch's public functions take no generator."""
+    drawn: Tensor = torch._standard_gamma(shape, generator=generator)
+    return drawn
+
+
+def setup_method_name() -> str:
+    """Return the key of a registry that names the method which registers new data in `load`."""
+    from scvi.data._constants import _SETUP_METHOD_NAME
+
+    return str(_SETUP_METHOD_NAME)
 
 
 def log_loss_components(
@@ -29,13 +55,15 @@ def log_loss_components(
     distributed training on CPU fails as soon as there are extra metrics; the function it wraps
     does not.
     """
+    from scvi.train import TrainingPlan
+
     method = TrainingPlan.compute_and_log_metrics
     getattr(method, "__wrapped__", method)(plan, output, metrics, mode)
 
 
 @contextmanager
-def without_tips() -> Iterator[None]:
-    """Keep Lightning's advertisements, and nothing else, out of the log inside the block."""
+def quiet_lightning() -> Iterator[None]:
+    """Keep advertisements and uses of deprecated names by Lightning itself off the screen."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def is_no_tip(record: logging.LogRecord) -> bool:
@@ -43,6 +71,10 @@ def without_tips() -> Iterator[None]:
 
     logger.addFilter(is_no_tip)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning 2.6 on torch 2.13 and newer.
+            message = r".*`isinstance\(treespec, LeafSpec\)` is deprecated"
+            warnings.filterwarnings("ignore", message, FutureWarning)
+            yield
     finally:
         logger.removeFilter(is_no_tip)

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scvi_perturb._compat import layer_names
 from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, UNS_KEY, SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.condition import ScreenKeys, default_keys
@@ -137,7 +138,7 @@ def _list(obs: pd.DataFrame) -> str:
 def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData:
     """Return the screen with raw counts in X and nothing else beside annotation."""
     if layer is not None and layer not in adata.layers:
-        msg = f"--layer {layer}: found layers {', '.join(sorted(adata.layers)) or 'none'}."
+        msg = f"--layer {layer}: found layers {', '.join(layer_names(adata)) or 'none'}."
         raise UsageError(msg)
     held = {"X": adata.X, **adata.layers} if layer is None else {layer: adata.layers[layer]}
     name = next((name for name, matrix in held.items() if holds_counts(matrix)), layer or "X")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
+from scvi_perturb._compat import layer_names
 from scvi_perturb._core import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY, SchemaError
 from scvi_perturb.data.condition import as_labels, row_codes
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
@@ -37,13 +38,12 @@ class CountsField(LayerField):
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise `SchemaError` unless the matrix is there and holds what it should."""
-        # `keys()`: the layers of a collection of files have no `in` and cannot be iterated.
-        layers = list(adata.layers.keys())
+        layers = layer_names(adata)
         if self.attr_key is not None and self.attr_key not in layers:
-            msg = f"Layer {self.attr_key!r} was not found; the layers are {sorted(layers)}."
+            msg = f"Layer {self.attr_key!r} was not found; the layers are {layers}."
             raise SchemaError(msg)
         if self.attr_key is None and not hasattr(adata, "X"):
-            msg = f"A collection of files has layers only ({sorted(layers)}); pass one as `layer`."
+            msg = f"A collection of files has layers only ({layers}); pass one as `layer`."
             raise SchemaError(msg)
         super().validate_field(adata)
         self._check_values(adata)

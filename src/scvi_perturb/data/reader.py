@@ -57,14 +57,16 @@ def check_raw_counts(X: Matrix, *, where: str, layers: Mapping[str, Matrix] | No
     found = _fault(X)
     if found is None:
         return
-    holding = [name for name, layer in (layers or {}).items() if holds_counts(layer)]
+    # anndata 0.13 counts X among the layers, as None.
+    others = {name: layer for name, layer in (layers or {}).items() if name is not None}
+    holding = [name for name, layer in others.items() if holds_counts(layer)]
     if holding:
         names = ", ".join("None (adata.X)" if name == "X" else repr(name) for name in holding)
         advice = f"Counts are elsewhere in these data: pass layer={names}."
     else:
         advice = "Put the raw counts into a layer and pass its name as `layer`."
-        if layers:
-            advice = f"None of the other matrices ({', '.join(layers)}) holds counts. " + advice
+        if others:
+            advice = f"None of the other matrices ({', '.join(others)}) holds counts. " + advice
     msg = f"{where} {found}; expected raw counts (whole numbers >= 0). {advice}"
     raise SchemaError(msg)
 

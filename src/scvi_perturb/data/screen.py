@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from scvi_perturb._compat import SETUP_METHOD_NAME
+from scvi_perturb._compat import setup_method_name
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -70,7 +70,7 @@ class Screen:
             genes=tuple(map(str, genes)),
             metadata=_metadata(arguments.get("metadata_keys") or {}, states),
             is_perturbed=arguments["perturbation_key"] is not None,
-            is_continuous=registry.get(SETUP_METHOD_NAME) == SIGNATURES,
+            is_continuous=registry.get(setup_method_name()) == SIGNATURES,
         )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from scvi_perturb._compat import standard_gamma
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,7 +61,7 @@ def draw_dense(
     mean = mu
     if theta is not None:
         shape = theta.expand_as(mu).contiguous()
-        mean = torch._standard_gamma(shape, generator=generator) * (mu / theta)
+        mean = standard_gamma(shape, generator=generator) * (mu / theta)
     counts = torch.poisson(mean, generator=generator)
     if zi_logits is not None:
         uniform = torch.rand(mu.shape, generator=generator, device=mu.device)

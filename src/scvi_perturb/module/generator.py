@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, check_choice
 from scvi_perturb.generative.samplers import SAMPLERS
@@ -318,7 +319,7 @@ class LatentGenerator(BaseModuleClass):
         with torch.no_grad():
             average: list[Tensor] = list(self.average.parameters())
             learned: list[Tensor] = list(self.learned.parameters())
-            torch._foreach_lerp_(average, learned, 1 - decay)
+            get_ema_multi_avg_fn(decay)(average, learned, n)
 
     def forward(
         self, tensors: Batch, loss_kwargs: Mapping[str, object] | None = None

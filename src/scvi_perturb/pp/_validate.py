@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._compat import layer_names
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.fields import read_annotation
@@ -170,7 +171,7 @@ def _condition_problems(
 def _counts(adata: AnnData, layer: str | None) -> tuple[bool, str | None]:
     """Return whether the matrix holds raw counts, and why not."""
     if layer is not None and layer not in adata.layers:
-        return False, f"Layer {layer!r} was not found; the layers are {sorted(adata.layers)}."
+        return False, f"Layer {layer!r} was not found; the layers are {layer_names(adata)}."
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     try:
         check_raw_counts(

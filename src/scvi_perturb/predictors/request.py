@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scvi_perturb._compat import layer_names
 from scvi_perturb._core import (
     DOSE_COLUMN,
     KIND_COLUMN,
@@ -175,7 +176,7 @@ def read_chunks(
     A slice of `cells` and its rows, `(n, n_genes)`, an array or CSR.
     """
     held = {"X": adata.X} if hasattr(adata, "X") else {}
-    held |= {name: adata.layers[name] for name in adata.layers.keys()}  # noqa: SIM118
+    held |= {name: adata.layers[name] for name in layer_names(adata)}
     if layer is not None and layer not in held:
         msg = f"{what} has no layer {layer!r}; found {sorted(held.keys() - {'X'})}."
         raise SchemaError(msg)

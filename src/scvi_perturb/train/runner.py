@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scvi.train import TrainRunner
 
-from scvi_perturb._compat import without_tips
+from scvi_perturb._compat import quiet_lightning
 from scvi_perturb._core import forked_seed
 from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
@@ -59,7 +59,7 @@ class StageRunner(TrainRunner):
             # By Lightning's own limit of steps, a resumed run would end an epoch twice.
             callbacks = cast("list[Callback]", kwargs.pop("callbacks", None) or [])
             kwargs["callbacks"] = [*callbacks, StopAfter(max_steps)]
-        with without_tips():
+        with quiet_lightning():
             super().__init__(
                 model,
                 training_plan=training_plan,
@@ -77,7 +77,7 @@ class StageRunner(TrainRunner):
         # read from a file, and not the same noise in every process.
         own = None if seed is None else seed + RANK_STRIDE * self.trainer.global_rank
         trained = self.model.is_trained_
-        with forked_seed(own), without_tips():
+        with forked_seed(own), quiet_lightning():
             super()._run_training_core()
         # One stage is not the model: `train` sets it when all are done.
         self.model.is_trained_ = trained

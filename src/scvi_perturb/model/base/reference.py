@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from scvi_perturb._compat import layer_names
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -267,7 +268,7 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
         msg = "The reference has no cells; pass at least one control cell."
         raise SchemaError(msg)
     if screen.keys.layer is not None and screen.keys.layer not in adata.layers:
-        msg = f"The reference has no layer {screen.keys.layer!r}; it has {sorted(adata.layers)}."
+        msg = f"The reference has no layer {screen.keys.layer!r}; it has {layer_names(adata)}."
         raise SchemaError(msg)
     counts = adata.X if screen.keys.layer is None else adata.layers[screen.keys.layer]
     check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})

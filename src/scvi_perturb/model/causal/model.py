@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scvi.data import AnnDataManager
 
-from scvi_perturb._compat import SETUP_METHOD_NAME
+from scvi_perturb._compat import setup_method_name
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -331,7 +331,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             *metadata_fields(arguments),
         ]
         method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
-        method[SETUP_METHOD_NAME] = SIGNATURES
+        method[setup_method_name()] = SIGNATURES
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)

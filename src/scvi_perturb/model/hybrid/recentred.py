@@ -69,7 +69,7 @@ class RequestGroups:
         A context that a row asks for by name comes before that of its reference cells.
         """
         request, cells = plan.request, plan.cells
-        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(dtype=object)
+        labels = cells.labels.reindex(columns=list(screen.keys.context)).to_numpy(object, copy=True)
         labels[pd.isna(labels)] = None
         own, code = _distinct(labels)
         pairs, of = np.unique(
