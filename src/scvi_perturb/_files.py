@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
     import h5py
     import pandas as pd
+    from anndata import AnnData
 
 __all__ = [
     "read_bytes",
     "read_json",
     "read_text",
+    "write_anndata",
     "write_bytes",
     "write_table",
     "write_text",
@@ -196,11 +198,23 @@ class _Sink(io.RawIOBase):
         super().close()
 
 
+def write_anndata(path: str | os.PathLike[str], adata: AnnData) -> None:
+    """Write an `.h5ad` file; see `writing`."""
+    from anndata.io import write_elem
+
+    adata.strings_to_categoricals()  # as AnnData's own method does
+    with writing_hdf5(path) as (file, _):
+        write_elem(file, "/", adata)
+
+
 @contextmanager
-def writing_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def writing_files(
+    folder: str | os.PathLike[str], *, inputs: Iterable[object] = ()
+) -> Iterator[Path]:
     """Yield a temporary folder; its files move into `folder`, which is made, on success.
 
-    What stands in `folder` is replaced by files of the same names, or stays.
+    What stands in `folder` is replaced by files of the same names, or stays. `inputs` as for
+    `writing`.
 
     Raises `OSError`: As for `writing`, of any of the files; then none is moved.
     """
@@ -218,7 +232,7 @@ def writing_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
         made = sorted(temporary.iterdir())
         for path in made:
-            _check_unused(_checked(out / path.name), ())
+            _check_unused(_checked(out / path.name), inputs)
             _flush(path)
         existed = True
         for path in made:
@@ -371,7 +385,7 @@ def read_text(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> str:
     """Return the text of a file in UTF-8, plain or gzipped; see `read_bytes`."""
     content = read_bytes(path, most=most)
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         msg = f"{path} is no text in UTF-8: {error}. Check that it is the file you mean."
         raise SchemaError(msg) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from scvi_perturb._core import (
     SchemaError,
     UnknownPerturbationError,
 )
+from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import Component, Condition, as_columns, as_label, harmonised_keys
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import (
@@ -240,7 +240,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if other:
             msg = (
@@ -249,10 +249,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
             )
             raise SchemaError(msg)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"run.{os.getpid()}.part"
-    unfinished.write_text(json.dumps(now, indent=1))
-    unfinished.replace(path)
+    write_text(path, json.dumps(now, indent=1), make_folder=True)
 
 
 def check_interval(interval: float) -> None:

@@ -50,7 +50,7 @@ from scvi_perturb.model.base.setup import (
     completed,
     screen_fields,
 )
-from scvi_perturb.model.base.training import n_batches, representation_stage
+from scvi_perturb.model.base.training import all_or_nothing, n_batches, representation_stage
 from scvi_perturb.model.causal.draw import (
     CONDITIONING,
     check_conditioning,
@@ -340,6 +340,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     # Training -------------------------------------------------------------------------------
 
+    @all_or_nothing
     def train(
         self,
         max_epochs: int | None = None,
@@ -497,6 +498,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             uns=self._provenance(None, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
+            inputs=(self.adata, reference),
         )
 
     @docs.dedent
@@ -722,6 +724,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             uns=self._provenance(None, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
+            inputs=(self.adata,),
         )
 
     def _library_of(
