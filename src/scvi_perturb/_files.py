@@ -6,6 +6,7 @@ error, what stood there before stands there still.
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import errno
 import gzip
@@ -117,10 +118,13 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     Text that a spreadsheet would run as a formula is written with an apostrophe before it.
     """
     plain = frame.rename(columns=_no_formula)
-    for column in plain.select_dtypes(exclude=["number", "bool"]):
-        plain[column] = plain[column].astype(object).map(_no_formula)
+    texts = [*plain.select_dtypes(exclude=["number", "bool"])]
+    plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
+    # Python before 3.13 does not quote the carriage return, which ends a line.
+    split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name].unique()))
+    quoting = csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
     with writing(path) as temporary:
-        plain.to_csv(temporary, index=False, float_format="%.6g")
+        plain.to_csv(temporary, index=False, float_format="%.6g", quoting=quoting)
 
 
 def _no_formula(cell: object) -> object:
