@@ -9,6 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from scvi_perturb._files import writing_hdf5
 from scvi_perturb.model.base._writer import CsrFileWriter
 
 GENES = ["g0", "g1", "g2", "g3"]
@@ -29,11 +30,13 @@ def obs(n):
 
 
 def write(path, blocks=BLOCKS):
-    writer = CsrFileWriter(path, n_columns=len(GENES))
-    for part in blocks:
-        writer.append(part)
     n = sum(part.shape[0] for part in blocks)
-    return writer.finish(obs=obs(n), genes=GENES, uns=UNS)
+    with writing_hdf5(path) as (file, _):
+        writer = CsrFileWriter(file, n_columns=len(GENES))
+        for part in blocks:
+            writer.append(part)
+        writer.finish(obs=obs(n), genes=GENES, uns=UNS)
+    return anndata.read_h5ad(path, backed="r")
 
 
 def test_file_equals_what_is_held_in_memory(tmp_path):
@@ -54,26 +57,6 @@ def test_file_equals_what_is_held_in_memory(tmp_path):
     again = anndata.read_h5ad(tmp_path / "held.h5ad")
     assert set(found.layers) == set(again.layers)
     assert set(found.obsm) == set(again.obsm)
-
-
-def test_file_appears_when_it_is_finished(tmp_path):
-    path = tmp_path / "new" / "cells.h5ad"
-    writer = CsrFileWriter(path, n_columns=len(GENES))
-    writer.append(BLOCKS[0])
-    assert not path.exists()
-    writer.finish(obs=obs(3), genes=GENES, uns={}).file.close()
-    assert [found.name for found in path.parent.iterdir()] == ["cells.h5ad"]
-
-
-def test_existing_file_is_kept_until_then(tmp_path):
-    path = tmp_path / "cells.h5ad"
-    write(path).file.close()
-    before = path.read_bytes()
-    writer = CsrFileWriter(path, n_columns=len(GENES))
-    writer.append(block(6, 9))
-    assert path.read_bytes() == before
-    writer.finish(obs=obs(6), genes=GENES, uns={}).file.close()
-    assert anndata.read_h5ad(path).n_obs == 6
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float64])

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._files import read_json, write_text
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark._summary import summarize
 
@@ -83,11 +84,8 @@ class Record:
     def write(self, folder: Path) -> Path:
         """Write the record; a run that is killed meanwhile leaves no half of it."""
         path = record_path(folder, self.task, self.method, self.seed, self.fold)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path = path.with_suffix(".partial")
         state = {"format": _FORMAT} | asdict(self)
-        partial_path.write_text(json.dumps(state, allow_nan=True), encoding="utf-8")
-        partial_path.replace(path)
+        write_text(path, json.dumps(state, allow_nan=True), make_folder=True)
         return path
 
     @classmethod
@@ -97,10 +95,10 @@ class Record:
         Raises `SchemaError`: If the file is not one.
         """
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_json(path)
             known = state.pop("format") == _FORMAT
             record = cls(**state)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (SchemaError, KeyError, TypeError, AttributeError):
             known = False
         if not known:
             msg = f"{path} is not a record of a benchmark of this version; delete it."

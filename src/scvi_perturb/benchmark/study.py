@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb._files import read_text
 from scvi_perturb.benchmark.methods import (
     TRIVIAL,
     class_names,
@@ -444,12 +445,9 @@ def read_study(path: str | Path) -> StudyFile:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        msg = f"There is no file {path}."
-        raise SchemaError(msg)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         msg = f"{path.name} is not a TOML file: {error}."
         raise SchemaError(msg) from None
 

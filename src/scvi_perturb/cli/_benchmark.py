@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from scvi_perturb._files import write_table
 from scvi_perturb.benchmark import REPLICATE, missing_jobs, read_study, run, write_report
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import UsageError
@@ -144,14 +145,14 @@ def _finish(results: Results, file: StudyFile, console: Console) -> int:
     """Write what came of it, print the table, and return the exit code."""
     out = file.out
     status = results.status()
-    status.to_csv(out / "status.csv", index=False)
+    write_table(out / "status.csv", status)
     for line in _trouble(status):
         _say(console, line)
-    results.frame().to_csv(out / "scores.csv", index=False, float_format="%.6g")
+    write_table(out / "scores.csv", results.frame())
     everything, clear = results.summary(), results.summary(clear=True)
     parts = [everything.assign(conditions="all"), clear.assign(conditions="clear effect")]
     summary = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    summary.to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    write_table(out / "summary.csv", summary)
     write_report(results, out / "report.html")
     # A file is not bound to the width of a screen.
     wide = console if console.is_terminal else Console(file=console.file, width=_WIDE)

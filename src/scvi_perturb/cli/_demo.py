@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import matplotlib.pyplot as plt
@@ -15,11 +12,11 @@ import pandas as pd
 import torch
 
 from scvi_perturb._core import CONTROL, TARGET_SUM, UnknownPerturbationError
+from scvi_perturb._files import write_anndata, write_table, write_text, writing, writing_files
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark import REPLICATE, markdown_table
 from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.benchmark.runner import quiet
-from scvi_perturb.cli._app import DemoOptions, UsageError
 from scvi_perturb.cli._benchmark import number, score_table
 from scvi_perturb.cli._held_out import Case, cases, hold_out
 from scvi_perturb.cli._screen import PreparedScreen, open_screen, smaller, with_genes
@@ -45,12 +42,14 @@ from scvi_perturb.predictors.cells import ShiftedControl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
     from rich.console import Console
 
+    from scvi_perturb.cli._app import DemoOptions
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.metrics import Matrix
     from scvi_perturb.predictors.base import MeanPredictor
@@ -96,8 +95,12 @@ def run_demo(options: DemoOptions, console: Console) -> None:
 
     Raises `UsageError`: When the screen, or what was asked, does not allow for it.
     """
-    with _results(options.out) as folder, _one_thread():
-        _run(options, folder, console)
+    try:
+        with writing_files(options.out, inputs=[options.data]) as folder, _one_thread():
+            _run(options, folder, console)
+    except KeyboardInterrupt as error:
+        msg = "nothing was written."
+        raise KeyboardInterrupt(msg) from error
     console.print(f"Results are in [bold]{options.out}[/]; begin with report.md.", soft_wrap=True)
 
 
@@ -124,16 +127,16 @@ def _run(options: DemoOptions, folder: Path, console: Console) -> None:
     seconds = dict(zip([*clock][1:], np.diff([*clock.values()]), strict=True))
     times = f"{sum(seconds.values()):.0f} s: "
     times += ", ".join(f"{part} {spent:.0f}" for part, spent in seconds.items())
-    sampled.write_h5ad(folder / "predicted_cells.h5ad")
-    effects.write_h5ad(folder / "effects.h5ad")
-    scores.to_csv(folder / "metrics.csv", index=False, float_format="%.6g")
+    write_anndata(folder / "predicted_cells.h5ad", sampled)
+    write_anndata(folder / "effects.h5ad", effects)
+    write_table(folder / "metrics.csv", scores)
     split.to_json(folder / "split.json")
     words = {name: says for name, (says, _) in _baselines(split.kind).items()}
-    (folder / "metrics.md").write_text(_metrics_text(scores, words), encoding="utf-8")
+    write_text(folder / "metrics.md", _metrics_text(scores, words))
     text = _report_text(
         screen, split, asked, scores, source=source, story=f"{story} {note}".strip(), times=times
     )
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     means, title = _means(scores)
     cells = means[list(_PRINTED)].map(number)
     console.print(score_table(cells, title, {MODEL: "bold", REPLICATE: "dim"}))
@@ -299,7 +302,8 @@ def draw(
     for name, axes in (drawn | {"training": training_history(model)}).items():
         figure = axes[0].get_figure(root=True)
         if figure is not None:
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            with writing(folder / f"{name}.png") as path:
+                figure.savefig(path, dpi=150, bbox_inches="tight")
             plt.close(figure)
 
 
@@ -337,29 +341,6 @@ def _umap(
     axes = umap_real_and_predicted(real, cells, color="cells", fit_on=screen.adata[split.train])
     axes[0].set_title("real: held-out and control cells")
     return axes
-
-
-@contextmanager
-def _results(out: Path) -> Iterator[Path]:
-    """Yield a folder to write to; put its files into `out` when the block succeeds."""
-    existed = out.is_dir()
-    if out.exists() and not existed:
-        msg = f"--out {out}: there is a file of this name; name a folder."
-        raise UsageError(msg)
-    out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
-    try:
-        yield folder
-        for path in sorted(folder.iterdir()):
-            path.replace(out / path.name)
-        existed = True
-    except KeyboardInterrupt as error:
-        msg = "nothing was written."
-        raise KeyboardInterrupt(msg) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not existed:
-            out.rmdir()
 
 
 @contextmanager

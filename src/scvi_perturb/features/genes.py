@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb._files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 _MOST = 10
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -44,16 +43,8 @@ def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
         follows the comma of a gene is not a number; also if the file has no set or is not text.
     """
     path = Path(path)
-    content = path.read_bytes()
-    try:
-        if content[:2] == _GZIP_MAGIC:
-            content = gzip.decompress(content)
-        lines = content.decode("utf-8-sig").split("\n")
-    except (EOFError, OSError, UnicodeDecodeError) as error:
-        msg = f"{path.name} is not a text file of gene sets, plain or gzipped: {error}."
-        raise SchemaError(msg) from error
     sets: dict[str, frozenset[str]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         name, genes, fault = _parse_set(line)

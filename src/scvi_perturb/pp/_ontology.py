@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb._files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -205,9 +206,8 @@ def _read_terms(path: Path) -> list[OntologyTerm]:
     if kind == ".owl":
         terms = list(_owl(path))
     else:
-        opener: Any = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            terms = list(_obo(file, path.name) if kind == ".obo" else _cellosaurus(file))
+        file = BytesIO(read_bytes(path))
+        terms = list(_obo(file, path.name) if kind == ".obo" else _cellosaurus(file))
     if not terms:
         msg = (
             f"{path.name!r} holds no terms; expected stanzas '[Term]' with 'id' and 'name' in OBO, "

@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from scvi_perturb._files import writing
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -122,10 +124,11 @@ class Checkpoint(Callback):
         del pl_module
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        unfinished = self.path.with_suffix(".part")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            unfinished.replace(self.path)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # takes part, and writes nothing
+            return
+        with writing(self.path) as unfinished:
+            trainer.save_checkpoint(unfinished)
 
     def state_dict(self) -> dict[str, Any]:
         """Return history and random state."""

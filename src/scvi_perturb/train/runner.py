@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -11,10 +14,12 @@ from scvi.train import TrainRunner
 
 from scvi_perturb._compat import quiet_lightning
 from scvi_perturb._core import forked_seed
+from scvi_perturb._files import write_bytes
 from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lightning.pytorch import LightningDataModule
@@ -77,7 +82,7 @@ class StageRunner(TrainRunner):
         # read from a file, and not the same noise in every process.
         own = None if seed is None else seed + RANK_STRIDE * self.trainer.global_rank
         trained = self.model.is_trained_
-        with forked_seed(own), quiet_lightning():
+        with forked_seed(own), quiet_lightning(), _interruptible():
             super()._run_training_core()
         # One stage is not the model: `train` sets it when all are done.
         self.model.is_trained_ = trained
@@ -102,6 +107,24 @@ class StageRunner(TrainRunner):
         if checkpoint is not None:
             return checkpoint.merged_history()
         return dict(getattr(self.trainer.logger, "history", {}))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interruption through as what it is.
+
+    Lightning turns it into the end of the interpreter, and ignores all later ones.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _after(before: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
@@ -188,9 +211,9 @@ def fit_stage(
     runner()
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
         history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
-        written = finished.with_suffix(".part")
-        torch.save({"weights": stage.module.state_dict(), "history": history}, written)
-        written.replace(finished)
+        state = BytesIO()
+        torch.save({"weights": stage.module.state_dict(), "history": history}, state)
+        write_bytes(finished, state.getvalue())
         (checkpoint_dir / f"{stage.name}.ckpt").unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from scvi_perturb._files import write_text
 from scvi_perturb.benchmark.report import _figures, _tables, _words
 from scvi_perturb.benchmark.report._words import counted
 from scvi_perturb.metrics import METRICS
@@ -71,10 +72,8 @@ def write_report(results: Results, path: str | Path) -> Path:
         tasks=[_task(section) for section in sections],
         glossary=_tables.glossary(dict.fromkeys(m for s in sections for m in s.metrics)),
     )
-    written = Path(path)
-    written.parent.mkdir(parents=True, exist_ok=True)
-    written.write_text(page, encoding="utf-8")
-    return written
+    write_text(path, page, make_folder=True)
+    return Path(path)
 
 
 def _template() -> Template:

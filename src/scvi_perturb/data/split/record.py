@@ -6,18 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import LeakError, SchemaError, check_choice
+from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import ScreenKeys, as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
     from typing import TypeAlias
 
     from anndata import AnnData
@@ -419,13 +420,13 @@ class Split:
         return cls(**{key: value for key, value in state.items() if key != "format"})
 
     def to_json(self, path: str | Path) -> None:
-        """Write the split to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), separators=(",", ":")), encoding="utf-8")
+        """Write the split to a file, whole or not at all."""
+        write_text(path, json.dumps(self.to_dict(), separators=(",", ":")))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
         """Read a split from a file."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(path))
 
     def __eq__(self, other: object) -> bool:
         """Whether all parts are the same."""

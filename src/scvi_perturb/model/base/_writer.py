@@ -5,33 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from anndata import AnnData
+    import h5py
     from scipy import sparse
 
 __all__ = ["CsrFileWriter"]
 
 
 class CsrFileWriter:
-    """Append blocks of rows to a CSR matrix in a file; the file appears when it is complete.
+    """Append blocks of rows to the CSR matrix `X` of a file, of `n_columns` columns."""
 
-    `path`: File to write; an existing one is replaced at the end, never half-written. `n_columns`:
-    Number of columns.
-    """
-
-    def __init__(self, path: Path, *, n_columns: int) -> None:
-        self.path = path
+    def __init__(self, file: h5py.File, *, n_columns: int) -> None:
+        self._file = file
         self.n_columns, self.n_rows, self.n_values = n_columns, 0, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished = path.with_name(path.name + ".part")
-        self._file = h5py.File(self._unfinished, "w")
         group = self._file.create_group("X")
         self._arrays = {
             name: group.create_dataset(
@@ -49,8 +40,8 @@ class CsrFileWriter:
         self.n_rows += block.shape[0]
         self.n_values += block.nnz
 
-    def finish(self, *, obs: pd.DataFrame, genes: Sequence[str], uns: dict[str, Any]) -> AnnData:
-        """Add annotations, close, put the file in place, and return it backed."""
+    def finish(self, *, obs: pd.DataFrame, genes: Sequence[str], uns: dict[str, Any]) -> None:
+        """Add annotations."""
         group = self._file["X"]
         group.attrs.update(
             {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
@@ -62,14 +53,6 @@ class CsrFileWriter:
         anndata.io.write_elem(self._file, "uns", uns)
         for name in ("layers", "obsm", "varm", "obsp", "varp"):
             anndata.io.write_elem(self._file, name, {})
-        self._file.close()
-        self._unfinished.replace(self.path)
-        return anndata.read_h5ad(self.path, backed="r")
-
-    def abandon(self) -> None:
-        """Close and remove what was written so far."""
-        self._file.close()
-        self._unfinished.unlink(missing_ok=True)
 
     def _extend(self, name: str, values: np.ndarray) -> None:
         array = self._arrays[name]

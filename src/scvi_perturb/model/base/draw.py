@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
+from anndata.io import read_h5ad
 from scipy import sparse
 
 from scvi_perturb._core import (
@@ -23,6 +23,7 @@ from scvi_perturb._core import (
     SchemaError,
     generator,
 )
+from scvi_perturb._files import writing_hdf5
 from scvi_perturb._version import __version__
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.data.reader import read_rows
@@ -33,6 +34,7 @@ from scvi_perturb.module.base import ConditionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -326,8 +328,12 @@ def write_cells(
     uns: dict[str, Any],
     seed: int | None,
     path: str | Path | None,
+    inputs: Iterable[object],
 ) -> AnnData:
-    """Collect drawn cells into AnnData, or stream them to a file and open it backed."""
+    """Collect drawn cells into AnnData, or stream them to a file and open it backed.
+
+    `inputs` are the data that are read meanwhile: their files are not written to.
+    """
     if path is None:
         blocks = list(_draw_blocks(drawn, likelihood, seed))
         if sparse.issparse(blocks[0]):
@@ -336,14 +342,13 @@ def write_cells(
             result = cells_adata(np.vstack(blocks), obs, screen)
         result.uns = uns
         return result
-    writer = CsrFileWriter(Path(path), n_columns=len(screen.genes))
-    try:
+    with writing_hdf5(path, inputs=inputs, make_folder=True) as (file, check):
+        writer = CsrFileWriter(file, n_columns=len(screen.genes))
         for block in _draw_blocks(drawn, likelihood, seed):
             writer.append(sparse.csr_matrix(block))
-        return writer.finish(obs=obs, genes=screen.genes, uns=uns)
-    except BaseException:
-        writer.abandon()
-        raise
+            check()
+        writer.finish(obs=obs, genes=screen.genes, uns=uns)
+    return read_h5ad(path, backed="r")
 
 
 def _draw_blocks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -210,6 +210,28 @@ class PerturbationModel(BaseModelClass):
         }
         cls._register(mdata, arguments, mudata_screen_fields(arguments), **kwargs)
 
+    def release(self) -> None:
+        """Let go of the data: the model stays as one that was loaded without data.
+
+        scvi-tools keeps what was set up, and what was passed to a verb, by the class of the model
+        for as long as the process lives. What this model was given is freed, unless something
+        else holds it; `with model:` does so at the end of the block. To make another model of the
+        same data, call :meth:`setup_anndata` again.
+        """
+        held = self._per_instance_manager_store.pop(self.id, {})
+        for key, manager in held.items():
+            if self._setup_adata_manager_store.get(key) is manager:
+                del self._setup_adata_manager_store[key]
+        self._adata = self._adata_manager = None
+
+    def __enter__(self) -> Self:
+        """Return the model, whose data are released at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the data; see :meth:`release`."""
+        self.release()
+
     @classmethod
     def _register(
         cls,
@@ -284,6 +306,7 @@ class PerturbationModel(BaseModelClass):
             uns=self._provenance(config, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
+            inputs=(self.adata, reference),
         )
 
     def predict(

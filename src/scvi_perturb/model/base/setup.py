@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from scvi_perturb._core import (
     SEPARATOR,
     SchemaError,
 )
+from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import as_columns, as_label, harmonised_keys
 from scvi_perturb.data.fields import (
     CountsField,
@@ -147,7 +147,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if other:
             msg = (
@@ -156,10 +156,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
             )
             raise SchemaError(msg)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"run.{os.getpid()}.part"
-    unfinished.write_text(json.dumps(now, indent=1))
-    unfinished.replace(path)
+    write_text(path, json.dumps(now, indent=1), make_folder=True)
 
 
 def check_interval(interval: float) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import wraps
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +18,51 @@ from scvi_perturb.nn.perturbation import hill_factor
 from scvi_perturb.train.runner import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scvi.model.base import BaseModelClass
     from scvi.module.base import BaseModuleClass
 
     from scvi_perturb.data.reader import ScreenReader
     from scvi_perturb.module.base import ConditionTensors
     from scvi_perturb.train.plan import TrainConfig
+
+Model = TypeVar("Model", bound="BaseModelClass")
+Parameters = ParamSpec("Parameters")
+
+
+def all_or_nothing(
+    train: Callable[Concatenate[Model, Parameters], None],
+) -> Callable[Concatenate[Model, Parameters], None]:
+    """Make `train` leave the model as it was when it fails or is interrupted.
+
+    Raises `RuntimeError`: While another thread trains, since both would draw from the same random
+    numbers.
+    """
+
+    @wraps(train)
+    def run(self: Model, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        if not _TRAINING.acquire(blocking=False):
+            msg = (
+                "Another thread of this process trains a model. Wait for it, or train in another "
+                "process."
+            )
+            raise RuntimeError(msg)
+        before = {**vars(self), "module": deepcopy(self.module)}
+        try:
+            train(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        finally:
+            _TRAINING.release()
+
+    return run
+
+
+#: Held by the thread that trains; what trains inside of it may take it again.
+_TRAINING = RLock()
 
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 

@@ -49,7 +49,7 @@ from scvi_perturb.model.base.setup import (
     completed,
     screen_fields,
 )
-from scvi_perturb.model.base.training import n_batches, representation_stage
+from scvi_perturb.model.base.training import all_or_nothing, n_batches, representation_stage
 from scvi_perturb.model.causal.draw import (
     CONDITIONING,
     check_conditioning,
@@ -338,6 +338,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     # Training -------------------------------------------------------------------------------
 
+    @all_or_nothing
     @docs.dedent
     def train(
         self,
@@ -474,6 +475,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             uns=self._provenance(None, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
+            inputs=(self.adata, reference),
         )
 
     @docs.dedent
@@ -695,6 +697,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             uns=self._provenance(None, seed, self._units, library_size=library_size),
             seed=seed,
             path=path,
+            inputs=(self.adata,),
         )
 
     def _library_of(

@@ -11,6 +11,7 @@ from scvi_perturb._core import check_choice, check_type
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import effects_table
+from scvi_perturb.model.base.training import all_or_nothing
 from scvi_perturb.model.hybrid.confidence import with_confidence
 from scvi_perturb.model.hybrid.recentred import RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
@@ -132,6 +133,7 @@ class HybridResidualModel(RecentredModel):
         self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
 
+    @all_or_nothing
     def train(
         self,
         max_epochs: int | None = None,

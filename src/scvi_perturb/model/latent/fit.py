@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
+from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
@@ -276,8 +277,7 @@ class TwoStageFit:
             k: v for k, v in model.history_.items() if not k.startswith("search_")
         } | {"generator_held_out_energy": error_history(callback.errors)}
         if self.folder is not None and callback.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "n_steps.json").write_text(json.dumps(callback.errors))
+            write_text(self.folder / "n_steps.json", json.dumps(callback.errors), make_folder=True)
         return callback.best_step
 
     def _finished_search(self) -> int | None:
@@ -285,7 +285,7 @@ class TwoStageFit:
         path = None if self.folder is None else self.folder / "n_steps.json"
         if path is None or not path.exists():
             return None
-        errors = {int(step): error for step, error in json.loads(path.read_text()).items()}
+        errors = {int(step): error for step, error in read_json(path).items()}
         history = {"generator_held_out_energy": error_history(errors)}
         self.model.history_ = {**(self.model.history_ or {}), **history}
         least = min(self.config.min_generator_steps, self.config.max_generator_steps)

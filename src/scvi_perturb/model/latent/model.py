@@ -35,6 +35,7 @@ from scvi_perturb.model.base.setup import (
     check_n_samples,
     check_training_cells,
 )
+from scvi_perturb.model.base.training import all_or_nothing
 from scvi_perturb.model.latent.fit import TwoStageFit
 from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
 from scvi_perturb.module.base import ConditionBatch, CountParameters
@@ -228,6 +229,7 @@ class LatentModel(PerturbationModel):
         )
         return model
 
+    @all_or_nothing
     @docs.dedent
     def train(
         self,
