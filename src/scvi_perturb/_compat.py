@@ -6,15 +6,25 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scvi.data._constants import _SETUP_METHOD_NAME
+from scvi.data._constants import _MODEL_NAME_KEY, _SETUP_METHOD_NAME
+from scvi.model._utils import parse_device_args
+from scvi.model.base._save_load import _load_saved_files
 from scvi.train import TrainingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    import torch
     from scvi.module.base import LossOutput
 
-__all__ = ["SETUP_METHOD_NAME", "log_loss_components", "without_tips"]
+__all__ = [
+    "SETUP_METHOD_NAME",
+    "log_loss_components",
+    "read_pickled_model",
+    "torch_device",
+    "without_tips",
+]
 
 #: Key of a registry under which the method stands that registers new data when a model is loaded.
 SETUP_METHOD_NAME = _SETUP_METHOD_NAME
@@ -46,3 +56,21 @@ def without_tips() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_no_tip)
+
+
+def torch_device(accelerator: str, device: int | str) -> torch.device:
+    """Return the device of scvi-tools' arguments."""
+    _, _, found = parse_device_args(
+        accelerator=accelerator,
+        devices=device,
+        return_device="torch",
+        validate_single_device=True,
+    )
+    return found
+
+
+def read_pickled_model(folder: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    """Return class, attributes and weights of a model that scvi-tools wrote; this runs its code."""
+    attributes, _, weights, _ = _load_saved_files(str(folder), False, map_location="cpu")
+    weights.pop("pyro_param_store", None)
+    return str(attributes["registry_"][_MODEL_NAME_KEY]), attributes, weights

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-import torch
 from scvi.train import TrainRunner
 
 from scvi_perturb._compat import without_tips
 from scvi_perturb._core import forked_seed
-from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
+from scvi_perturb._state import from_bytes, to_bytes
+from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StateFiles, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def fit_stage(
     """
     finished = checkpoint_dir and checkpoint_dir / f"{stage.name}.pt"
     if finished and finished.exists():
-        state = torch.load(finished, map_location=stage.module.device, weights_only=False)
+        state = from_bytes(finished.read_bytes(), where=finished)
         stage.module.load_state_dict(state["weights"])
         model.history_ = {**(model.history_ or {}), **state["history"]}
         return
@@ -189,7 +189,8 @@ def fit_stage(
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
         history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
         written = finished.with_suffix(".part")
-        torch.save({"weights": stage.module.state_dict(), "history": history}, written)
+        state = {"weights": stage.module.state_dict(), "history": history}
+        written.write_bytes(to_bytes(state))
         written.replace(finished)
         (checkpoint_dir / f"{stage.name}.ckpt").unlink(missing_ok=True)
 
@@ -209,6 +210,8 @@ def _trainer_kwargs(
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         unfinished = checkpoint_dir / f"{stage.name}.ckpt"
         callbacks.append(Checkpoint(unfinished, every_n_epochs=every_n_epochs))
+        plugins = kwargs.pop("plugins", None) or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), StateFiles()]
         if unfinished.exists():
             kwargs["ckpt_path"] = str(unfinished)
     if not has_validation:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from scvi_perturb._core import (
     SchemaError,
     UnknownPerturbationError,
 )
+from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.condition import Component, Condition, as_columns, as_label, harmonised_keys
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import (
@@ -232,6 +233,10 @@ def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
         raise SchemaError(msg)
 
 
+#: Ends of the names of files with the state of a run.
+_STATES: Final = (".pt", ".ckpt", "n_steps.json")
+
+
 def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """Write down what a run is in its folder; raise when the folder is another run's.
 
@@ -239,8 +244,15 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
+    states = sorted(one.name for one in folder.glob("*") if one.name.endswith(_STATES))
+    if states and not path.exists():
+        msg = (
+            f"{folder} holds {', '.join(states)} and no run.json that says of which run. Name "
+            "another `checkpoint_dir`, or empty this one to start anew."
+        )
+        raise SchemaError(msg)
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_sealed(path.read_text(encoding="utf-8", errors="replace"), where=path)
         other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if other:
             msg = (
@@ -251,7 +263,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"run.{os.getpid()}.part"
-    unfinished.write_text(json.dumps(now, indent=1))
+    unfinished.write_text(sealed(now), encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -270,6 +282,6 @@ def check_n_samples(n_samples: int | None) -> None:
 
 
 def digest(items: Iterable[object]) -> str:
-    """Return a short hash of items, in their order."""
-    text = "\n".join(map(str, items))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return a short hash of items, in their order; bytes as they are, all else as text."""
+    parts = (item if isinstance(item, bytes) else str(item).encode() for item in items)
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
