@@ -12,6 +12,7 @@ import torch
 # scvi-tools is imported where it is used: the numerics, which know nothing of it, draw from here.
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from anndata import AnnData
     from scvi.module.base import LossOutput
@@ -22,8 +23,10 @@ __all__ = [
     "layer_names",
     "log_loss_components",
     "quiet_lightning",
+    "read_pickled_model",
     "setup_method_name",
     "standard_gamma",
+    "torch_device",
 ]
 
 
@@ -78,3 +81,26 @@ def quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(is_no_tip)
+
+
+def torch_device(accelerator: str, device: int | str) -> torch.device:
+    """Return the device of scvi-tools' arguments."""
+    from scvi.model._utils import parse_device_args
+
+    _, _, found = parse_device_args(
+        accelerator=accelerator,
+        devices=device,
+        return_device="torch",
+        validate_single_device=True,
+    )
+    return found
+
+
+def read_pickled_model(folder: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    """Return class, attributes and weights of a model that scvi-tools wrote; this runs its code."""
+    from scvi.data._constants import _MODEL_NAME_KEY
+    from scvi.model.base._save_load import _load_saved_files
+
+    attributes, _, weights, _ = _load_saved_files(str(folder), load_adata=False, map_location="cpu")
+    weights.pop("pyro_param_store", None)
+    return str(attributes["registry_"][_MODEL_NAME_KEY]), attributes, weights

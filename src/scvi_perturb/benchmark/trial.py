@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scvi_perturb.benchmark._held_out import held_out_conditions
 from scvi_perturb.benchmark.task import matrix_of
-from scvi_perturb.data.fields import data_hash, read_annotation
+from scvi_perturb.data.fingerprint import data_hash
 from scvi_perturb.data.split.record import Split
 from scvi_perturb.metrics import Space, chosen_genes, log_normalize
 
@@ -141,7 +141,6 @@ def _visible_part(adata: AnnData, split: Split, layer: str | None) -> tuple[AnnD
     visible = _rows_alone(adata, split, seen, layer)
     for column in visible.obs.select_dtypes("category"):
         visible.obs[column] = visible.obs[column].cat.remove_unused_categories()
-    annotation = read_annotation(visible, split.keys)
     made = Split(
         kind=split.kind,
         seed=split.seed,
@@ -150,7 +149,7 @@ def _visible_part(adata: AnnData, split: Split, layer: str | None) -> tuple[AnnD
         test=np.zeros(0, np.int64),
         held_out=tuple({**row, "n_cells": None} for row in split.held_out),
         parameters=split.parameters,
-        data_hash=data_hash(visible, annotation),
+        data_hash=data_hash(visible, split.keys),
     )
     return visible, made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -330,21 +329,3 @@ def read_annotation(adata: AnnData, keys: ScreenKeys) -> Annotation:
     groups["control"] = code == 0
     groups["context"] = distinct % len(contexts)
     return Annotation(group.astype(np.int64), groups, conditions, contexts, keys.separator)
-
-
-def data_hash(adata: AnnData, annotation: Annotation) -> str:
-    """Return a fingerprint of the cells, the genes and the annotation, as 64 hex digits.
-
-    It depends on names, order, shape, conditions and contexts; not on counts, nor on whether a
-    column is text, categorical or integer, nor on the order of components in a label.
-    """
-    digest = hashlib.sha256(repr(adata.shape).encode())
-    for names in (adata.obs_names, adata.var_names):
-        digest.update("\x1f".join(map(str, names)).encode())
-        digest.update(b"\x1e")
-    for condition, context in zip(annotation.conditions, annotation.groups["context"], strict=True):
-        parts = [(part.name, part.dose, part.kind) for part in condition.components]
-        labels = sorted(annotation.contexts[context].items())
-        digest.update(repr((parts, condition.time, labels)).encode())
-    digest.update(annotation.group.astype("<i8").tobytes())
-    return digest.hexdigest()

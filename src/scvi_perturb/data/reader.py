@@ -80,7 +80,7 @@ def _fault(X: Matrix) -> str | None:
     """Return what is wrong with the sampled values of `X` in words, or None."""
     if X is None:
         return "is empty (None)"
-    return next(filter(None, map(_values_fault, _sampled_values(X))), None)
+    return next(filter(None, map(_values_fault, sampled_values(X))), None)
 
 
 def _values_fault(values: NDArray[Any]) -> str | None:
@@ -103,7 +103,7 @@ def _values_fault(values: NDArray[Any]) -> str | None:
     return None
 
 
-def _sampled_values(X: Matrix) -> Iterator[NDArray[Any]]:
+def sampled_values(X: Matrix) -> Iterator[NDArray[Any]]:
     """Yield flat blocks of values, spread evenly; only stored values where `X` is sparse."""
     stored = _stored(X)
     if stored is not None:

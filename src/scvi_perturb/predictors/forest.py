@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from sklearn.ensemble import ExtraTreesRegressor
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.request import RequestRow
@@ -106,9 +108,10 @@ class FeatureForest(MeanPredictor):
         self._axes = spread[:k, None] * axes[:k]
         self._trees = None
         if k:
-            self._trees = ExtraTreesRegressor(
+            grown = ExtraTreesRegressor(
                 self.n_trees, min_samples_leaf=_LEAF, max_features=_TRIED, random_state=self.seed
             ).fit(self._described(rows.conditions, features), scores[:, :k])
+            self._trees = Trees.of(grown)
 
     def _described(
         self, conditions: Sequence[Condition], features: PerturbationFeatures
@@ -134,8 +137,60 @@ class FeatureForest(MeanPredictor):
         made = np.zeros((len(requests), len(self._mean))) + self._mean
         if self._trees is not None:
             found = self._trees.predict(self._described(conditions, features))
-            made += found.reshape(len(requests), -1) @ self._axes
+            made += found @ self._axes
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Grown trees as arrays, all nodes of all trees in one row.
+
+    `roots`: Node that each tree begins with, `(n_trees,)`. `feature`: Column that a node asks for,
+    -1 at the end of a branch. `threshold`: Values up to it go left. `left`, `right`: Next nodes,
+    `(n_nodes,)`. `value`: What is predicted at the end of a branch, `(n_nodes, n_outputs)`.
+    """
+
+    roots: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, forest: ExtraTreesRegressor) -> Trees:
+        """Take the trees out of a forest of scikit-learn."""
+        trees = [one.tree_ for one in forest.estimators_]
+        ends = np.cumsum([tree.node_count for tree in trees])
+        roots = np.concatenate([[0], ends[:-1]])
+
+        def joined(name: str, start: NDArray[np.int64] | None = None) -> NDArray[Any]:
+            parts = [getattr(tree, name) for tree in trees]
+            if start is None:
+                return np.concatenate(parts)
+            return np.concatenate([p + s for p, s in zip(parts, start, strict=True)])
+
+        return cls(
+            roots,
+            np.maximum(joined("feature"), -1),
+            joined("threshold"),
+            joined("children_left", roots),
+            joined("children_right", roots),
+            joined("value")[:, :, 0],
+        )
+
+    def predict(self, described: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean of all trees, `(n, n_outputs)`."""
+        values = described.astype(np.float32)
+        rows = np.arange(len(values))
+        total = np.zeros((len(values), self.value.shape[1]))
+        for root in self.roots:
+            node = np.full(len(values), root)
+            while (inner := self.feature[node] >= 0).any():
+                asked = values[rows, self.feature[node]] <= self.threshold[node]
+                node = np.where(inner, np.where(asked, self.left[node], self.right[node]), node)
+            total += self.value[node]
+        return total / len(self.roots)
 
 
 def measured_modalities(features: PerturbationFeatures) -> tuple[str, ...]:

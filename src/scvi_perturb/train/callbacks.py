@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins import CheckpointIO
 
-from scvi_perturb._files import writing
+from scvi_perturb._files import write_bytes
+from scvi_perturb._state import from_bytes, to_bytes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from os import PathLike
 
     import lightning.pytorch as pl
     from torch import nn
@@ -124,11 +127,7 @@ class Checkpoint(Callback):
         del pl_module
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(self.path)  # takes part, and writes nothing
-            return
-        with writing(self.path) as unfinished:
-            trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return history and random state."""
@@ -160,6 +159,32 @@ class Checkpoint(Callback):
                 since = pd.concat([before[~before.index.isin(since.index)], since])
             merged[name] = since
         return merged
+
+
+class StateFiles(CheckpointIO):
+    """Write Lightning's checkpoints as arrays and JSON with a digest, in place of a pickle."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | PathLike[str],
+        storage_options: object = None,
+    ) -> None:
+        """Write a checkpoint."""
+        del storage_options
+        write_bytes(path, to_bytes(checkpoint))
+
+    def load_checkpoint(
+        self, path: str | PathLike[str], map_location: object = None, weights_only: object = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; raise `SchemaError` where it is not what was written."""
+        del map_location, weights_only  # it is on the CPU, and holds no code
+        state: dict[str, Any] = from_bytes(Path(path).read_bytes(), where=path)
+        return state
+
+    def remove_checkpoint(self, path: str | PathLike[str]) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 def _add_epoch(frames: dict[str, pd.DataFrame], trainer: pl.Trainer) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-import torch
 from scvi.train import TrainRunner
 
 from scvi_perturb._compat import quiet_lightning
 from scvi_perturb._core import forked_seed
 from scvi_perturb._files import write_bytes
-from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
+from scvi_perturb._state import from_bytes, to_bytes
+from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StateFiles, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def fit_stage(
     """
     finished = checkpoint_dir and checkpoint_dir / f"{stage.name}.pt"
     if finished and finished.exists():
-        state = torch.load(finished, map_location=stage.module.device, weights_only=False)
+        state = from_bytes(finished.read_bytes(), where=finished)
         stage.module.load_state_dict(state["weights"])
         model.history_ = {**(model.history_ or {}), **state["history"]}
         return
@@ -211,9 +210,8 @@ def fit_stage(
     runner()
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
         history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
-        state = BytesIO()
-        torch.save({"weights": stage.module.state_dict(), "history": history}, state)
-        write_bytes(finished, state.getvalue())
+        state = {"weights": stage.module.state_dict(), "history": history}
+        write_bytes(finished, to_bytes(state))
         (checkpoint_dir / f"{stage.name}.ckpt").unlink(missing_ok=True)
 
 
@@ -232,6 +230,8 @@ def _trainer_kwargs(
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         unfinished = checkpoint_dir / f"{stage.name}.ckpt"
         callbacks.append(Checkpoint(unfinished, every_n_epochs=every_n_epochs))
+        plugins = kwargs.pop("plugins", None) or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), StateFiles()]
         if unfinished.exists():
             kwargs["ckpt_path"] = str(unfinished)
     if not has_validation:

@@ -13,7 +13,8 @@ import pandas as pd
 
 from scvi_perturb._core import SchemaError, check_choice
 from scvi_perturb.data.condition import as_label, default_keys
-from scvi_perturb.data.fields import data_hash, read_annotation
+from scvi_perturb.data.fields import read_annotation
+from scvi_perturb.data.fingerprint import data_hash
 from scvi_perturb.data.split.record import (
     Split,
     SplitOptions,
@@ -450,7 +451,7 @@ def split(
             "fold": plan.fold,
             "options": plan.options.to_dict(),
         },
-        data_hash=data_hash(adata, annotation),
+        data_hash=data_hash(adata, keys, annotation=annotation),
     )
     made.leaks(adata)
     return made

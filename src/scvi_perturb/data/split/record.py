@@ -14,7 +14,8 @@ import pandas as pd
 from scvi_perturb._core import LeakError, SchemaError, check_choice
 from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import ScreenKeys, as_label
-from scvi_perturb.data.fields import data_hash, read_annotation
+from scvi_perturb.data.fields import read_annotation
+from scvi_perturb.data.fingerprint import data_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -303,7 +304,7 @@ class Split:
     parameters
         How the split was made: `keys`, `fraction`, `fold`, `options`.
     data_hash
-        Fingerprint of the data: names, shape, conditions, contexts.
+        Fingerprint of the data: counts, cells, genes, and the columns of `keys`.
 
     Raises
     ------
@@ -366,14 +367,15 @@ class Split:
         Raises
         ------
         SchemaError
-            If cells, genes, their order, conditions or contexts are not the same.
+            If counts, cells, genes, their order, conditions, contexts, batches or library sizes
+            are not the same.
         """
         if adata.n_obs != self.n_cells:
             msg = f"The split is of {self.n_cells} cells, but these data have {adata.n_obs}."
             raise SchemaError(msg + " Make a new split, or use the data it was made for.")
-        if data_hash(adata, self._annotation(adata)) != self.data_hash:
+        if data_hash(adata, self.keys) != self.data_hash:
             msg = (
-                "The split was made for other data: the names or order of cells or genes, or the "
+                "The split was made for other data: counts, cells or genes, their order, or the "
                 f"columns {self.keys.obs_columns} differ. Make a new split, or restore the data."
             )
             raise SchemaError(msg)

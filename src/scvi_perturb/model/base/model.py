@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from scipy.sparse import coo_matrix, vstack
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from scvi_perturb._compat import torch_device
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -23,8 +25,10 @@ from scvi_perturb._core import (
     SchemaError,
     generator,
 )
+from scvi_perturb._state import digest_of
 from scvi_perturb.data.condition import as_columns, as_label
-from scvi_perturb.data.reader import ScreenReader, align_genes
+from scvi_perturb.data.fingerprint import WITHOUT_CONDITIONS, data_hash
+from scvi_perturb.data.reader import ScreenReader, align_genes, sampled_values
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
@@ -46,6 +50,7 @@ from scvi_perturb.model.base.reference import (
     reference_from_adata,
     reference_from_screen,
 )
+from scvi_perturb.model.base.saving import SavedModel, read_data, read_model, write_model
 from scvi_perturb.model.base.setup import (
     check_interval,
     completed,
@@ -102,6 +107,7 @@ class PerturbationModel(BaseModelClass):
         self._vocabulary = Vocabulary(self._screen.table, features)
         self.trained_on_: dict[str, Any] = {}
         self.library_shifts_: dict[int, float] = {}
+        self._looked_at = ("", "")
 
     # Registration ---------------------------------------------------------------------------
 
@@ -246,6 +252,140 @@ class PerturbationModel(BaseModelClass):
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
+
+    # Files ----------------------------------------------------------------------------------
+
+    def save(
+        self,
+        dir_path: str | Path,
+        *,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Save the model to a folder, without pickle; the folder appears when it is complete.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write.
+        overwrite
+            Whether the folder of a model may be replaced.
+        save_anndata
+            Whether the data of the model are saved with it.
+        **anndata_write_kwargs
+            For `adata.write`.
+
+        Raises
+        ------
+        ValueError
+            If there is something already that may not be replaced.
+        TypeError
+            If the model holds an object of a class that is not known to this package, such as a
+            predictor of your own that is not registered; nothing is written then.
+        """
+        data = self.adata if save_anndata else None
+        if save_anndata and data is None:
+            msg = "The model has no data to save. Leave out save_anndata=True."
+            raise SchemaError(msg)
+        if anndata_write_kwargs and not save_anndata:
+            msg = f"{sorted(anndata_write_kwargs)} are for `adata.write`, with save_anndata=True."
+            raise TypeError(msg)
+        attributes = {k: v for k, v in vars(self).items() if k.endswith("_") and k[0] != "_"}
+        write_model(
+            dir_path,
+            type(self).__name__,
+            attributes,
+            self.module.state_dict(),
+            overwrite=overwrite,
+            data=data,
+            in_use=None if self.adata is None else self._plain_adata().filename,
+            write_options=anndata_write_kwargs,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | MuData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        *,
+        trust: bool = False,
+        allowed_classes_names_list: Sequence[str] = (),
+    ) -> Self:
+        """Load a model that was saved; its files are compared with their digests first.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        adata
+            Data for the model, which need be neither registered nor those of training: labels that
+            training had not are unknown, as to any model that is given new data. None takes what
+            was saved with the model; False goes without.
+        accelerator, device
+            Where the model is put, as for scvi-tools.
+        trust
+            Whether a model that was saved by scvi-tools or an old version of this package, as a
+            pickle, is read. This runs what code is in it.
+        allowed_classes_names_list
+            Names of classes, besides this one, whose files are taken.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        SchemaError
+            If a file is damaged, missing, too many or of a later version, or the data lack a gene,
+            layer or column.
+        ValueError
+            If the model is of another class, or a pickle that is not trusted.
+        """
+        saved = read_model(dir_path, trust=trust)
+        if saved.model not in {cls.__name__, *allowed_classes_names_list}:
+            msg = f"{dir_path} holds a model of class {saved.model}; use `{saved.model}.load`."
+            raise ValueError(msg)
+        if adata is None and saved.data is None:
+            msg = f"{dir_path} holds no data, and none were given: the model is loaded without."
+            warnings.warn(msg, UserWarning, stacklevel=2)
+        if adata is None and saved.data is not None:
+            adata = read_data(saved.data)
+        model = cls._restored(saved)
+        model.to_device(torch_device(accelerator, device))
+        model.module.eval()
+        if adata is not None and adata is not False:
+            model._validate_anndata(adata)
+        return model
+
+    @classmethod
+    def _restored(cls, saved: SavedModel) -> Self:
+        """Return the model of a file, built for the labels that it was made with."""
+        attributes = dict(saved.attributes)
+        try:
+            arguments = attributes.pop("init_params_")
+            extra = [one for part in arguments["kwargs"].values() for one in part.items()]
+            registry = attributes.pop("registry_")
+            model = cls(None, registry=registry, **arguments["non_kwargs"], **dict(extra))
+            for name, value in attributes.items():
+                if name.endswith("_") and not name.startswith("_"):
+                    setattr(model, name, value)
+            model.module.on_load(model, pyro_param_store=None)
+            model.module.load_state_dict(saved.weights)
+        except Exception as error:  # whatever files that were made up lead to
+            msg = (
+                f"A {cls.__name__} cannot be built from what was saved by scvi-perturb "
+                f"{saved.version}: {str(error)[:300]}"
+            )
+            raise SchemaError(msg) from error
+        return model
+
+    @staticmethod
+    def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
+        """Return how the data of a saved model were registered."""
+        del prefix
+        registry: dict[str, Any] = read_model(dir_path).attributes["registry_"]
+        return registry
 
     # What a model must tell ---------------------------------------------------------------
 
@@ -492,9 +632,22 @@ class PerturbationModel(BaseModelClass):
         modality = self._screen.rna_modality
         return self.adata if modality is None else self.adata.mod[modality]
 
-    def _cells_digest(self) -> str:
-        """Return a hash of the names of the cells, in their order."""
-        return digest(self._plain_adata().obs_names)
+    def _fingerprint(self) -> str:
+        """Return the fingerprint of the data, taken anew when a look at them shows a change."""
+        reader, data, screen = self._reader(None), self._plain_adata(), self._screen
+        codes = (one.tobytes() for one in reader.codes.values())
+        values = (one.tobytes() for one in sampled_values(reader.counts))
+        look = digest([id(self.adata), *data.obs_names, *codes, *values])
+        if self._looked_at[0] != look:
+            columns = [column.name for column in screen.metadata]
+            annotation = None
+            if not screen.is_perturbed:
+                annotation, columns = WITHOUT_CONDITIONS, [*screen.keys.context, *columns]
+            found = data_hash(
+                data, screen.keys, annotation=annotation, columns=columns, counts=reader.counts
+            )
+            self._looked_at = (look, found)
+        return self._looked_at[1]
 
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
@@ -536,10 +689,11 @@ class PerturbationModel(BaseModelClass):
                 "from. Pass control cells as `reference=`, or load with `adata`."
             )
             raise SchemaError(msg)
-        if self.trained_on_.get("cells_hash") != self._cells_digest():
+        if self.trained_on_.get("fingerprint") != self._fingerprint():
             msg = (
-                "The data of this model are not those that it was trained on, so which of their "
-                "cells are training controls is not known. Pass control cells as `reference=`."
+                "The data of this model are not those that it was trained on: counts, labels, "
+                "genes, or cells or their order differ. Which of these cells are training controls "
+                "is not known; pass control cells as `reference=`."
             )
             raise SchemaError(msg)
         reader = self._reader(None)
@@ -599,10 +753,10 @@ class PerturbationModel(BaseModelClass):
         """Return what makes a run the same as another, for its folder."""
         arguments = {k: v for k, v in self.init_params_["non_kwargs"].items() if k != "registry"}
         return {
-            "cells": self._cells_digest(),
+            "data": self._fingerprint(),
             "training cells": digest(parts.train),
             "validation cells": digest(parts.validation),
-            "model": {key: str(value) for key, value in arguments.items()},
+            "model": {key: _told(value) for key, value in arguments.items()},
             "settings": {key: str(value) for key, value in settings.items()},
         }
 
@@ -629,7 +783,7 @@ class PerturbationModel(BaseModelClass):
             "split": "random" if split is None else split.kind,
             "split_seed": seed if split is None else split.seed,
             "data_hash": "" if split is None else split.data_hash,
-            "cells_hash": self._cells_digest(),
+            "fingerprint": self._fingerprint(),
         }
 
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
@@ -658,6 +812,12 @@ class PerturbationModel(BaseModelClass):
             if code != 0
         ]
         return novelty(asked, trained, self._vocabulary.features)
+
+
+def _told(value: object) -> str:
+    """Return an argument as text, and what does not fit in it as a digest of its content."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return str(value) if plain else f"{type(value).__name__} {digest_of(value)}"
 
 
 def _stacked(draws: list[coo_matrix]) -> GCXS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from scvi_perturb._core import (
     SEPARATOR,
     SchemaError,
 )
-from scvi_perturb._files import read_json, write_text
+from scvi_perturb._files import write_text
+from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.condition import as_columns, as_label, harmonised_keys
 from scvi_perturb.data.fields import (
     CountsField,
@@ -139,6 +140,10 @@ def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
         raise SchemaError(msg)
 
 
+#: Ends of the names of files with the state of a run.
+_STATES: Final = (".pt", ".ckpt", "n_steps.json")
+
+
 def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """Write down what a run is in its folder; raise when the folder is another run's.
 
@@ -146,8 +151,15 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
+    states = sorted(one.name for one in folder.glob("*") if one.name.endswith(_STATES))
+    if states and not path.exists():
+        msg = (
+            f"{folder} holds {', '.join(states)} and no run.json that says of which run. Name "
+            "another `checkpoint_dir`, or empty this one to start anew."
+        )
+        raise SchemaError(msg)
     if path.exists():
-        before = read_json(path)
+        before = read_sealed(path.read_text(encoding="utf-8", errors="replace"), where=path)
         other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if other:
             msg = (
@@ -156,7 +168,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
             )
             raise SchemaError(msg)
         return
-    write_text(path, json.dumps(now, indent=1), make_folder=True)
+    write_text(path, sealed(now), make_folder=True)
 
 
 def check_interval(interval: float) -> None:
@@ -174,6 +186,6 @@ def check_n_samples(n_samples: int | None) -> None:
 
 
 def digest(items: Iterable[object]) -> str:
-    """Return a short hash of items, in their order."""
-    text = "\n".join(map(str, items))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return a short hash of items, in their order; bytes as they are, all else as text."""
+    parts = (item if isinstance(item, bytes) else str(item).encode() for item in items)
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]

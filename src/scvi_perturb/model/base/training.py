@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import wraps
 from itertools import product
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,13 +27,10 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import ConditionTensors
     from scvi_perturb.train.plan import TrainConfig
 
-Model = TypeVar("Model", bound="BaseModelClass")
-Parameters = ParamSpec("Parameters")
+Train = TypeVar("Train", bound="Callable[..., None]")
 
 
-def all_or_nothing(
-    train: Callable[Concatenate[Model, Parameters], None],
-) -> Callable[Concatenate[Model, Parameters], None]:
+def all_or_nothing(train: Train) -> Train:
     """Make `train` leave the model as it was when it fails or is interrupted.
 
     Raises `RuntimeError`: While another thread trains, since both would draw from the same random
@@ -41,7 +38,7 @@ def all_or_nothing(
     """
 
     @wraps(train)
-    def run(self: Model, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+    def run(self: BaseModelClass, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         if not _TRAINING.acquire(blocking=False):
             msg = (
                 "Another thread of this process trains a model. Wait for it, or train in another "
@@ -58,7 +55,7 @@ def all_or_nothing(
         finally:
             _TRAINING.release()
 
-    return run
+    return cast("Train", run)
 
 
 #: Held by the thread that trains; what trains inside of it may take it again.

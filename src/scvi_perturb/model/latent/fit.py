@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
-from scvi_perturb._files import read_json, write_text
+from scvi_perturb._files import write_text
+from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
@@ -277,7 +277,8 @@ class TwoStageFit:
             k: v for k, v in model.history_.items() if not k.startswith("search_")
         } | {"generator_held_out_energy": error_history(callback.errors)}
         if self.folder is not None and callback.writes:
-            write_text(self.folder / "n_steps.json", json.dumps(callback.errors), make_folder=True)
+            errors = sealed({"errors": callback.errors})
+            write_text(self.folder / "n_steps.json", errors, make_folder=True)
         return callback.best_step
 
     def _finished_search(self) -> int | None:
@@ -285,7 +286,8 @@ class TwoStageFit:
         path = None if self.folder is None else self.folder / "n_steps.json"
         if path is None or not path.exists():
             return None
-        errors = {int(step): error for step, error in read_json(path).items()}
+        found = read_sealed(path.read_text(encoding="utf-8", errors="replace"), where=path)
+        errors = {int(step): float(error) for step, error in found["errors"].items()}
         history = {"generator_held_out_energy": error_history(errors)}
         self.model.history_ = {**(self.model.history_ or {}), **history}
         least = min(self.config.min_generator_steps, self.config.max_generator_steps)

@@ -1,0 +1,200 @@
+"""Folders of models: weights as safetensors, all else as JSON and arrays, with digests."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anndata
+import safetensors.torch
+
+from scvi_perturb._compat import read_pickled_model
+from scvi_perturb._core import SchemaError
+from scvi_perturb._files import write_bytes, write_text, writing_folder
+from scvi_perturb._state import pack, read_sealed, sealed, tensors_of, unpack
+from scvi_perturb._version import __version__
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import torch
+    from anndata import AnnData
+    from mudata import MuData
+
+#: Version of what is written; a larger one is not read.
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+WEIGHTS: Final = "weights.safetensors"
+STATE: Final = "state.json"
+ARRAYS: Final = "arrays.safetensors"
+#: Data that are saved with a model, as scvi-tools names them.
+ADATA: Final = "adata.h5ad"
+MDATA: Final = "mdata.h5mu"
+#: What scvi-tools, and this package before format 1, made of a model.
+PICKLE: Final = "model.pt"
+_OWN: Final = {MANIFEST, WEIGHTS, STATE, ARRAYS, ADATA, MDATA, PICKLE}
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """What a folder holds of a model.
+
+    `model`: Name of its class. `version`: Of the package that wrote it. `attributes`: Those whose
+    name ends in an underscore. `weights`: State of the module. `data`: File with its data, if they
+    were saved too.
+    """
+
+    model: str
+    version: str
+    attributes: dict[str, Any]
+    weights: dict[str, torch.Tensor] = field(repr=False)
+    data: Path | None = None
+
+
+def write_model(
+    folder: str | os.PathLike[str],
+    model: str,
+    attributes: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    *,
+    overwrite: bool,
+    data: AnnData | MuData | None,
+    in_use: str | os.PathLike[str] | None,
+    write_options: Mapping[str, Any],
+) -> None:
+    """Write a folder that `read_model` reads, whole or not at all.
+
+    `in_use` is the file that the data of the model are read from, if any.
+
+    Files in the folder that are none of a model's stay.
+
+    Raises `OSError`: If there is something that may not be replaced, or the folder cannot be
+    written. Raises `TypeError`: If an attribute has no form without pickle.
+    """
+    if in_use is not None and Path(in_use).absolute().parent == Path(folder).absolute():
+        msg = f"The data of this model are read from {in_use}; save it to another folder."
+        raise ValueError(msg)
+    text, arrays = pack(dict(attributes))
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+    with writing_folder(folder, overwrite=overwrite, own=_OWN.__contains__) as made:
+        write_text(made / STATE, text)
+        write_bytes(made / ARRAYS, safetensors.torch.save(arrays))
+        write_bytes(made / WEIGHTS, safetensors.torch.save(plain))
+        if data is not None:
+            name = MDATA if hasattr(data, "mod") else ADATA
+            data.write(made / name, **write_options)
+        files = {path.name: file_digest(path) for path in sorted(made.iterdir())}
+        manifest = {
+            "format": FORMAT,
+            "package": "scvi-perturb",
+            "version": __version__,
+            "model": model,
+            "files": files,
+        }
+        write_text(made / MANIFEST, sealed(manifest))
+
+
+def read_model(folder: str | os.PathLike[str], *, trust: bool = False) -> SavedModel:
+    """Read the folder of a model, once its digests have been compared.
+
+    Raises `FileNotFoundError`: If there is no such folder. Raises `SchemaError`: If a file is
+    damaged, missing or too many, or was written by a later version. Raises `ValueError`: If the
+    folder holds a pickle and `trust` is false.
+    """
+    where = Path(folder)
+    if not where.is_dir():
+        msg = f"There is no folder {where}; expected one that `save` of a model wrote."
+        raise FileNotFoundError(msg)
+    if not (where / MANIFEST).exists() and (where / PICKLE).exists():
+        return _read_pickle(where, trust=trust)
+    manifest = checked_manifest(where)
+    arrays = tensors_of(_content(where, ARRAYS, manifest), where=where / ARRAYS)
+    text = _content(where, STATE, manifest).decode("utf-8")
+    attributes = unpack(text, arrays, where=where / STATE)
+    if not isinstance(attributes, dict) or "registry_" not in attributes:
+        msg = f"{where / STATE} does not hold the state of a model. Save the model anew."
+        raise SchemaError(msg)
+    return SavedModel(
+        str(manifest["model"]),
+        str(manifest["version"]),
+        attributes,
+        tensors_of(_content(where, WEIGHTS, manifest), where=where / WEIGHTS),
+        next((where / name for name in (ADATA, MDATA) if name in manifest["files"]), None),
+    )
+
+
+def checked_manifest(where: Path) -> dict[str, Any]:
+    """Return the manifest of a folder whose files are those that it lists, byte for byte."""
+    if not (where / MANIFEST).is_file():
+        msg = f"{where} has no {MANIFEST}: it is not a saved model, or the file was lost."
+        raise SchemaError(msg)
+    text = (where / MANIFEST).read_bytes().decode("utf-8", errors="replace")
+    manifest = read_sealed(text, where=where / MANIFEST)
+    found, files = manifest.get("format"), manifest.get("files")
+    if not isinstance(found, int) or found > FORMAT:
+        msg = (
+            f"{where} was saved by scvi-perturb {manifest.get('version')} in format {found}; this "
+            f"is {__version__}, which reads formats up to {FORMAT}. Install the later version."
+        )
+        raise SchemaError(msg)
+    if not isinstance(files, dict) or not {STATE, ARRAYS, WEIGHTS} <= set(files) <= _OWN:
+        msg = f"{where / MANIFEST} does not list the files of a model. Save the model anew."
+        raise SchemaError(msg)
+    there = {path.name for path in where.iterdir()} & _OWN - {MANIFEST}
+    for what, names in (("is missing", set(files) - there), ("is too much", there - set(files))):
+        if names:
+            msg = (
+                f"{where}: {', '.join(sorted(names))} {what}; the model was saved with "
+                f"{', '.join(sorted(files))}. Restore the folder from a copy."
+            )
+            raise SchemaError(msg)
+    for name, digest in files.items():
+        if not (where / name).is_file() or file_digest(where / name) != digest:
+            raise _damaged(where / name)
+    return manifest
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(where: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file, compared once more: it may have been replaced meanwhile."""
+    content = (where / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
+        raise _damaged(where / name)
+    return content
+
+
+def _damaged(path: Path) -> SchemaError:
+    return SchemaError(
+        f"{path} is damaged: its digest is not the one that was saved with the model. Restore the "
+        "folder from a copy."
+    )
+
+
+def _read_pickle(where: Path, *, trust: bool) -> SavedModel:
+    if not trust:
+        msg = (
+            f"{where / PICKLE} is a pickle, as scvi-tools and older versions of this package "
+            "write; reading it runs whatever code its writer put in. If you trust them, pass "
+            "trust=True, then save the model anew."
+        )
+        raise ValueError(msg)
+    model, attributes, weights = read_pickled_model(where)
+    data = next((where / name for name in (ADATA, MDATA) if (where / name).exists()), None)
+    return SavedModel(model, "before 0.1", attributes, weights, data)
+
+
+def read_data(path: Path) -> AnnData | MuData:
+    """Read the data that were saved with a model."""
+    if path.name == ADATA:
+        return anndata.read_h5ad(path)
+    import mudata
+
+    return mudata.read(path)
