@@ -79,21 +79,6 @@ class UnknownPerturbationError(ValueError):
         self.nearest = near
 
 
-def check_choice(argument: str, value: object, legal: Iterable[str]) -> None:
-    """Raise `ValueError` unless `value` is one of `legal`, naming both."""
-    options = sorted(legal)
-    if value not in options:
-        msg = f"{argument}={value!r} is not known; choose one of {', '.join(map(repr, options))}."
-        raise ValueError(msg)
-
-
-def check_type(argument: str, value: object, expected: type, advice: str) -> None:
-    """Raise `TypeError` unless `value` is of the expected type, with advice on what to do."""
-    if not isinstance(value, expected):
-        msg = f"{argument} is a {type(value).__name__}; expected a {expected.__name__}. {advice}"
-        raise TypeError(msg)
-
-
 def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any:  # noqa: ANN401
     """Return `log1p(target_sum * counts / total of the cell)`, `(n_cells, n_genes)`, float64.
 

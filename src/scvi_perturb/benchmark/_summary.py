@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb.benchmark.methods import REPLICATE, SHIFTED_CONTROL
 from scvi_perturb.metrics import METRICS, energy_ratio
 
@@ -22,6 +23,7 @@ _ROUNDING = 1e-6
 _ROOM = 5.0
 
 
+@checked
 def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Return each metric of each method with its score between trivial and replicate.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi_perturb._checks import checked
 from scvi_perturb.benchmark._held_out import held_out_conditions
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.data.fields import data_hash, read_annotation
@@ -32,6 +33,7 @@ _DECIMALS: Final = 3
 _CHUNK: Final = 4096
 
 
+@checked
 @dataclass(frozen=True)
 class Trial:
     """One fold of a task with one seed.

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from scvi_perturb._checks import checked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -159,6 +161,7 @@ def _invert(
 _CHUNK: Final = 1 << 18
 
 
+@checked
 def sample_counts(
     mu: Tensor,
     theta: Tensor | None,

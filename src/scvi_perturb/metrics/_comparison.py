@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb.metrics._calibration import randomized_pit
 from scvi_perturb.metrics._differential import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Space:
     """The space in which cells are compared. Fit it on *training* cells only.
@@ -81,6 +83,7 @@ class Space:
         return cls(pca, states, np.argsort(-variance, kind="stable")[:n_genes])
 
 
+@checked
 @dataclass(frozen=True)
 class CellPopulation:
     """A population of cells by its profile, and by the cells where there are any.
@@ -166,6 +169,7 @@ class CellPopulation:
         return SortedControl.of(self.known_cells)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Panel:
     """Conditions that are ranked among each other: those of one context, held out together.
@@ -182,6 +186,7 @@ class Panel:
     targeted: NDArray[np.bool_]
 
 
+@checked
 @dataclass(frozen=True)
 class GroundTruth:
     """One held-out condition as it was measured.
@@ -273,6 +278,7 @@ class GroundTruth:
         return points
 
 
+@checked
 @dataclass(frozen=True)
 class Comparison:
     """A prediction of one condition, and the condition as it was measured."""

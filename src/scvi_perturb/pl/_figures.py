@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import CONTROL, NotTrainedError, SchemaError
 from scvi_perturb._plotting import COLOURS, PALE, grid, palette, scatter_effects, tidy
 from scvi_perturb.data.reader import align_genes
@@ -42,6 +43,7 @@ _PLACES: Final[tuple[_Place, ...]] = (
 )
 
 
+@checked
 def effect_scatter(
     predicted_lfc: Matrix,
     true_lfc: Matrix,
@@ -173,6 +175,7 @@ _STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two:
 _LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
 
 
+@checked
 def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """Draw the losses of every stage of training.
 
@@ -241,6 +244,7 @@ _N_COMPONENTS: Final = 30
 _OTHER: Final = "other"
 
 
+@checked
 def umap_real_and_predicted(
     real: AnnData,
     predicted: AnnData,

@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from scvi_perturb._checks import checked
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@checked
 class BestWeights(Callback):
     """Keep the weights with the lowest monitored value in memory; restore them at the end.
 
@@ -87,6 +90,7 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
+@checked
 class Checkpoint(Callback):
     """Write the state of the run after every `every_n_epochs`, replacing the file at once.
 

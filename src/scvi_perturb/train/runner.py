@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from scvi.train import TrainRunner
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import without_tips
 from scvi_perturb._core import forked_seed
 from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StopAfter
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RANK_STRIDE = 1_000_003
 
 
+@checked
 class StageRunner(TrainRunner):
     """scvi-tools' runner, for a model with several stages.
 
@@ -111,6 +113,7 @@ def _after(before: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([before, new.set_axis(new.index + before.index.max() + 1, axis=0)])
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What one stage trains, and until when.
@@ -145,6 +148,7 @@ class Stage:
     gradient_clip: float | None = None
 
 
+@checked
 def fit_stage(
     model: BaseModelClass,
     stage: Stage,

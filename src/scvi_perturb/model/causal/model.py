@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scvi.data import AnnDataManager
 
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._compat import SETUP_METHOD_NAME
 from scvi_perturb._core import (
     BATCH_KEY,
@@ -20,7 +21,6 @@ from scvi_perturb._core import (
     PERTURBATION_COLUMN,
     UNS_KEY,
     SchemaError,
-    check_choice,
     forked_seed,
     generator,
 )
@@ -115,6 +115,7 @@ if TYPE_CHECKING:
 N_SIGNATURE_DRAWS = 200
 
 
+@checked
 class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     """Read perturbation effects as vectors; ask what a cell is, and what it would be.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from anndata import AnnData
 
-from scvi_perturb._core import check_choice, check_type
+from scvi_perturb._checks import check_choice, check_type, checked
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Plan, effects_table
@@ -39,6 +39,7 @@ _GENERATORS: Final = (
 )
 
 
+@checked
 @docs.dedent
 class HybridResidualModel(RecentredModel):
     """Predict the mean by what predicts means best, and draw the distribution around it.
@@ -126,9 +127,6 @@ class HybridResidualModel(RecentredModel):
             dispersion=dispersion,
         )
         self._build(stage_one, stage_two, seed=seed)
-        if n_refits < 0:
-            msg = f"n_refits={n_refits}; expected 0 or more."
-            raise ValueError(msg)
         if isinstance(mean, AnnData):
             mean = ExternalMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
         self.mean = mean
@@ -226,9 +224,6 @@ class HybridResidualModel(RecentredModel):
         UserWarning
             Where the request lies outside what calibration covers.
         """
-        if not 0 < interval < 1:
-            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
-            raise ValueError(msg)
         request, cells = self._ask(conditions, reference)
         config = SamplerConfig.of(sampler, self._samplers)
         plan = Plan.make(request, cells, n_samples, seed)

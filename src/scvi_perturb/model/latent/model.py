@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -122,6 +123,7 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
     }
 
 
+@checked
 class LatentModel(PerturbationModel):
     """Shared by the models with a generator in the latent of a count model.
 
