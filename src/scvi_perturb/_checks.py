@@ -62,9 +62,9 @@ _INTERVALS: Final = {
     "(-inf, inf)": "min_control_cpm",
     "[2, inf)": "n_tuning",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
-    "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head n_transforms "
-    "n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes n_boot "
-    "n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers workers "
+    "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
+    "n_transforms n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes "
+    "n_boot n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers workers "
     "n_bits n_steps",
     "[0, 1000000]": "n_combinations n_unseen n_decoy_features n_refits radius n_factors",
     "[2, 1000000]": "n_folds n_bins",
@@ -190,7 +190,7 @@ def _members(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
     return (*(m for m in flat if (get_origin(m) or m) not in {*paths, str}), os.PathLike)
 
 
-def _fits_sequence(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:  # noqa: ANN401
+def _fits_sequence(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:  # noqa: ANN401, PLR0911
     loose = origin in (collections.abc.Iterable, collections.abc.Collection)
     others = (str, bytes, pd.DataFrame, *(() if loose else (collections.abc.Mapping,)))
     if isinstance(value, others) or not isinstance(value, collections.abc.Iterable):
@@ -335,7 +335,7 @@ def _bounds(function: str, name: str) -> str | None:
     owner = function.removesuffix(".__init__")
     own = BOUNDS.get(f"{owner}.{name}", BOUNDS.get(name))
     counted = name.startswith(("n_", "max_", "min_", "every_")) or name in {"k", "n", "batch_size"}
-    return own or (_COUNT if counted or "_every_" in name or "patience" in name else None)
+    return own or ("[1, inf)" if counted or "_every_" in name or "patience" in name else None)
 
 
 def check_cells(argument: str, data: Any, *, genes: bool = True) -> None:  # noqa: ANN401
@@ -393,11 +393,6 @@ def check_memory(what: str, n_bytes: float) -> None:
         raise ValueError(msg)
 
 
-def drawn_seed(seed: int | None) -> int:
-    """Return the seed, or for None one from the operating system."""
-    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
-
-
 def check_argument(
     argument: str,
     value: Any,  # noqa: ANN401
@@ -413,8 +408,8 @@ def check_argument(
         alike = [c for c in choices if isinstance(value, type(c)) and not _is_bool(value)]
         if alike:
             check_choice(argument, value, alike)
-        kind = "" if value is None else f" ({type(value).__name__})"
-        msg = f"{argument}={shown(value)}{kind} is not understood; expected {_words(hint)}."
+        found = "" if value is None else f" is of type {type(value).__name__}"
+        msg = f"{argument}={shown(value)}{found}; expected {_words(hint)}."
         raise (ValueError if isinstance(value, str) and not value else TypeError)(msg)
     if bounds is not None:
         many = isinstance(value, list | tuple | np.ndarray | pd.Series)
@@ -430,6 +425,7 @@ def check_argument(
 
 def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, _Entry]:
     """Return what is asked of each argument that has an annotation."""
+    function = inspect.unwrap(function)
     names = function.__globals__
     measured = function.__module__.startswith("scvi_perturb.metrics")
     return {

@@ -24,7 +24,7 @@ _ROOM = 5.0
 
 
 @checked
-def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int | None = 0) -> pd.DataFrame:
     """Return each metric of each method with its score between trivial and replicate.
 
     `s = (u - b) / (r - b)`: 0 is no better than the best trivial prediction, 1 as good as
@@ -81,7 +81,7 @@ def with_energy_ratio(frame: pd.DataFrame) -> pd.DataFrame:
 class _MetricTable:
     """One metric of one task: numerators and denominators, methods by conditions."""
 
-    def __init__(self, part: pd.DataFrame, metric: str, *, n_boot: int, seed: int) -> None:
+    def __init__(self, part: pd.DataFrame, metric: str, *, n_boot: int, seed: int | None) -> None:
         self.metric = METRICS[metric]
         first = part.drop_duplicates("method")
         names = [str(name) for name in first["method"]]

@@ -142,7 +142,7 @@ class ModelPredictor:
         cls: type[PerturbationModel],
         *,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         model_options: Mapping[str, Any] | None = None,
         train_options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -278,7 +278,9 @@ class Results:
         table["predicted_per_second"] = table["n_predicted"] / table["predict_seconds"]
         return table.reset_index()
 
-    def summary(self, *, clear: bool = False, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    def summary(
+        self, *, clear: bool = False, n_boot: int = 1000, seed: int | None = 0
+    ) -> pd.DataFrame:
         """Return each metric beside the best trivial prediction and the replicate.
 
         Parameters
@@ -301,7 +303,7 @@ class Results:
         return summarize(frame, n_boot=n_boot, seed=seed)
 
     def strata(
-        self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int = 0
+        self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int | None = 0
     ) -> pd.DataFrame:
         """Return the summary of conditions that differ in size of effect or in distance.
 

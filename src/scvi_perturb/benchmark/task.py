@@ -89,7 +89,7 @@ class Task:
         """Numbers of the folds."""
         return range(len(self.fold_options) or self.n_folds)
 
-    def split(self, adata: AnnData, *, seed: int, fold: int) -> Split:
+    def split(self, adata: AnnData, *, seed: int | None, fold: int) -> Split:
         """Return what is held out in a fold.
 
         Raises

@@ -63,7 +63,7 @@ class Space:
         n_components: int = 50,
         n_states: int = 8,
         n_genes: int = 200,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> Self:
         """Fit all of it on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
 
@@ -230,7 +230,7 @@ class GroundTruth:
     energy_scale: tuple[float, float] | None = None
     n_top: int = 100
     max_cells: int | None = 500
-    seed: int = 0
+    seed: int | None = 0
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:

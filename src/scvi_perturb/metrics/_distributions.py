@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from scvi_perturb._checks import checked
+from scvi_perturb._core import drawn_seed
 from scvi_perturb.metrics._calibration import cells_of_genes
 from scvi_perturb.metrics._profiles import ROUNDING, chosen_genes, gene_moments, zero_fraction
 
@@ -43,7 +44,7 @@ Number = TypeVar("Number", float, "np.ndarray", "pd.Series[float]")
 
 
 @checked
-def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
+def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int | None = 0) -> PCA:
     """Fit the space in which cells are compared. Give it *training* cells only.
 
     Parameters
@@ -69,7 +70,7 @@ def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
         msg = f"Found cells of shape {cells.shape}; components need at least 2 cells and 2 genes."
         raise ValueError(msg)
     made = sparse.csr_matrix(cells) if sparse.issparse(cells) else np.asarray(cells)
-    pca = PCA(min(n_components, most), svd_solver="arpack", random_state=seed)
+    pca = PCA(min(n_components, most), svd_solver="arpack", random_state=drawn_seed(seed))
     return pca.fit(made.astype(np.float64))
 
 
@@ -376,7 +377,7 @@ class CellStates:
     centres: Floats
 
     @classmethod
-    def fit(cls, points: Floats, *, n_states: int = 8, seed: int = 0) -> Self:
+    def fit(cls, points: Floats, *, n_states: int = 8, seed: int | None = 0) -> Self:
         """Find at most `n_states` states of *training* cells `(n, d)` by k-means.
 
         Of more than 20,000 cells a random 20,000 are used; there are fewer states where there are

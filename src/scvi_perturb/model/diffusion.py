@@ -83,7 +83,7 @@ class PerturbDiffusion(LatentModel):
         space: Literal["latent", "log1p", "counts"] = "latent",
         diffusion: DiffusionConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = DiffusionConfig() if diffusion is None else diffusion

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb.data.condition import as_label, default_keys
 from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.split.record import (
@@ -361,7 +361,7 @@ def split(
     adata: AnnData,
     kind: Scenario,
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     keys: ScreenKeys | None = None,
     fraction: float = 0.2,
     fold: int = 0,
@@ -418,7 +418,7 @@ def split(
         nothing perturbed is left to train on.
     """
     keys = default_keys(adata) if keys is None else keys
-    plan = _SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
+    plan = _SplitPlan(float(fraction), int(fold), drawn_seed(seed), options or SplitOptions())
     plan.options.check_kind(kind)
     annotation = read_annotation(adata, keys)
     test, held_out = _test_cells(annotation, kind, plan)

@@ -21,6 +21,7 @@ from scvi_perturb._core import (
     PERTURBATION_COLUMN,
     UNS_KEY,
     SchemaError,
+    drawn_seed,
     forked_seed,
     generator,
 )
@@ -94,7 +95,7 @@ from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.causal import CausalConfig, CausalModule, GroupedAutoencoder
 from scvi_perturb.similarity.novelty import UNKNOWN
 from scvi_perturb.train.plan import TrainConfig
-from scvi_perturb.train.runner import fit_stage
+from scvi_perturb.train.runner import fit_stage, one_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -183,7 +184,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         decoder: Literal["mlp", "linear"] = "mlp",
         causal: CausalConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(adata, registry, features)
@@ -341,13 +342,14 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     # Training -------------------------------------------------------------------------------
 
+    @one_training
     def train(
         self,
         max_epochs: int | None = None,
         *,
         split: Split | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -383,6 +385,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             the counts; when `checkpoint_dir` holds another run.
         """
         reader = self._reader(None)
+        seed = drawn_seed(seed)
         parts = self._split_cells(split, len(reader), seed)
         check_cells(reader, parts.train, self._screen)
         config = config or TrainConfig()

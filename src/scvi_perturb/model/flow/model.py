@@ -94,7 +94,7 @@ class PerturbFlow(TransportMixin):
         decoder: Literal["mlp", "linear"] = "mlp",
         flow: FlowConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = FlowConfig() if flow is None else flow

@@ -8,6 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from scvi_perturb._checks import check_choice, check_type, checked
+from scvi_perturb._core import drawn_seed
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Plan, effects_table
@@ -18,6 +19,7 @@ from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig
 from scvi_perturb.module.generator import GeneratorConfig
 from scvi_perturb.predictors.external import ExternalMeans
+from scvi_perturb.train.runner import one_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +114,7 @@ class HybridResidualModel(RecentredModel):
         dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
         generator: GeneratorConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = DiffusionConfig() if generator is None else generator
@@ -136,6 +138,7 @@ class HybridResidualModel(RecentredModel):
         self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
 
+    @one_training
     def train(
         self,
         max_epochs: int | None = None,
@@ -143,7 +146,7 @@ class HybridResidualModel(RecentredModel):
         split: Split | None = None,
         n_steps: int | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -154,6 +157,7 @@ class HybridResidualModel(RecentredModel):
         `split` tells stage one which scenario to prepare for; others are answered as well, without
         refits of the generator.
         """
+        seed = drawn_seed(seed)
         self._reader(None)  # raises where there are no data
         adata, own = self._plain_adata(), None
         if self.mean is not None:  # first, since it may be refused

@@ -20,6 +20,7 @@ from scvi_perturb._core import (
     UNS_KEY,
     NotTrainedError,
     SchemaError,
+    drawn_seed,
     forked_seed,
     generator,
 )
@@ -42,6 +43,7 @@ from scvi_perturb.module.base import ConditionBatch, CountParameters
 from scvi_perturb.module.count_diffusion import RawCounts
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule
 from scvi_perturb.train.plan import TrainConfig
+from scvi_perturb.train.runner import one_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -141,7 +143,7 @@ class LatentModel(PerturbationModel):
         stage_one: AutoencoderConfig | None,
         stage_two: GeneratorConfig,
         *,
-        seed: int,
+        seed: int | None,
         generator_class: type[LatentGenerator] | None = None,
     ) -> None:
         """Make both stages; without a first one, the second draws counts themselves.
@@ -231,6 +233,7 @@ class LatentModel(PerturbationModel):
         )
         return model
 
+    @one_training
     @docs.dedent
     def train(
         self,
@@ -239,7 +242,7 @@ class LatentModel(PerturbationModel):
         split: Split | None = None,
         n_steps: int | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -260,6 +263,7 @@ class LatentModel(PerturbationModel):
         %(train_raises)s
         """
         reader = self._reader(None)
+        seed = drawn_seed(seed)
         parts = self._split_cells(split, len(reader), seed)
         check_training_cells(reader, parts.train, self._screen)
         config = config or TrainConfig()
