@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -79,21 +80,6 @@ class UnknownPerturbationError(ValueError):
         self.nearest = near
 
 
-def check_choice(argument: str, value: object, legal: Iterable[str]) -> None:
-    """Raise `ValueError` unless `value` is one of `legal`, naming both."""
-    options = sorted(legal)
-    if value not in options:
-        msg = f"{argument}={value!r} is not known; choose one of {', '.join(map(repr, options))}."
-        raise ValueError(msg)
-
-
-def check_type(argument: str, value: object, expected: type, advice: str) -> None:
-    """Raise `TypeError` unless `value` is of the expected type, with advice on what to do."""
-    if not isinstance(value, expected):
-        msg = f"{argument} is a {type(value).__name__}; expected a {expected.__name__}. {advice}"
-        raise TypeError(msg)
-
-
 def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any:  # noqa: ANN401
     """Return `log1p(target_sum * counts / total of the cell)`, `(n_cells, n_genes)`, float64.
 
@@ -123,21 +109,32 @@ def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Gen
     return made
 
 
+def drawn_seed(seed: int | None) -> int:
+    """Return the seed, or for None one from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+
+
+#: Held by what seeds the global generators: one thread at a time.
+ALONE: Final = threading.RLock()
+
+
 @contextmanager
 def forked_seed(seed: int | None) -> Iterator[None]:
     """Seed torch's and NumPy's global generators inside the block and restore them after it.
 
     Layers' initial values, dropout and shuffling read the global generators; this keeps a
-    seeded call reproducible without changing the caller's random numbers.
+    seeded call reproducible without changing the caller's random numbers. Other threads wait.
     """
-    if seed is None:
-        yield
-        return
+    with ALONE:
+        yield from _forked(drawn_seed(seed))
+
+
+def _forked(seed: int) -> Iterator[None]:
     state = np.random.get_state()  # noqa: NPY002 - saved and restored, not drawn from
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(seed))
-        np.random.seed(int(seed) % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice
 
 __all__ = ["KINDS", "Registry", "UnknownNameError", "registry"]
 

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, SchemaError
 from scvi_perturb.data.reader import align_genes
 
@@ -22,6 +23,7 @@ _TARGET: Final = "target"
 _NON_TARGETING: Final = "non-targeting"
 
 
+@checked
 def to_cell_eval(
     predicted: AnnData,
     *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark._predictions import (
     predict_trial,
@@ -43,6 +44,7 @@ _MOST_CONDITIONS: Final = 50
 _STATUS: Final = Path("/proc/self/status")
 
 
+@checked
 def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.DataFrame:
     """Score a prediction that was made elsewhere, by whatever means.
 
@@ -244,6 +246,7 @@ def _changes(compared: Sequence[Comparison]) -> dict[str, list[float]]:
     return {"predicted": predicted, "observed": observed}
 
 
+@checked
 def reset_peak_memory() -> float:
     """Forget the peak so far, where the system can, and return the memory now held, in MiB."""
     with suppress(OSError):  # where the system does not let it be forgotten
@@ -251,6 +254,7 @@ def reset_peak_memory() -> float:
     return _status_mib("VmRSS") if _STATUS.exists() else peak_memory()
 
 
+@checked
 def peak_memory() -> float:
     """Return the largest resident memory of this process, in MiB.
 

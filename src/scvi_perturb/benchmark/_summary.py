@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb.benchmark.methods import REPLICATE, SHIFTED_CONTROL
 from scvi_perturb.metrics import METRICS, energy_ratio
 
@@ -22,7 +23,8 @@ _ROUNDING = 1e-6
 _ROOM = 5.0
 
 
-def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+@checked
+def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int | None = 0) -> pd.DataFrame:
     """Return each metric of each method with its score between trivial and replicate.
 
     `s = (u - b) / (r - b)`: 0 is no better than the best trivial prediction, 1 as good as
@@ -79,7 +81,7 @@ def with_energy_ratio(frame: pd.DataFrame) -> pd.DataFrame:
 class _MetricTable:
     """One metric of one task: numerators and denominators, methods by conditions."""
 
-    def __init__(self, part: pd.DataFrame, metric: str, *, n_boot: int, seed: int) -> None:
+    def __init__(self, part: pd.DataFrame, metric: str, *, n_boot: int, seed: int | None) -> None:
         self.metric = METRICS[metric]
         first = part.drop_duplicates("method")
         names = [str(name) for name in first["method"]]

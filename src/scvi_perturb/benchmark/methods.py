@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from scvi_perturb import predictors as p
+from scvi_perturb._checks import checked
 from scvi_perturb._core import NotTrainedError, SchemaError
 from scvi_perturb.registry import registry
 
@@ -44,6 +45,7 @@ SHIFTED_CONTROL: Final = "shifted_control"
 _N_DRAWS: Final = 100
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a method may know before it sees the data.
@@ -69,6 +71,7 @@ class Setting:
         return "effects" if self.values == "effects" else "pseudobulk"
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to predict, by name.
@@ -118,6 +121,7 @@ class Method:
         )
 
 
+@checked
 class ModelPredictor:
     """A generative model in the protocol of predictors: set up and trained by `fit`.
 
@@ -138,7 +142,7 @@ class ModelPredictor:
         cls: type[PerturbationModel],
         *,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         model_options: Mapping[str, Any] | None = None,
         train_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -446,6 +450,7 @@ def method_class(name: str) -> type[Any]:
     return found
 
 
+@checked
 def get_method(name: str, *, others: Iterable[str] = ()) -> Method:
     """Return a method by its name, or by the class of a predictor or model, with its defaults.
 
@@ -471,6 +476,7 @@ def get_method(name: str, *, others: Iterable[str] = ()) -> Method:
     return model_method(name)
 
 
+@checked
 def model_method(
     model: str,
     *,

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import SchemaError
 from scvi_perturb._files import read_json, write_text
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark._summary import summarize
@@ -181,6 +182,7 @@ def _definition_name(function: Callable[..., Any]) -> str:
     return f"{name}:{code.co_code.hex()}:{code.co_consts}:{code.co_names}"
 
 
+@checked
 @dataclass(frozen=True)
 class Results:
     """Results on disk.
@@ -264,7 +266,9 @@ class Results:
         table["predicted_per_second"] = table["n_predicted"] / table["predict_seconds"]
         return table.reset_index()
 
-    def summary(self, *, clear: bool = False, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    def summary(
+        self, *, clear: bool = False, n_boot: int = 1000, seed: int | None = 0
+    ) -> pd.DataFrame:
         """Return each metric beside the best trivial prediction and the replicate.
 
         `clear`: Only conditions with a clear effect: the changes of two halves of their cells
@@ -277,7 +281,7 @@ class Results:
         return summarize(frame, n_boot=n_boot, seed=seed)
 
     def strata(
-        self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int = 0
+        self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int | None = 0
     ) -> pd.DataFrame:
         """Return the summary of conditions that differ in size of effect or in distance.
 
@@ -298,10 +302,6 @@ class Results:
 
 def _strata_of(frame: pd.DataFrame, by: Stratum, n: int) -> pd.Series[str]:
     """Return the stratum of each row of a table of scores of one task."""
-    check_choice("by", by, get_args(Stratum))
-    if n < 1:
-        msg = f"n={n}; ask for at least one stratum."
-        raise ValueError(msg)
     values = frame.groupby("condition")[by].mean()
     known = values.dropna()
     distinct = np.unique(known)

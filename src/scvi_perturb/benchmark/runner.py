@@ -14,7 +14,8 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark._evaluation import score_method, score_replicate
 from scvi_perturb.benchmark.methods import REPLICATE
 from scvi_perturb.benchmark.results import Record, Results, fingerprint, record_path
@@ -32,6 +33,7 @@ _LOOK_EVERY: Final = 2.0
 _LOUD: Final = ("lightning.fabric", "lightning.pytorch", "scvi", "scvi_perturb")
 
 
+@checked
 def run(
     study: Study,
     out: str | Path,
@@ -77,7 +79,6 @@ def run(
     ImportError
         If ray is asked for and is not installed.
     """
-    check_choice("backend", backend, ("processes", "ray"))
     folder = Path(out)
     jobs = missing_jobs(study, folder, fresh=fresh)
     if backend == "ray":
@@ -92,6 +93,7 @@ def run(
     return Results(folder, study)
 
 
+@checked
 def missing_jobs(study: Study, out: str | Path, *, fresh: bool = False) -> list[Job]:
     """Return what of a study is still to be done.
 

@@ -22,6 +22,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb._files import read_text
 from scvi_perturb.benchmark.methods import (
@@ -65,6 +66,7 @@ class Job:
     replicate: bool = True
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Tasks, methods and seeds; each method is asked about each task that it applies to.
@@ -111,6 +113,7 @@ class Study:
                     yield Job(task, seed, fold, methods, replicate=task.values == "counts")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
     """A study, and how the file asks for it to be run.
@@ -400,6 +403,7 @@ def _refuse(table: Mapping[str, Any], key: str, expected: str, *, where: str) ->
     raise SchemaError(msg)
 
 
+@checked
 def read_study(path: str | Path) -> StudyFile:
     """Read a study from a TOML file.
 

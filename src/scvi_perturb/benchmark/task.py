@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import checked
 from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import SplitOptions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A question about a screen, asked of every method in the same way.
@@ -77,7 +78,6 @@ class Task:
     max_cells: int = 1000
 
     def __post_init__(self) -> None:
-        check_choice("values", self.values, ("counts", "effects"))
         if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
             msg = (
                 f"Task name {self.name!r} must be of letters, digits, '_' and '-': it names files."
@@ -89,7 +89,7 @@ class Task:
         """Numbers of the folds."""
         return range(len(self.fold_options) or self.n_folds)
 
-    def split(self, adata: AnnData, *, seed: int, fold: int) -> Split:
+    def split(self, adata: AnnData, *, seed: int | None, fold: int) -> Split:
         """Return what is held out in a fold.
 
         Raises

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi_perturb._checks import checked
+from scvi_perturb._core import drawn_seed
 from scvi_perturb.benchmark._held_out import held_out_conditions
 from scvi_perturb.benchmark.task import matrix_of
 from scvi_perturb.data.fingerprint import data_hash
@@ -32,6 +34,7 @@ _DECIMALS: Final = 3
 _CHUNK: Final = 4096
 
 
+@checked
 @dataclass(frozen=True)
 class Trial:
     """One fold of a task with one seed.
@@ -71,7 +74,7 @@ class Trial:
         return cell_fingerprints(log_normalize(matrix_of(self.visible, self.task.keys.layer)))
 
     @classmethod
-    def make(cls, task: Task, *, seed: int, fold: int) -> Self:
+    def make(cls, task: Task, *, seed: int | None, fold: int) -> Self:
         """Load the screen, split it, and set the held-out conditions apart.
 
         Raises
@@ -82,6 +85,7 @@ class Trial:
             If the screen does not have what the task says.
         """
         adata = task.load()
+        seed = drawn_seed(seed)
         made = task.split(adata, seed=seed, fold=fold)
         made.leaks(adata)
         visible, visible_split = _visible_part(adata, made, task.keys.layer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
@@ -294,6 +295,7 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ScreenKeys:
     """Where a screen holds its conditions, contexts and counts.
@@ -404,7 +406,11 @@ def as_columns(columns: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return columns as a tuple; one name is one column, not its letters."""
     if columns is None:
         return ()
-    return (columns,) if isinstance(columns, str) else tuple(columns)
+    listed = (columns,) if isinstance(columns, str) else tuple(columns)
+    if len(set(listed)) < len(listed):
+        msg = f"Columns {list(listed)} name one of them several times; name each once."
+        raise SchemaError(msg)
+    return listed
 
 
 def distinct_rows(

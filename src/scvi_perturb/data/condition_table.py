@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, ScreenKeys, as_label, distinct_rows
 
@@ -33,6 +34,7 @@ class ConditionArrays(NamedTuple):
     """Times, `(n,)`."""
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ConditionTable:
     """Integer codes for conditions and for components. It grows; codes and ids never change.

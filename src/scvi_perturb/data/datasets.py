@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
@@ -20,7 +21,6 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     UNS_KEY,
     SchemaError,
-    check_choice,
 )
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import check_raw_counts, read_screen
@@ -273,6 +273,7 @@ def _labels(original: pd.Series, entry: DatasetEntry) -> pd.Series:
     return original.map({label: canonical(label) for label in original.dropna().unique()})
 
 
+@checked
 def list_datasets() -> pd.DataFrame:
     """Return the public screens that `load_dataset` knows, one row each, indexed by name.
 
@@ -285,6 +286,7 @@ def list_datasets() -> pd.DataFrame:
     return table.astype({"n_bytes": "Int64"})
 
 
+@checked
 def load_dataset(
     name: str,
     *,

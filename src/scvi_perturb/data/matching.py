@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import check_choice
+from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -280,6 +281,7 @@ def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     return matrix if matrix.format == "csr" else matrix.tocsr()
 
 
+@checked
 def read_screen(path: str | PathLike[str]) -> AnnData:
     """Read an `.h5ad` file into memory.
 

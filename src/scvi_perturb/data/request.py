@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import (
     DOSE_COLUMN,
     KIND_COLUMN,
@@ -37,6 +38,7 @@ class RequestRow:
     context: Context = ()
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request: one row a population of cells to predict.

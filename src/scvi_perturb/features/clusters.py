@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
 
 
+@checked
 def cluster_perturbations(
     features: PerturbationFeatures, names: Iterable[str], *, n_clusters: int | None = None
 ) -> dict[str, str]:

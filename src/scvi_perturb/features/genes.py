@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb._files import read_text
 
@@ -25,6 +26,7 @@ def listed(names: Sequence[str]) -> str:
     return some if len(names) <= _MOST else f"{some} and {len(names) - _MOST} others"
 
 
+@checked
 def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
     """Read gene sets from a GMT file, plain or gzipped.
 
@@ -84,6 +86,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
+@checked
 def gene_set_membership(
     gene_sets: Mapping[str, Collection[str]] | str | Path | Iterable[str | Path],
     genes: Iterable[str],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import SchemaError
 from scvi_perturb.features.genes import listed
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ FingerprintKind = Literal["morgan", "feature_morgan", "atom_pairs", "torsions", 
 _CIRCULAR: Final = ("morgan", "feature_morgan")
 
 
+@checked
 def molecular_fingerprints(
     smiles: Mapping[str, str] | pd.Series[Any],
     kind: FingerprintKind = "morgan",
@@ -130,7 +132,6 @@ def molecular_fingerprints(
     >>> table.shape  # doctest: +SKIP
     (1, 2048)
     """
-    check_choice("kind", kind, get_args(FingerprintKind))
     if kind not in _CIRCULAR and radius is not None:
         msg = f"radius={radius} is for {' and '.join(_CIRCULAR)}; kind {kind!r} has none."
         raise ValueError(msg)
@@ -139,9 +140,6 @@ def molecular_fingerprints(
         raise ValueError(msg)
     radius = 2 if radius is None else radius
     n_bits = 2048 if n_bits is None else n_bits
-    if radius < 0 or n_bits < 1:
-        msg = f"radius={radius}, n_bits={n_bits}: expected radius >= 0 and n_bits >= 1."
-        raise ValueError(msg)
     molecules = _read_molecules(smiles, invalid)
     make = _maccs if kind == "maccs" else _hashed(kind, radius, n_bits, counts=counts)
     values = np.stack([make(molecule) for molecule in molecules.values()])
@@ -176,6 +174,7 @@ def _maccs(molecule: Any) -> Any:  # noqa: ANN401
     return np.array(GetMACCSKeysFingerprint(molecule), np.uint8)[1:]
 
 
+@checked
 def murcko_scaffolds(
     smiles: Mapping[str, str] | pd.Series[Any],
     *,
@@ -235,6 +234,7 @@ def _scaffold(molecule: Any, *, generic: bool) -> str:  # noqa: ANN401
     return str(MolToSmiles(scaffold, isomericSmiles=False))
 
 
+@checked
 def molecular_descriptors(
     smiles: Mapping[str, str] | pd.Series[Any],
     *,

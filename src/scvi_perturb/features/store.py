@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
-from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 class PerturbationFeatures:
     """Features of perturbations: names x several modalities.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import standard_gamma
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _invert(
 _CHUNK: Final = 1 << 18
 
 
+@checked
 def sample_counts(
     mu: Tensor,
     theta: Tensor | None,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import checked
 
 CouplingMethod = Literal["exact", "random", "sinkhorn", "unbalanced"]
 
@@ -22,6 +22,7 @@ _SWEEPS: Final = 500
 _TOLERANCE: Final = 1e-3
 
 
+@checked
 def couple(
     x0: Tensor,
     x1: Tensor,
@@ -46,7 +47,6 @@ def couple(
     optimal transport, 2024; Cuturi, Sinkhorn distances, 2013; Chizat et al., Scaling algorithms for
     unbalanced optimal transport problems, 2018.
     """
-    check_choice("method", method, get_args(CouplingMethod))
     if not len(x0) or not len(x1) or x0.shape[1:] != x1.shape[1:]:
         msg = (
             f"Points of shapes {tuple(x0.shape)} and {tuple(x1.shape)} cannot be coupled; expected "

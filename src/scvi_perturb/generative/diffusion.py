@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb.generative.samplers import LOG_SNR_LIMIT
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def to_x0(
     return (alpha * x_t - sigma * prediction) / (alpha**2 + sigma**2)
 
 
+@checked
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Return `x_t = alpha x_0 + sigma eps`.
 
@@ -86,6 +87,7 @@ def min_snr_weight(
     return weight * (sigma / (alpha**2 + sigma**2)) ** 2
 
 
+@checked
 def denoising_loss(
     prediction: Tensor,
     x0: Tensor,

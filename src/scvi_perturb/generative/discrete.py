@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import checked
 from scvi_perturb.generative.samplers import check_evaluations
 
 Transition = Literal["absorbing", "uniform"]
@@ -25,6 +25,7 @@ Transition = Literal["absorbing", "uniform"]
 Classifier = Callable[[Tensor, float, Tensor], Tensor]
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class DiscreteDiffusion:
     """D3PM with absorbing or uniform transitions, in continuous time.
@@ -44,10 +45,6 @@ class DiscreteDiffusion:
 
     n_states: int
     transition: Transition = "absorbing"
-
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        check_choice("transition", self.transition, ("absorbing", "uniform"))
 
     @property
     def n_symbols(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +64,7 @@ Solver = Literal["euler", "heun", "rk4"]
 EVALUATIONS_PER_STEP: Final[dict[Solver, int]] = {"euler": 1, "heun": 2, "rk4": 4}
 
 
+@checked
 def integrate(
     field: Field,
     x: Tensor,
@@ -87,7 +88,6 @@ def integrate(
 
     Reference: Hairer, Norsett and Wanner, Solving ordinary differential equations I, 1993.
     """
-    check_choice("solver", solver, get_args(Solver))
     if n_steps < 1 or len(times) < 2:
         msg = f"n_steps={n_steps} and {len(times)} times; expected at least 1 step and 2 times."
         raise ValueError(msg)
@@ -99,6 +99,7 @@ def integrate(
         yield x
 
 
+@checked
 def integrate_adaptive(
     field: Field, x: Tensor, *, times: Sequence[float] = (0.0, 1.0), tolerance: float = 1e-6
 ) -> Iterator[Tensor]:
@@ -226,6 +227,7 @@ def standard_normal_log_prob(x: Tensor) -> Tensor:
     return torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
 
 
+@checked
 def flow_log_density(
     field: Field,
     x: Tensor,

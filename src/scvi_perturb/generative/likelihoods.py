@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from scvi_perturb._checks import checked
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -231,6 +233,7 @@ def _check_shapes(x: Tensor, parameters: Mapping[str, Tensor]) -> None:
             raise ValueError(msg)
 
 
+@checked
 def nb_log_prob(
     x: Tensor, mu: Tensor, theta: Tensor, *, nonzero: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
@@ -249,6 +252,7 @@ def nb_log_prob(
     return cast("Tensor", _NegativeBinomial.apply(counts, mu.to(dtype), theta.to(dtype), None))
 
 
+@checked
 def zinb_log_prob(
     x: Tensor,
     mu: Tensor,
@@ -269,6 +273,7 @@ def zinb_log_prob(
     return cast("Tensor", log_prob)
 
 
+@checked
 def poisson_log_prob(
     x: Tensor, mu: Tensor, *, nonzero: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
@@ -284,6 +289,7 @@ def poisson_log_prob(
     return counts.row_sums(terms, mean) - mean.sum(-1)
 
 
+@checked
 def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Return the normal log-likelihood of each cell, summed over genes.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb.generative.flow import EVALUATIONS_PER_STEP, Solver
 from scvi_perturb.registry import Registry, registry
 
@@ -71,6 +71,7 @@ class LinearPath:
         return torch.sigmoid(-log_snr / 2)
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class CosineSchedule:
     """Variance-preserving cosine schedule: `alpha = cos a`, `sigma = sin a`.
@@ -111,6 +112,7 @@ class CosineSchedule:
         return (torch.atan(torch.exp(-log_snr / 2)) - self._first) / self._rate
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class LinearSchedule:
     """Variance-preserving schedule whose rate `beta(t)` grows linearly.
@@ -187,6 +189,7 @@ _SCHEDULES: Final[dict[str, type[CosineSchedule | LinearSchedule | LinearPath]]]
 }
 
 
+@checked
 def get_schedule(name: ScheduleName) -> Schedule:
     """Return the schedule of this name with its default parameters.
 
@@ -425,6 +428,7 @@ SOLVERS: Final[tuple[Solver, ...]] = tuple(EVALUATIONS_PER_STEP)
 SAMPLERS: Final[Registry[Sampler]] = registry("samplers")
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
     """How to sample: method, number of network evaluations, strength of guidance.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.special import ndtr
 
+from scvi_perturb._checks import checked
+
 if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats
 
@@ -23,6 +25,7 @@ LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 _QUANTILES: Final = (np.arange(20) + 0.5) / 20
 
 
+@checked
 def randomized_pit(predicted: Floats, observed: Floats, *, seed: int | None = 0) -> Floats:
     """Return the rank of each real value among the predicted ones. Cell level.
 
@@ -61,6 +64,7 @@ def randomized_pit(predicted: Floats, observed: Floats, *, seed: int | None = 0)
     return (below + place * (up_to - below + 1)) / (len(predicted) + 1)
 
 
+@checked
 def coverage(pit: Floats, level: float) -> Floats:
     """Return the share of real values inside the central predicted interval. Cell level.
 
@@ -100,6 +104,7 @@ def interval_width(predicted: Floats, level: float) -> Floats:
     return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
 
+@checked
 def calibration_error(pit: Floats) -> float:
     """Return the mean distance of the distribution of ranks from a uniform one. Cell level.
 
@@ -134,6 +139,7 @@ def calibration_error(pit: Floats) -> float:
     return float(np.abs(np.concatenate(counts) / n - _QUANTILES).mean())
 
 
+@checked
 def effect_pit(
     predicted_change: Floats,
     std: Floats | float,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb.metrics._calibration import randomized_pit
 from scvi_perturb.metrics._differential import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats, Matrix
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Space:
     """The space in which cells are compared. Fit it on *training* cells only.
@@ -61,7 +63,7 @@ class Space:
         n_components: int = 50,
         n_states: int = 8,
         n_genes: int = 200,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> Self:
         """Fit all of it on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
 
@@ -75,6 +77,7 @@ class Space:
         return cls(pca, states, np.argsort(-variance, kind="stable")[:n_genes])
 
 
+@checked
 @dataclass(frozen=True)
 class CellPopulation:
     """A population of cells by its profile, and by the cells where there are any.
@@ -152,6 +155,7 @@ class CellPopulation:
         return SortedControl.of(self.known_cells)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Panel:
     """Conditions that are ranked among each other: those of one context, held out together.
@@ -168,6 +172,7 @@ class Panel:
     targeted: NDArray[np.bool_]
 
 
+@checked
 @dataclass(frozen=True)
 class GroundTruth:
     """One held-out condition as it was measured.
@@ -211,7 +216,7 @@ class GroundTruth:
     energy_scale: tuple[float, float] | None = None
     n_top: int = 100
     max_cells: int | None = 500
-    seed: int = 0
+    seed: int | None = 0
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:
@@ -256,6 +261,7 @@ class GroundTruth:
         return points
 
 
+@checked
 @dataclass(frozen=True)
 class Comparison:
     """A prediction of one condition, and the condition as it was measured."""

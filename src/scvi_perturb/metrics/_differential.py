@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import false_discovery_control, norm
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import TARGET_SUM
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class SortedControl:
         return cls(keys, counts, below, starts, ties, _mean_cpm(cells), cells.shape[0])
 
 
+@checked
 def differential_expression(
     cells: Matrix, control: Matrix | SortedControl, *, min_control_cpm: float = 5.0
 ) -> DifferentialExpression:

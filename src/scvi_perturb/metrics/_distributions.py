@@ -16,6 +16,8 @@ from scipy.spatial.distance import cdist, jensenshannon
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
+from scvi_perturb._checks import checked
+from scvi_perturb._core import drawn_seed
 from scvi_perturb.metrics._calibration import cells_of_genes
 from scvi_perturb.metrics._profiles import ROUNDING, chosen_genes, gene_moments, zero_fraction
 
@@ -41,7 +43,8 @@ _MAX_POINTS = 20_000
 Number = TypeVar("Number", float, "np.ndarray", "pd.Series[float]")
 
 
-def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
+@checked
+def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int | None = 0) -> PCA:
     """Fit the space in which cells are compared. Give it *training* cells only.
 
     Parameters
@@ -67,10 +70,11 @@ def fit_pca(cells: Matrix, *, n_components: int = 50, seed: int = 0) -> PCA:
         msg = f"Found cells of shape {cells.shape}; components need at least 2 cells and 2 genes."
         raise ValueError(msg)
     made = sparse.csr_matrix(cells) if sparse.issparse(cells) else np.asarray(cells)
-    pca = PCA(min(n_components, most), svd_solver="arpack", random_state=seed)
+    pca = PCA(min(n_components, most), svd_solver="arpack", random_state=drawn_seed(seed))
     return pca.fit(made.astype(np.float64))
 
 
+@checked
 def energy_distance(
     predicted: Floats,
     observed: Floats,
@@ -123,6 +127,7 @@ def energy_distance(
     return between - sum(_sum_of_distances(z, z) / (len(z) * (len(z) - 1)) for z in (x, y))
 
 
+@checked
 def energy_ratio(energy: Number, *, floor: Number, shifted: Number) -> tuple[Number, Number]:
     """Return an energy distance as a share of what lies beyond the mean: the terms of a ratio.
 
@@ -150,6 +155,7 @@ def energy_ratio(energy: Number, *, floor: Number, shifted: Number) -> tuple[Num
     return energy - floor, shifted - floor
 
 
+@checked
 def crps(predicted: Floats, observed: Floats) -> Floats:
     """Return the fair continuous ranked probability score of each gene.
 
@@ -188,6 +194,7 @@ def crps(predicted: Floats, observed: Floats) -> Floats:
     return between / (n * m) - within / (m * (m - 1))
 
 
+@checked
 def energy_score(
     predicted: Floats, observed: Floats, *, max_cells: int | None = None, seed: int | None = 0
 ) -> float:
@@ -370,16 +377,13 @@ class CellStates:
     centres: Floats
 
     @classmethod
-    def fit(cls, points: Floats, *, n_states: int = 8, seed: int = 0) -> Self:
+    def fit(cls, points: Floats, *, n_states: int = 8, seed: int | None = 0) -> Self:
         """Find at most `n_states` states of *training* cells `(n, d)` by k-means.
 
         Of more than 20,000 cells a random 20,000 are used; there are fewer states where there are
         fewer distinct points.
         """
         points = _checked(points)
-        if n_states < 1:
-            msg = f"n_states={n_states}; ask for at least 1 cell state."
-            raise ValueError(msg)
         rng = np.random.default_rng(seed)
         if len(points) > _MAX_POINTS:
             points = points[np.sort(rng.choice(len(points), _MAX_POINTS, replace=False))]

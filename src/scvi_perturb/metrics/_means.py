@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scvi_perturb._checks import checked
 from scvi_perturb.metrics._profiles import ROUNDING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from scvi_perturb.metrics._profiles import Floats
 
 
+@checked
 def top_genes(observed: Floats, control: Floats, k: int) -> NDArray[np.intp]:
     """Return the `k` genes with the largest true change, largest first.
 
@@ -28,12 +30,10 @@ def top_genes(observed: Floats, control: Floats, k: int) -> NDArray[np.intp]:
     -------
     Indices of genes, `(min(k, n_genes),)`. Ties keep the order of the genes.
     """
-    if k < 1:
-        msg = f"k={k}; ask for at least 1 gene."
-        raise ValueError(msg)
     return np.argsort(-np.abs(observed - control), kind="stable")[:k]
 
 
+@checked
 def pearson_delta(
     predicted: Floats, observed: Floats, control: Floats, *, k: int | None = None
 ) -> float:
@@ -58,6 +58,7 @@ def pearson_delta(
     return _cosine(change - change.mean(), truth - truth.mean(), control[genes])
 
 
+@checked
 def nmse(
     predicted: Floats,
     observed: Floats,
@@ -136,6 +137,7 @@ def nmse_terms(
     return float(error), float(effect)
 
 
+@checked
 def cosine_delta(
     predicted: Floats,
     observed: Floats,
@@ -221,6 +223,7 @@ def weighted_r2(predicted: Floats, observed: Floats, weights: Floats) -> float:
     return 1.0 - weighted_mse(predicted, observed, weights) / total
 
 
+@checked
 def discrimination(
     predicted: Floats, observed: Floats, *, targeted: NDArray[np.bool_] | None = None
 ) -> Floats:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb.metrics._distributions import MAX_LOG_RATIO
 from scvi_perturb.registry import Registry, registry
@@ -46,6 +47,7 @@ class Terms(NamedTuple):
         return self.numerator / below
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A metric and how to read it.
@@ -109,6 +111,7 @@ BASIC: Final = (
 )
 
 
+@checked
 def each(function: Callable[[Comparison], float]) -> Callable[[Sequence[Comparison]], Terms]:
     """Return a function of one condition as a metric that is the mean over conditions."""
 
@@ -124,6 +127,7 @@ def mean_terms(values: Sequence[float]) -> Terms:
     return Terms(made, np.where(np.isfinite(made), 1.0, np.nan))
 
 
+@checked
 def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[str, float]:
     """Return metrics of one condition.
 
@@ -149,6 +153,7 @@ def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[st
     return dict(zip(frame["metric"], frame["value"], strict=True))
 
 
+@checked
 def score_all(cases: Sequence[Comparison], names: Iterable[str] | None = None) -> pd.DataFrame:
     """Return metrics of several conditions that were predicted by one method.
 

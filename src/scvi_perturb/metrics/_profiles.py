@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import TARGET_SUM, log_normalize_cells
 
 Floats: TypeAlias = NDArray[np.floating]
@@ -20,6 +21,7 @@ ROUNDING = 1e-6
 _CHUNK = 1024
 
 
+@checked
 def log_normalize(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Matrix:
     """Scale each cell to the same total and take `log1p`.
 
@@ -43,6 +45,7 @@ def log_normalize(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Matrix:
     return log_normalize_cells(counts, target_sum=target_sum).astype(np.float32)
 
 
+@checked
 def gene_moments(cells: Matrix) -> tuple[Floats, Floats]:
     """Return mean and unbiased variance of each gene over cells.
 
@@ -83,6 +86,7 @@ def zero_fraction(cells: Matrix) -> Floats:
     return 1.0 - nonzero / cells.shape[0]
 
 
+@checked
 def pseudobulk(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
     """Return the profile of a population: `log1p` of its summed counts, scaled.
 
@@ -109,6 +113,7 @@ def pseudobulk(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
     return np.log1p(target_sum * sums / total)
 
 
+@checked
 def pseudobulk_variance(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
     """Return the sampling variance of each gene of `pseudobulk`, by leaving out one cell at a time.
 
@@ -153,6 +158,7 @@ def pseudobulk_variance(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Fl
     return (n_cells - 1) / n_cells * (second - first**2 / n_cells)
 
 
+@checked
 def chosen_genes(cells: Matrix, genes: NDArray[np.intp] | None = None) -> Floats:
     """Return chosen genes (all, if None) of cells, dense or sparse, as a dense float64 array."""
     if sparse.issparse(cells):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from scvi_perturb._core import check_choice, check_type
+from scvi_perturb._checks import check_choice, check_type, checked
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
@@ -26,6 +26,7 @@ _OTHERS: Final = (
 MAX_COUNT_GENES = 2_000
 
 
+@checked
 @docs.dedent
 class PerturbDiffusion(LatentModel):
     """Sample cells under perturbations nobody measured, as integer counts.
@@ -82,7 +83,7 @@ class PerturbDiffusion(LatentModel):
         space: Literal["latent", "log1p", "counts"] = "latent",
         diffusion: DiffusionConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = DiffusionConfig() if diffusion is None else diffusion

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi.module import VAE
 from scvi.module.base import LossOutput
 from torch import Tensor, nn
 
-from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, X_KEY, check_choice
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, X_KEY
 from scvi_perturb.module.base import (
     CountModule,
     CountParameters,
@@ -68,6 +69,7 @@ class ScviRepresentation(nn.Module):
         return torch.where(known, batch, torch.zeros_like(batch))[:, None]
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class AutoencoderConfig:
     """Size and likelihood of stage one.
@@ -98,8 +100,6 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         """Check the choices."""
         check_choice("likelihood", self.likelihood, ("nb", "zinb", "poisson", "normal"))
-        check_choice("dispersion", self.dispersion, get_args(Dispersion))
-        check_choice("decoder", self.decoder, ("mlp", "linear"))
 
 
 class CountAutoencoder(CountModule):

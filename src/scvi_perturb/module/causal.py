@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    METADATA_PREFIX,
-    check_choice,
-)
+from scvi_perturb._checks import checked
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX
 from scvi_perturb.module._dependence import hsic, total_correlation
 from scvi_perturb.module.base import ConditionTensors, CountModule
 from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
@@ -41,6 +34,7 @@ if TYPE_CHECKING:
 Independence = Literal["hsic", "total_correlation", "adversary", "none"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalConfig:
     """Latent groups, their priors, and the weights of the terms of the loss.
@@ -109,20 +103,8 @@ class CausalConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choice("prior", self.prior, get_args(PriorKind))
-        check_choice("independence", self.independence, get_args(Independence))
-        for name in ("n_identity", "n_state", "n_technical", "n_components"):
-            least = 2 if name == "n_identity" and self.prior == "flow" else 1
-            if getattr(self, name) < least:
-                msg = f"{name}={getattr(self, name)}; expected at least {least}."
-                raise ValueError(msg)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-                msg = f"{field.name}={value}; expected a finite number, 0 or more."
-                raise ValueError(msg)
-        if self.metadata_dropout >= 1:
-            msg = f"metadata_dropout={self.metadata_dropout}; expected a share below 1."
+        if self.prior == "flow" and self.n_identity < 2:
+            msg = f"n_identity={self.n_identity}; with prior='flow' it must be at least 2."
             raise ValueError(msg)
 
     @property

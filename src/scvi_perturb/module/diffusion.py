@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from scvi.module.base import LossOutput
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import checked
 from scvi_perturb.generative.diffusion import add_noise, denoising_loss, to_x0
 from scvi_perturb.generative.flow import training_times
 from scvi_perturb.generative.samplers import SAMPLERS, get_schedule
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import Denoiser, SamplerConfig, Schedule
     from scvi_perturb.module.base import ConditionBatch
 
-_MOST_BINS: Final = 32
 
-
+@checked
 @dataclass(frozen=True, slots=True)
 class DiffusionConfig(GeneratorConfig):
     """The denoiser and how it is conditioned.
@@ -57,20 +56,6 @@ class DiffusionConfig(GeneratorConfig):
     n_bins: int = 24
     transition: Transition = "absorbing"
     n_loss_genes: int | None = 512
-
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        GeneratorConfig.__post_init__(self)
-        check_choice("reference", self.reference, ("cell", "population", "none"))
-        check_choice("schedule", self.schedule, ("cosine", "linear"))
-        check_choice("parameterisation", self.parameterisation, ("v", "eps", "x0"))
-        check_choice("transition", self.transition, ("absorbing", "uniform"))
-        if self.n_loss_genes is not None and self.n_loss_genes < 1:
-            msg = f"n_loss_genes={self.n_loss_genes}; expected at least 1, or None for all."
-            raise ValueError(msg)
-        if not 2 <= self.n_bins <= _MOST_BINS:
-            msg = f"n_bins={self.n_bins}; expected 2 to {_MOST_BINS}."
-            raise ValueError(msg)
 
     @property
     def generator_class(self) -> type[LatentGenerator]:

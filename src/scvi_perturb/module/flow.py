@@ -10,7 +10,7 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import checked
 from scvi_perturb.generative.flow import (
     FlowDensity,
     flow_log_density,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import ConditionBatch
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class FlowConfig(GeneratorConfig):
     """The velocity field and how it is conditioned.
@@ -66,14 +67,6 @@ class FlowConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         """Check the choices."""
-        GeneratorConfig.__post_init__(self)
-        check_choice("source", self.source, ("control", "noise"))
-        check_choice("kind", self.kind, ("continuous", "coupling"))
-        check_choice("coupling", self.coupling, ("exact", "sinkhorn", "unbalanced", "random"))
-        check_choice("times", self.times, ("uniform", "logit-normal"))
-        if self.n_transforms < 1 or self.n_bins < 2:
-            msg = f"n_transforms={self.n_transforms}, n_bins={self.n_bins}; expected >= 1 and >= 2."
-            raise ValueError(msg)
         if self.kind == "coupling" and self.source != "noise":
             msg = "kind='coupling' has a density and starts from noise; pass source='noise' too."
             raise ValueError(msg)

@@ -11,7 +11,8 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY
 from scvi_perturb.generative.samplers import SAMPLERS
 from scvi_perturb.module.autoencoder import ScviRepresentation
 from scvi_perturb.module.base import ConditionTensors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module.count_diffusion import RawCounts
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
     """The network and how it is conditioned.
@@ -74,10 +76,6 @@ class GeneratorConfig:
     condition_dropout: float = 0.1
     null_fraction: float = 0.25
     ema_decay: float = 0.995
-
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        check_choice("combine", self.combine, ("sum", "attention"))
 
     @property
     def generator_class(self) -> type[LatentGenerator]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._core import CONTROL, NotTrainedError, SchemaError
+from scvi_perturb._checks import checked
+from scvi_perturb._core import CONTROL, NotTrainedError, SchemaError, drawn_seed
 from scvi_perturb._plotting import COLOURS, PALE, grid, palette, scatter_effects, tidy
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.metrics import fit_pca, log_normalize
@@ -42,6 +43,7 @@ _PLACES: Final[tuple[_Place, ...]] = (
 )
 
 
+@checked
 def effect_scatter(
     predicted_lfc: Matrix,
     true_lfc: Matrix,
@@ -173,6 +175,7 @@ _STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two:
 _LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
 
 
+@checked
 def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """Draw the losses of every stage of training.
 
@@ -241,6 +244,7 @@ _N_COMPONENTS: Final = 30
 _OTHER: Final = "other"
 
 
+@checked
 def umap_real_and_predicted(
     real: AnnData,
     predicted: AnnData,
@@ -249,7 +253,7 @@ def umap_real_and_predicted(
     layer: str | None = None,
     fit_on: AnnData | None = None,
     max_cells: int = 4000,
-    seed: int = 0,
+    seed: int | None = 0,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Draw real and predicted cells in one UMAP, side by side.
@@ -332,14 +336,14 @@ def _normalized(cells: AnnData, layer: str | None, genes: list[str]) -> Matrix:
     return log_normalize(cells.X if layer is None else cells.layers[layer])
 
 
-def _umap(components: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _umap(components: NDArray[np.float64], seed: int | None) -> NDArray[np.float64]:
     """Return the UMAP of cells as points, `(n_cells, 2)`."""
     import scanpy as sc
     from anndata import AnnData
 
     cells = AnnData(obsm={"X_pca": components.astype(np.float32)}, shape=(len(components), 0))
     sc.pp.neighbors(cells, n_neighbors=min(15, len(components) - 1), use_rep="X_pca")
-    sc.tl.umap(cells, random_state=seed)
+    sc.tl.umap(cells, random_state=drawn_seed(seed))
     made: NDArray[np.float64] = cells.obsm["X_umap"]
     return made
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
@@ -15,7 +16,6 @@ from scvi_perturb._core import (
     SEPARATOR,
     TIME_COLUMN,
     UNS_KEY,
-    check_choice,
 )
 from scvi_perturb.pp._conditions import ControlLabels, condition_columns
 from scvi_perturb.pp._metadata import UnknownValues, metadata_columns
@@ -42,6 +42,7 @@ _ROLES = {
 }
 
 
+@checked
 def harmonize(
     adata: AnnData,
     schema: Schema | Mapping[str, str] = "auto",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import layer_names
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data.condition import default_keys
@@ -72,6 +73,7 @@ class ScreenReport:
         return "\n".join([*lines, *(f"  - {problem}" for problem in self.problems)])
 
 
+@checked
 def validate(
     adata: AnnData,
     *,

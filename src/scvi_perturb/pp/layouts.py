@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import check_choice
+from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError, check_choice
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError
 from scvi_perturb._version import __version__
 from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.condition_table import encode_obs
@@ -60,6 +61,7 @@ def provenance(model: str, units: str) -> dict[str, object]:
     return {"model": model, "version": __version__, "units": units}
 
 
+@checked
 class MeanPredictor:
     """A predictor of the mean: the control of the context, plus a change that a subclass knows.
 
@@ -244,6 +246,7 @@ class SourceCells:
     change: NDArray[np.float32]
 
 
+@checked
 class CellSource(ABC):
     """Draws cells from a population that a subclass finds, and says where each came from."""
 
@@ -280,9 +283,6 @@ class CellSource(ABC):
         UnknownPerturbationError, SchemaError
             As `predict`.
         """
-        if n_samples is not None and n_samples < 1:
-            msg = f"n_samples={n_samples}; ask for at least 1 cell, or None for one each."
-            raise ValueError(msg)
         rng = np.random.default_rng(seed)
         answer, populations = self._sources(conditions, reference)
         parts, rows = [], []
@@ -333,6 +333,7 @@ def _drawn(n_cells: int, n_samples: int, rng: np.random.Generator) -> NDArray[np
     return np.concatenate(rounds)[:n_samples]
 
 
+@checked
 class FromControls(CellSource):
     """Fits a mean and keeps the training control cells.
 

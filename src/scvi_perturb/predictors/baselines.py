@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.profiles import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Key: TypeAlias = tuple[str, str, float | None]
 
 
+@checked
 class NoChange(MeanPredictor):
     """Predict the control of the same context, whatever was done to the cells.
 
@@ -49,6 +51,7 @@ class NoChange(MeanPredictor):
         return np.zeros(len(self.profiles.var_names))
 
 
+@checked
 class ContextMean(MeanPredictor):
     """Predict the control of the context plus a mean of changes seen in training.
 
@@ -78,7 +81,6 @@ class ContextMean(MeanPredictor):
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        check_choice("over", over, ("contexts", "perturbations", "all"))
         self.over = over
 
     def _change(self, request: RequestRow) -> NDArray[np.float64]:
@@ -104,6 +106,7 @@ class ContextMean(MeanPredictor):
         return np.mean(others, axis=0)
 
 
+@checked
 class MatchingMean(MeanPredictor):
     """Predict the mean of the components' profiles, each measured alone in the context.
 
@@ -137,6 +140,7 @@ class MatchingMean(MeanPredictor):
         return np.mean(parts, axis=0)
 
 
+@checked
 class Additive(MeanPredictor):
     """Predict the control plus the sum of the changes of each component measured alone.
 
@@ -172,6 +176,7 @@ class Additive(MeanPredictor):
 _N_GRID = 81
 
 
+@checked
 class DoseLine(MeanPredictor):
     """Predict the change at a dose from a line or curve through the doses measured.
 
@@ -206,7 +211,6 @@ class DoseLine(MeanPredictor):
         self, form: Literal["log_linear", "hill"] = "log_linear", *, profile: Profile = "pseudobulk"
     ) -> None:
         super().__init__(profile=profile)
-        check_choice("form", form, ("log_linear", "hill"))
         self.form = form
 
     def _learn(self) -> None:
@@ -288,6 +292,7 @@ def _error(curve: Curve, half: float) -> float:
 _TIE = 1e-9
 
 
+@checked
 class NearestPerturbation(MeanPredictor):
     """Predict the change of the training perturbation whose features are most similar.
 

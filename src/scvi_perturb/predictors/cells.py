@@ -9,13 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scvi_perturb._core import (
-    TARGET_SUM,
-    UNS_KEY,
-    UnknownPerturbationError,
-    check_choice,
-    log_normalize_cells,
-)
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import TARGET_SUM, UNS_KEY, UnknownPerturbationError, log_normalize_cells
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.base import (
@@ -86,6 +81,7 @@ def moment_dispersion(counts: Any, group: NDArray[np.int64]) -> NDArray[np.float
     return np.maximum(own, 0.0)
 
 
+@checked
 class ShiftedControl(FromControls):
     """Predict cells: control cells in log space, plus the predicted mean change, clipped at 0.
 
@@ -247,6 +243,7 @@ COUNT_UNITS: Final = "counts"
 #: Values that are drawn at a time.
 
 
+@checked
 class NegativeBinomialMean(FromControls):
     """Predict cells: negative binomial counts around a predicted mean, genes independent.
 
@@ -283,7 +280,6 @@ class NegativeBinomialMean(FromControls):
     ) -> None:
         super().__init__(ContextMean() if mean is None else mean)
         check_choice("mean.profile", self.mean.profile, ("pseudobulk",))
-        check_choice("dispersion_from", dispersion_from, ("controls", "all"))
         self.dispersion_from = dispersion_from
 
     def fit(
@@ -351,6 +347,7 @@ class NegativeBinomialMean(FromControls):
         return rng.poisson(rate).astype(np.float32)
 
 
+@checked
 class NearestCells(CellSource):
     """Predict cells: the real training cells of the nearest condition, resampled as they are.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from scipy import sparse
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import TARGET_SUM, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.data.request import RequestRow
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+@checked
 class ExternalMeans(MeanPredictor):
     """Repeat predictions that come from elsewhere, e.g. exported from a service.
 
@@ -134,6 +136,7 @@ def _finite(values: Floats) -> Floats:
     return values
 
 
+@checked
 class FirstKnown(MeanPredictor):
     """Predict by the first of several predictors that does not refuse a condition.
 

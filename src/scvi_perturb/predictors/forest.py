@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from scvi_perturb._checks import checked
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.ridge import Responses
 from scvi_perturb.similarity.kernels import names_in, needed, require_features
@@ -32,6 +33,7 @@ _LEAF: Final = 2
 _ROUNDING: Final = 1e-8
 
 
+@checked
 class FeatureForest(MeanPredictor):
     """Predict the mean training change plus what extremely randomised trees learn from features.
 
@@ -83,9 +85,6 @@ class FeatureForest(MeanPredictor):
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        if n_trees < 1 or n_components < 1:
-            msg = f"n_trees={n_trees} and n_components={n_components}; expected at least 1 of both."
-            raise ValueError(msg)
         self.features = features
         self.n_trees = n_trees
         self.n_components = n_components

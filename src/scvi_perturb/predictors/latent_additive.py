@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import UnknownPerturbationError
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.ridge import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.request import ControlCells
 
 
+@checked
 class LatentAdditive(MeanPredictor):
     """Predict the sum of one latent vector for each component, learned from all conditions.
 
@@ -78,9 +80,6 @@ class LatentAdditive(MeanPredictor):
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        if n_components < 1:
-            msg = f"n_components={n_components}; expected at least 1."
-            raise ValueError(msg)
         self.features = features
         self.n_components = n_components
         self.penalties = check_penalties(penalties)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.predictors.profiles import TrainingProfiles
 
-    Conditions: TypeAlias = Sequence[str] | pd.DataFrame
+Conditions: TypeAlias = "Sequence[str] | pd.DataFrame"
 
 
 @runtime_checkable

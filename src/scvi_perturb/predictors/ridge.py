@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 import pandas as pd
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.similarity.kernels import (
@@ -218,6 +219,7 @@ def _left_out(
     return error
 
 
+@checked
 class _SimilarityRidge(MeanPredictor):
     """Adds to the mean what each training name adds in units of similarity to it."""
 
@@ -232,6 +234,7 @@ class _SimilarityRidge(MeanPredictor):
         return self._mean + self._similarity.of(conditions) @ self._weights
 
 
+@checked
 class KernelRidge(_SimilarityRidge):
     """Predict the mean training change plus a kernel regression on features.
 
@@ -358,6 +361,7 @@ def tuning_rows(groups: NDArray[np.int64], most: int) -> NDArray[np.intp]:
 SHARPNESSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
+@checked
 class BlendedKernelRidge(_SimilarityRidge):
     """Predict the mean training change plus a regression on features, the kernel of which is tuned.
 
@@ -414,9 +418,6 @@ class BlendedKernelRidge(_SimilarityRidge):
         if not self.sharpnesses or not all(0 <= value <= 100 for value in self.sharpnesses):
             msg = f"sharpnesses={self.sharpnesses}; expected at least one number, from 0 to 100."
             raise ValueError(msg)
-        if n_tuning < 2:
-            msg = f"n_tuning={n_tuning}; expected at least 2 rows."
-            raise ValueError(msg)
         self.penalties = check_penalties(penalties)
         self.n_tuning = n_tuning
 
@@ -450,6 +451,7 @@ class BlendedKernelRidge(_SimilarityRidge):
         self._weights = shares.T @ ridge.weights
 
 
+@checked
 class PCARidge(MeanPredictor):
     """Predict `G W p + b`, the changes of training being fitted by `Y ~ G W P' + b`.
 
@@ -493,12 +495,6 @@ class PCARidge(MeanPredictor):
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        if n_components < 1 or not penalty > 0:
-            msg = (
-                f"n_components={n_components} and penalty={penalty}; expected at least 1 and a "
-                "number above 0."
-            )
-            raise ValueError(msg)
         self.features = features
         self.n_components = n_components
         self.penalty = penalty

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb.predictors.base import EFFECT_UNITS, learned, provenance
 from scvi_perturb.predictors.request import read_request
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+@checked
 class SampledSignatures:
     """Predict signatures, bulk changes or z-scores, and how they may turn out together.
 
@@ -66,9 +68,6 @@ class SampledSignatures:
         if self.mean.profile != "effects":
             msg = f"The mean predicts {self.mean.profile!r} profiles; signatures need 'effects'."
             raise SchemaError(msg)
-        if n_factors < 0:
-            msg = f"n_factors={n_factors}; expected 0 or more."
-            raise ValueError(msg)
         self.n_factors = n_factors
         self._loadings: Floats | None = None
 
@@ -139,9 +138,6 @@ class SampledSignatures:
         ValueError
             If `n_samples` is below 1.
         """
-        if n_samples < 1:
-            msg = f"n_samples={n_samples}; expected at least 1."
-            raise ValueError(msg)
         random = np.random.default_rng(seed)
         loadings = self.loadings
         requests, _ = read_request(conditions, None, self.mean.profiles)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from anndata import AnnData
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb._version import __version__
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _LAYERS: Final = ("lfc", "lower", "upper", "std")
 
 
+@checked
 def effects(predicted: AnnData, *, n_genes: int | None = 20) -> pd.DataFrame:
     """Return predicted effects as a table, the largest of each condition first.
 
@@ -46,9 +48,6 @@ def effects(predicted: AnnData, *, n_genes: int | None = 20) -> pd.DataFrame:
     if missing:
         msg = f"Layers {missing} are missing; pass what `model.predict` returns."
         raise SchemaError(msg)
-    if n_genes is not None and n_genes < 1:
-        msg = f"n_genes={n_genes}; ask for at least 1, or None for all."
-        raise ValueError(msg)
     order = np.argsort(-np.abs(predicted.layers["lfc"]), axis=1, kind="stable")[:, :n_genes]
     row = np.repeat(np.arange(predicted.n_obs), order.shape[1])
     table = predicted.obs.iloc[row].reset_index(drop=True)
@@ -59,6 +58,7 @@ def effects(predicted: AnnData, *, n_genes: int | None = 20) -> pd.DataFrame:
     return table
 
 
+@checked
 def score_cells(
     model: PerturbDiffusion,
     adata: AnnData,
@@ -97,6 +97,7 @@ def score_cells(
     _record(adata, key_added, model, "log_likelihood_bound", n_samples=n_samples, seed=seed)
 
 
+@checked
 def response_score(
     model: PerturbDiffusion,
     adata: AnnData,

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import CheckpointIO
 
+from scvi_perturb._checks import checked
 from scvi_perturb._files import write_bytes
 from scvi_perturb._state import from_bytes, to_bytes
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@checked
 class BestWeights(Callback):
     """Keep the weights with the lowest monitored value in memory; restore them at the end.
 
@@ -92,6 +94,7 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
+@checked
 class Checkpoint(Callback):
     """Write the state of the run after every `every_n_epochs`, replacing the file at once.
 

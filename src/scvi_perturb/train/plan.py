@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from scvi.train import TrainingPlan
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import log_loss_components
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MAX_KL_WEIGHT: Final = 0.1
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
     """How a stage is optimised.
@@ -132,6 +134,7 @@ class StagePlan(TrainingPlan):
         return warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Optimisation and stopping of both stages.

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import lightning
 import pandas as pd
-from scvi.train import TrainRunner
+from scvi.train import Trainer, TrainRunner
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import quiet_lightning
-from scvi_perturb._core import forked_seed
+from scvi_perturb._core import ALONE, forked_seed
 from scvi_perturb._files import write_bytes
 from scvi_perturb._state import from_bytes, to_bytes
 from scvi_perturb.train.callbacks import BestWeights, Checkpoint, StateFiles, StopAfter
 from scvi_perturb.train.plan import PlanConfig, StagePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lightning.pytorch import LightningDataModule
@@ -26,8 +31,30 @@ if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
     from scvi.module.base import BaseModuleClass
 
+_Train = TypeVar("_Train", bound="Callable[..., None]")
 #: Between the seeds of the processes of a distributed run; larger than the seeds people choose.
 RANK_STRIDE = 1_000_003
+
+
+@checked
+def one_training(train: _Train) -> _Train:
+    """Let one `train` run at a time, and refuse arguments that neither it nor the Trainer has."""
+    own = set(inspect.signature(train).parameters)
+    makers = (TrainRunner, Trainer, lightning.Trainer)
+    legal = {name for maker in makers for name in inspect.signature(maker).parameters}
+
+    @functools.wraps(train)
+    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        unknown = sorted(set(kwargs) - own - legal)
+        if unknown:
+            near = get_close_matches(unknown[0], own | legal, n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            msg = f"train() and the Trainer have no argument {unknown[0]!r}.{hint}"
+            raise TypeError(msg)
+        with ALONE:
+            train(*args, **kwargs)
+
+    return cast("_Train", run)
 
 
 class StageRunner(TrainRunner):
@@ -133,6 +160,7 @@ def _after(before: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([before, new.set_axis(new.index + before.index.max() + 1, axis=0)])
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What one stage trains, and until when.
@@ -167,6 +195,7 @@ class Stage:
     gradient_clip: float | None = None
 
 
+@checked
 def fit_stage(
     model: BaseModelClass,
     stage: Stage,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._plotting import COLOURS, DARK, PALE, axes_of, scatter_effects, tidy
 from scvi_perturb.benchmark.report._tables import one_metric, opponent, records_of_task, rows_of
 from scvi_perturb.benchmark.report._words import ROLES, direction, number, title_of
@@ -57,6 +57,7 @@ def height(n_methods: int, n_roles: int = 3) -> float:
     return float(max(2.6, 1.5 + 0.2 * (n_methods + n_roles)))
 
 
+@checked
 def score_bars(
     summary: pd.DataFrame,
     *,
@@ -100,6 +101,7 @@ def score_bars(
     return ax
 
 
+@checked
 def metric_values(
     summary: pd.DataFrame,
     *,
@@ -137,6 +139,7 @@ def metric_values(
     return ax
 
 
+@checked
 def calibration_curve(
     records: Iterable[Record],
     *,
@@ -186,6 +189,7 @@ def calibration_curve(
     return ax
 
 
+@checked
 def change_scatter(
     records: Iterable[Record],
     *,
@@ -220,6 +224,7 @@ def change_scatter(
     return ax
 
 
+@checked
 def cost_dots(
     cost: pd.DataFrame,
     *,

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from scvi_perturb._checks import checked
 from scvi_perturb._files import write_text
 from scvi_perturb.benchmark.report import _figures, _tables, _words
 from scvi_perturb.benchmark.report._words import counted
@@ -42,6 +43,7 @@ class Picture:
     png: str
 
 
+@checked
 def write_report(results: Results, path: str | Path) -> Path:
     """Write a page with the tables and figures of all tasks, and what the metrics mean.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from scvi_perturb._checks import checked
 from scvi_perturb.benchmark.report._tables import glossary, read_sections, versions_of
 from scvi_perturb.benchmark.report._words import HELD_OUT, SCORE, UNDEFINED, counted
 from scvi_perturb.metrics import METRICS
@@ -22,6 +23,7 @@ _LEGEND: Final = (
 )
 
 
+@checked
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown; columns after the first are aligned right.
 
@@ -37,6 +39,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (safe[0], line, *safe[1:]))
 
 
+@checked
 def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
     """Return the key metrics of every task in Markdown, with what the numbers mean.
 

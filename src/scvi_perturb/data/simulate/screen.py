@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import (
     CONTROL,
     DOSE_COLUMN,
@@ -21,7 +22,6 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     SchemaError,
     UnknownPerturbationError,
-    check_choice,
 )
 from scvi_perturb.data.condition import Component, Condition
 from scvi_perturb.data.simulate.config import SimulatorConfig
@@ -363,6 +363,7 @@ def _labels(names: object, codes: NDArray[np.int64]) -> pd.Categorical:
     return pd.Categorical.from_codes(to_value[codes], categories=pd.Index(values.astype(object)))
 
 
+@checked
 def simulate_screen(
     *,
     n_cells: int = 5000,
@@ -456,6 +457,7 @@ def _treatments(truth: Truth, rng: np.random.Generator) -> list[Condition]:
     return singles + [Condition(pairs[i]) for i in chosen]
 
 
+@checked
 def expected_profile(
     adata: AnnData,
     perturbation: str,
@@ -517,6 +519,7 @@ def expected_profile(
     return share * moved + (1 - share) * unmoved
 
 
+@checked
 def true_effect(
     adata: AnnData,
     perturbation: str,
@@ -539,6 +542,7 @@ def true_effect(
     return np.log1p(TARGET_SUM * perturbed) - np.log1p(TARGET_SUM * control)
 
 
+@checked
 def sample_truth(
     adata: AnnData,
     perturbation: str,
@@ -568,6 +572,7 @@ def sample_truth(
     return sampled
 
 
+@checked
 def state_shift(
     adata: AnnData,
     perturbation: str,
@@ -586,6 +591,7 @@ def state_shift(
     return chosen
 
 
+@checked
 def perturbation_features(adata: AnnData) -> dict[str, pd.DataFrame]:
     """Return what is known beforehand about every perturbation, the unseen ones included.
 

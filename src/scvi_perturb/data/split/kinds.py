@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb.data.condition import as_label, default_keys
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.fingerprint import data_hash
@@ -175,9 +176,6 @@ class _SplitPlan:
     options: SplitOptions
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            msg = f"fraction={self.fraction} is not a share; expected 0 < fraction <= 1."
-            raise ValueError(msg)
         n_folds = math.floor(1 / self.fraction + 1e-9)
         if not 0 <= self.fold < n_folds:
             msg = f"fold={self.fold} does not exist: expected 0 to {n_folds - 1}, for 1 / fraction."
@@ -359,11 +357,12 @@ Scenario = Literal[
 _VALIDATION_FRACTION = 0.1
 
 
+@checked
 def split(
     adata: AnnData,
     kind: Scenario,
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     keys: ScreenKeys | None = None,
     fraction: float = 0.2,
     fold: int = 0,
@@ -419,9 +418,8 @@ def split(
         If a column is absent, nothing can be held out, a name to hold out is not in the screen, or
         nothing perturbed is left to train on.
     """
-    check_choice("kind", kind, get_args(Scenario))
     keys = default_keys(adata) if keys is None else keys
-    plan = _SplitPlan(float(fraction), int(fold), int(seed), options or SplitOptions())
+    plan = _SplitPlan(float(fraction), int(fold), drawn_seed(seed), options or SplitOptions())
     plan.options.check_kind(kind)
     annotation = read_annotation(adata, keys)
     test, held_out = _test_cells(annotation, kind, plan)

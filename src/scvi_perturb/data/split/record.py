@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._core import LeakError, SchemaError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import LeakError, SchemaError
 from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import ScreenKeys, as_label
 from scvi_perturb.data.fields import read_annotation
@@ -20,15 +21,14 @@ from scvi_perturb.data.fingerprint import data_hash
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
-    from typing import TypeAlias
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from scvi_perturb.data.fields import Annotation
 
-    ContextName: TypeAlias = str | Mapping[str, str]
 
+ContextName: TypeAlias = "str | Mapping[str, str]"
 #: Fields of a held-out condition that say which cells it means; the others are remarks.
 _IDENTITY = ("perturbation", "dose", "context")
 _PARTS = ("train", "validation", "test")
@@ -39,6 +39,7 @@ _KINDS = {
 }
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
     """What only some kinds of split ask for.
@@ -81,7 +82,6 @@ class SplitOptions:
     held_out: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        check_choice("dose", self.dose, ("inner", "top"))
         groups, held_out = self.groups, self.held_out
         plain = {
             "context": _context(self.context),
@@ -92,14 +92,8 @@ class SplitOptions:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
-        if self.singles_seen not in (None, 0, 1, 2):
-            msg = f"singles_seen={self.singles_seen} is not known; choose one of 0, 1, 2 or None."
-            raise ValueError(msg)
         if groups is not None and held_out is not None:
             msg = "Give `groups` or `held_out`: clusters are drawn whole, names are taken as named."
-            raise ValueError(msg)
-        if not 0 <= self.shown < 1:
-            msg = f"shown={self.shown} is not a share; expected 0 <= shown < 1."
             raise ValueError(msg)
 
     def check_kind(self, kind: str) -> None:
@@ -284,6 +278,7 @@ _HIDDEN: Mapping[str, Callable[[Annotation, Rows], list[bool]]] = {
 }
 
 
+@checked
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """Cells to train on, to stop by and to test on, and the conditions that are held out.

@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix, vstack
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from scvi_perturb._checks import checked
 from scvi_perturb._compat import torch_device
 from scvi_perturb._core import (
     BATCH_KEY,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import CountParameters
 
 
+@checked
 class PerturbationModel(BaseModelClass):
     """Shared verbs of all models.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import CONDITION_KEY, LIBRARY_KEY, SchemaError, generator
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Drawn
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.nn.metadata import MetadataHead, MetadataSpec
 
 
+@checked
 class MetadataMixin(PerturbationModel):
     """`predict_metadata`, `log_likelihood_bound`, `anomaly_scores` of given cells."""
 

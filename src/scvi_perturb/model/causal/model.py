@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scvi.data import AnnDataManager
 
+from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._compat import setup_method_name
 from scvi_perturb._core import (
     BATCH_KEY,
@@ -20,7 +21,7 @@ from scvi_perturb._core import (
     PERTURBATION_COLUMN,
     UNS_KEY,
     SchemaError,
-    check_choice,
+    drawn_seed,
     forked_seed,
     generator,
 )
@@ -93,7 +94,7 @@ from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.causal import CausalConfig, CausalModule, GroupedAutoencoder
 from scvi_perturb.similarity.novelty import UNKNOWN
 from scvi_perturb.train.plan import TrainConfig
-from scvi_perturb.train.runner import fit_stage
+from scvi_perturb.train.runner import fit_stage, one_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 N_SIGNATURE_DRAWS = 200
 
 
+@checked
 class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     """Read perturbation effects as vectors; ask what a cell is, and what it would be.
 
@@ -180,7 +182,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         decoder: Literal["mlp", "linear"] = "mlp",
         causal: CausalConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(adata, registry, features)
@@ -338,6 +340,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
 
     # Training -------------------------------------------------------------------------------
 
+    @one_training
     @all_or_nothing
     @docs.dedent
     def train(
@@ -346,7 +349,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         *,
         split: Split | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -363,6 +366,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         %(train_raises)s
         """
         reader = self._reader(None)
+        seed = drawn_seed(seed)
         parts = self._split_cells(split, len(reader), seed)
         check_cells(reader, parts.train, self._screen)
         config = config or TrainConfig()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
-from scvi_perturb._core import SchemaError, check_choice, generator
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import SchemaError, generator
 from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.draw import cell_obs
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.reference import Plan, Reference, Vocabulary
     from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
 
-    Sums = Mapping[str, Mapping[str, float]]
+#: Weighted sums of perturbations, by name.
+Sums: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
 
+@checked
 class OperatorMixin(PerturbationModel):
     """`counterfactual`, `interpolate`, `transfer`, and the operators as tables."""
 

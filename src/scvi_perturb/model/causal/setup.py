@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._core import SchemaError, check_choice
+from scvi_perturb._checks import check_choice
+from scvi_perturb._core import SchemaError
 from scvi_perturb.data.condition import Condition, as_columns, as_labels, harmonised_keys
 from scvi_perturb.data.fields import MetadataField
 from scvi_perturb.data.request import parse_request

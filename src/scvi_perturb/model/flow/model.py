@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, check_choice, check_type, generator
+from scvi_perturb._checks import check_choice, check_type, checked
+from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, generator
 from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
 from scvi_perturb.model.base.docs import docs
@@ -39,6 +40,7 @@ N_PROBES = 10
 _CHUNK = 128
 
 
+@checked
 @docs.dedent
 class PerturbFlow(TransportMixin):
     """Carry control cells to their response, and back; or tell how likely a cell is.
@@ -92,7 +94,7 @@ class PerturbFlow(TransportMixin):
         decoder: Literal["mlp", "linear"] = "mlp",
         flow: FlowConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = FlowConfig() if flow is None else flow

@@ -10,14 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    UNS_KEY,
-    SchemaError,
-    check_choice,
-)
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_KEY, SchemaError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import read_rows, row_sums
 from scvi_perturb.data.screen import Screen
@@ -95,6 +89,7 @@ class LatentCells(NamedTuple):
     batch: np.ndarray
 
 
+@checked
 class TransportMixin(LatentModel):
     """Verbs of models that carry cells along trajectories."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from anndata import AnnData
 
-from scvi_perturb._core import check_choice, check_type
+from scvi_perturb._checks import check_choice, check_type, checked
+from scvi_perturb._core import drawn_seed
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import effects_table
@@ -19,6 +20,7 @@ from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig
 from scvi_perturb.module.generator import GeneratorConfig
 from scvi_perturb.predictors.external import ExternalMeans
+from scvi_perturb.train.runner import one_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ _GENERATORS: Final = (
 )
 
 
+@checked
 @docs.dedent
 class HybridResidualModel(RecentredModel):
     """Predict the mean by what predicts means best, and draw the distribution around it.
@@ -112,7 +115,7 @@ class HybridResidualModel(RecentredModel):
         dispersion: Literal["gene", "gene-batch", "gene-cell"] = "gene",
         generator: GeneratorConfig | None = None,
         features: PerturbationFeatures | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
         stage_two = DiffusionConfig() if generator is None else generator
@@ -121,9 +124,6 @@ class HybridResidualModel(RecentredModel):
         super().__init__(adata, registry, features)
         stage_one = AutoencoderConfig(n_latent, n_hidden, n_layers, likelihood, dispersion)
         self._build(stage_one, stage_two, seed=seed)
-        if n_refits < 0:
-            msg = f"n_refits={n_refits}; expected 0 or more."
-            raise ValueError(msg)
         if isinstance(mean, AnnData):
             mean = ExternalMeans(mean)  # which is saved; scvi-tools leaves out arguments with data
         self.mean = mean
@@ -133,6 +133,7 @@ class HybridResidualModel(RecentredModel):
         self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
 
+    @one_training
     @all_or_nothing
     def train(
         self,
@@ -141,7 +142,7 @@ class HybridResidualModel(RecentredModel):
         split: Split | None = None,
         n_steps: int | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -152,6 +153,7 @@ class HybridResidualModel(RecentredModel):
         `split` tells stage one which scenario to prepare for; others are answered as well, without
         refits of the generator.
         """
+        seed = drawn_seed(seed)
         self._reader(None)  # raises where there are no data
         adata, own = self._plain_adata(), None
         if self.mean is not None:  # first, since it may be refused
@@ -222,9 +224,6 @@ class HybridResidualModel(RecentredModel):
         UserWarning
             Where the request lies outside what calibration covers.
         """
-        if not 0 < interval < 1:
-            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
-            raise ValueError(msg)
         config = SamplerConfig.of(sampler, self._samplers)
         plan = self._plan(conditions, reference, n_samples, seed)
         groups = RequestGroups.make(plan, self._screen)

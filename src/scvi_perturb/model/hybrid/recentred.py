@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import TARGET_SUM, NotTrainedError
 from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.request import Request, RequestRow
@@ -272,6 +273,7 @@ N_PILOT = 1000
 N_TOGETHER = 32
 
 
+@checked
 class RecentredModel(LatentModel):
     """Draws of a generator in the latent, group by group moved onto a mean."""
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -19,6 +20,7 @@ from scvi_perturb._core import (
     UNS_KEY,
     NotTrainedError,
     SchemaError,
+    drawn_seed,
     forked_seed,
     generator,
 )
@@ -42,6 +44,7 @@ from scvi_perturb.module.base import ConditionBatch, CountParameters
 from scvi_perturb.module.count_diffusion import RawCounts
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule
 from scvi_perturb.train.plan import TrainConfig
+from scvi_perturb.train.runner import one_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,6 +125,7 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
     }
 
 
+@checked
 class LatentModel(PerturbationModel):
     """Shared by the models with a generator in the latent of a count model.
 
@@ -139,7 +143,7 @@ class LatentModel(PerturbationModel):
         stage_one: AutoencoderConfig | None,
         stage_two: GeneratorConfig,
         *,
-        seed: int,
+        seed: int | None,
         generator_class: type[LatentGenerator] | None = None,
     ) -> None:
         """Make both stages; without a first one, the second draws counts themselves.
@@ -229,6 +233,7 @@ class LatentModel(PerturbationModel):
         )
         return model
 
+    @one_training
     @all_or_nothing
     @docs.dedent
     def train(
@@ -238,7 +243,7 @@ class LatentModel(PerturbationModel):
         split: Split | None = None,
         n_steps: int | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = 0,
         checkpoint_dir: str | Path | None = None,
         config: TrainConfig | None = None,
         **trainer_kwargs: Any,  # noqa: ANN401
@@ -259,6 +264,7 @@ class LatentModel(PerturbationModel):
         %(train_raises)s
         """
         reader = self._reader(None)
+        seed = drawn_seed(seed)
         parts = self._split_cells(split, len(reader), seed)
         check_training_cells(reader, parts.train, self._screen)
         config = config or TrainConfig()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._checks import checked
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
 from scvi_perturb.predictors.gaussian_process.kernel import (
@@ -219,6 +220,7 @@ class ConditionCovariance:
     gene_scale: NDArray[np.float64]
 
 
+@checked
 class ConditionGP(MeanPredictor):
     """Predict changes by a Gaussian process over conditions in contexts.
 
@@ -318,15 +320,10 @@ class ConditionGP(MeanPredictor):
         profile: Profile = "pseudobulk",
     ) -> None:
         super().__init__(profile=profile)
-        check_choice("tune", tune, ("loo", "marginal"))
-        check_choice("leave_out", leave_out, LEAVE_OUT)
         for argument, value in (("n_components", n_components), ("n_tuning", n_tuning)):
             if value is not None and value < 1:
                 msg = f"{argument}={value}; expected at least 1."
                 raise ValueError(msg)
-        if pseudocount is not None and not 0 < pseudocount < np.inf:
-            msg = f"pseudocount={pseudocount}; expected a positive number, or None to choose one."
-            raise ValueError(msg)
         self.features = features
         self.tune: Tune = tune
         self.leave_out: LeaveOut = leave_out

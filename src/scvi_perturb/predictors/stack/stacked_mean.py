@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from scvi_perturb._core import SchemaError, UnknownPerturbationError, check_choice
+from scvi_perturb._checks import check_choice, checked
+from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.request import read_request
@@ -290,6 +291,7 @@ def _row(stack: ScenarioStack, tried: LeftOut) -> dict[str, object]:
     return made
 
 
+@checked
 class StackedMean(MeanPredictor):
     """Predict by a weighted sum of predictors; the weights depend on what is asked.
 
@@ -456,9 +458,6 @@ class StackedMean(MeanPredictor):
         ValueError
             If `interval` is not between 0 and 1.
         """
-        if not 0 < interval < 1:
-            msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
-            raise ValueError(msg)
         requests, given = read_request(conditions, reference, self.profiles)
         found = self.predict_changes(requests, given, interval=interval)
         made = self._to_anndata(requests, given, found.mean)
