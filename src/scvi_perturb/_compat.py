@@ -6,18 +6,35 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scvi.data._constants import _SETUP_METHOD_NAME
+from scvi.data._constants import _SCVI_UUID_KEY, _SETUP_ARGS_KEY, _SETUP_METHOD_NAME
 from scvi.train import TrainingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from scvi.module.base import LossOutput
 
-__all__ = ["SETUP_METHOD_NAME", "log_loss_components", "without_tips"]
+__all__ = ["SETUP_METHOD_NAME", "log_loss_components", "setup_arguments", "without_tips"]
 
 #: Key of a registry under which the method stands that registers new data when a model is loaded.
 SETUP_METHOD_NAME = _SETUP_METHOD_NAME
+
+
+def setup_arguments(adata: AnnData) -> dict[str, Any] | None:
+    """Return the arguments of the last `setup_anndata` of ours that this object went through."""
+    if _SCVI_UUID_KEY not in adata.uns:
+        return None
+    from scvi.model.base import BaseModelClass
+
+    classes, found = [BaseModelClass], None
+    while classes:
+        one = classes.pop()
+        classes += one.__subclasses__()
+        manager = vars(one).get("_setup_adata_manager_store", {}).get(adata.uns[_SCVI_UUID_KEY])
+        if manager is not None and "context_keys" in (own := manager.registry[_SETUP_ARGS_KEY]):
+            found = own
+    return found
 
 
 def log_loss_components(

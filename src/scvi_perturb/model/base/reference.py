@@ -24,6 +24,7 @@ from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,
     check_raw_counts,
+    other_matrices,
     read_rows,
     row_sums,
 )
@@ -126,7 +127,7 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
         msg = f"The reference has no layer {screen.keys.layer!r}; it has {sorted(adata.layers)}."
         raise SchemaError(msg)
     counts = adata.X if screen.keys.layer is None else adata.layers[screen.keys.layer]
-    check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
+    check_raw_counts(counts, where="the reference", layers=other_matrices(adata))
     _check_controls(adata.obs, screen)
     columns = [c for c in (*screen.keys.context, screen.keys.batch) if c in adata.obs]
     labels = pd.DataFrame(

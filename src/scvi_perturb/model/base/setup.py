@@ -34,7 +34,7 @@ from scvi_perturb.data.fields import (
     MuDataPerturbationField,
     PerturbationField,
 )
-from scvi_perturb.data.reader import read_rows
+from scvi_perturb.data.reader import check_adata, read_rows
 from scvi_perturb.data.screen import Screen, screen_keys
 from scvi_perturb.module.base import ConditionTensors
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `setup_anndata`, those left out as `harmonize` wrote them down."""
+    check_adata(adata, "setup_anndata")
     found = harmonised_keys(adata)
     control, contexts = given["control"], given["context_keys"]
     return {
@@ -150,7 +151,12 @@ class Vocabulary:
             return place
         if featured:
             return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
-        raise UnknownPerturbationError(part.name, self.known(seen))
+        raise UnknownPerturbationError(
+            part.name,
+            self.known(seen),
+            control=self.table.control,
+            separator=self.table.separator,
+        )
 
 
 def to_tensors(arrays: ConditionArrays) -> ConditionTensors:
