@@ -79,7 +79,9 @@ def test_a_number_that_fits_no_reading_is_a_problem():
 
 
 def test_what_disagrees_survives_a_file_and_goes_with_the_cells(tmp_path):
-    made = harmonize(screen(perturbation=["control", "A_1", "B"], nperts=[0, 3, 1]))
+    adata = screen(perturbation=["control", "A_1", "B"], nperts=[0, 3, 1])
+    adata.obs["nperts"] = adata.obs["nperts"].astype(int)
+    made = harmonize(adata)
     made.write_h5ad(tmp_path / "a.h5ad")
     again = harmonize(ad.read_h5ad(tmp_path / "a.h5ad"))
     assert "'A_1'" in " ".join(validate(again, min_cells=1).problems)

@@ -99,10 +99,10 @@ def check_raw_counts(X: Matrix, *, where: str, layers: Mapping[str, Matrix] | No
     `adata.X`, that is ``layer=None``. Raises `SchemaError`: If a value is NaN or infinite, or the
     sample has negative or non-integer values, or values are not numeric.
     """
-    found = _fault(X) or next(filter(None, map(_not_finite, _sampled_values(X, whole=True))), None)
+    found = _fault(X) or next(filter(None, map(_not_finite, sampled_values(X, whole=True))), None)
     if found is None:
         return
-    others = layers or {}
+    others = {name: layer for name, layer in (layers or {}).items() if layer is not X}
     holding = [name for name, layer in others.items() if holds_counts(layer)]
     from_raw = next((line for name, line in _FROM_RAW.items() if name in holding), None)
     names = ["None (adata.X)" if n == "X" else repr(n) for n in holding if n not in _FROM_RAW]
@@ -127,7 +127,7 @@ def _fault(X: Matrix) -> str | None:
     """Return what is wrong with the sampled values of `X` in words, or None."""
     if X is None:
         return "is empty (None)"
-    return next(filter(None, map(_values_fault, _sampled_values(X))), None)
+    return next(filter(None, map(_values_fault, sampled_values(X))), None)
 
 
 def _values_fault(values: NDArray[Any]) -> str | None:
@@ -157,7 +157,7 @@ def _not_finite(values: NDArray[Any]) -> str | None:
     return f"has NaN or infinite values ({n_bad} of {values.size} values read)" if n_bad else None
 
 
-def _sampled_values(X: Matrix, *, whole: bool = False) -> Iterator[NDArray[Any]]:
+def sampled_values(X: Matrix, *, whole: bool = False) -> Iterator[NDArray[Any]]:
     """Yield flat blocks of values, spread evenly; only stored values where `X` is sparse.
 
     `whole`: Yield all of them.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._core import LeakError, SchemaError, check_choice
+from scvi_perturb._core import LeakError, SchemaError, check_choice, shown
 from scvi_perturb.data.condition import ScreenKeys, as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
 
@@ -282,6 +282,14 @@ _HIDDEN: Mapping[str, Callable[[Annotation, Rows], list[bool]]] = {
 }
 
 
+def _are_places(values: Sequence[object]) -> bool:
+    """Whether values are places of cells: whole numbers, none of them a truth value."""
+    if not all(issubclass(kind, Integral) and kind is not bool for kind in {*map(type, values)}):
+        return False
+    array = np.asarray(values)
+    return array.ndim == 1 and (array.dtype.kind == "i" or not array.size)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """Cells to train on, to stop by and to test on, and the conditions that are held out.
@@ -412,9 +420,40 @@ class Split:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Rebuild a split from `to_dict`."""
-        if state.get("format") != 1:
-            msg = f"This is not a split of format 1: found format {state.get('format')!r}."
+        """Rebuild a split from `to_dict`.
+
+        Raises
+        ------
+        SchemaError
+            If it is no such record: of another format, or a value is missing or of another type.
+        LeakError
+            If a cell is in two parts.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != 1:
+            found = state.get("format") if isinstance(state, Mapping) else state
+            msg = f"This is not a split of format 1: found {shown(found)}."
+            raise SchemaError(msg)
+        expected = {
+            **dict.fromkeys(("kind", "data_hash"), str),
+            **{"seed": int, "parameters": Mapping, "held_out": list | tuple, "format": object},
+            **dict.fromkeys(_PARTS, list | tuple | np.ndarray),
+        }
+        wrong = sorted({*map(str, state)} ^ {*expected}) or [
+            name for name, kind in expected.items() if not isinstance(state[name], kind)
+        ]
+        wrong = wrong or [
+            *(part for part in _PARTS if not _are_places(state[part])),
+            *(() if all(isinstance(x, Mapping) for x in state["held_out"]) else ("held_out",)),
+        ]
+        try:
+            ScreenKeys(**dict(state["parameters"])["keys"]) if not wrong else None
+        except (KeyError, TypeError):
+            wrong = ["parameters['keys']"]
+        if wrong:
+            msg = (
+                f"The record of a split is damaged: {', '.join(wrong)} is missing, of another type "
+                "or not known. Make the split anew, or write it with `Split.to_json`."
+            )
             raise SchemaError(msg)
         return cls(**{key: value for key, value in state.items() if key != "format"})
 
