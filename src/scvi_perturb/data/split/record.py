@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._core import LeakError, SchemaError, check_choice, shown
-from scvi_perturb.data.condition import ScreenKeys, as_label
+from scvi_perturb.data.condition import Component, ScreenKeys, as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
 
 if TYPE_CHECKING:
@@ -250,7 +250,8 @@ def _hidden_doses(annotation: Annotation, rows: Rows) -> list[bool]:
         names = _names(annotation, row)
         if len(names) > 1:
             continue
-        (name,), dose = names, float(row["dose"])
+        (name,) = names
+        dose = Component(name, row["dose"]).dose
         inner.setdefault(name, set()).add(dose)
         if row.get("stratum") == "top":
             top[name] = min(dose, top.get(name, np.inf))
@@ -280,6 +281,36 @@ _HIDDEN: Mapping[str, Callable[[Annotation, Rows], list[bool]]] = {
     "unseen_context": _hidden_contexts,
     "dose": _hidden_doses,
 }
+
+
+#: Types of what the record of a held-out condition holds, and what each kind reads of it.
+_ROW_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("perturbation", "dose", "stratum"), str),
+    **{"context": Mapping, "targets": list | tuple},
+    **dict.fromkeys(("n_cells", "n_shown", "singles_seen", "contexts_seen"), Integral),
+}
+_READ_BY_KIND: Mapping[str, set[str]] = {
+    "unseen_combination": {"perturbation"},
+    "context_transfer": {"perturbation", "context"},
+    "unseen_context": {"context"},
+    "dose": {"perturbation", "dose"},
+}
+
+
+def _are_held_out(rows: Sequence[object], kind: str) -> bool:
+    """Whether rows describe held-out conditions: all by the same fields, of the right types."""
+    fields = set()
+    for row in rows:
+        if not isinstance(row, Mapping):
+            return False
+        if not all(isinstance(row[key], own) for key, own in _ROW_TYPES.items() if key in row):
+            return False
+        texts = [*row.get("targets", ())]
+        texts += [text for pair in row.get("context", {}).items() for text in pair]
+        if not all(isinstance(text, str) for text in texts):
+            return False
+        fields.add(frozenset(_IDENTITY) & frozenset(row))
+    return len(fields) <= 1 and all(_READ_BY_KIND.get(kind, set()) <= own for own in fields)
 
 
 def _are_places(values: Sequence[object]) -> bool:
@@ -443,7 +474,7 @@ class Split:
         ]
         wrong = wrong or [
             *(part for part in _PARTS if not _are_places(state[part])),
-            *(() if all(isinstance(x, Mapping) for x in state["held_out"]) else ("held_out",)),
+            *(() if _are_held_out(state["held_out"], state["kind"]) else ("held_out",)),
         ]
         try:
             ScreenKeys(**dict(state["parameters"])["keys"]) if not wrong else None
@@ -464,7 +495,12 @@ class Split:
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
         """Read a split from a file."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        try:
+            state = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            msg = f"{path} is not a split: it is no JSON ({error}). Get the file again."
+            raise SchemaError(msg) from None
+        return cls.from_dict(state)
 
     def __eq__(self, other: object) -> bool:
         """Whether all parts are the same."""
