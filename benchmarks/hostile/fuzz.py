@@ -166,11 +166,16 @@ def unit(rng: random.Random) -> None:
     value = anything(rng)
     if rng.random() < 0.7:
         number = rng.choice(["", "-", "~"]) + str(rng.choice(NUMBERS[:7]))
-        value = number + rng.choice(["", " ", "-", "/", ":"]) + rng.choice([*UNITS, number])
+        value = number + rng.choice(["", "", " ", "-", "/", ":"]) + rng.choice([*UNITS, number])
     named = rng.choice([*UNITS, anything(rng)])
     age_in_years(value, named)
     what = rng.choice(["dose", "time"])
-    numbers, _ = to_one_unit([(value, named), (anything(rng), rng.choice(UNITS))], what=what)
+    beside = (
+        (anything(rng), rng.choice(UNITS))
+        if rng.random() < 0.3
+        else (1, "uM" if what == "dose" else "h")
+    )
+    numbers, _ = to_one_unit([(value, named), beside], what=what)
     if any(map(math.isinf, numbers)):
         msg = f"{value!r} was read as infinite"
         raise AssertionError(msg)
@@ -182,9 +187,21 @@ def request(rng: random.Random) -> None:
     named: dict[str, Any] = {role: role for role in roles if rng.random() < 0.5}
     keys = ScreenKeys(separator=rng.choice(["+", ";", "_"]), **named)
     columns = ["perturbation", "perturbation_type", *roles, "other"]
-    picked = [column for column in columns if rng.random() < 0.5]
+    picked = ["perturbation", *named.values()] if rng.random() < 0.5 else columns
+    picked = [column for column in picked if rng.random() < 0.8]
     rows = rng.randrange(4)
-    asked: Any = {column: [anything(rng) for _ in range(rows)] for column in picked}
+    usual = {
+        "perturbation": "A+B",
+        "dose": 1,
+        "time": 6,
+        "kind": "drug",
+        "batch": "b",
+        "context": 1,
+    }
+    asked: Any = {
+        column: [usual.get(column) if rng.random() < 0.8 else anything(rng) for _ in range(rows)]
+        for column in picked
+    }
     asked = (
         pd.DataFrame(asked, dtype=object) if rng.random() < 0.8 else [*map(anything, [rng] * rows)]
     )
