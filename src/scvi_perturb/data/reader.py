@@ -47,10 +47,11 @@ def check_adata(data: object, function: str) -> None:
 
     `function`: Name of the function that was called, for the message.
     """
-    if all(hasattr(data, name) for name in ("obs", "obs_names", "layers")):
+    is_mudata = hasattr(data, "mod")
+    if not is_mudata and all(hasattr(data, name) for name in ("obs", "obs_names", "layers")):
         return
-    if hasattr(data, "mod"):
-        modality = next(iter(data.mod), "rna")
+    if is_mudata:
+        modality = next(iter(data.mod), "rna")  # type: ignore[attr-defined]
         mudata = f"{function}_mudata".replace("setup_anndata_", "setup_")
         advice = f"pass one modality: {function}(mdata.mod[{modality!r}])" + (
             f", or use {mudata}(mdata, rna_modality={modality!r})" if "setup" in function else ""
