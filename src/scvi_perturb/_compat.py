@@ -24,6 +24,7 @@ __all__ = [
     "log_loss_components",
     "quiet_lightning",
     "read_pickled_model",
+    "setup_arguments",
     "setup_method_name",
     "standard_gamma",
     "torch_device",
@@ -47,6 +48,24 @@ def setup_method_name() -> str:
     from scvi.data._constants import _SETUP_METHOD_NAME
 
     return str(_SETUP_METHOD_NAME)
+
+
+def setup_arguments(adata: AnnData) -> dict[str, Any] | None:
+    """Return the arguments of the last `setup_anndata` of ours that this object went through."""
+    from scvi.data._constants import _SCVI_UUID_KEY, _SETUP_ARGS_KEY
+
+    if _SCVI_UUID_KEY not in adata.uns:
+        return None
+    from scvi.model.base import BaseModelClass
+
+    classes, found = [BaseModelClass], None
+    while classes:
+        one = classes.pop()
+        classes += one.__subclasses__()
+        manager = vars(one).get("_setup_adata_manager_store", {}).get(adata.uns[_SCVI_UUID_KEY])
+        if manager is not None and "context_keys" in (own := manager.registry[_SETUP_ARGS_KEY]):
+            found = own
+    return found
 
 
 def log_loss_components(

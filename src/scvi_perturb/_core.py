@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ import torch
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 #: Keys under which the fields of a screen are registered with scvi-tools (and named in a batch).
@@ -64,20 +65,110 @@ class UnknownPerturbationError(ValueError):
     name
         The perturbation that was asked for.
     known
-        Names that could have been asked for; the nearest ones are put in the message.
+        Names that could have been asked for; those that are spelt alike are put in the message.
+    control, separator
+        How controls and combinations are written, for a name that is meant as one of them.
     """
 
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        known: Iterable[str] = (),
+        *,
+        control: str = CONTROL,
+        separator: str = SEPARATOR,
+    ) -> None:
         known = sorted(set(known))
-        near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
-        hint = f" Nearest known names: {', '.join(near)}." if near else ""
+        by_spelling = {_spelling(one): one for one in reversed(known)}
+        asked = re.sub(r" \(.*?\)|, time .*", "", name)  # of a kind, a dose or a time
+        near = get_close_matches(_spelling(asked), by_spelling, n=3, cutoff=0.65)
+        self.name = name
+        self.nearest = [by_spelling[spelling] for spelling in near]
+        hints = []
+        if looks_like_control(name):
+            hints.append(f"Controls are written {control!r} here.")
+        if combination := _as_combination(name, by_spelling, separator):
+            hints.append(f"If it is a combination, write {combination!r}.")
+        if self.nearest:
+            hints.append(f"Nearest known names: {', '.join(self.nearest)}.")
+        elif known:
+            few = f", which are {', '.join(known)}" if len(known) <= 3 else ""
+            hints.append(f"It is not spelt like any of the {len(known)} known names{few}.")
         super().__init__(
             f"Perturbation {name!r} was not trained on and has no features, so nothing is known "
-            f"about it.{hint} Ask for a known perturbation, or give the model "
-            "`features=PerturbationFeatures(...)` that cover this name."
+            f"about it. {''.join(hint + ' ' for hint in hints)}Ask for a known perturbation, or "
+            "give the model `features=PerturbationFeatures(...)` that cover this name."
         )
-        self.name = name
-        self.nearest = near
+
+
+def _spelling(name: str) -> str:
+    """Return a name without what people write in several ways: case, spaces, hyphens."""
+    return re.sub(r"[-_\s]", "", name).casefold()
+
+
+def _as_combination(name: str, by_spelling: Mapping[str, str], separator: str) -> str | None:
+    """Return how a name is written that falls apart into known names, or None."""
+    for mark in ("+", ";", ",", "|", "_", "/", "&", ":", "-", " "):
+        parts = [part for part in name.split(mark) if not looks_like_control(part)]
+        found = [by_spelling.get(_spelling(part)) for part in parts]
+        if mark in name and found and None not in found:
+            return separator.join(filter(None, found))
+    return None
+
+
+def _one_of(words: str) -> str:
+    """Return a pattern of words, the longest first; "_" in a word may be left out."""
+    return "|".join(sorted(words.replace("_", "_*").split(), key=len, reverse=True))
+
+
+_CONTROLS: Final = _one_of(
+    "control controls ctrl ctrls ctl mock neg negative non_target non_targeting non_targeted "
+    "no_target no_targeting nt ntc safe safe_target safe_targeting safe_harbor safe_harbour "
+    "scramble scrambled vehicle veh dmso pbs lacz luciferase luc fluc untreated not_treated "
+    "non_treated no_treatment unperturbed unstimulated unstim non_stimulated untransfected "
+    "untransduced uninfected"
+)
+_ABOUT_GUIDES: Final = _one_of(
+    "sgrna grna sg g guide guides sirna si shrna sh crrna rna oligo for human mouse gene tf cell "
+    "cells sample treated only"
+)
+_CONTROL_NAME: Final = re.compile(
+    rf"(?:(?:{_ABOUT_GUIDES})_*+){{0,3}}(?:{_CONTROLS})"
+    rf"(?:_*+(?:{_CONTROLS}|{_ABOUT_GUIDES}|[0-9]))*+_*"
+)
+_MAYBE_CONTROL: Final = re.compile(
+    rf"(?:(?:{_ABOUT_GUIDES})_*+){{0,3}}(?:"
+    + _one_of(
+        "aavs1 rosa26 gfp egfp rfp bfp mcherry scr con wt wild_type parental empty empty_vector ev "
+        "water h2o saline medium media ethanol etoh baseline blank isotype intergenic "
+        "one_intergenic_site one_non_gene_site no_site no_guide no_grna no_sgrna "
+        "nt_3(?![0-9]) nt_4(?![0-9])"
+    )
+    + ")(?:_*[0-9])*"
+)
+
+
+def looks_like_control(label: str, *, perhaps: bool = False) -> bool:
+    """Whether a label is a usual name of controls, such as "ctrl", "NTg1", "non-targeting_00012".
+
+    Case, spaces, hyphens and numbers do not matter. With `perhaps` also a label that names controls
+    in some screens and perturbations in others: "AAVS1", "GFP", "WT".
+    """
+    plain = re.sub(r"[^0-9a-z]+", "_", label.casefold()).lstrip("_")
+    if len(plain) > 200 or SEPARATOR in label:
+        return False
+    if _MAYBE_CONTROL.fullmatch(plain) and "NT_" not in label:  # NT-3 is a growth factor too
+        return perhaps
+    return _CONTROL_NAME.fullmatch(plain) is not None
+
+
+def shown(value: object) -> str:
+    """Return a value as it is put in a message: short, on one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a stranger's `__repr__` raises
+        text = f"a {type(value).__name__} that cannot be written"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any:  # noqa: ANN401

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._core import SchemaError
-from scvi_perturb.data.condition import Component, Condition
+from scvi_perturb._core import SchemaError, shown
+from scvi_perturb.data.condition import Component, Condition, ScreenKeys, as_label
+from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 
 NAMES = st.text(alphabet="ABCabc019-_. ()", min_size=1, max_size=6).map(str.strip).filter(bool)
 DOSES = st.floats(1e-6, 1e6)
@@ -54,6 +55,55 @@ def test_parse_reads_back_other_separators_and_controls(condition, separator, co
         separator=separator,
     )
     assert read == condition
+
+
+ANY_TEXT = st.text(max_size=5)
+ANY_NAMES = ANY_TEXT.map(str.strip).filter(bool)
+SEPARATORS = st.text(min_size=1, max_size=3).filter(
+    lambda text: not any(c.isdecimal() or c in ".eE" for c in text)
+)
+
+
+@given(
+    st.lists(
+        st.builds(Component, ANY_NAMES, DOSES, ANY_TEXT), unique_by=lambda p: p.name, max_size=3
+    ),
+    SEPARATORS,
+    ANY_TEXT,
+    st.none() | st.floats(0, 1e4),
+)
+def test_parse_reads_back_what_format_agrees_to_write(parts, separator, control, time):
+    condition = Condition(tuple(parts), time)
+    try:
+        label = condition.format(control, separator)
+        kinds = condition.format_kinds(separator)
+    except SchemaError:
+        return
+    doses = condition.format_doses(separator)
+    how = {"control": control, "separator": separator}
+    read = Condition.parse(label, dose=doses, kind=kinds, time=condition.time, **how)
+    assert read == condition
+
+
+@pytest.mark.parametrize("separator", ["", None, 5, "1", ".", "e", "E+", "a.", b"+"])
+def test_a_separator_that_is_part_of_numbers_is_refused(separator):
+    for act in (
+        lambda: Condition.parse("A", separator=separator),
+        lambda: Condition().format(separator=separator),
+        lambda: ScreenKeys(separator=separator),
+        lambda: ConditionTable(separator=separator),
+    ):
+        with pytest.raises(SchemaError, match="separator="):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("names", "control", "separator"),
+    [(("A+", "B"), "control", "++"), (("A", "B"), "A+B", "+"), (("A", "ctrl"), "ctrl", ";")],
+)
+def test_a_label_that_would_be_read_back_differently_is_not_written(names, control, separator):
+    with pytest.raises(SchemaError, match="read back differently"):
+        Condition(tuple(map(Component, names))).format(control, separator)
 
 
 @given(COMPONENTS, st.randoms(use_true_random=False))
@@ -119,6 +169,28 @@ def test_numbers_are_labels():
     assert Condition.parse(0, control=0).is_control
 
 
+def test_labels_of_bytes_are_text_and_missing_ones_are_refused():
+    assert Condition.parse(b"B+A", dose=b"2+1") == Condition.parse("A+B", dose="1+2")
+    assert as_label(np.bytes_(" A ")) == "A"
+    for label in (None, float("nan"), pd.NA, b"\xff", 10**400):
+        with pytest.raises(SchemaError):
+            Condition.parse(label)
+
+
+def test_times_are_read_whole():
+    for time in ("NA", "-", "None", None, pd.NaT):
+        assert Condition.parse("A", time=time).time is None
+    for time in (True, "1_0", "24-48", 10**400, "inf", [1], float("inf"), -1):
+        with pytest.raises(SchemaError, match="Time"):
+            Condition.parse("A", time=time)
+
+
+def test_lists_in_a_column_are_refused_by_name():
+    obs = pd.DataFrame({"perturbation": [["A"], ["B"]]})
+    with pytest.raises(SchemaError, match=r"obs\['perturbation'\] holds lists"):
+        encode_obs(obs, ScreenKeys())
+
+
 def test_dose_is_the_same_from_text_and_from_either_float():
     doses = ["0.1", 0.1, np.float32(0.1), np.float64(0.1)]
     assert len({Condition.parse("A", dose=dose) for dose in doses}) == 1
@@ -130,13 +202,35 @@ def test_same_name_of_another_kind_is_another_component():
     assert condition.format_kinds() == "CRISPRa+drug"
 
 
-@pytest.mark.parametrize("dose", ["", None, float("nan"), -1, 0, "-2", float("inf"), "nan", "x"])
+MISSING = ["", None, float("nan"), "nan", "NA", "None", "-", pd.NA, b"", pd.NaT]
+
+
+@pytest.mark.parametrize(
+    "dose",
+    [
+        *MISSING,
+        *(-1, 0, "-2", float("inf"), "x", True, np.bool_(True), 10**400, 10**5000, "1e400", 1e-40),
+        *("1_000", "10-20", "1,5", "0x10", [1.0], {"A": 1}, 1 + 2j, b"\xff"),
+    ],
+    ids=shown,
+)
 def test_a_wrong_dose_names_the_component(dose):
-    if dose is None:
-        assert Condition.parse("A", dose=dose).components[0].dose == 1
-        return
-    with pytest.raises(SchemaError, match="dose of 'A'"):
+    with pytest.raises(SchemaError, match=r"dose of 'A'|Label b'"):
         Condition.parse("A", dose=dose)
+    with pytest.raises(SchemaError, match=r"dose of 'A'|Label b'"):
+        Component("A", dose)
+
+
+def test_doses_that_were_not_recorded_are_one():
+    assert Condition.parse("A").components[0].dose == 1
+    assert ScreenKeys().parse(perturbation="A").components[0].dose == 1
+
+
+@pytest.mark.parametrize("dose", MISSING)
+def test_a_missing_dose_of_a_column_is_never_one(dose):
+    obs = pd.DataFrame({"perturbation": ["control", "A"], "dose": [0.0, dose]}, dtype=object)
+    with pytest.raises(SchemaError, match="dose of 'A'"):
+        encode_obs(obs, ScreenKeys(dose="dose"))
 
 
 @pytest.mark.parametrize(

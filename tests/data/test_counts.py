@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from scvi_perturb._core import SchemaError
-from scvi_perturb.data.reader import check_raw_counts, holds_counts
+from scvi_perturb.data.reader import check_raw_counts, holds_counts, other_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,3 +117,30 @@ def test_the_sample_is_bounded_and_reaches_the_end() -> None:
     matrix = Counting()
     assert not holds_counts(matrix)
     assert matrix.rows <= 512
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "csc", "backed_dense", "backed_csr"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_found_wherever_it_lies(kind: str, value: float, tmp_path: Path):
+    values = np.ones((4000, 200), np.float32)
+    values[2_345, 111] = value
+    X = _make(kind, values, tmp_path)
+    with pytest.raises(SchemaError, match=r"NaN or infinite values \(1 of"):
+        check_raw_counts(X, where="adata.X")
+
+
+def test_counts_in_raw_are_named_with_the_line_that_takes_them() -> None:
+    adata = ad.AnnData(_counts())
+    adata.raw = adata.copy()
+    adata.X = np.log1p(adata.X)
+    with pytest.raises(SchemaError, match=r"Counts are in adata\.raw: ") as raised:
+        check_raw_counts(adata.X, where="adata.X", layers=other_matrices(adata))
+    line = str(raised.value).split("Counts are in adata.raw: ")[1].split(", and pass")[0]
+    exec(line, {"adata": adata})
+    check_raw_counts(adata.layers["counts"], where="layer")
+    del adata.layers["counts"]
+    adata.var_names = [f"other{i}" for i in range(N_GENES)]
+    with pytest.raises(SchemaError, match=r"adata = adata.raw.to_adata\(\)"):
+        check_raw_counts(adata.X, where="adata.X", layers=other_matrices(adata[:, :5].copy()))
+    adata.layers["raw"] = adata.X + 0.5
+    assert [*other_matrices(adata)] == ["X", "raw", "adata.raw, other genes"]

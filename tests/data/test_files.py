@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
+import mudata
 import numpy as np
 import pytest
 from anndata import AnnData
+from mudata import MuData
 
-from scvi_perturb import SchemaError
-from scvi_perturb.data import load_dataset, read_screen
+from scvi_perturb import PerturbDiffusion, SchemaError
+from scvi_perturb.data import load_dataset, read_screen, split
+from scvi_perturb.pp import harmonize, validate
+from scvi_perturb.tl import effects, response_score, score_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 X = np.random.default_rng(0).poisson(1.0, (40, 30)).astype(np.float32)
@@ -52,3 +58,74 @@ def test_a_spoilt_file_is_named_with_the_reason(spoil, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.h5ad"):
         read_screen(tmp_path / "absent.h5ad")
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2")
+def test_a_folder_of_zarr_is_read(tmp_path: Path) -> None:
+    AnnData(X).write_zarr(tmp_path / "screen.zarr")
+    np.testing.assert_array_equal(read_screen(tmp_path / "screen.zarr").X, X)
+    for inside in (tmp_path / "screen.zarr").glob("X*"):
+        shutil.rmtree(inside)
+    (tmp_path / "screen.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(SchemaError, match="could not be read as zarr"):
+        read_screen(tmp_path / "screen.zarr")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.h5mu", r'mudata.read_h5mu\(".*a.h5mu"\).mod\["rna"\].write_h5ad\("screen.h5ad"\)'),
+        ("a.h5", r'scanpy.read_10x_h5\(".*a.h5"\).write_h5ad'),
+        ("a.loom", "read_loom"),
+        ("a.csv", "pandas.read_csv"),
+        ("a.tsv.gz", r"pandas.read_csv\(.*sep="),
+        ("a.rds", "zellkonverter"),
+        ("10x/matrix.mtx.gz", r'scanpy.read_10x_mtx\(".*10x"\)'),
+        ("10x", r'scanpy.read_10x_mtx\(".*10x"\)'),
+    ],
+)
+def test_other_formats_are_named_with_the_line_that_converts(name, line, tmp_path: Path) -> None:
+    (tmp_path / "10x").mkdir()
+    (tmp_path / "10x" / "matrix.mtx.gz").write_bytes(b"")
+    if not (tmp_path / name).exists():
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SchemaError, match=line):
+        read_screen(tmp_path / name)
+
+
+def in_mudata() -> MuData:
+    with mudata.set_options(pull_on_update=False):
+        return MuData({"gex": AnnData(X)})
+
+
+def verbs() -> dict[str, Callable[[Any], Any]]:
+    return {
+        "harmonize": harmonize,
+        "validate": validate,
+        "split": lambda data: split(data, "cells"),
+        "setup_anndata": PerturbDiffusion.setup_anndata,
+        "effects": effects,
+        "score_cells": lambda data: score_cells(None, data),
+        "response_score": lambda data: response_score(None, data),
+    }
+
+
+@pytest.mark.parametrize("name", verbs())
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (in_mudata, r"MuData.*mdata.mod\['gex'\]"),
+        (lambda: "screen.h5ad", r'anndata.read_h5ad\("screen.h5ad"\)'),
+        (lambda: "cells.csv", r"pandas.read_csv\("),
+        (lambda: X, r"anndata.AnnData\(X, obs=obs\)"),
+        (lambda: None, r"anndata.read_h5ad\(path\)"),
+    ],
+)
+def test_what_is_no_anndata_is_refused_with_what_to_pass(name, data, line) -> None:
+    with pytest.raises(TypeError, match=line):
+        verbs()[name](data())
+
+
+def test_mudata_is_set_up_by_its_own_method() -> None:
+    with pytest.raises(TypeError, match=r"setup_mudata\(mdata, rna_modality='gex'\)"):
+        PerturbDiffusion.setup_anndata(in_mudata())

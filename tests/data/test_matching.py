@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scvi_perturb._core import SchemaError
-from scvi_perturb.data.matching import LEVELS, group_controls, match_controls
+from scvi_perturb.data.matching import (
+    LEVELS,
+    effects_of_batches,
+    group_controls,
+    match_controls,
+    tell_batch_effects,
+)
 
 
 def _screen(n: int = 600, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -166,3 +172,17 @@ def test_what_cannot_be_matched_says_why() -> None:
         match_controls(groups, method="ot")
     with pytest.raises(ValueError, match="found 2 rows"):
         match_controls(groups, method="ot", latent=np.zeros((2, 1)))
+
+
+def test_effects_without_a_control_in_their_batches_are_found() -> None:
+    cells = [  # condition, context, batch
+        *((0, 0, 0), (1, 0, 1), (2, 0, 0), (2, 0, 1), (3, 0, 1), (3, 0, 2)),
+        *((0, 1, 1), (1, 1, 1), (0, 2, 0), (0, 2, 1), (1, 2, 1)),
+    ]
+    condition, context, batch = map(np.array, zip(*cells, strict=True))
+    assert effects_of_batches(condition, context, batch) == [(1, 0), (3, 0)]
+    assert effects_of_batches(condition, context, batch * 0) == []
+    assert effects_of_batches(condition * 0, context, batch) == []
+    said = tell_batch_effects(["A in T", "B in T", "C in T", "D in T"])
+    assert said.startswith("4 effects cannot be told from the batch: ")
+    assert "A in T, B in T, C in T, ..." in said

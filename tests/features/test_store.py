@@ -152,3 +152,12 @@ def test_integer_and_boolean_columns_are_numbers():
     frame = pd.DataFrame({"n": [1, 2], "b": [True, False]}, index=[7, 8])
     values, _ = PerturbationFeatures({"m": frame}).table(["7"])["m"]
     assert values.tolist() == [[1.0, 1.0]]
+
+
+def test_names_of_a_screen_that_match_none_are_refused(features, caplog):
+    with pytest.raises(SchemaError, match=r"None of the 2 perturbations.*'a', 'b'.*'A', 'B', 'D'"):
+        features.check_covers(["b", "a"])
+    assert features.check_covers(["A", "B"]) == 2
+    assert not caplog.records
+    assert features.check_covers(["A", "b", "B"]) == 2
+    assert "1 of 3 perturbations of the screen have no features, such as 'b'" in caplog.text

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_perturb._core import SchemaError
-from scvi_perturb.pp._quantities import age_in_years, is_missing, to_one_unit
+from scvi_perturb._core import SchemaError, shown
+from scvi_perturb.data.condition import is_missing
+from scvi_perturb.pp._quantities import age_in_years, to_one_unit
 
 MOLAR = {"M": 1e6, "mM": 1e3, "uM": 1, "µM": 1, "μM": 1, "micromolar": 1, "nM": 1e-3, "pM": 1e-6}
 TIME = {
@@ -83,8 +84,43 @@ def test_the_unit_of_the_value_wins_over_that_of_the_column():
     assert to_one_unit([("5 nM", "uM"), (5, "uM")], what="dose")[0] == pytest.approx([0.005, 5])
 
 
+@pytest.mark.parametrize("what", ["dose", "time"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("10-20 uM", "1_000", "24-48 h", "24 h 30 min", "1:30", "5 +- 1 uM", "1/2", "0x10", "~5"),
+        *(">10", "10 uM x 2", "1e400", True, 10**400, [1], (1, "uM"), "10 uM (n=2)", "1 h;2 h"),
+        *("10**2", "10 u\u0301M", "\u0661", b"10-20"),
+    ],
+    ids=shown,
+)
+def test_what_is_no_single_number_is_refused(what, value):
+    with pytest.raises(SchemaError, match=r"is not a quantity|cannot be read"):
+        to_one_unit([(value, None)], what=what)
+
+
+def test_the_unit_of_a_column_has_no_number():
+    with pytest.raises(SchemaError, match="unit without numbers"):
+        to_one_unit([(5, "10 nM")], what="dose")
+
+
+@given(st.text(max_size=12), st.text(max_size=6), st.sampled_from(["dose", "time"]))
+def test_any_text_is_read_or_refused(value, unit, what):
+    try:
+        (number,), _ = to_one_unit([(value, unit)], what=what)
+    except SchemaError:
+        return
+    assert math.isnan(number) == is_missing(value)
+
+
+def test_bytes_are_text():
+    assert to_one_unit([(b"10 nM", None), ("5", b"nM")], what="dose")[0] == [0.01, 0.005]
+
+
 def test_missing_stays_missing():
-    numbers, unit = to_one_unit([(None, "uM"), ("None", None), (float("nan"), None)], what="dose")
+    numbers, unit = to_one_unit(
+        [(None, "uM"), ("None", None), (float("nan"), None), ("-", None)], what="dose"
+    )
     assert all(map(math.isnan, numbers))
     assert unit == ""
     assert [is_missing(value) for value in ("", "NA", 0, "0", "A")] == [True, True, *[False] * 3]
@@ -110,7 +146,7 @@ def test_one_unknown_unit_is_kept():
         ([("1 MOI", None), ("1 nM", None)], "'MOI' is not known"),
         ([("1", None), ("1 nM", None)], "some have no unit"),
         ([("high", None)], "'high' is not a quantity"),
-        ([("1 2", None), ("3", None)], "several units"),
+        ([("1 2", None), ("3", None)], "'1 2' is not a quantity"),
     ],
 )
 def test_messages(quantities, message):

@@ -142,3 +142,62 @@ def test_backed(tmp_path):
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
     assert validate(backed).ok
     backed.file.close()
+
+
+def in_batches(**batch_of):
+    """Return a screen whose cells of each label are in the named batches, by turns."""
+    adata = screen([*batch_of], n_cells=40)
+    batches = {label: list(names) for label, names in batch_of.items()}
+    labels = adata.obs["perturbation"]
+    adata.obs["batch"] = [batches[x][i // 2 % len(batches[x])] for i, x in enumerate(labels)]
+    return adata
+
+
+def test_effects_that_cannot_be_told_from_their_batch_are_named():
+    report = validate(in_batches(control="x", A="y", B="xy"), context_keys="cell_type")
+    assert len(report.problems) == 1
+    assert "2 effects cannot be told from the batch" in report.problems[0]
+    assert "A in B, A in T" in report.problems[0]
+    assert report.controls_by_batch.loc["T"].to_dict() == {"x": 20, "y": 0}
+    assert "x  y" in str(report)
+    assert validate(in_batches(control="xy", A="y", B="x")).ok
+    assert validate(in_batches(control="x", A="x", B="x"), batch_key="batch").ok
+
+
+def test_batches_and_contexts_are_those_that_setup_registered():
+    from scvi_perturb import PerturbDiffusion
+
+    adata = in_batches(control="x", A="y", B="xy")
+    adata.obs["plate"] = adata.obs.pop("batch")
+    assert validate(adata).ok
+    PerturbDiffusion.setup_anndata(adata, context_keys=["cell_type"], batch_key="plate")
+    report = validate(adata)
+    assert "told from the batch" in report.problems[0]
+    assert report.n_controls == {"B": 20, "T": 20}
+    assert validate(adata, keys=ScreenKeys()).ok
+
+
+def test_a_batch_must_be_there_for_every_cell():
+    adata = in_batches(control="x", A="x")
+    assert "no column 'lane'" in validate(adata, batch_key="lane").problems[0]
+    adata.obs.loc["c3", "batch"] = None
+    assert "'batch'] has 1 missing labels" in validate(adata).problems[0]
+
+
+def test_perturbations_with_features_are_counted():
+    from scvi_perturb import PerturbationFeatures
+
+    adata = screen(["control", "A", "B"])
+    table = pd.DataFrame({"f": [1.0, 2.0]}, index=["A", "b"])
+    report = validate(adata, features=PerturbationFeatures({"e": table}))
+    assert report.n_featured == 1
+    assert "1 of 2 perturbations have no features, such as 'B'" in report.problems[0]
+    assert "with features: 1" in str(report)
+
+
+def test_counts_in_raw_are_named():
+    adata = screen(["control", "A"])
+    adata.raw = adata.copy()
+    log_normalised(adata)
+    del adata.layers["counts"]
+    assert "Counts are in adata.raw" in validate(adata).problems[0]

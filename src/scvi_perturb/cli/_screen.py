@@ -14,7 +14,7 @@ from scvi_perturb._compat import layer_names
 from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, UNS_KEY, SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.condition import ScreenKeys, default_keys
-from scvi_perturb.data.reader import check_raw_counts, holds_counts
+from scvi_perturb.data.reader import check_raw_counts, holds_counts, other_matrices
 from scvi_perturb.metrics import gene_moments, log_normalize
 from scvi_perturb.pp import harmonize
 from scvi_perturb.pp.layouts import source_columns
@@ -143,7 +143,8 @@ def _with_counts(adata: AnnData, layer: str | None, notes: list[str]) -> AnnData
     held = {"X": adata.X, **adata.layers} if layer is None else {layer: adata.layers[layer]}
     name = next((name for name, matrix in held.items() if holds_counts(matrix)), layer or "X")
     try:
-        check_raw_counts(held[name], where="X" if name == "X" else f"layer {name!r}")
+        where = "X" if name == "X" else f"layer {name!r}"
+        check_raw_counts(held[name], where=where, layers=other_matrices(adata))
     except SchemaError as error:
         msg = f"{error} Name the layer that holds them: --layer NAME."
         raise UsageError(msg) from error

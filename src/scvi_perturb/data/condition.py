@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     UNS_KEY,
     SchemaError,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+
+#: Text of a missing value, in small letters.
+_MISSING: Final = frozenset(("", "none", "nan", "nat", "na", "n/a", "null", "<na>", "-", "--"))
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+#: Doses and times become float32; what is nearer to zero, or larger, is none of either.
+_SMALLEST, _LARGEST = 1e-37, 1e37
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Component:
     name
         The perturbation's name, without white space around it.
     dose
-        Positive and finite, in the unit of the data set; 1 where doses are not recorded. Kept to
+        From 1e-37 to 1e37, in the unit of the data set; 1 where doses are not recorded. Kept to
         six significant digits, so that 0.1 read from text, float32 or float64 is one dose.
     kind
         How it acts ("CRISPRa", "drug"), or an empty string. The same name with another kind is
@@ -56,18 +64,12 @@ class Component:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", str(self.name).strip())
-        object.__setattr__(self, "kind", str(self.kind).strip())
-        object.__setattr__(self, "dose", _rounded(float(self.dose)))
+        object.__setattr__(self, "name", _text(self.name))
+        object.__setattr__(self, "kind", _text(self.kind))
         if not self.name:
             msg = "A perturbation has an empty name; expected names such as 'A' or 'A+B'."
             raise SchemaError(msg)
-        if not (math.isfinite(self.dose) and self.dose > 0):
-            msg = (
-                f"The dose of {self.name!r} is {self.dose:g}; expected a positive, finite number. "
-                "Fill it in, drop these cells, or label undosed cells as control."
-            )
-            raise SchemaError(msg)
+        object.__setattr__(self, "dose", _dose(self.dose, self.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,9 @@ class Condition:
         cls,
         perturbation: object,
         *,
-        dose: object = None,
+        dose: object = ...,
         time: object = None,
-        kind: object = None,
+        kind: object = ...,
         control: object = CONTROL,
         separator: str = SEPARATOR,
     ) -> Self:
@@ -123,23 +125,26 @@ class Condition:
             A label such as "A", "B+A", "A+control", "control" or an integer.
         dose
             Number, or text such as "10+5" in the order of `perturbation`; one dose for several
-            components holds for each. None means that doses are not recorded (1 each).
+            components holds for each. Left out, doses are not recorded (1 each); None, NaN, "",
+            "NA" and "-" are a missing dose.
         time
             Number, or None or NaN where it is not recorded.
         kind
-            One kind for all, or one each ("CRISPRa+CRISPRi"); None means not recorded.
+            One kind for all, or one each ("CRISPRa+CRISPRi"); left out, kinds are not recorded.
         control
             The control's label. Controls inside a combination are dropped with their doses.
         separator
-            What stands between components.
+            What stands between components: text without digits and points, not "e".
 
         Raises
         ------
         SchemaError
             If a name is empty or repeated, a perturbed component's dose is missing, not a number
-            or not positive, or the number of doses or kinds is not that of the components.
+            or not positive, the number of doses or kinds is not that of the components, or the
+            separator cannot be told from the digits of a dose.
         """
-        label, unperturbed = as_label(perturbation), as_label(control)
+        check_separator(separator)
+        label, unperturbed = _text(perturbation), as_label(control)
         names = [name.strip() for name in label.split(separator)] if label != unperturbed else []
         kept = [i for i, name in enumerate(names) if name != unperturbed]
         if not kept:
@@ -149,8 +154,8 @@ class Condition:
         parts = tuple(
             Component(
                 names[i],
-                1.0 if dose is None else _dose(doses[i], names[i]),
-                "" if kind is None else _kind(kinds[i], names[i]),
+                1.0 if dose is ... else _dose(doses[i], names[i]),
+                "" if kind is ... else _kind(kinds[i], names[i]),
             )
             for i in kept
         )
@@ -177,29 +182,35 @@ class Condition:
         Raises
         ------
         SchemaError
-            If a name holds the separator or equals the control's label.
+            If it would be read back as something else: a name holds the separator, or the label is
+            that of the control.
         """
-        unperturbed = as_label(control)
-        for name in self.names:
-            if separator in name or name == unperturbed:
-                msg = (
-                    f"{name!r} cannot be written with separator {separator!r} and control "
-                    f"{unperturbed!r}: it would be read back differently. Choose other ones."
-                )
-                raise SchemaError(msg)
-        return separator.join(self.names) or unperturbed
+        check_separator(separator)
+        unperturbed, label = as_label(control), separator.join(self.names)
+        read = tuple(part.strip() for part in label.split(separator))
+        if self.names and (read != self.names or unperturbed in (label, *read)):
+            msg = (
+                f"{label!r} cannot be written with separator {separator!r} and control "
+                f"{unperturbed!r}: it would be read back differently. Choose other ones."
+            )
+            raise SchemaError(msg)
+        return label or unperturbed
 
     def format_doses(self, separator: str = SEPARATOR) -> str:
         """Return the doses in the order of `names`; "0" for control."""
+        check_separator(separator)
         return separator.join(_number(part.dose) for part in self.components) or "0"
 
     def format_kinds(self, separator: str = SEPARATOR) -> str:
         """Return the kinds in the order of `names`; one if all are the same, "" for control."""
+        check_separator(separator)
         kinds = [part.kind for part in self.components]
-        if any(separator in kind for kind in kinds):
+        text = kinds[0] if len(set(kinds)) == 1 else separator.join(kinds)
+        read = [part.strip() for part in text.split(separator)]
+        if kinds and read not in (kinds, kinds[:1]):
             msg = f"Kinds {kinds} cannot be written with separator {separator!r}; choose another."
             raise SchemaError(msg)
-        return kinds[0] if len(set(kinds)) == 1 else separator.join(kinds)
+        return text
 
     def __str__(self) -> str:
         """Describe the condition for a message: "A (dose 5) + B, time 6"."""
@@ -211,12 +222,70 @@ class Condition:
         return text if self.time is None else f"{text}, time {_number(self.time)}"
 
 
+def check_separator(separator: object) -> None:
+    """Raise `SchemaError` unless text can stand between names and, told from digits, doses."""
+    if (
+        not isinstance(separator, str)
+        or not separator
+        or re.search(r"[\d.]", separator)
+        or (re.fullmatch(r"[eE+-]+", separator) and not re.fullmatch(r"[+-]+", separator))
+    ):
+        msg = (
+            f"separator={shown(separator)} cannot stand between components; expected text without "
+            "digits and points that is not the 'e' of a number, such as '+' or ';'."
+        )
+        raise SchemaError(msg)
+
+
 def as_label(value: object) -> str:
-    """Return a label as text: 3, 3.0 and " 3 " are the same."""
-    number = not isinstance(value, bool) and isinstance(value, Real)
-    if number and float(value).is_integer():  # type: ignore[arg-type]
-        return str(int(value))  # type: ignore[call-overload]
-    return str(value).strip()
+    """Return a label as text: 3, 3.0, " 3 " and b"3" are the same.
+
+    Raises `SchemaError`: If bytes are not UTF-8, or a number has too many digits to be written.
+    """
+    try:
+        if isinstance(value, bytes):
+            return value.decode().strip()
+        number = not isinstance(value, bool) and isinstance(value, Real)
+        if number and float(value).is_integer():  # type: ignore[arg-type]
+            return str(int(value))  # type: ignore[call-overload]
+        return str(value).strip()
+    except (OverflowError, ValueError):
+        msg = f"Label {shown(value)} cannot be read as text; expected UTF-8, or a smaller number."
+        raise SchemaError(msg) from None
+
+
+def _text(value: object) -> str:
+    """Return a label, empty where it is missing; the text "NA" may be a name."""
+    return "" if not isinstance(value, str) and is_missing(value) else as_label(value)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is missing: None, NaN, NA, or text such as "", "-" or "None"."""
+    if isinstance(value, str | bytes):
+        return as_label(value).casefold() in _MISSING
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def as_number(value: object) -> float:
+    """Return a number, NaN where it is missing.
+
+    Raises `ValueError`: If it is no number, such as "1_000", "10-20" and True, or is infinite.
+    """
+    if is_missing(value):
+        return math.nan
+    text = as_label(value) if isinstance(value, str | bytes) else None
+    is_number = isinstance(value, Real | Decimal) and not isinstance(value, bool)
+    if not is_number and (text is None or _NUMBER.fullmatch(text) is None):
+        msg = f"{shown(value)} is not a number"
+        raise ValueError(msg)
+    try:
+        number = float(value if text is None else text)  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        msg = f"{shown(value)} is too large"
+        raise ValueError(msg)
+    return number
 
 
 def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -> list[object]:
@@ -224,14 +293,17 @@ def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -
 
     Raises `SchemaError`: If the number of values is neither one nor that of the names.
     """
+    if isinstance(value, bytes):
+        value = as_label(value)
     if not isinstance(value, str):
         return [value] * len(names)
-    # the "+" of "1e+3" belongs to the number
-    parts = re.split(rf"(?<![\d.][eE]){re.escape(separator)}", value)
+    # the "+" of a dose of "1e+3" belongs to the number
+    exponent = r"(?<![\d.][eE])" if what == "dose" else ""
+    parts = re.split(exponent + re.escape(separator), value)
     if len(parts) not in (1, len(names)):
         msg = (
-            f"{what} {value!r} has {len(parts)} parts for the {len(names)} components of "
-            f"{separator.join(names)!r}; expected one for all or one for each."
+            f"{what} {shown(value)} has {len(parts)} parts for the {len(names)} components of "
+            f"{shown(separator.join(names))}; expected one for all or one for each."
         )
         raise SchemaError(msg)
     return [part.strip() for part in (parts if len(parts) == len(names) else parts * len(names))]
@@ -240,49 +312,50 @@ def aligned(value: object, names: Sequence[str], separator: str, *, what: str) -
 def _dose(value: object, name: str) -> float:
     """Return the dose of a component; a missing one is an error, never 1."""
     try:
-        return math.nan if _is_missing(value) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        dose = _rounded(as_number(value))
+    except ValueError:
         msg = (
-            f"The dose of {name!r} is {value!r}; expected a number. Doses with units are turned "
-            "into numbers of one unit by `scvi_perturb.pp.harmonize`."
+            f"The dose of {name!r} is {shown(value)}; expected a number. Doses with units are "
+            "turned into numbers of one unit by `scvi_perturb.pp.harmonize`."
         )
         raise SchemaError(msg) from None
+    if not _SMALLEST <= dose <= _LARGEST:
+        msg = (
+            f"The dose of {name!r} is {dose:g}; expected a positive, finite number from "
+            f"{_SMALLEST:g} to {_LARGEST:g}. Fill it in, drop these cells, or label undosed cells "
+            "as control."
+        )
+        raise SchemaError(msg)
+    return dose
 
 
 def _kind(value: object, name: str) -> str:
     """Return the kind of a component; a missing one is an error."""
-    if not isinstance(value, str):
+    if not isinstance(value, str | bytes):
         msg = (
-            f"The kind of {name!r} is {value!r}; expected text such as 'CRISPRa' or 'drug'. "
+            f"The kind of {name!r} is {shown(value)}; expected text such as 'CRISPRa' or 'drug'. "
             "Fill it in, or leave the kinds out."
         )
         raise SchemaError(msg)
-    return value
+    return as_label(value)
 
 
 def _time(value: object) -> float | None:
     """Return a time as a number, or None where it is missing."""
-    if _is_missing(value):
-        return None
     try:
-        time = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        time = as_number(value)
+    except ValueError:
         msg = (
-            f"Time {value!r} is not a number. Times with units are turned into hours by "
-            "`scvi_perturb.pp.harmonize`."
+            f"Time {shown(value)} is not a finite number >= 0. Times with units are turned into "
+            "hours by `scvi_perturb.pp.harmonize`."
         )
         raise SchemaError(msg) from None
     if math.isnan(time):
         return None
-    if time < 0 or math.isinf(time):
+    if not 0 <= time <= _LARGEST:
         msg = f"Time {time:g} is not a time since perturbation; expected a finite number >= 0."
         raise SchemaError(msg)
     return _rounded(time)
-
-
-def _is_missing(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is None, NaN, pandas' NA, which has no truth value, or blank."""
-    return bool(pd.isna(value)) or (isinstance(value, str) and not value.strip())
 
 
 def _rounded(value: float) -> float:
@@ -335,6 +408,7 @@ class ScreenKeys:
     def __post_init__(self) -> None:
         object.__setattr__(self, "control", as_label(self.control))
         object.__setattr__(self, "context", as_columns(self.context))
+        check_separator(self.separator)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -360,9 +434,9 @@ class ScreenKeys:
         self,
         *,
         perturbation: object,
-        dose: object = None,
+        dose: object = ...,
         time: object = None,
-        kind: object = None,
+        kind: object = ...,
     ) -> Condition:
         """Parse one row; see `Condition.parse`."""
         return Condition.parse(
@@ -447,11 +521,23 @@ def _refuse_absent(column: str, obs: pd.DataFrame) -> NoReturn:
 
 def as_labels(values: pd.Series[Any], missing: str | None = None) -> NDArray[np.object_]:
     """Return `as_label` of each value; only the distinct ones are turned into text."""
-    codes, distinct = pd.factorize(values)
+    codes, distinct = _factorized(values)
     labels = np.empty(len(distinct) + 1, dtype=object)
     labels[:] = [*map(as_label, distinct), missing]  # missing values have code -1, the last place
     found: NDArray[np.object_] = labels[codes]
     return found
+
+
+def _factorized(values: pd.Series[Any]) -> tuple[NDArray[np.intp], Any]:
+    """Return codes and distinct values of a column.
+
+    Raises `SchemaError`: If it holds lists or arrays.
+    """
+    try:
+        return pd.factorize(values)
+    except TypeError:
+        msg = f"obs[{values.name!r}] holds lists or the like; expected one label or number a cell."
+        raise SchemaError(msg) from None
 
 
 def row_codes(
@@ -460,7 +546,7 @@ def row_codes(
     """Return the places of the first of each distinct row, and the number of each cell's row."""
     inverse = np.zeros(len(obs), np.int64)
     for column in columns:
-        codes, values = pd.factorize(obs[column])
+        codes, values = _factorized(obs[column])
         inverse = pd.factorize(inverse * (len(values) + 1) + codes + 1)[0].astype(np.int64)
     _, first = np.unique(inverse, return_index=True)
     return first.astype(np.int64), inverse

@@ -10,7 +10,14 @@ import pandas as pd
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import CONTROL, SEPARATOR, SchemaError, UnknownPerturbationError
-from scvi_perturb.data.condition import Component, Condition, ScreenKeys, as_label, distinct_rows
+from scvi_perturb.data.condition import (
+    Component,
+    Condition,
+    ScreenKeys,
+    as_label,
+    check_separator,
+    distinct_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,6 +69,7 @@ class ConditionTable:
     _id: dict[tuple[str, str], int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_separator(self.separator)
         object.__setattr__(self, "_code", {c: i for i, c in enumerate(self.conditions)})
         object.__setattr__(self, "_id", {c: i for i, c in enumerate(self.components)})
         if self.conditions[:1] != (Condition(),):
@@ -145,7 +153,10 @@ class ConditionTable:
         if (name, kind) in self._id:
             return self._id[name, kind]
         raise UnknownPerturbationError(
-            f"{name} ({kind})" if kind else name, (known for known, _ in self.components)
+            f"{name} ({kind})" if kind else name,
+            (known for known, _ in self.components),
+            control=self.control,
+            separator=self.separator,
         )
 
     def arrays(self, conditions: Iterable[Condition] | None = None) -> ConditionArrays:

@@ -14,7 +14,7 @@ from scvi_perturb._compat import layer_names
 from scvi_perturb._core import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY, SchemaError
 from scvi_perturb.data.condition import as_labels, row_codes
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
-from scvi_perturb.data.reader import check_raw_counts
+from scvi_perturb.data.reader import check_raw_counts, other_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,12 +45,19 @@ class CountsField(LayerField):
             msg = f"A collection of files has layers only ({layers}); pass one as `layer`."
             raise SchemaError(msg)
         super().validate_field(adata)
+        names = pd.Index(adata.var_names.astype(str))
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()[:3].tolist()
+            msg = (
+                f"Gene names are not unique (such as {twice}), so a gene cannot be found by its "
+                "name; call `adata.var_names_make_unique()`."
+            )
+            raise SchemaError(msg)
         self._check_values(adata)
 
     def _check_values(self, adata: AnnData) -> None:
         where = "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
-        others = {"X": adata.X} if hasattr(adata, "X") else {}
-        check_raw_counts(self.get_field_data(adata), where=where, layers={**others, **adata.layers})
+        check_raw_counts(self.get_field_data(adata), where=where, layers=other_matrices(adata))
 
     def transfer_field(
         self, state_registry: State, adata_target: AnnData, **kwargs: object

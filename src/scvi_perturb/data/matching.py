@@ -15,7 +15,7 @@ from scvi_perturb._checks import check_choice
 from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -79,6 +79,36 @@ def group_controls(
     level = (bounds[:, 1] > bounds[:, 0]).argmax(axis=0)
     start, stop = bounds[level, :, np.arange(len(distinct))].T
     return ControlGroups(group, level, controls, start, stop)
+
+
+def effects_of_batches(
+    condition: NDArray[np.int64], context: NDArray[np.int64], batch: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Return the conditions, with their context, that share no batch with controls there.
+
+    What they do cannot be told from what their batches are. `condition`: `(n_cells,)` codes, 0 is
+    the control. `context`, `batch`: `(n_cells,)` codes. Contexts without controls are left out.
+    """
+    control = condition == 0
+    if not control.any() or control.all():
+        return []
+    groups = group_controls(context, batch, control)
+    level = groups.level[groups.group[~control]]
+    pairs = np.stack([condition[~control], context[~control]], axis=1)
+    distinct, which = np.unique(pairs, axis=0, return_inverse=True)
+    closest = np.full(len(distinct), len(LEVELS))
+    np.minimum.at(closest, which.ravel(), level)
+    return [(int(c), int(x)) for c, x in distinct[closest == 1]]
+
+
+def tell_batch_effects(named: Sequence[str]) -> str:
+    """Return the message about effects that `effects_of_batches` found, named for the user."""
+    some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    return (
+        f"{len(named)} effects cannot be told from the batch: no control cell of the context is in "
+        f"any batch of {some}. Add controls of these batches, or do not read what is predicted "
+        "there as the effect of the perturbation."
+    )
 
 
 def _as_codes(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +24,6 @@ from scvi_perturb._core import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from os import PathLike
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -37,33 +37,84 @@ Matrix: TypeAlias = Any
 _BLOCKS = 16
 _BLOCK_ROWS = 32
 _BLOCK_ENTRIES = 16_384
+#: Values in a block where all are read.
+_ALL_ENTRIES = 1 << 22
 #: Largest value that `log1p` of a per-ten-thousand profile, or of any library, plausibly takes.
 _LOG_CEILING = 30.0
+
+
+def check_adata(data: object, function: str) -> None:
+    """Raise `TypeError` unless data are AnnData, or a collection of files; say what to pass.
+
+    `function`: Name of the function that was called, for the message.
+    """
+    is_mudata = hasattr(data, "mod")
+    if not is_mudata and all(hasattr(data, name) for name in ("obs", "obs_names", "layers")):
+        return
+    if is_mudata:
+        modality = next(iter(data.mod), "rna")  # type: ignore[attr-defined]
+        mudata = f"{function}_mudata".replace("setup_anndata_", "setup_")
+        advice = f"pass one modality: {function}(mdata.mod[{modality!r}])" + (
+            f", or use {mudata}(mdata, rna_modality={modality!r})" if "setup" in function else ""
+        )
+    elif isinstance(data, str | PathLike):
+        advice = _how_to_read(Path(data))
+    elif hasattr(data, "shape"):
+        advice = "make one: adata = anndata.AnnData(X, obs=obs), with a row of obs for each cell"
+    else:
+        advice = "read the screen first: adata = anndata.read_h5ad(path)"
+    msg = f"{function} takes AnnData; found a {type(data).__name__}. To mend this, {advice}."
+    raise TypeError(msg)
+
+
+def other_matrices(adata: AnnData) -> dict[str, Matrix]:
+    """Return the matrices of a screen by name, for the advice of `check_raw_counts`."""
+    # `keys()`: the layers of a collection of files have no `in` and cannot be iterated.
+    names = [name for name in adata.layers.keys() if name is not None]  # noqa: SIM118
+    layers = {name: adata.layers[name] for name in names}
+    raw = getattr(adata, "raw", None)
+    if raw is not None:
+        same = len(raw.var_names) >= adata.n_vars and adata.var_names.isin(raw.var_names).all()
+        layers["adata.raw" if same else "adata.raw, other genes"] = raw.X
+    return {"X": adata.X, **layers} if hasattr(adata, "X") else layers
+
+
+#: What to type where `adata.raw` holds the counts.
+_FROM_RAW = {
+    "adata.raw": 'adata.layers["counts"] = adata.raw[:, adata.var_names].X, and pass '
+    "layer='counts'",
+    "adata.raw, other genes": "adata = adata.raw.to_adata()",
+}
 
 
 def check_raw_counts(X: Matrix, *, where: str, layers: Mapping[str, Matrix] | None = None) -> None:
     """Raise unless a matrix holds raw counts: finite, not negative, whole numbers.
 
-    A bounded sample is read (16 blocks spread over the matrix, at most about 260,000 stored
-    values of a sparse one or 512 rows of a dense one), so the cost does not grow with the
-    number of cells; a fault outside the sample is not seen.
+    All values are read once to find what is not finite. For the rest a bounded sample is read (16
+    blocks spread over the matrix, at most about 260,000 stored values of a sparse one or 512 rows
+    of a dense one).
 
     `X`: Matrix `(n_cells, n_genes)`: an array, a SciPy sparse matrix (CSR, CSC), or a backed
     dataset of HDF5 or zarr, dense or sparse. `where`: What `X` is, for the message, such as
-    ``"adata.X"``. `layers`: Other matrices, as `adata.layers`. When `X` fails and one of these
-    holds counts, the message says to pass it. The key ``"X"`` stands for `adata.X`, that is
-    ``layer=None``. Raises `SchemaError`: If the sample has NaN, infinite, negative or non-integer
-    values, or is not numeric.
+    ``"adata.X"``. `layers`: Other matrices, of `other_matrices` or by name of the layer. When `X`
+    fails and one of these holds counts, the message says to pass it. The key ``"X"`` stands for
+    `adata.X`, that is ``layer=None``. Raises `SchemaError`: If a value is NaN or infinite, or the
+    sample has negative or non-integer values, or values are not numeric.
     """
-    found = _fault(X)
+    found = _fault(X) or next(filter(None, map(_not_finite, sampled_values(X, whole=True))), None)
     if found is None:
         return
     # anndata 0.13 counts X among the layers, as None.
-    others = {name: layer for name, layer in (layers or {}).items() if name is not None}
+    others = {
+        name: layer for name, layer in (layers or {}).items() if name is not None and layer is not X
+    }
     holding = [name for name, layer in others.items() if holds_counts(layer)]
-    if holding:
-        names = ", ".join("None (adata.X)" if name == "X" else repr(name) for name in holding)
-        advice = f"Counts are elsewhere in these data: pass layer={names}."
+    from_raw = next((line for name, line in _FROM_RAW.items() if name in holding), None)
+    names = ["None (adata.X)" if n == "X" else repr(n) for n in holding if n not in _FROM_RAW]
+    if names:
+        advice = f"Counts are elsewhere in these data: pass layer={', '.join(names)}."
+    elif from_raw is not None:
+        advice = f"Counts are in adata.raw: {from_raw}."
     else:
         advice = "Put the raw counts into a layer and pass its name as `layer`."
         if others:
@@ -90,9 +141,8 @@ def _values_fault(values: NDArray[Any]) -> str | None:
         return None
     if kind not in "if":
         return f"has values of type {values.dtype}, which are not numbers"
-    n_bad = int(np.count_nonzero(~np.isfinite(values)))
-    if n_bad:
-        return f"has NaN or infinite values ({n_bad} of {values.size} sampled)"
+    if problem := _not_finite(values):
+        return problem
     low, high = values.min(), values.max()
     fractional = values[values != np.rint(values)]
     if low < 0:
@@ -104,14 +154,26 @@ def _values_fault(values: NDArray[Any]) -> str | None:
     return None
 
 
-def sampled_values(X: Matrix) -> Iterator[NDArray[Any]]:
-    """Yield flat blocks of values, spread evenly; only stored values where `X` is sparse."""
+def _not_finite(values: NDArray[Any]) -> str | None:
+    """Return in words how many of the values are NaN or infinite, or None."""
+    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
+        return None
+    n_bad = int(np.count_nonzero(~np.isfinite(values)))
+    return f"has NaN or infinite values ({n_bad} of {values.size} values read)" if n_bad else None
+
+
+def sampled_values(X: Matrix, *, whole: bool = False) -> Iterator[NDArray[Any]]:
+    """Yield flat blocks of values, spread evenly; only stored values where `X` is sparse.
+
+    `whole`: Yield all of them.
+    """
     stored = _stored(X)
     if stored is not None:
-        for start, stop in _blocks(int(stored.shape[0]), _BLOCK_ENTRIES):
+        for start, stop in _blocks(int(stored.shape[0]), _BLOCK_ENTRIES, whole=whole):
             yield np.asarray(stored[start:stop])
         return
-    for start, stop in _blocks(int(X.shape[0]), _BLOCK_ROWS):
+    rows = max(_BLOCK_ROWS, _ALL_ENTRIES // max(1, int(X.shape[1]))) if whole else _BLOCK_ROWS
+    for start, stop in _blocks(int(X.shape[0]), rows, whole=whole):
         block = X[start:stop]
         if hasattr(block, "compute"):  # dask arrays are read block by block
             block = block.compute()
@@ -128,10 +190,11 @@ def _stored(X: Matrix) -> Matrix | None:
     return None
 
 
-def _blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield at most `_BLOCKS` intervals of at most `size`, spread evenly over `length`."""
+def _blocks(length: int, size: int, *, whole: bool) -> Iterator[tuple[int, int]]:
+    """Yield at most `_BLOCKS` intervals of `size`, spread evenly over `length`, or all of it."""
+    size = max(size, _ALL_ENTRIES) if whole and size == _BLOCK_ENTRIES else size
     starts = range(0, length, size)
-    if length > _BLOCKS * size:
+    if length > _BLOCKS * size and not whole:
         starts = np.linspace(0, length - size, _BLOCKS).astype(int).tolist()
     yield from ((start, min(start + size, length)) for start in starts)
 
@@ -281,33 +344,65 @@ def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     return matrix if matrix.format == "csr" else matrix.tocsr()
 
 
+#: How to turn what is no .h5ad file into one.
+_CONVERSIONS = {
+    ".h5mu": 'mudata.read_h5mu("{path}").mod["rna"].write_h5ad("screen.h5ad")',
+    ".h5": 'scanpy.read_10x_h5("{path}").write_h5ad("screen.h5ad")',
+    ".loom": 'anndata.io.read_loom("{path}").write_h5ad("screen.h5ad")',
+    ".mtx": 'scanpy.read_10x_mtx("{path.parent}").write_h5ad("screen.h5ad")',
+    ".csv": 'anndata.AnnData(pandas.read_csv("{path}", index_col=0)).write_h5ad("screen.h5ad")',
+    ".tsv": 'anndata.AnnData(pandas.read_csv("{path}", sep="\\t", index_col=0))'
+    '.write_h5ad("screen.h5ad")',
+    ".rds": 'zellkonverter::writeH5AD(readRDS("{path}"), "screen.h5ad")',
+}
+_CONVERSIONS |= {".txt": _CONVERSIONS[".tsv"], ".h5seurat": _CONVERSIONS[".rds"]}
+_TEN_X = 'scanpy.read_10x_mtx("{path}").write_h5ad("screen.h5ad")'
+
+
+def _how_to_read(path: Path) -> str:
+    """Return what to do with a path that is no AnnData, in words."""
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if path.is_dir() and any(path.glob("matrix.mtx*")):
+        return f"convert it once: {_TEN_X.format(path=path)}"
+    if line := _CONVERSIONS.get(suffix.lower()):
+        return f"convert it once, with its annotation in obs: {line.format(path=path)}"
+    return f'read the file first: adata = anndata.read_h5ad("{path}")'
+
+
 @checked
 def read_screen(path: str | PathLike[str]) -> AnnData:
-    """Read an `.h5ad` file into memory.
+    """Read an `.h5ad` file, or a folder of zarr, into memory.
 
     Parameters
     ----------
     path
-        The file.
+        The file or folder.
 
     Raises
     ------
     FileNotFoundError
         If there is none.
     SchemaError
-        If it cannot be read: it is cut off, or not an AnnData file.
+        If it cannot be read: it is cut off, or of another format; the line that converts the usual
+        ones is named.
     """
     import anndata
 
-    if not Path(path).is_file():
+    path = Path(path)
+    is_zarr = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    if not path.exists():
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if not is_zarr and (path.is_dir() or suffix.lower() in _CONVERSIONS):
+        msg = f"{path} is no .h5ad file; {_how_to_read(path)}"
+        raise SchemaError(msg)
     try:
-        return anndata.read_h5ad(path)
+        return anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path)
     except Exception as error:  # anndata raises what HDF5, NumPy and pandas raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         msg = (
-            f"{path} could not be read as .h5ad: it may be cut off or not be an AnnData file; "
-            f"copy or download it again. The reason given: {reason}"
+            f"{path} could not be read as {'zarr' if is_zarr else '.h5ad'}: it may be cut off or "
+            f"not be an AnnData file; copy or download it again. The reason given: {reason}"
         )
         raise SchemaError(msg) from error

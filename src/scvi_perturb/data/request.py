@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -14,8 +14,9 @@ from scvi_perturb._core import (
     PERTURBATION_COLUMN,
     TIME_COLUMN,
     SchemaError,
+    shown,
 )
-from scvi_perturb.data.condition import Component, Condition, as_labels
+from scvi_perturb.data.condition import Component, Condition, as_labels, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -150,9 +151,10 @@ def parse_conditions(
     times = {condition.time for condition in known if condition.time is not None}
     parsed = []
     for row in table.to_dict(orient="records"):
-        given = {role: row[c] for role, c in keys.columns.items() if c in row and _is_set(row[c])}
+        named = {role: row[c] for role, c in keys.columns.items() if c in row}
+        given = {role: value for role, value in named.items() if not is_missing(value)}
         if "perturbation" not in given:
-            msg = f"A row of the request has no {keys.perturbation!r}: {row}."
+            msg = f"A row of the request has no {keys.perturbation!r}: {shown(row)}."
             raise SchemaError(msg)
         condition = keys.parse(**given)
         if not condition.is_control:
@@ -166,10 +168,6 @@ def parse_conditions(
             condition = Condition(tuple(parts), time=time)
         parsed.append(condition)
     return parsed
-
-
-def _is_set(value: Any) -> bool:  # noqa: ANN401
-    return not pd.isna(value) and str(value).strip() != ""
 
 
 def _completed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 
 @checked
@@ -111,6 +114,31 @@ class PerturbationFeatures:
             return name in self._row
         check_choice("modality", modality, self._columns)
         return name in self._row and bool(self._present[modality][self._row[name]])
+
+    def check_covers(self, names: Iterable[str]) -> int:
+        """Return how many perturbations of a screen have features; a warning names the others.
+
+        Raises
+        ------
+        SchemaError
+            If none has: the names are other identifiers, or are written differently.
+        """
+        wanted = sorted({*names})
+        lacking = [name for name in wanted if name not in self._row]
+        if lacking and len(lacking) == len(wanted):
+            msg = (
+                f"None of the {len(wanted)} perturbations of the screen has features: the screen "
+                f"has {', '.join(map(repr, wanted[:3]))}, the features are of "
+                f"{', '.join(map(repr, self._names[:3]))}. Name the features as the screen does; "
+                "upper and lower case count."
+            )
+            raise SchemaError(msg)
+        if lacking:
+            logger.warning(
+                "%d of %d perturbations of the screen have no features, such as %s.",
+                *(len(lacking), len(wanted), ", ".join(map(repr, lacking[:3]))),
+            )
+        return len(wanted) - len(lacking)
 
     def subset(self, names: Iterable[str]) -> Self:
         """Return the store restricted to `names`.

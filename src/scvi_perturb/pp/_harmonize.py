@@ -17,7 +17,9 @@ from scvi_perturb._core import (
     TIME_COLUMN,
     UNS_KEY,
 )
-from scvi_perturb.pp._conditions import ControlLabels, condition_columns
+from scvi_perturb.data.condition import check_separator
+from scvi_perturb.data.reader import check_adata
+from scvi_perturb.pp._conditions import ControlLabels, condition_columns, label_problems
 from scvi_perturb.pp._metadata import UnknownValues, metadata_columns
 from scvi_perturb.pp._ontology import OntologyTerms
 from scvi_perturb.pp.layouts import METADATA, SAMPLE_FIELDS, TERM_FIELDS, Schema, source_columns
@@ -48,6 +50,7 @@ def harmonize(
     schema: Schema | Mapping[str, str] = "auto",
     *,
     control: str | Sequence[str] | None = None,
+    separator: str | None = None,
     perturbed: bool = True,
     ontologies: Mapping[str, str | Path | OntologyTerms] | None = None,
     copy: bool = True,
@@ -59,8 +62,14 @@ def harmonize(
     `perturbation_id` (Ensembl, ChEBI, ChEMBL or NCBI taxon); of samples and cells `cell_type`,
     `batch`, `donor`, `age` (years), `sex` ("female", "male"), `tissue`, `cell_line`, `disease`,
     `developmental_stage`, `ethnicity`, and `tissue_ontology_term_id` and its like for identifiers
-    of terms; and `library_size`. Other columns and the counts stay as they are. The "(+)" of a
-    chemical name is written "(plus)": "+" stands between components.
+    of terms; and `library_size`. Other columns and the counts stay as they are.
+
+    "+" stands between components; a "+" that does not, as the strand of a guide in "GENE_+_123" and
+    in "(+)-JQ1", is written "plus". Names between other marks, such as "A_B", are told by the
+    number of perturbations where the screen has one (`nperts`), counted over all columns, or by
+    `separator`. A label may hold bytes, or names with dose and unit: "[('A', 0.5, 'uM')]".
+    Labels with which the rest of the file disagrees are logged, kept in
+    `uns["scvi_perturb"]["doubtful_labels"]` and listed by :func:`validate`.
 
     Nothing is imputed: what is missing, or says "unknown", is missing afterwards. What is not
     understood is listed under `uns["scvi_perturb"]["unknown_terms"]`, by field, and a warning is
@@ -77,7 +86,10 @@ def harmonize(
         `{"perturbation": "gene", "dose": "concentration", "dose_unit": "unit"}`.
     control
         Label or labels of control cells. None recognises the usual ones, such as "ctrl",
-        "non-targeting", "NT", "DMSO", "vehicle", "unperturbed".
+        "non-targeting_00012", "NTg1", "DMSO", "vehicle", "unperturbed".
+    separator
+        What stands between names in the labels of this screen, besides "+": ";", "_". A number
+        after "_" belongs to the name before it, as in "GENE_1".
     perturbed
         Whether there are perturbations. If not, as in an atlas, only the columns of samples and
         cells are written, and a column of perturbations is not looked for.
@@ -100,7 +112,10 @@ def harmonize(
         If the schema, or a field of `ontologies`, is not known.
     SchemaError
         If a column is absent, a perturbation is missing, a perturbed cell has no dose though others
-        have, units cannot be brought to one, or a file holds no ontology.
+        have, units cannot be brought to one, a quantity is no single number, or a file holds no
+        ontology.
+    TypeError
+        If `adata` is no AnnData.
     FileNotFoundError
         If a file of an ontology is absent.
     ImportError
@@ -111,6 +126,9 @@ def harmonize(
     Peidli et al., scPerturb, Nature Methods 2024, for its layout. CELLxGENE's schema for the names
     of columns of identifiers.
     """
+    check_adata(adata, "harmonize")
+    if separator is not None:
+        check_separator(separator)
     for field in ontologies or ():
         check_choice("ontologies field", field, TERM_FIELDS)
     before = adata.uns.get(UNS_KEY, {})
@@ -126,8 +144,10 @@ def harmonize(
     made, units = metadata | _library_size(adata.obs, columns), dict[str, str]()
     if perturbed:
         fields = {field: column for field, column in columns.items() if field not in SAMPLE_FIELDS}
-        conditions, units, strange = condition_columns(adata.obs, fields, labels)
-        made, unknown = conditions | made, unknown | strange
+        found = condition_columns(adata.obs, fields, labels, separator)
+        made, units, unknown = found.columns | made, found.units, unknown | found.unknown
+        if found.doubts or name != "canonical":
+            before = {**before, "doubtful_labels": _doubtful(found.doubts)}
     if "age" in made:
         units["age"] = "years"
     for column, values in made.items():
@@ -146,6 +166,17 @@ def harmonize(
         "unknown_terms": _unknown_terms(before, unknown, terms),
     }
     return adata
+
+
+def _doubtful(doubts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return labels and what speaks against each, as lists that a file can hold; log them."""
+    for reason in sorted(set(doubts.values())):
+        labels = sorted(label for label, why in doubts.items() if why == reason)
+        logger.warning(
+            "%d labels disagree with the rest of the file, such as %s: %s.",
+            *(len(labels), ", ".join(map(repr, labels[:3])), reason),
+        )
+    return {"label": [*doubts], "reason": [*doubts.values()]} if doubts else {}
 
 
 def _sources(
@@ -221,6 +252,13 @@ def _report(
     logger.info("Layout %r; columns read under other names: %s.", name, renamed or "none")
     if control is None:  # nothing was perturbed
         return
+    unmet = sorted((control.given or set()) - control.met)
+    if unmet:
+        logger.warning("No cell has the label of controls %s.", ", ".join(map(repr, unmet)))
+    labels = adata.obs[PERTURBATION_COLUMN].unique()
+    names = {name for label in labels for name in label.split(SEPARATOR)} - {CONTROL}
+    for problem in label_problems(names):
+        logger.warning("%s", problem)
     translated = sorted(control.met - {CONTROL})
     if translated:
         logger.info("Labels taken for %r: %s.", CONTROL, translated)

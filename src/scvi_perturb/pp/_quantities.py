@@ -6,13 +6,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Literal
 
-from scvi_perturb._core import SchemaError
-from scvi_perturb.data.condition import as_label
+from scvi_perturb._core import SchemaError, shown
+from scvi_perturb.data.condition import as_label, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["age_in_years", "is_missing", "is_unknown", "to_one_unit"]
+__all__ = ["age_in_years", "is_unknown", "to_one_unit"]
 
 
 def _aliases(*factors: tuple[float, str]) -> dict[str, float]:
@@ -61,10 +61,15 @@ _UNITS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "time": {"h": _TIME},
 }
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-#: The comma of "1,000" separates thousands; a text with any other is not understood.
-_QUANTITY = re.compile(rf"\s*({_NUMBER})(?![\d.,])\s*(.*?)\s*")
-_SINCE = re.compile(r"[\s-]+(?:post|after)\b.*")  # "24 hours post infection"
-_UNIT_FIRST = re.compile(r"\s*([a-zA-Z]+)\s*(\d+\.?\d*)\s*")  # "day 7", "h24"
+#: The comma of "1,000" separates thousands; a text with any other is not understood. A unit is
+#: letters, %, µ and /: what else stands there, as in "10-20 uM" or "24 h 30 min", is not dropped.
+_UNIT = r"[a-zA-Z%/\u00b5\u03bc]*"
+_SINCE = r"[\s-]+(?:post|after)\b[a-zA-Z\s-]*"  # "24 hours post infection"
+_QUANTITY = {
+    "dose": re.compile(rf"({_NUMBER})(?![\d.,])\s*({_UNIT})", re.ASCII),
+    "time": re.compile(rf"({_NUMBER})(?![\d.,])\s*({_UNIT})(?:{_SINCE})?", re.ASCII),
+}
+_UNIT_FIRST = re.compile(r"([a-zA-Z]+)\s*(\d+\.?\d*)", re.ASCII)  # "day 7", "h24"
 
 #: Nobody is older: the unit is another one.
 _OLDEST = 130.0
@@ -75,19 +80,13 @@ _AGE = re.compile(
     r"(?:\s*-?\s*([a-z./]+?))?(?:[\s-]+(?:old|of age))?\s*"
 )
 
-#: Text of a missing value, and words by which public metadata say that they do not know.
-_MISSING = frozenset({"", "none", "nan", "na", "n/a", "null", "<na>"})
+#: Words by which public metadata say that they do not know.
 _UNKNOWN = frozenset(
     (
         *("unknown", "missing", "unspecified", "not available", "not applicable"),
         *("not collected", "not provided", "not reported", "not recorded"),
     )
 )
-
-
-def is_missing(value: object) -> bool:
-    """Whether a value is missing: None, NaN, NA, or text such as "" or "None"."""
-    return str(value).strip().casefold() in _MISSING
 
 
 def is_unknown(value: object) -> bool:
@@ -154,19 +153,25 @@ def age_in_years(value: object, unit: object = None) -> float | None:
 
 def _read(value: object, unit: object, what: str) -> tuple[float, str]:
     """Return a number and the unit as it is written, in small letters if known."""
-    text = str(value)
-    given = "" if is_missing(unit) else str(unit)
-    if match := _QUANTITY.fullmatch(text):
+    text = as_label(value)
+    given = "" if is_missing(unit) else as_label(unit)
+    if match := _QUANTITY[what].fullmatch(text):
         number, own = match[1].replace(",", ""), match[2]
     elif what == "time" and (match := _UNIT_FIRST.fullmatch(text)):
         number, own = match[2], match[1]
     else:
-        msg = f"{what} {text!r} is not a quantity; expected a number, or one with a unit: '10 uM'."
+        number, own = "inf", ""
+    if math.isinf(float(number)):
+        msg = (
+            f"{what} {shown(value)} is not a quantity; expected one number, or one with a unit: "
+            "'10 uM'. A range or a sum is not read: write the number that is meant."
+        )
         raise SchemaError(msg)
-    named = (own or given).strip()
-    if what == "time":
-        named = _SINCE.sub("", named)
-    plain = named.replace("µ", "u").replace("μ", "u").casefold()
+    named = own or (re.sub(rf"{_SINCE}$", "", given) if what == "time" else given)
+    if re.search(r"\d", named):
+        msg = f"{what} {shown(value)} has the unit {shown(named)}; expected a unit without numbers."
+        raise SchemaError(msg)
+    plain = named.replace("\u00b5", "u").replace("\u03bc", "u").casefold()
     return float(number), plain if _converted(plain, what) else named
 
 

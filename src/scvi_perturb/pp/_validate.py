@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._compat import layer_names
-from scvi_perturb._core import SchemaError
-from scvi_perturb.data.condition import default_keys
-from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.reader import check_raw_counts
-from scvi_perturb.pp._conditions import looks_like_control
-from scvi_perturb.pp._quantities import is_missing
+from scvi_perturb._compat import layer_names, setup_arguments
+from scvi_perturb._core import UNS_KEY, SchemaError
+from scvi_perturb.data.condition import ScreenKeys, as_columns, default_keys
+from scvi_perturb.data.fields import encode_labels, read_annotation
+from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
+from scvi_perturb.data.reader import check_adata, check_raw_counts, other_matrices
+from scvi_perturb.data.screen import screen_keys
+from scvi_perturb.pp._conditions import label_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
-    from scvi_perturb.data.condition import Condition, ScreenKeys
+    from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.fields import Annotation
+    from scvi_perturb.features.store import PerturbationFeatures
 
 __all__ = ["ScreenReport", "validate"]
 
@@ -47,6 +49,11 @@ class ScreenReport:
         Whether the matrix holds raw counts, as far as a sample tells.
     problems
         One message each, with what to do. Empty if nothing was found.
+    controls_by_batch
+        Number of control cells, one row a context and one column a batch; no columns without
+        batches.
+    n_featured
+        Number of perturbations that have features; None where none were given.
     """
 
     n_cells: int
@@ -55,11 +62,17 @@ class ScreenReport:
     n_controls: dict[str, int]
     raw_counts: bool
     problems: tuple[str, ...]
+    controls_by_batch: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
+    n_featured: int | None = None
 
     @property
     def ok(self) -> bool:
         """Whether no problem was found."""
         return not self.problems
+
+    @property
+    def _has_batches(self) -> bool:
+        return self.controls_by_batch.shape[1] > 1
 
     def __str__(self) -> str:
         """Say it in a few lines."""
@@ -67,6 +80,8 @@ class ScreenReport:
         lines = [
             f"{self.n_cells} cells x {self.n_genes} genes, {self.n_conditions} conditions",
             f"control cells: {controls or 'none'}",
+            *(self.controls_by_batch.to_string().splitlines() if self._has_batches else ()),
+            *(() if self.n_featured is None else (f"with features: {self.n_featured}",)),
             f"raw counts: {'yes' if self.raw_counts else 'no'}",
             f"problems: {len(self.problems) or 'none'}",
         ]
@@ -78,6 +93,9 @@ def validate(
     adata: AnnData,
     *,
     keys: ScreenKeys | None = None,
+    context_keys: str | Sequence[str] | None = None,
+    batch_key: str | None = None,
+    features: PerturbationFeatures | None = None,
     min_cells: int = 10,
 ) -> ScreenReport:
     """Report on a screen; nothing is changed and no problem raises.
@@ -87,26 +105,53 @@ def validate(
     adata
         A screen, in memory or backed.
     keys
-        Where conditions, contexts and counts are; by default what :func:`harmonize` recorded or
-        writes.
+        Where conditions, contexts and counts are; by default what `setup_anndata` registered, else
+        what :func:`harmonize` recorded or writes.
+    context_keys, batch_key
+        Columns of contexts and of batches, in place of those of `keys`. Without either, batches are
+        the column "batch", if there is one.
+    features
+        Features of perturbations, to count those of the screen that have some.
     min_cells
         Conditions and controls of a context with fewer cells are reported.
 
     Returns
     -------
     Numbers of cells, conditions and controls, whether counts are raw, and the problems.
+
+    Raises
+    ------
+    TypeError
+        If `adata` is no AnnData.
     """
+    check_adata(adata, "validate")
     problems = list(_name_problems(adata))
-    n_conditions, n_controls = 0, {}
+    n_conditions, n_controls, n_featured = 0, {}, None
+    table = pd.DataFrame()
+    layer = None if keys is None else keys.layer
     try:
-        screen = read_annotation(adata, keys or default_keys(adata))
+        keys = _keys(adata, keys, context_keys, batch_key)
+        layer = keys.layer
+        screen = read_annotation(adata, keys)
     except SchemaError as error:
         problems.append(str(error))
     else:
         n_conditions = len({c for c in screen.conditions if not c.is_control})
         n_controls = _controls(screen)
         problems += _condition_problems(screen, n_controls, min_cells)
-    layer = None if keys is None else keys.layer
+        problems += _doubts(adata, screen)
+        if features is not None:
+            names = {name for own in screen.names for name in own}
+            n_featured = sum(name in features for name in names)
+            if n_featured < len(names):
+                lacking = sorted(name for name in names if name not in features)
+                problems.append(
+                    f"{len(lacking)} of {len(names)} perturbations have no features, such as "
+                    f"{lacking[0]!r}; name features as the screen does."
+                )
+        if keys.batch is not None:
+            table, problem = _batches(adata, keys.batch, screen)
+            problems += [problem] if problem else []
     raw_counts, problem = _counts(adata, layer)
     if problem:
         problems.append(problem)
@@ -119,7 +164,66 @@ def validate(
         n_controls=n_controls,
         raw_counts=raw_counts,
         problems=tuple(problems),
+        controls_by_batch=table,
+        n_featured=n_featured,
     )
+
+
+def _keys(
+    adata: AnnData,
+    keys: ScreenKeys | None,
+    context_keys: str | Sequence[str] | None,
+    batch_key: str | None,
+) -> ScreenKeys:
+    """Return where conditions, contexts and batches are: as given, registered, or harmonised."""
+    if keys is None:
+        registered = setup_arguments(adata)
+        keys = default_keys(adata) if registered is None else screen_keys(registered)
+        if keys.batch is None and registered is None and "batch" in adata.obs:
+            keys = replace(keys, batch="batch")
+    if context_keys is not None:
+        keys = replace(keys, context=as_columns(context_keys))
+    return keys if batch_key is None else replace(keys, batch=batch_key)
+
+
+def _doubts(adata: AnnData, screen: Annotation) -> Iterator[str]:
+    """Yield the labels that `harmonize` found to disagree with the rest of the file."""
+    record = adata.uns.get(UNS_KEY, {})
+    doubtful = record.get("doubtful_labels", {}) if hasattr(record, "get") else {}
+    present = {*screen.groups["perturbation"]}
+    labels: dict[str, list[str]] = {}
+    for label, reason in zip(doubtful.get("label", ()), doubtful.get("reason", ()), strict=True):
+        if label in present:
+            labels.setdefault(str(reason), []).append(str(label))
+    for reason, found in labels.items():
+        yield (
+            f"{len(found)} labels disagree with the rest of the file, such as "
+            f"{', '.join(map(repr, found[:3]))}: {reason}. Mend the label or that column; "
+            "`harmonize(adata, separator=...)` names what stands between names."
+        )
+
+
+def _batches(adata: AnnData, batch: str, screen: Annotation) -> tuple[pd.DataFrame, str | None]:
+    """Return the control cells by context and batch, and which effects no batch tells."""
+    if batch not in adata.obs:
+        return pd.DataFrame(), f"obs has no column {batch!r} of batches; name one as `batch_key`."
+    n_missing = int(adata.obs[batch].isna().sum())
+    if n_missing:
+        return pd.DataFrame(), f"obs[{batch!r}] has {n_missing} missing labels; fill or drop them."
+    codes, labels = encode_labels(adata.obs, (batch,), [])
+    control = screen.groups["control"].to_numpy(bool)[screen.group]
+    context = screen.groups["context"].to_numpy()[screen.group]
+    contexts = [" / ".join(own.values()) or "all" for own in screen.contexts]
+    table = np.zeros((len(contexts), len(labels)), int)
+    np.add.at(table, (context[control], codes[control]), 1)
+    counted = pd.DataFrame(table, index=contexts, columns=[label for (label,) in labels])
+    if not control.any():
+        return counted, None
+    named = sorted({*screen.conditions}, key=lambda one: (not one.is_control, str(one)))
+    condition = np.array([named.index(one) for one in screen.conditions])[screen.group]
+    pairs = effects_of_batches(condition, context, codes)
+    said = [f"{named[c]}" + (f" in {contexts[x]}" if screen.contexts[x] else "") for c, x in pairs]
+    return counted, tell_batch_effects(said) if said else None
 
 
 def _name_problems(adata: AnnData) -> Iterator[str]:
@@ -155,13 +259,7 @@ def _condition_problems(
                 f"Contexts with fewer than {min_cells} control cells: {', '.join(few[:5])}; drop "
                 "them, or describe contexts by fewer columns."
             )
-    names = sorted(set[str]().union(*screen.names))
-    alike = [name for name in names if looks_like_control(name)]
-    if alike:
-        yield f"Perturbations that look like controls: {alike}; run `harmonize`."
-    missing = [name for name in names if is_missing(name)]
-    if missing:
-        yield f"Perturbations that look like missing labels: {missing}; drop these cells."
+    yield from label_problems(set[str]().union(*screen.names))
     n_cells: Counter[Condition] = Counter()
     for condition, n in zip(screen.conditions, np.bincount(screen.group).tolist(), strict=True):
         n_cells[condition] += n
@@ -179,7 +277,7 @@ def _counts(adata: AnnData, layer: str | None) -> tuple[bool, str | None]:
         check_raw_counts(
             adata.X if layer is None else adata.layers[layer],
             where=where,
-            layers=dict(adata.layers),
+            layers=other_matrices(adata),
         )
     except SchemaError as error:
         return False, str(error)

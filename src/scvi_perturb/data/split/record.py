@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import LeakError, SchemaError
+from scvi_perturb._core import LeakError, SchemaError, shown
 from scvi_perturb._files import read_json, write_text
-from scvi_perturb.data.condition import ScreenKeys, as_label
+from scvi_perturb.data.condition import Component, ScreenKeys, as_label
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.fingerprint import data_hash
 
@@ -246,7 +246,8 @@ def _hidden_doses(annotation: Annotation, rows: Rows) -> list[bool]:
         names = _names(annotation, row)
         if len(names) > 1:
             continue
-        (name,), dose = names, float(row["dose"])
+        (name,) = names
+        dose = Component(name, row["dose"]).dose
         inner.setdefault(name, set()).add(dose)
         if row.get("stratum") == "top":
             top[name] = min(dose, top.get(name, np.inf))
@@ -276,6 +277,44 @@ _HIDDEN: Mapping[str, Callable[[Annotation, Rows], list[bool]]] = {
     "unseen_context": _hidden_contexts,
     "dose": _hidden_doses,
 }
+
+
+#: Types of what the record of a held-out condition holds, and what each kind reads of it.
+_ROW_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("perturbation", "dose", "stratum"), str),
+    **{"context": Mapping, "targets": list | tuple},
+    **dict.fromkeys(("n_cells", "n_shown", "singles_seen", "contexts_seen"), Integral),
+}
+_READ_BY_KIND: Mapping[str, set[str]] = {
+    "unseen_combination": {"perturbation"},
+    "context_transfer": {"perturbation", "context"},
+    "unseen_context": {"context"},
+    "dose": {"perturbation", "dose"},
+}
+
+
+def _are_held_out(rows: Sequence[object], kind: str) -> bool:
+    """Whether rows describe held-out conditions: all by the same fields, of the right types."""
+    fields = set()
+    for row in rows:
+        if not isinstance(row, Mapping):
+            return False
+        if not all(isinstance(row[key], own) for key, own in _ROW_TYPES.items() if key in row):
+            return False
+        texts = [*row.get("targets", ())]
+        texts += [text for pair in row.get("context", {}).items() for text in pair]
+        if not all(isinstance(text, str) for text in texts):
+            return False
+        fields.add(frozenset(_IDENTITY) & frozenset(row))
+    return len(fields) <= 1 and all(_READ_BY_KIND.get(kind, set()) <= own for own in fields)
+
+
+def _are_places(values: Sequence[object]) -> bool:
+    """Whether values are places of cells: whole numbers, none of them a truth value."""
+    if not all(issubclass(kind, Integral) and kind is not bool for kind in {*map(type, values)}):
+        return False
+    array = np.asarray(values)
+    return array.ndim == 1 and (array.dtype.kind == "i" or not array.size)
 
 
 @checked
@@ -410,9 +449,40 @@ class Split:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Rebuild a split from `to_dict`."""
-        if state.get("format") != 1:
-            msg = f"This is not a split of format 1: found format {state.get('format')!r}."
+        """Rebuild a split from `to_dict`.
+
+        Raises
+        ------
+        SchemaError
+            If it is no such record: of another format, or a value is missing or of another type.
+        LeakError
+            If a cell is in two parts.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != 1:
+            found = state.get("format") if isinstance(state, Mapping) else state
+            msg = f"This is not a split of format 1: found {shown(found)}."
+            raise SchemaError(msg)
+        expected = {
+            **dict.fromkeys(("kind", "data_hash"), str),
+            **{"seed": int, "parameters": Mapping, "held_out": list | tuple, "format": object},
+            **dict.fromkeys(_PARTS, list | tuple | np.ndarray),
+        }
+        wrong = sorted({*map(str, state)} ^ {*expected}) or [
+            name for name, kind in expected.items() if not isinstance(state[name], kind)
+        ]
+        wrong = wrong or [
+            *(part for part in _PARTS if not _are_places(state[part])),
+            *(() if _are_held_out(state["held_out"], state["kind"]) else ("held_out",)),
+        ]
+        try:
+            ScreenKeys(**dict(state["parameters"])["keys"]) if not wrong else None
+        except (KeyError, TypeError):
+            wrong = ["parameters['keys']"]
+        if wrong:
+            msg = (
+                f"The record of a split is damaged: {', '.join(wrong)} is missing, of another type "
+                "or not known. Make the split anew, or write it with `Split.to_json`."
+            )
             raise SchemaError(msg)
         return cls(**{key: value for key, value in state.items() if key != "format"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,7 +30,8 @@ from scvi_perturb._core import (
 from scvi_perturb._state import digest_of
 from scvi_perturb.data.condition import as_columns, as_label
 from scvi_perturb.data.fingerprint import WITHOUT_CONDITIONS, data_hash
-from scvi_perturb.data.reader import ScreenReader, align_genes, sampled_values
+from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
+from scvi_perturb.data.reader import ScreenReader, align_genes, check_adata, sampled_values
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.module.base import CountParameters
 
+logger = logging.getLogger(__name__)
+
 
 @checked
 class PerturbationModel(BaseModelClass):
@@ -107,6 +111,9 @@ class PerturbationModel(BaseModelClass):
         super().__init__(adata, registry)
         self._screen = Screen.from_registry(self.registry)
         self._vocabulary = Vocabulary(self._screen.table, features)
+        if features is not None and self._screen.table.components:
+            features.check_covers(name for name, _ in self._screen.table.components)
+        self.batch_effects_: list[tuple[int, int]] = []
         self.trained_on_: dict[str, Any] = {}
         self.library_shifts_: dict[int, float] = {}
         self._looked_at = ("", "")
@@ -249,6 +256,8 @@ class PerturbationModel(BaseModelClass):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Register fields; `arguments` are those of the call, kept for loading."""
+        if "rna_modality" not in arguments:
+            check_adata(data, "setup_anndata")
         named = {"mdata" if hasattr(data, "mod") else "adata": data}
         method = cls._get_setup_method_args(cls=cls, **named, **arguments)
         manager = AnnDataManager(fields=fields, setup_method_args=method)
@@ -682,7 +691,11 @@ class PerturbationModel(BaseModelClass):
             if reference is None
             else reference_from_adata(reference, self._screen)
         )
-        return Plan.make(request, cells, n_samples, seed)
+        plan = Plan.make(request, cells, n_samples, seed)
+        names = {name for condition in request.conditions for name in condition.names}
+        known = self._screen.table.conditions
+        self._tell_batch_effects([p for p in self.batch_effects_ if names & {*known[p[0]].names}])
+        return plan
 
     def _training_controls(self) -> Reference:
         if self.adata is None:
@@ -766,6 +779,21 @@ class PerturbationModel(BaseModelClass):
         """Record which conditions were trained on in which contexts."""
         trained = np.stack([codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]], axis=1)
         self.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
+        own = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train], codes[BATCH_KEY][train]
+        self.batch_effects_ = effects_of_batches(*own)
+        self._tell_batch_effects(self.batch_effects_)
+
+    def _tell_batch_effects(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Warn of conditions in contexts, by code, that cannot be told from their batches."""
+        named = [
+            " in ".join(filter(None, (str(self._screen.table.conditions[c]), self._context(x))))
+            for c, x in pairs
+        ]
+        if named:
+            logger.warning("%s", tell_batch_effects(named))
+
+    def _context(self, code: int) -> str:
+        return " / ".join(self._screen.contexts[code])
 
     def _record_training(
         self, reader: ScreenReader, parts: CellSplit, split: Split | None, seed: int

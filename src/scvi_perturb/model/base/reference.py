@@ -27,6 +27,7 @@ from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,
     check_raw_counts,
+    other_matrices,
     read_rows,
     row_sums,
 )
@@ -212,7 +213,12 @@ class Vocabulary:
             return place
         if featured:
             return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
-        raise UnknownPerturbationError(part.name, self.known(seen))
+        raise UnknownPerturbationError(
+            part.name,
+            self.known(seen),
+            control=self.table.control,
+            separator=self.table.separator,
+        )
 
 
 def to_tensors(arrays: ConditionArrays) -> ConditionTensors:
@@ -271,7 +277,7 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
         msg = f"The reference has no layer {screen.keys.layer!r}; it has {layer_names(adata)}."
         raise SchemaError(msg)
     counts = adata.X if screen.keys.layer is None else adata.layers[screen.keys.layer]
-    check_raw_counts(counts, where="the reference", layers={"X": adata.X, **adata.layers})
+    check_raw_counts(counts, where="the reference", layers=other_matrices(adata))
     _check_controls(adata.obs, screen)
     columns = [c for c in (*screen.keys.context, screen.keys.batch) if c in adata.obs]
     labels = pd.DataFrame(
