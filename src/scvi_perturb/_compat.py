@@ -71,6 +71,6 @@ def torch_device(accelerator: str, device: int | str) -> torch.device:
 
 def read_pickled_model(folder: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
     """Return class, attributes and weights of a model that scvi-tools wrote; this runs its code."""
-    attributes, _, weights, _ = _load_saved_files(str(folder), False, map_location="cpu")
+    attributes, _, weights, _ = _load_saved_files(str(folder), load_adata=False, map_location="cpu")
     weights.pop("pyro_param_store", None)
     return str(attributes["registry_"][_MODEL_NAME_KEY]), attributes, weights

@@ -263,7 +263,7 @@ class _Packer:
         self._place[id(value)] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
-    def _described(self, value: Any, at: str) -> list[Any]:  # noqa: ANN401
+    def _described(self, value: Any, at: str) -> list[Any]:  # noqa: ANN401, PLR0911
         """Return the kind of a value, and what it is made of."""
         if isinstance(value, Mapping):
             pairs = [
@@ -357,7 +357,7 @@ class _Unpacker:
         self.done: list[Any] = []
         self._classes = _Classes()
 
-    def value(self, packed: Any) -> Any:  # noqa: ANN401
+    def value(self, packed: Any) -> Any:  # noqa: ANN401, PLR0911
         """Return the value of plain types."""
         if isinstance(packed, list):
             return [self.value(one) for one in packed]

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anndata
 import safetensors.torch
 
 from scvi_perturb._compat import read_pickled_model
 from scvi_perturb._core import SchemaError
 from scvi_perturb._state import pack, read_sealed, sealed, tensors_of, unpack
 from scvi_perturb._version import __version__
+from scvi_perturb.data.reader import read_screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ class SavedModel:
     data: Path | None = None
 
 
-def write_model(  # noqa: PLR0913
+def write_model(
     folder: str | os.PathLike[str],
     model: str,
     attributes: Mapping[str, Any],
@@ -192,12 +192,16 @@ def _read_pickle(where: Path, *, trust: bool) -> SavedModel:
 
 
 def read_data(path: Path) -> AnnData | MuData:
-    """Read the data that were saved with a model."""
+    """Read the data that were saved with a model, or raise `SchemaError`."""
     if path.name == ADATA:
-        return anndata.read_h5ad(path)
+        return read_screen(path)
     import mudata
 
-    return mudata.read(path)
+    try:
+        return mudata.read(path)
+    except Exception as error:  # mudata raises what HDF5, NumPy and pandas raise
+        msg = f"{path} could not be read as .h5mu: {error}. Restore the folder from a copy."
+        raise SchemaError(msg) from error
 
 
 @contextmanager
@@ -261,4 +265,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
