@@ -243,6 +243,8 @@ class ScreenReader:
     """
 
     def __init__(self, manager: AnnDataManager) -> None:
+        #: How the data are registered.
+        self.registry: Mapping[str, Any] = manager.registry
         columns = {
             key: np.asarray(manager.get_from_registry(key)).reshape(-1)
             for key in manager.data_registry

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anndata
 import safetensors.torch
 
 from scvi_perturb._compat import read_pickled_model
@@ -15,6 +14,7 @@ from scvi_perturb._core import SchemaError
 from scvi_perturb._files import write_bytes, write_text, writing_folder
 from scvi_perturb._state import pack, read_sealed, sealed, tensors_of, unpack
 from scvi_perturb._version import __version__
+from scvi_perturb.data.reader import read_screen
 
 if TYPE_CHECKING:
     import os
@@ -192,9 +192,13 @@ def _read_pickle(where: Path, *, trust: bool) -> SavedModel:
 
 
 def read_data(path: Path) -> AnnData | MuData:
-    """Read the data that were saved with a model."""
+    """Read the data that were saved with a model, or raise `SchemaError`."""
     if path.name == ADATA:
-        return anndata.read_h5ad(path)
+        return read_screen(path)
     import mudata
 
-    return mudata.read(path)
+    try:
+        return mudata.read(path)
+    except Exception as error:  # mudata raises what HDF5, NumPy and pandas raise
+        msg = f"{path} could not be read as .h5mu: {error}. Restore the folder from a copy."
+        raise SchemaError(msg) from error

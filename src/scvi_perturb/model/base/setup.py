@@ -108,9 +108,7 @@ def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen
             "cells are needed to learn effects."
         )
         raise SchemaError(msg)
-    if reader.codes[CONDITION_KEY].max() >= len(screen.table):
-        msg = "The data hold conditions that the model was not made with; make a new model."
-        raise SchemaError(msg)
+    check_known_labels(reader, screen)
     alone = sorted(set(context[~is_control].tolist()) - set(context[is_control].tolist()))
     if alone:
         named = [" / ".join(screen.contexts[code]) for code in alone]
@@ -121,6 +119,25 @@ def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen
         )
         raise SchemaError(msg)
     _check_library(reader, train)
+
+
+def check_known_labels(reader: ScreenReader, screen: Screen) -> None:
+    """Raise `SchemaError` if the data have labels that the model was not made with."""
+    own, keys = Screen.from_registry(reader.registry), screen.keys
+    for key, column, n_known, labels in (
+        (CONDITION_KEY, keys.perturbation, len(screen.table), own.table.conditions),
+        (CONTEXT_KEY, " / ".join(keys.context), len(screen.contexts), own.contexts),
+        (BATCH_KEY, keys.batch, len(screen.batches), own.batches),
+    ):
+        codes = np.unique(reader.codes[key])
+        new = [labels[code] for code in codes[codes >= n_known][:5]]
+        if new:
+            named = [" / ".join(x) if isinstance(x, tuple) else str(x) for x in new]
+            msg = (
+                f"obs[{column!r}] holds {', '.join(map(repr, named))}, which the model was not "
+                "made with, so it cannot be trained on these data. Make a new model of them."
+            )
+            raise SchemaError(msg)
 
 
 def _check_library(reader: ScreenReader, train: np.ndarray) -> None:

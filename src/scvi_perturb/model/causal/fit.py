@@ -14,7 +14,7 @@ from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, SchemaErro
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.model.base.latents import chunks, encode_cells
 from scvi_perturb.model.base.reference import reference_doses, to_tensors
-from scvi_perturb.model.base.setup import check_training_cells
+from scvi_perturb.model.base.setup import check_known_labels, check_training_cells
 from scvi_perturb.model.base.training import (
     fit_additive,
     mean_proportions,
@@ -63,7 +63,9 @@ def check_cells(reader: ScreenReader, train: np.ndarray, screen: Screen) -> None
     """Raise `SchemaError` unless there is something to learn from."""
     if screen.is_perturbed and not screen.is_continuous:
         check_training_cells(reader, train, screen)
-    elif len(train) < 2:
+        return
+    check_known_labels(reader, screen)
+    if len(train) < 2:
         msg = f"There are {len(train)} training cells or samples; at least two are needed."
         raise SchemaError(msg)
 
