@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -317,22 +318,31 @@ def test_writers_at_once_and_killed_ones_leave_a_whole_file(tmp_path):
 
 
 def test_folder_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "model"
+    path, own = tmp_path / "new" / "model", ("weights", "stale")
     with writing_folder(path) as temporary:
         (temporary / "weights").write_text("old")
         (temporary / "stale").write_text("old")
-    (path / "notes").mkdir()
-    (path / "notes" / "a.txt").write_text("mine")
-    (path / "link").symlink_to("/nowhere")
-    with pytest.raises(FileExistsError, match="overwrite=True"), writing_folder(path):
+        assert not path.exists()
+    with pytest.raises(ValueError, match="already exists"), writing_folder(path):
         pytest.fail("the work was begun")
-    with writing_folder(path, overwrite=True, own={"weights", "stale"}.__contains__) as temporary:
+    with writing_folder(path, overwrite=True, own=own) as temporary:
         (temporary / "weights").write_text("new")
         assert (path / "weights").read_text() == "old"
-    assert names(path) == ["link", "notes", "weights"]
+    assert names(path) == ["weights"]
     assert (path / "weights").read_text() == "new"
-    assert (path / "notes" / "a.txt").read_text() == "mine"
-    assert names(tmp_path) == ["model"]
+    (path / "notes").write_text("mine")
+    with (
+        pytest.raises(ValueError, match="holds notes, which would be lost"),
+        writing_folder(path, overwrite=True, own=own),
+    ):
+        pytest.fail("the work was begun")
+    with (
+        pytest.raises(ValueError, match="holds notes"),
+        writing_folder(tmp_path / "new", overwrite=True, own=["model"]),
+    ):
+        (tmp_path / "new" / "notes").write_text("mine")
+    assert names(path.parent) == ["model", "notes"]
+    assert names(path) == ["notes", "weights"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -342,12 +352,15 @@ def test_failure_leaves_the_old_folder(tmp_path, monkeypatch, exchange):
         (temporary / "weights").write_text("old")
     if not exchange:
         monkeypatch.setattr(sys, "platform", "other")
-    with pytest.raises(KeyboardInterrupt), writing_folder(path, overwrite=True) as temporary:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        writing_folder(path, overwrite=True, own=["weights"]) as temporary,
+    ):
         (temporary / "weights").write_text("half")
         raise KeyboardInterrupt
     assert (path / "weights").read_text() == "old"
     assert names(tmp_path) == ["model"]
-    with writing_folder(path, overwrite=True) as temporary:
+    with replacing() as temporary:
         (temporary / "weights").write_text("new")
     assert (path / "weights").read_text() == "new"
     assert names(tmp_path) == ["model"]

@@ -19,13 +19,14 @@ import stat
 import sys
 import zlib
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import h5py
     import pandas as pd
@@ -254,18 +255,20 @@ def writing_folder(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    own: Callable[[str], bool] = lambda _: True,
+    own: Collection[str] = (),
 ) -> Iterator[Path]:
     """Yield a temporary folder to write to; it becomes `path` when the block succeeds.
 
-    A folder that is there is replaced at once and as a whole with `overwrite`. `own` says of a
-    name in it whether it is replaced or dropped; all else is carried over.
+    With `overwrite` a folder that is there is replaced, at once and as a whole. `own` are the names
+    that it may hold.
 
-    Raises `FileExistsError`: If there is something and `overwrite` is false. Raises `OSError`: If
-    `path` is no folder, a link, the working directory or above it, or cannot be written.
+    Raises `ValueError`: If there is a folder and `overwrite` is false, or it holds other names.
+    Raises `OSError`: If `path` is no folder, a link, the working directory or above it, or cannot
+    be written.
     """
     target = _named(path)
-    _check_folder(target, overwrite=overwrite)
+    check = partial(_check_folder, target, overwrite=overwrite, own=own)
+    check()
     with _explained(target, _FULL | _CLOSED):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
@@ -276,10 +279,8 @@ def writing_folder(
             for found in temporary.rglob("*"):
                 (_flush_folder if found.is_dir() else _flush)(found)
         with _explained(target, _FULL | _CLOSED):
-            _check_folder(target, overwrite=overwrite)
-            if target.is_dir():
-                _carry_over(target, temporary, own)
             _flush_folder(temporary)
+            check()
             _swap(temporary, target)
         _flush_folder(target.parent)
     finally:
@@ -287,7 +288,7 @@ def writing_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_folder(target: Path, *, overwrite: bool) -> None:
+def _check_folder(target: Path, *, overwrite: bool, own: Collection[str]) -> None:
     """Raise unless a folder may be written there."""
     if not os.path.lexists(target):
         return
@@ -295,32 +296,18 @@ def _check_folder(target: Path, *, overwrite: bool) -> None:
         msg = f"{target} is {_kind(target)}; expected a folder or nothing. Name another path."
         raise NotADirectoryError(msg)
     if not overwrite:
-        msg = f"{target} is there already. Name another folder, or give `overwrite=True`."
-        raise FileExistsError(msg)
+        msg = f"{target} already exists. Name another folder, or pass overwrite=True."
+        raise ValueError(msg)
     if Path.cwd().is_relative_to(target.resolve()):
         msg = f"{target} holds the working directory and cannot be replaced. Name a folder in it."
         raise OSError(msg)
-
-
-def _carry_over(old: Path, new: Path, own: Callable[[str], bool]) -> None:
-    """Link or copy into the new folder what the writer did not make and does not own."""
-    for found in old.iterdir():
-        place = new / found.name
-        if own(found.name) or os.path.lexists(place):
-            continue
-        if found.is_dir() and not found.is_symlink():
-            shutil.copytree(found, place, symlinks=True, copy_function=_link)
-        else:
-            _link(found, place)
-    shutil.copymode(old, new)
-
-
-def _link(old: str | Path, new: str | Path) -> None:
-    """Give a file a second name; copy it where the file system has no such links."""
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(old, new, follow_symlinks=False)
+    others = sorted({found.name for found in target.iterdir()} - set(own))
+    if others:
+        msg = (
+            f"{target} holds {', '.join(others[:5])}, which would be lost. Name another folder, or "
+            "move them."
+        )
+        raise ValueError(msg)
 
 
 def _swap(new: Path, old: Path) -> None:

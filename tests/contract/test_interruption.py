@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import threading
 import weakref
 
 import numpy as np
@@ -95,28 +94,6 @@ def test_interrupted_run_goes_on_to_the_same_weights(case, screen):
     fit(case, model, max_epochs=3, checkpoint_dir="run")
     weights = model.module.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in whole.module.state_dict().items())
-
-
-@pytest.mark.parametrize("case", SOME[:1], ids=lambda c: c.name, indirect=True)
-def test_two_threads_do_not_train_at_once(case, screen):
-    refused = []
-
-    class Other(Callback):
-        def on_train_start(self, trainer, pl_module):
-            def train():
-                try:
-                    fit(case, make_model(case, screen.copy()))
-                except RuntimeError as error:
-                    refused.append(str(error))
-
-            thread = threading.Thread(target=train)
-            thread.start()
-            thread.join()
-
-    model = fit(case, make_model(case, screen), callbacks=[Other()])
-    assert model.is_trained_
-    assert len(refused) == len(case.stages)
-    assert "Another thread of this process trains" in refused[0]
 
 
 @pytest.mark.parametrize("case", SOME, ids=lambda c: c.name, indirect=True)

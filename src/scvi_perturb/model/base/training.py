@@ -6,7 +6,6 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import wraps
 from itertools import product
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -34,20 +33,10 @@ Parameters = ParamSpec("Parameters")
 def all_or_nothing(
     train: Callable[Concatenate[Model, Parameters], None],
 ) -> Callable[Concatenate[Model, Parameters], None]:
-    """Make `train` leave the model as it was when it fails or is interrupted.
-
-    Raises `RuntimeError`: While another thread trains, since both would draw from the same random
-    numbers.
-    """
+    """Make `train` leave the model as it was when it fails or is interrupted."""
 
     @wraps(train)
     def run(self: Model, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        if not _TRAINING.acquire(blocking=False):
-            msg = (
-                "Another thread of this process trains a model. Wait for it, or train in another "
-                "process."
-            )
-            raise RuntimeError(msg)
         before = {**vars(self), "module": deepcopy(self.module)}
         try:
             train(self, *args, **kwargs)
@@ -55,14 +44,9 @@ def all_or_nothing(
             vars(self).clear()
             vars(self).update(before)
             raise
-        finally:
-            _TRAINING.release()
 
     return run
 
-
-#: Held by the thread that trains; what trains inside of it may take it again.
-_TRAINING = RLock()
 
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 
