@@ -122,7 +122,7 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     texts = [*plain.select_dtypes(exclude=["number", "bool"])]
     plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
     # Python before 3.13 does not quote the carriage return, which ends a line.
-    split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name].unique()))
+    split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name]))
     quoting = csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
     with writing(path) as temporary:
         plain.to_csv(temporary, index=False, float_format="%.6g", quoting=quoting)
@@ -338,18 +338,20 @@ def _swap(new: Path, old: Path) -> None:
 # Reading ------------------------------------------------------------------------------------
 
 
-def read_bytes(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes:
-    """Return what a file holds, unpacked if it is gzipped.
+def read_bytes(
+    path: str | os.PathLike[str], *, kind: str = "a file", most: int = MOST_BYTES
+) -> bytes:
+    """Return what a file holds, unpacked if it is gzipped; `kind` says what it should be.
 
     Raises `SchemaError`: If it holds more than `most` bytes or is a broken gzip. Raises `OSError`:
     If it is no regular file.
     """
     source = _named(path)
     if not source.exists():
-        msg = f"There is no file {source}. Check the path."
+        msg = f"There is no file {source}; expected {kind}. Check the path."
         raise FileNotFoundError(msg)
     if not source.is_file():
-        msg = f"{source} is {_kind(source.resolve())}; expected a file."
+        msg = f"{source} is {_kind(source.resolve())}; expected {kind}."
         raise OSError(msg)
     with source.open("rb") as raw:
         packed = raw.read(len(_GZIP)) == _GZIP
@@ -360,40 +362,36 @@ def read_bytes(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes
             while block := stream.read(_BLOCK):
                 size += len(block)
                 if size > most:
-                    msg = (
-                        f"{source} holds more than {most:,} bytes{' unpacked' * packed}, more than "
-                        "is read of such a file. Check that it is the file you mean."
-                    )
-                    raise SchemaError(msg)
+                    unpacked = " unpacked" if packed else ""
+                    raise _no(source, kind, f"it holds more than {most:,} bytes{unpacked}")
                 blocks.append(block)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            msg = f"{source} is a broken gzip file: {error}. Copy or download it again."
-            raise SchemaError(msg) from None
+            raise _no(source, kind, f"the gzip is broken ({error})") from None
     return b"".join(blocks)
 
 
-def read_text(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> str:
+def read_text(
+    path: str | os.PathLike[str], *, kind: str = "a text file", most: int = MOST_BYTES
+) -> str:
     """Return the text of a file in UTF-8, plain or gzipped; see `read_bytes`."""
-    content = read_bytes(path, most=most)
+    content = read_bytes(path, kind=kind, most=most)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{path} is no text in UTF-8: {error}. Check that it is the file you mean."
-        raise SchemaError(msg) from None
+        raise _no(path, kind, f"it is not in UTF-8 ({error})") from None
 
 
-def read_json(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401
-    """Return what a file of JSON holds.
-
-    Raises `SchemaError`: If it is not JSON, or too large; see `read_bytes`.
-    """
+def read_json(path: str | os.PathLike[str], *, kind: str, most: int = MOST_BYTES) -> Any:  # noqa: ANN401
+    """Return what a file of JSON holds; see `read_bytes`."""
+    text = read_text(path, kind=kind, most=most)
     try:
-        return json.loads(read_text(path, most=most))
-    except SchemaError:
-        raise
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        msg = f"{path} is not JSON: {error}. Check that it is the file you mean, whole."
-        raise SchemaError(msg) from None
+        raise _no(path, kind, f"it is not JSON ({error})") from None
+
+
+def _no(path: str | os.PathLike[str], kind: str, why: str) -> SchemaError:
+    return SchemaError(f"{path} is not {kind}: {why}. Check the path, or get the file again.")
 
 
 # Checks -------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class Record:
             If the file is not one.
         """
         try:
-            state = read_json(path)
+            state = read_json(path, kind="a record of a benchmark")
             known = state.pop("format") == _FORMAT
             record = cls(**state)
         except (SchemaError, KeyError, TypeError, AttributeError):

@@ -240,7 +240,7 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
     if path.exists():
-        before = read_json(path)
+        before = read_json(path, kind="the description of a run")
         other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if other:
             msg = (

@@ -285,7 +285,10 @@ class TwoStageFit:
         path = None if self.folder is None else self.folder / "n_steps.json"
         if path is None or not path.exists():
             return None
-        errors = {int(step): error for step, error in read_json(path).items()}
+        errors = {
+            int(step): error
+            for step, error in read_json(path, kind="the outcome of a search").items()
+        }
         history = {"generator_held_out_energy": error_history(errors)}
         self.model.history_ = {**(self.model.history_ or {}), **history}
         least = min(self.config.min_generator_steps, self.config.max_generator_steps)
