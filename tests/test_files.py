@@ -317,22 +317,31 @@ def test_writers_at_once_and_killed_ones_leave_a_whole_file(tmp_path):
 
 
 def test_folder_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "model"
+    path, own = tmp_path / "new" / "model", ("weights", "stale")
     with writing_folder(path) as temporary:
         (temporary / "weights").write_text("old")
         (temporary / "stale").write_text("old")
-    (path / "notes").mkdir()
-    (path / "notes" / "a.txt").write_text("mine")
-    (path / "link").symlink_to("/nowhere")
-    with pytest.raises(FileExistsError, match="overwrite=True"), writing_folder(path):
+        assert not path.exists()
+    with pytest.raises(ValueError, match="already exists"), writing_folder(path):
         pytest.fail("the work was begun")
-    with writing_folder(path, overwrite=True, own={"weights", "stale"}.__contains__) as temporary:
+    with writing_folder(path, overwrite=True, own=own) as temporary:
         (temporary / "weights").write_text("new")
         assert (path / "weights").read_text() == "old"
-    assert names(path) == ["link", "notes", "weights"]
+    assert names(path) == ["weights"]
     assert (path / "weights").read_text() == "new"
-    assert (path / "notes" / "a.txt").read_text() == "mine"
-    assert names(tmp_path) == ["model"]
+    (path / "notes").write_text("mine")
+    with (
+        pytest.raises(ValueError, match="holds notes, which would be lost"),
+        writing_folder(path, overwrite=True, own=own),
+    ):
+        pytest.fail("the work was begun")
+    with (
+        pytest.raises(ValueError, match="holds notes"),
+        writing_folder(tmp_path / "new", overwrite=True, own=["model"]),
+    ):
+        (tmp_path / "new" / "notes").write_text("mine")
+    assert names(path.parent) == ["model", "notes"]
+    assert names(path) == ["notes", "weights"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -342,12 +351,15 @@ def test_failure_leaves_the_old_folder(tmp_path, monkeypatch, exchange):
         (temporary / "weights").write_text("old")
     if not exchange:
         monkeypatch.setattr(sys, "platform", "other")
-    with pytest.raises(KeyboardInterrupt), writing_folder(path, overwrite=True) as temporary:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        writing_folder(path, overwrite=True, own=["weights"]) as temporary,
+    ):
         (temporary / "weights").write_text("half")
         raise KeyboardInterrupt
     assert (path / "weights").read_text() == "old"
     assert names(tmp_path) == ["model"]
-    with writing_folder(path, overwrite=True) as temporary:
+    with writing_folder(path, overwrite=True, own=["weights"]) as temporary:
         (temporary / "weights").write_text("new")
     assert (path / "weights").read_text() == "new"
     assert names(tmp_path) == ["model"]
@@ -425,11 +437,11 @@ def test_input_is_read_within_a_bound(tmp_path):
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(bytes(5_000_000)))
     assert path.stat().st_size < 10_000
-    with pytest.raises(SchemaError, match=r"holds more than 1,000,000 bytes unpacked"):
+    with pytest.raises(SchemaError, match=r"it holds more than 1,000,000 bytes unpacked"):
         read_bytes(path, most=1_000_000)
     assert len(read_bytes(path)) == 5_000_000
     path.write_bytes(bytes(2000))
-    with pytest.raises(SchemaError, match=r"holds more than 1,000 bytes, more than is read"):
+    with pytest.raises(SchemaError, match=r"it holds more than 1,000 bytes\."):
         read_text(path, most=1000)
 
 
@@ -438,14 +450,14 @@ def test_what_is_no_text_or_no_json_is_told(tmp_path):
     whole = gzip.compress(b"text" * 100)
     for content in (whole[:-9], whole[:20] + b"\0\0\0" + whole[23:], b"\x1f\x8bno"):
         path.write_bytes(content)
-        with pytest.raises(SchemaError, match=r"a.json is a broken gzip file"):
+        with pytest.raises(SchemaError, match=r"a.json is not a text file: the gzip is broken"):
             read_text(path)
     for content in (b"", b"{", b"[" * 100_000, b"\xff", b'{"a": 1} 2', b"9" * 5000):
         path.write_bytes(content)
-        with pytest.raises(SchemaError, match=r"a.json is no"):
-            read_json(path)
+        with pytest.raises(SchemaError, match=r"a.json is not a state: it is not (JSON|in UTF-8)"):
+            read_json(path, kind="a state")
     path.write_bytes('\ufeff{"a": 1}'.encode())
-    assert read_json(path) == {"a": 1}
+    assert read_json(path, kind="a state") == {"a": 1}
     os.mkfifo(tmp_path / "pipe")
     for name, error in {"pipe": OSError, "none": FileNotFoundError, "": OSError}.items():
         with pytest.raises(error):

@@ -24,6 +24,7 @@ MIN_ANNOTATED = 0.95
 PASS_ON = {
     # to Lightning's Trainer
     ("model", "train"),
+    ("model", "run"),
     # from scvi-tools' `load`, which adds arguments of its own
     ("model", "setup_anndata"),
     ("model", "setup_mudata"),

@@ -4,7 +4,8 @@ Pickles and made-up states are put in the place of every file; none may run code
 flipped, one at a time and spread over all files; each must be told, with the name of the file.
 """
 
-from __future__ import annotations
+from __future__ from contextlib import suppress
+import annotations
 
 import argparse
 import hashlib
@@ -103,10 +104,8 @@ class Saved:
         adata = make_screen(n_cells=120, n_genes=12)
         folder = folder / case.name
         made = cls(case, adata, folder / "model", folder / "finished", folder / "killed")
-        try:
+        with suppress(InterruptedError):
             made.train(made.killed, callbacks=[_Kill()])
-        except InterruptedError:
-            pass
         made.train(made.finished).save(made.model, save_anndata=True)
         return made
 

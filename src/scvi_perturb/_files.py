@@ -19,13 +19,14 @@ import stat
 import sys
 import zlib
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import h5py
     import pandas as pd
@@ -121,7 +122,7 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     texts = [*plain.select_dtypes(exclude=["number", "bool"])]
     plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
     # Python before 3.13 does not quote the carriage return, which ends a line.
-    split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name].unique()))
+    split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name]))
     quoting: Literal[0, 1] = csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
     with writing(path) as temporary:
         plain.to_csv(temporary, index=False, float_format="%.6g", quoting=quoting)
@@ -254,18 +255,20 @@ def writing_folder(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    own: Callable[[str], bool] = lambda _: True,
+    own: Collection[str] = (),
 ) -> Iterator[Path]:
     """Yield a temporary folder to write to; it becomes `path` when the block succeeds.
 
-    A folder that is there is replaced at once and as a whole with `overwrite`. `own` says of a
-    name in it whether it is replaced or dropped; all else is carried over.
+    With `overwrite` a folder that is there is replaced, at once and as a whole. `own` are the names
+    that it may hold.
 
-    Raises `FileExistsError`: If there is something and `overwrite` is false. Raises `OSError`: If
-    `path` is no folder, a link, the working directory or above it, or cannot be written.
+    Raises `ValueError`: If there is a folder and `overwrite` is false, or it holds other names.
+    Raises `OSError`: If `path` is no folder, a link, the working directory or above it, or cannot
+    be written.
     """
     target = _named(path)
-    _check_folder(target, overwrite=overwrite)
+    check = partial(_check_folder, target, overwrite=overwrite, own=own)
+    check()
     with _explained(target, _FULL | _CLOSED):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
@@ -276,10 +279,8 @@ def writing_folder(
             for found in temporary.rglob("*"):
                 (_flush_folder if found.is_dir() else _flush)(found)
         with _explained(target, _FULL | _CLOSED):
-            _check_folder(target, overwrite=overwrite)
-            if target.is_dir():
-                _carry_over(target, temporary, own)
             _flush_folder(temporary)
+            check()
             _swap(temporary, target)
         _flush_folder(target.parent)
     finally:
@@ -287,7 +288,7 @@ def writing_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_folder(target: Path, *, overwrite: bool) -> None:
+def _check_folder(target: Path, *, overwrite: bool, own: Collection[str]) -> None:
     """Raise unless a folder may be written there."""
     if not os.path.lexists(target):
         return
@@ -295,32 +296,18 @@ def _check_folder(target: Path, *, overwrite: bool) -> None:
         msg = f"{target} is {_kind(target)}; expected a folder or nothing. Name another path."
         raise NotADirectoryError(msg)
     if not overwrite:
-        msg = f"{target} is there already. Name another folder, or give `overwrite=True`."
-        raise FileExistsError(msg)
+        msg = f"{target} already exists. Name another folder, or pass overwrite=True."
+        raise ValueError(msg)
     if Path.cwd().is_relative_to(target.resolve()):
         msg = f"{target} holds the working directory and cannot be replaced. Name a folder in it."
         raise OSError(msg)
-
-
-def _carry_over(old: Path, new: Path, own: Callable[[str], bool]) -> None:
-    """Link or copy into the new folder what the writer did not make and does not own."""
-    for found in old.iterdir():
-        place = new / found.name
-        if own(found.name) or os.path.lexists(place):
-            continue
-        if found.is_dir() and not found.is_symlink():
-            shutil.copytree(found, place, symlinks=True, copy_function=_link)
-        else:
-            _link(found, place)
-    shutil.copymode(old, new)
-
-
-def _link(old: str | Path, new: str | Path) -> None:
-    """Give a file a second name; copy it where the file system has no such links."""
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(old, new, follow_symlinks=False)
+    others = sorted({found.name for found in target.iterdir()} - set(own))
+    if others:
+        msg = (
+            f"{target} holds {', '.join(others[:5])}, which would be lost. Name another folder, or "
+            "move them."
+        )
+        raise ValueError(msg)
 
 
 def _swap(new: Path, old: Path) -> None:
@@ -351,18 +338,20 @@ def _swap(new: Path, old: Path) -> None:
 # Reading ------------------------------------------------------------------------------------
 
 
-def read_bytes(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes:
-    """Return what a file holds, unpacked if it is gzipped.
+def read_bytes(
+    path: str | os.PathLike[str], *, kind: str = "a file", most: int = MOST_BYTES
+) -> bytes:
+    """Return what a file holds, unpacked if it is gzipped; `kind` says what it should be.
 
     Raises `SchemaError`: If it holds more than `most` bytes or is a broken gzip. Raises `OSError`:
     If it is no regular file.
     """
     source = _named(path)
     if not source.exists():
-        msg = f"There is no file {source}. Check the path."
+        msg = f"There is no file {source}; expected {kind}. Check the path."
         raise FileNotFoundError(msg)
     if not source.is_file():
-        msg = f"{source} is {_kind(source.resolve())}; expected a file."
+        msg = f"{source} is {_kind(source.resolve())}; expected {kind}."
         raise OSError(msg)
     with source.open("rb") as raw:
         packed = raw.read(len(_GZIP)) == _GZIP
@@ -373,40 +362,36 @@ def read_bytes(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> bytes
             while block := stream.read(_BLOCK):
                 size += len(block)
                 if size > most:
-                    msg = (
-                        f"{source} holds more than {most:,} bytes{' unpacked' * packed}, more than "
-                        "is read of such a file. Check that it is the file you mean."
-                    )
-                    raise SchemaError(msg)
+                    unpacked = " unpacked" if packed else ""
+                    raise _no(source, kind, f"it holds more than {most:,} bytes{unpacked}")
                 blocks.append(block)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            msg = f"{source} is a broken gzip file: {error}. Copy or download it again."
-            raise SchemaError(msg) from None
+            raise _no(source, kind, f"the gzip is broken ({error})") from None
     return b"".join(blocks)
 
 
-def read_text(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> str:
+def read_text(
+    path: str | os.PathLike[str], *, kind: str = "a text file", most: int = MOST_BYTES
+) -> str:
     """Return the text of a file in UTF-8, plain or gzipped; see `read_bytes`."""
-    content = read_bytes(path, most=most)
+    content = read_bytes(path, kind=kind, most=most)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{path} is no text in UTF-8: {error}. Check that it is the file you mean."
-        raise SchemaError(msg) from None
+        raise _no(path, kind, f"it is not in UTF-8 ({error})") from None
 
 
-def read_json(path: str | os.PathLike[str], *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401
-    """Return what a file of JSON holds.
-
-    Raises `SchemaError`: If it is not JSON, or too large; see `read_bytes`.
-    """
+def read_json(path: str | os.PathLike[str], *, kind: str, most: int = MOST_BYTES) -> Any:  # noqa: ANN401
+    """Return what a file of JSON holds; see `read_bytes`."""
+    text = read_text(path, kind=kind, most=most)
     try:
-        return json.loads(read_text(path, most=most))
-    except SchemaError:
-        raise
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        msg = f"{path} is not JSON: {error}. Check that it is the file you mean, whole."
-        raise SchemaError(msg) from None
+        raise _no(path, kind, f"it is not JSON ({error})") from None
+
+
+def _no(path: str | os.PathLike[str], kind: str, why: str) -> SchemaError:
+    return SchemaError(f"{path} is not {kind}: {why}. Check the path, or get the file again.")
 
 
 # Checks -------------------------------------------------------------------------------------

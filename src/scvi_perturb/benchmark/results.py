@@ -96,7 +96,7 @@ class Record:
         Raises `SchemaError`: If the file is not one.
         """
         try:
-            state = read_json(path)
+            state = read_json(path, kind="a record of a benchmark")
             known = state.pop("format") == _FORMAT
             record = cls(**state)
         except (SchemaError, KeyError, TypeError, AttributeError):

@@ -448,9 +448,16 @@ def read_study(path: str | Path) -> StudyFile:
     return StudyFile(study=study, out=folder / root.out, workers=root.workers)
 
 
+#: Of the file of a study.
+_MOST_BYTES: Final = 1 << 24
+
+
 def _parsed(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        msg = f"There is no file {path}."
+        raise SchemaError(msg)
     try:
-        return tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path, kind="a TOML file", most=_MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         msg = f"{path.name} is not a TOML file: {error}."
         raise SchemaError(msg) from None

@@ -46,7 +46,7 @@ def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
     """
     path = Path(path)
     sets: dict[str, frozenset[str]] = {}
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, kind="a text file of gene sets").split("\n"), 1):
         if not line.strip():
             continue
         name, genes, fault = _parse_set(line)

@@ -206,7 +206,7 @@ def _read_terms(path: Path) -> list[OntologyTerm]:
     if kind == ".owl":
         terms = list(_owl(path))
     else:
-        file = BytesIO(read_bytes(path))
+        file = BytesIO(read_bytes(path, kind="an ontology"))
         terms = list(_obo(file, path.name) if kind == ".obo" else _cellosaurus(file))
     if not terms:
         msg = (

@@ -493,7 +493,7 @@ class Split:
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
         """Read a split from a file."""
-        return cls.from_dict(read_json(path))
+        return cls.from_dict(read_json(path, kind="a split that `to_json` wrote"))
 
     def __eq__(self, other: object) -> bool:
         """Whether all parts are the same."""
