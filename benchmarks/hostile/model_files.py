@@ -4,8 +4,7 @@ Pickles and made-up states are put in the place of every file; none may run code
 flipped, one at a time and spread over all files; each must be told, with the name of the file.
 """
 
-from __future__ from contextlib import suppress
-import annotations
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final

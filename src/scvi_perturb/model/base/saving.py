@@ -79,7 +79,7 @@ def write_model(
         raise ValueError(msg)
     text, arrays = pack(dict(attributes))
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    with writing_folder(folder, overwrite=overwrite, own=_OWN.__contains__) as made:
+    with writing_folder(folder, overwrite=overwrite, own=_OWN) as made:
         write_text(made / STATE, text)
         write_bytes(made / ARRAYS, safetensors.torch.save(arrays))
         write_bytes(made / WEIGHTS, safetensors.torch.save(plain))
