@@ -17,6 +17,9 @@ from scvi_perturb.data.simulate.screen import (
 from scvi_perturb.data.split.kinds import split
 from scvi_perturb.data.split.record import Split, SplitOptions
 
+#: The name that `ScreenKeys` had.
+ConditionKeys = ScreenKeys
+
 __all__ = [
     "Component",
     "Condition",

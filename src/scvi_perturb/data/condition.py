@@ -263,7 +263,7 @@ def is_missing(value: object) -> bool:
     """Whether a value is missing: None, NaN, NA, or text such as "", "-" or "None"."""
     if isinstance(value, str | bytes):
         return as_label(value).casefold() in _MISSING
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))  # type: ignore[call-overload]
 
 
 def as_number(value: object) -> float:
