@@ -315,7 +315,7 @@ def _are_held_out(rows: Sequence[object], kind: str) -> bool:
 
 def _are_places(values: Sequence[object]) -> bool:
     """Whether values are places of cells: whole numbers, none of them a truth value."""
-    if not all(issubclass(kind, Integral) and kind is not bool for kind in {*map(type, values)}):
+    if not all(issubclass(kind, Integral) and not issubclass(kind, bool) for kind in map(type, values)):
         return False
     array = np.asarray(values)
     return array.ndim == 1 and (array.dtype.kind == "i" or not array.size)

@@ -26,7 +26,7 @@ from scvi_perturb._core import (
 )
 from scvi_perturb.data.condition import as_columns, as_label
 from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
-from scvi_perturb.data.reader import ScreenReader, align_genes, check_adata
+from scvi_perturb.data.reader import ScreenReader, align_genes, check_adata, check_mudata
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
@@ -243,7 +243,9 @@ class PerturbationModel(BaseModelClass):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Register fields; `arguments` are those of the call, kept for loading."""
-        if "rna_modality" not in arguments:
+        if "rna_modality" in arguments:
+            check_mudata(data, arguments["rna_modality"])
+        else:
             check_adata(data, "setup_anndata")
         named = {"mdata" if hasattr(data, "mod") else "adata": data}
         method = cls._get_setup_method_args(cls=cls, **named, **arguments)
