@@ -70,8 +70,8 @@ def check_mudata(data: object, modality: str) -> None:
     modalities = getattr(data, "mod", None)
     if not hasattr(modalities, "keys"):
         msg = (
-            f"setup_mudata takes MuData; found {type(data).__name__}. Use setup_anndata for "
-            "AnnData, or mudata.MuData({'rna': adata})."
+            f"After setup_mudata data are MuData; found {type(data).__name__}. Pass "
+            f"mudata.MuData({{{modality!r}: adata}}), or use setup_anndata."
         )
         raise TypeError(msg)
     if modality not in modalities:  # type: ignore[operator]

@@ -18,6 +18,7 @@ from scvi_perturb._core import (
 )
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.reader import check_adata
 from scvi_perturb.predictors.base import (
     UNITS,
     CellSource,
@@ -391,6 +392,7 @@ class NearestCells(CellSource):
 
         Parameters and errors are those of `MeanPredictor.fit`.
         """
+        check_adata(adata, "fit")
         self._profiles = TrainingProfiles.from_screen(
             adata, split, keys=keys or default_keys(adata), kind="pseudobulk"
         )

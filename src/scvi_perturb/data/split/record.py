@@ -315,7 +315,8 @@ def _are_held_out(rows: Sequence[object], kind: str) -> bool:
 
 def _are_places(values: Sequence[object]) -> bool:
     """Whether values are places of cells: whole numbers, none of them a truth value."""
-    if not all(issubclass(kind, Integral) and not issubclass(kind, bool) for kind in map(type, values)):
+    kinds = {*map(type, values)}
+    if any(issubclass(kind, bool) or not issubclass(kind, Integral) for kind in kinds):
         return False
     array = np.asarray(values)
     return array.ndim == 1 and (array.dtype.kind == "i" or not array.size)

@@ -586,7 +586,10 @@ class PerturbationModel(BaseModelClass):
         if adata is None and self.adata is None:
             msg = "The model was loaded without data; pass `adata`."
             raise SchemaError(msg)
-        if adata is not None and not hasattr(adata, "mod"):
+        if adata is not None and self._screen.rna_modality is not None:
+            check_mudata(adata, self._screen.rna_modality)
+        elif adata is not None:
+            check_adata(adata, type(self).__name__)
             adata = align_genes(adata, self._screen.genes)
         return super()._validate_anndata(adata, copy_if_view)
 
