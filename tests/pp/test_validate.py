@@ -210,3 +210,12 @@ def test_numbers_of_perturbations_are_held_against_labels():
         validate(adata).problems
     )
     assert validate(harmonize(adata), min_cells=5).ok
+
+
+def test_numbers_of_perturbations_that_are_none_raise_nothing():
+    adata = screen(["control", "A"])
+    for odd in (1j, True, "two", b"\xff", 10**400):
+        numbers = pd.Series(1, index=adata.obs_names, dtype=object)
+        numbers.iloc[0] = odd
+        adata.obs["nperts"] = numbers
+        assert validate(adata).ok == (odd not in (b"\xff", 10**400))

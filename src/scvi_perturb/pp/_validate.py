@@ -200,7 +200,11 @@ def _number_problems(adata: AnnData, keys: ScreenKeys) -> Iterator[str]:
     """Yield the labels of a screen that was not harmonised whose number of names is another."""
     if "nperts" not in adata.obs or UNS_KEY in adata.uns:
         return
-    numbers = pd.to_numeric(adata.obs["nperts"], errors="coerce").to_numpy(float)
+    try:
+        numbers = pd.to_numeric(pd.Series(as_labels(adata.obs["nperts"])), errors="coerce")
+    except SchemaError as error:
+        yield str(error)
+        return
     pairs = pd.DataFrame({"label": as_labels(adata.obs[keys.perturbation]), "n": numbers})
     wrong = []
     for label, n in pairs.dropna().drop_duplicates().itertuples(index=False, name=None):
