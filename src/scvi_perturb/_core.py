@@ -130,7 +130,7 @@ _CONTROLS: Final = _one_of(
 )
 _ABOUT_GUIDES: Final = _one_of(
     "sgrna grna sg g guide guides sirna si shrna sh crrna rna oligo for human mouse gene tf cell "
-    "cells sample treated only"
+    "cells sample treated only plus cutting infected transfected transduced"
 )
 _CONTROL_NAME: Final = re.compile(
     rf"(?:(?:{_ABOUT_GUIDES})_*+){{0,3}}(?:{_CONTROLS})"
@@ -139,7 +139,8 @@ _CONTROL_NAME: Final = re.compile(
 _MAYBE_CONTROL: Final = re.compile(
     rf"(?:(?:{_ABOUT_GUIDES})_*+){{0,3}}(?:"
     + _one_of(
-        "aavs1 rosa26 gfp egfp rfp bfp mcherry scr con wt wild_type parental empty empty_vector ev "
+        "aavs1 rosa26 gfp egfp rfp bfp mcherry mscarlet tdtomato scr nc con wt wild_type parental "
+        "empty empty_vector ev background resting basal non_gene one_intergenic "
         "water h2o saline medium media ethanol etoh baseline blank isotype intergenic "
         "one_intergenic_site one_non_gene_site no_site no_guide no_grna no_sgrna "
         "nt_3(?![0-9]) nt_4(?![0-9])"
@@ -154,8 +155,9 @@ def looks_like_control(label: str, *, perhaps: bool = False) -> bool:
     Case, spaces, hyphens and numbers do not matter. With `perhaps` also a label that names controls
     in some screens and perturbations in others: "AAVS1", "GFP", "WT".
     """
-    plain = re.sub(r"[^0-9a-z]+", "_", label.casefold()).lstrip("_")
-    if len(plain) > 200 or SEPARATOR in label:
+    name = re.sub(r"(?<=[_:|])\+(?=[_:|]|$)", "", label)  # the strand of a guide
+    plain = re.sub(r"[^0-9a-z]+", "_", name.casefold()).lstrip("_")
+    if len(plain) > 200 or SEPARATOR in name:
         return False
     if _MAYBE_CONTROL.fullmatch(plain) and "NT_" not in label:  # NT-3 is a growth factor too
         return perhaps

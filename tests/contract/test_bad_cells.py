@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scvi_perturb import SchemaError
+from scvi_perturb import PerturbationFeatures, SchemaError
 from scvi_perturb.data import split
 from scvi_perturb.testing import SINGLE, controls, fit, make_model, make_split
 
@@ -103,3 +103,43 @@ def test_rows_that_name_no_batch_take_the_references(case, trained):
     first, second = cells.obs["batch"].iloc[:20], cells.obs["batch"].iloc[20:]
     assert set(first) == {"batch_02"}
     assert set(second) == {"batch_01", "batch_02"}
+
+
+def test_effects_that_cannot_be_told_from_their_batch_are_told(case, screen, caplog):
+    treated = screen.obs["perturbation"] == SINGLE
+    screen.obs["plate"] = np.where(treated, "other", "same")
+    setup = {"context_keys": ["cell_type"], "batch_key": "plate"}
+    model = fit(case, make_model(case, screen, setup=setup))
+    assert "cannot be told from the batch" in caplog.text
+    assert f"{SINGLE} in {FIRST}" in caplog.text
+    caplog.clear()
+    model.predict([SINGLE], n_samples=5)
+    assert f"{SINGLE} in {FIRST}" in caplog.text
+    caplog.clear()
+    others = set(screen.obs["perturbation"]) - {SINGLE, "control"}
+    model.predict([next(name for name in sorted(others) if SINGLE not in name)], n_samples=5)
+    assert "batch" not in caplog.text
+
+
+def test_features_of_other_names_are_refused(case, screen, caplog):
+    names = [name for name in screen.obs["perturbation"].unique() if "+" not in name]
+    table = pd.DataFrame({"a": np.arange(len(names)), "b": 1.0}, index=names)
+    other = PerturbationFeatures({"e": table.rename(str.upper)})
+    with pytest.raises(SchemaError, match=r"None of the .* perturbations of the screen has feat"):
+        make_model(case, screen.copy(), features=other)
+    make_model(case, screen, features=PerturbationFeatures({"e": table.iloc[:-1]}))
+    assert "perturbations of the screen have no features" in caplog.text
+
+
+def test_repeated_genes_are_refused(case, screen):
+    screen.var_names = [screen.var_names[1], *screen.var_names[1:]]
+    with pytest.raises(SchemaError, match="Gene names are not unique"):
+        make_model(case, screen)
+
+
+def test_a_value_that_is_not_finite_is_found_wherever_it_lies(case, screen):
+    counts = screen.X.astype(np.float32)
+    counts.data[len(counts.data) // 3] = np.nan
+    screen.X = counts
+    with pytest.raises(SchemaError, match="NaN or infinite"):
+        make_model(case, screen)

@@ -187,3 +187,16 @@ def test_mudata_gives_the_results_of_its_modality(case, simulated, in_memory):
         reference = mdata[(rna.obs["perturbation"] == "control").to_numpy()].copy()
     for given in (reference, reference.mod["rna"]):
         assert model.sample([SINGLE], reference=given, n_samples=4).n_obs == 4
+
+
+def test_data_of_another_kind_than_at_setup_are_refused_with_what_to_pass(case, trained):
+    with mudata.set_options(pull_on_update=False):
+        mdata = mudata.MuData({"rna": trained.adata.copy()})
+    for verb in (
+        trained.get_latent_representation,
+        lambda data: trained.sample([SINGLE], reference=data, n_samples=4),
+    ):
+        with pytest.raises(TypeError, match=r"mdata.mod\['rna'\]"):
+            verb(mdata)
+        with pytest.raises(TypeError, match=r"read_h5ad\(\"new.h5ad\"\)"):
+            verb("new.h5ad")

@@ -109,6 +109,7 @@ CONTROLS = [
     *("NT_1", "sgLacZ_4", "CTRL-2", "negative control", "siControl", "neg_ctrl_12", "DMSO_TF"),
     *("Non-Targeting Human 0003", "mock_1", "NO-TARGET", "non targeting control 5", "Vehicle 2"),
     *("DMSO 0.1%", "sg-NT", "Scrambled_sgRNA1", "NTC1|NTC2", "control (DMSO)", "NT_3"),
+    *("non-targeting_+_123", "mock-infected", "cutting control 2"),
 ]
 PERTURBATIONS = [
     *("NT5E", "NTN1", "NTS", "LUC7L", "SAFB", "CTLA4", "KLF1", "MOCOS", "NEGR1", "SI", "HSPA5"),

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb.data.condition import ScreenKeys
-from scvi_perturb.pp import validate
+from scvi_perturb.pp import harmonize, validate
 
 
 def screen(labels, n_cells=12, n_genes=5):
@@ -201,3 +201,21 @@ def test_counts_in_raw_are_named():
     log_normalised(adata)
     del adata.layers["counts"]
     assert "Counts are in adata.raw" in validate(adata).problems[0]
+
+
+def test_numbers_of_perturbations_are_held_against_labels():
+    adata = screen(["control", "A", "B", "A_B"])
+    adata.obs["nperts"] = adata.obs["perturbation"].map({"control": 0, "A": 1, "B": 1, "A_B": 2})
+    assert "obs['nperts'] is not the number of names in 1 labels, such as 'A_B'" in " ".join(
+        validate(adata).problems
+    )
+    assert validate(harmonize(adata), min_cells=5).ok
+
+
+def test_numbers_of_perturbations_that_are_none_raise_nothing():
+    adata = screen(["control", "A"])
+    for odd in (1j, True, "two", b"\xff", 10**400):
+        numbers = pd.Series(1, index=adata.obs_names, dtype=object)
+        numbers.iloc[0] = odd
+        adata.obs["nperts"] = numbers
+        assert validate(adata).ok == (odd not in (b"\xff", 10**400))

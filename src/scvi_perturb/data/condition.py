@@ -259,7 +259,7 @@ def _text(value: object) -> str:
     return "" if not isinstance(value, str) and is_missing(value) else as_label(value)
 
 
-def is_missing(value: object) -> bool:
+def is_missing(value: Any) -> bool:  # noqa: ANN401
     """Whether a value is missing: None, NaN, NA, or text such as "", "-" or "None"."""
     if isinstance(value, str | bytes):
         return as_label(value).casefold() in _MISSING
@@ -535,8 +535,11 @@ def _factorized(values: pd.Series[Any]) -> tuple[NDArray[np.intp], Any]:
     """
     try:
         return pd.factorize(values)
-    except TypeError:
-        msg = f"obs[{values.name!r}] holds lists or the like; expected one label or number a cell."
+    except (TypeError, OverflowError):
+        msg = (
+            f"obs[{values.name!r}] holds lists or the like, or a number that is too large; "
+            "expected one label or number a cell."
+        )
         raise SchemaError(msg) from None
 
 

@@ -48,23 +48,36 @@ def check_adata(data: object, function: str) -> None:
 
     `function`: Name of the function that was called, for the message.
     """
-    is_mudata = hasattr(data, "mod")
+    is_mudata = hasattr(getattr(data, "mod", None), "keys")
     if not is_mudata and all(hasattr(data, name) for name in ("obs", "obs_names", "layers")):
         return
     if is_mudata:
         modality = next(iter(data.mod), "rna")  # type: ignore[attr-defined]
-        mudata = f"{function}_mudata".replace("setup_anndata_", "setup_")
-        advice = f"pass one modality: {function}(mdata.mod[{modality!r}])" + (
-            f", or use {mudata}(mdata, rna_modality={modality!r})" if "setup" in function else ""
-        )
+        advice = f"pass one modality: {function}(mdata.mod[{modality!r}])"
+        if function == "setup_anndata":
+            advice += f", or use setup_mudata(mdata, rna_modality={modality!r})"
     elif isinstance(data, str | PathLike):
         advice = _how_to_read(Path(data))
     elif hasattr(data, "shape"):
         advice = "make one: adata = anndata.AnnData(X, obs=obs), with a row of obs for each cell"
     else:
         advice = "read the screen first: adata = anndata.read_h5ad(path)"
-    msg = f"{function} takes AnnData; found a {type(data).__name__}. To mend this, {advice}."
+    msg = f"{function} takes AnnData; found {type(data).__name__}. To mend this, {advice}."
     raise TypeError(msg)
+
+
+def check_mudata(data: object, modality: str) -> None:
+    """Raise unless data are MuData with a modality: `TypeError`, or `SchemaError` without it."""
+    modalities = getattr(data, "mod", None)
+    if not hasattr(modalities, "keys"):
+        msg = (
+            f"After setup_mudata data are MuData; found {type(data).__name__}. Pass "
+            f"mudata.MuData({{{modality!r}: adata}}), or use setup_anndata."
+        )
+        raise TypeError(msg)
+    if modality not in modalities:  # type: ignore[operator]
+        msg = f"rna_modality={modality!r} is not there; the modalities are {[*modalities]}."  # type: ignore[misc]
+        raise SchemaError(msg)
 
 
 def other_matrices(adata: AnnData) -> dict[str, Matrix]:
@@ -368,7 +381,8 @@ def _how_to_read(path: Path) -> str:
         return f"convert it once: {_TEN_X.format(path=path)}"
     if line := _CONVERSIONS.get(suffix.lower()):
         return f"convert it once, with its annotation in obs: {line.format(path=path)}"
-    return f'read the file first: adata = anndata.read_h5ad("{path}")'
+    reader = "read_zarr" if path.suffix == ".zarr" else "read_h5ad"
+    return f'read it first: adata = anndata.{reader}("{path}")'
 
 
 @checked

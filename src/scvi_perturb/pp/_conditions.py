@@ -129,14 +129,8 @@ def condition_columns(
     if "perturbation_id" in fields:
         found = [_identifiers(row, names, control) for row, names in zip(rows, read, strict=True)]
         made[_ID_COLUMN] = [text for text, _ in found]
-        ids = UnknownValues(
-            "identifiers of Ensembl (ENSG...), ChEBI, ChEMBL or NCBITaxon, one for each "
-            "perturbation"
-        )
-        for (_, strange), n in zip(found, np.bincount(inverse).tolist(), strict=True):
-            for text in strange:
-                ids.n_cells[text] += n
-        unknown[_ID_COLUMN] = ids
+        strange = [text for _, text in found]
+        unknown[_ID_COLUMN] = _unknown_identifiers(strange, np.bincount(inverse).tolist())
     written: dict[str, Any] = {column: to_cells(values, inverse) for column, values in made.items()}
     times, unit = to_one_unit(
         [(row.get("time"), row.get("time_unit")) for row in rows], what="time"
@@ -323,7 +317,9 @@ def _readings(
     """Yield how a label may be read, first as it is without a number of perturbations."""
     dosed = _dosed_names(value)
     if dosed is not None:
-        yield _Names(suffix, [name for name, *_ in dosed], doses=[rest for _, *rest in dosed])
+        yield _Names(
+            suffix, [name for name, *_ in dosed], doses=[(dose, unit) for _, dose, unit in dosed]
+        )
         return
     label = _unquoted(as_label(value))
     if label in control:
@@ -489,6 +485,17 @@ def _doubt(row: Mapping[str, object], read: Sequence[_Names], control: ControlLa
     if _number_of(n) in (without, together) or (not without and _number_of(n) <= n_words):
         return None
     return f"the column of numbers says {_number_of(n):g}, and {without} are read"
+
+
+def _unknown_identifiers(found: Sequence[list[str]], n_cells: Sequence[int]) -> UnknownValues:
+    """Return the identifiers of no known form, with the number of cells of each row."""
+    ids = UnknownValues(
+        "identifiers of Ensembl (ENSG...), ChEBI, ChEMBL or NCBITaxon, one for each perturbation"
+    )
+    for strange, n in zip(found, n_cells, strict=True):
+        for text in strange:
+            ids.n_cells[text] += n
+    return ids
 
 
 def _identifiers(

@@ -12,7 +12,7 @@ import pandas as pd
 from scvi_perturb._checks import checked
 from scvi_perturb._compat import layer_names, setup_arguments
 from scvi_perturb._core import UNS_KEY, SchemaError
-from scvi_perturb.data.condition import ScreenKeys, as_columns, default_keys
+from scvi_perturb.data.condition import ScreenKeys, as_columns, as_labels, default_keys
 from scvi_perturb.data.fields import encode_labels, read_annotation
 from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
 from scvi_perturb.data.reader import check_adata, check_raw_counts, other_matrices
@@ -140,15 +140,10 @@ def validate(
         n_controls = _controls(screen)
         problems += _condition_problems(screen, n_controls, min_cells)
         problems += _doubts(adata, screen)
+        problems += _number_problems(adata, keys)
         if features is not None:
-            names = {name for own in screen.names for name in own}
-            n_featured = sum(name in features for name in names)
-            if n_featured < len(names):
-                lacking = sorted(name for name in names if name not in features)
-                problems.append(
-                    f"{len(lacking)} of {len(names)} perturbations have no features, such as "
-                    f"{lacking[0]!r}; name features as the screen does."
-                )
+            n_featured, problem = _featured(screen, features)
+            problems += [problem] if problem else []
         if keys.batch is not None:
             table, problem = _batches(adata, keys.batch, screen)
             problems += [problem] if problem else []
@@ -201,6 +196,41 @@ def _doubts(adata: AnnData, screen: Annotation) -> Iterator[str]:
             f"{', '.join(map(repr, found[:3]))}: {reason}. Mend the label or that column; "
             "`harmonize(adata, separator=...)` names what stands between names."
         )
+
+
+def _number_problems(adata: AnnData, keys: ScreenKeys) -> Iterator[str]:
+    """Yield the labels of a screen that was not harmonised whose number of names is another."""
+    if "nperts" not in adata.obs or UNS_KEY in adata.uns:
+        return
+    try:
+        numbers = pd.to_numeric(pd.Series(as_labels(adata.obs["nperts"])), errors="coerce")
+    except SchemaError as error:
+        yield str(error)
+        return
+    pairs = pd.DataFrame({"label": as_labels(adata.obs[keys.perturbation]), "n": numbers})
+    wrong = []
+    for label, n in pairs.dropna().drop_duplicates().itertuples(index=False, name=None):
+        names = [name.strip() for name in label.split(keys.separator)]
+        treated = [name for name in names if name != keys.control]
+        if treated and n not in (len(names), len(treated)):
+            wrong.append(label)
+    if wrong:
+        yield (
+            f"obs['nperts'] is not the number of names in {len(wrong)} labels, such as "
+            f"{', '.join(map(repr, sorted(wrong)[:3]))}; run `harmonize`, which reads both."
+        )
+
+
+def _featured(screen: Annotation, features: PerturbationFeatures) -> tuple[int, str | None]:
+    """Return how many perturbations have features, and what to say of the others."""
+    names = set[str]().union(*screen.names)
+    lacking = sorted(name for name in names if name not in features)
+    if not lacking:
+        return len(names), None
+    return len(names) - len(lacking), (
+        f"{len(lacking)} of {len(names)} perturbations have no features, such as {lacking[0]!r}; "
+        "name features as the screen does."
+    )
 
 
 def _batches(adata: AnnData, batch: str, screen: Annotation) -> tuple[pd.DataFrame, str | None]:

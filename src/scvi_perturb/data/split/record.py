@@ -460,8 +460,9 @@ class Split:
             If a cell is in two parts.
         """
         if not isinstance(state, Mapping) or state.get("format") != 1:
-            found = state.get("format") if isinstance(state, Mapping) else state
-            msg = f"This is not a split of format 1: found {shown(found)}."
+            is_record = isinstance(state, Mapping)
+            found = f"format {shown(state.get('format'))}" if is_record else shown(state)
+            msg = f"This is not a split of format 1: found {found}."
             raise SchemaError(msg)
         expected = {
             **dict.fromkeys(("kind", "data_hash"), str),

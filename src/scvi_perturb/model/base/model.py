@@ -31,7 +31,13 @@ from scvi_perturb._state import digest_of
 from scvi_perturb.data.condition import as_columns, as_label
 from scvi_perturb.data.fingerprint import WITHOUT_CONDITIONS, data_hash
 from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
-from scvi_perturb.data.reader import ScreenReader, align_genes, check_adata, sampled_values
+from scvi_perturb.data.reader import (
+    ScreenReader,
+    align_genes,
+    check_adata,
+    check_mudata,
+    sampled_values,
+)
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
@@ -256,7 +262,9 @@ class PerturbationModel(BaseModelClass):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Register fields; `arguments` are those of the call, kept for loading."""
-        if "rna_modality" not in arguments:
+        if "rna_modality" in arguments:
+            check_mudata(data, arguments["rna_modality"])
+        else:
             check_adata(data, "setup_anndata")
         named = {"mdata" if hasattr(data, "mod") else "adata": data}
         method = cls._get_setup_method_args(cls=cls, **named, **arguments)
@@ -733,7 +741,10 @@ class PerturbationModel(BaseModelClass):
         if adata is None and self.adata is None:
             msg = "The model was loaded without data; pass `adata`."
             raise SchemaError(msg)
-        if adata is not None and not hasattr(adata, "mod"):
+        if adata is not None and self._screen.rna_modality is not None:
+            check_mudata(adata, self._screen.rna_modality)
+        elif adata is not None:
+            check_adata(adata, type(self).__name__)
             adata = align_genes(adata, self._screen.genes)
         return super()._validate_anndata(adata, copy_if_view)
 

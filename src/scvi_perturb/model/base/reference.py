@@ -26,6 +26,8 @@ from scvi_perturb.data.fields import encode_labels
 from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,
+    check_adata,
+    check_mudata,
     check_raw_counts,
     other_matrices,
     read_rows,
@@ -268,7 +270,9 @@ def reference_from_adata(adata: AnnData | MuData, screen: Screen) -> Reference:
     there is no library size where the model needs one.
     """
     if screen.rna_modality is not None and hasattr(adata, "mod"):
+        check_mudata(adata, screen.rna_modality)
         adata = adata.mod[screen.rna_modality]
+    check_adata(adata, "reference")
     adata = align_genes(adata, screen.genes)
     if adata.n_obs == 0:
         msg = "The reference has no cells; pass at least one control cell."
