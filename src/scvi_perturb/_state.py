@@ -237,6 +237,8 @@ class _Packer:
         if isinstance(value, np.bool_ | np.integer | np.floating):
             plain = float(value) if isinstance(value, np.floating) else value.item()
             return {"~scalar": [value.dtype.str, self.value(plain, at)]}
+        if value is pd.NA:
+            return {"~na": None}
         if isinstance(value, float):
             return value if math.isfinite(value) else {"~float": str(value)}
         if type(value) in (list, tuple, set, frozenset):
@@ -321,8 +323,7 @@ class _Packer:
             return ["numbers", self.value(value.to_numpy(), at)]
         if str(kind) not in _LISTED:
             self._refuse(kind, at)
-        listed = [None if one is pd.NA else one for one in value.tolist()]
-        return ["listed", str(kind), self.value(listed, at)]
+        return ["listed", str(kind), self.value(value.tolist(), at)]
 
     def _instance(self, value: Any, at: str) -> list[Any]:  # noqa: ANN401
         of = type(value)
@@ -372,6 +373,8 @@ class _Unpacker:
                 msg = f"no value {held}"
                 raise ValueError(msg)
             return self.done[held]
+        if tag == "~na":
+            return pd.NA
         if tag == "~float":
             return float(held)
         if tag == "~scalar":
