@@ -285,13 +285,17 @@ class _Packer:
             index, names = (self.value(axis, at) for axis in (value.index, value.columns))
             return ["frame", index, names, columns]
         if isinstance(value, pd.Series):
-            return ["series", self.value(value.index, at), value.name, self._column(value, at)]
+            return [
+                "series",
+                *(self.value(x, at) for x in (value.index, value.name)),
+                self._column(value, at),
+            ]
         if isinstance(value, pd.Index) and not isinstance(value, pd.MultiIndex):
             column = self._column(value.to_series(), at)
             return ["index", self.value(value.name, at), column]
         if isinstance(value, AnnData):
-            parts = {key: self._part(getattr(value, key)) for key in _ANNDATA}
-            return ["anndata", self.value(parts, at)]
+            held = {key: self._part(getattr(value, key)) for key in _ANNDATA}
+            return ["anndata", self.value(held, at)]
         return self._instance(value, at)
 
     @staticmethod
@@ -409,7 +413,7 @@ class _Unpacker:
     def _table(self, kind: str, parts: list[Any]) -> Any:  # noqa: ANN401
         if kind == "series":
             index = self.value(parts[0])
-            return pd.Series(self._column(parts[2]), index=index, name=parts[1])
+            return pd.Series(self._column(parts[2]), index=index, name=self.value(parts[1]))
         if kind == "index":
             column = self._column(parts[1])
             return pd.Index(column, dtype=column.dtype, name=self.value(parts[0]))
@@ -448,7 +452,7 @@ class _Unpacker:
         return found
 
     def _instance(self, of: type, state: dict[str, Any]) -> Any:  # noqa: ANN401
-        made = object.__new__(of)
+        made: Any = object.__new__(of)
         for key, one in state.items():
             if key.startswith("__"):
                 msg = f"no attribute {key!r}"

@@ -250,7 +250,7 @@ class PerturbationModel(BaseModelClass):
 
     # Files ----------------------------------------------------------------------------------
 
-    def save(  # type: ignore[override] - one form of file, which is replaced as a whole
+    def save(
         self,
         dir_path: str | Path,
         *,
@@ -299,7 +299,7 @@ class PerturbationModel(BaseModelClass):
         )
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         dir_path: str | Path,
         adata: AnnData | MuData | Literal[False] | None = None,
