@@ -135,7 +135,7 @@ def outcome(call: Callable[[Path], object], folder: Path, *, names: str = "") ->
         call(folder)
     except (SchemaError, ValueError, FileNotFoundError) as error:
         return "told" if names in str(error) else f"file not named: {str(error)[:90]}"
-    except Exception as error:
+    except Exception as error:  # what it is, is the result
         return f"{type(error).__name__}: {str(error)[:90]}"
     return "silent"
 

@@ -237,6 +237,8 @@ class _Packer:
         if isinstance(value, np.bool_ | np.integer | np.floating):
             plain = float(value) if isinstance(value, np.floating) else value.item()
             return {"~scalar": [value.dtype.str, self.value(plain, at)]}
+        if value is pd.NA:
+            return {"~na": None}
         if isinstance(value, float):
             return value if math.isfinite(value) else {"~float": str(value)}
         if type(value) in (list, tuple, set, frozenset):
@@ -283,7 +285,11 @@ class _Packer:
             index, names = (self.value(axis, at) for axis in (value.index, value.columns))
             return ["frame", index, names, columns]
         if isinstance(value, pd.Series):
-            return ["series", self.value(value.index, at), value.name, self._column(value, at)]
+            return [
+                "series",
+                *(self.value(x, at) for x in (value.index, value.name)),
+                self._column(value, at),
+            ]
         if isinstance(value, pd.Index) and not isinstance(value, pd.MultiIndex):
             column = self._column(value.to_series(), at)
             return ["index", self.value(value.name, at), column]
@@ -321,8 +327,7 @@ class _Packer:
             return ["numbers", self.value(value.to_numpy(), at)]
         if str(kind) not in _LISTED:
             self._refuse(kind, at)
-        listed = [None if one is pd.NA else one for one in value.tolist()]
-        return ["listed", str(kind), self.value(listed, at)]
+        return ["listed", str(kind), self.value(value.tolist(), at)]
 
     def _instance(self, value: Any, at: str) -> list[Any]:  # noqa: ANN401
         of = type(value)
@@ -372,6 +377,8 @@ class _Unpacker:
                 msg = f"no value {held}"
                 raise ValueError(msg)
             return self.done[held]
+        if tag == "~na":
+            return pd.NA
         if tag == "~float":
             return float(held)
         if tag == "~scalar":
@@ -406,7 +413,7 @@ class _Unpacker:
     def _table(self, kind: str, parts: list[Any]) -> Any:  # noqa: ANN401
         if kind == "series":
             index = self.value(parts[0])
-            return pd.Series(self._column(parts[2]), index=index, name=parts[1])
+            return pd.Series(self._column(parts[2]), index=index, name=self.value(parts[1]))
         if kind == "index":
             column = self._column(parts[1])
             return pd.Index(column, dtype=column.dtype, name=self.value(parts[0]))

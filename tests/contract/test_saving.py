@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from scvi_perturb import SchemaError, UnknownPerturbationError
 from scvi_perturb.testing import (
@@ -19,6 +21,7 @@ from scvi_perturb.testing import (
     dense,
     fit,
     make_model,
+    make_split,
 )
 
 ASKED = [SINGLE, NEW_PAIR, FEATURED, "control"]
@@ -81,13 +84,79 @@ def test_loading_without_data_then_with_data(case, trained, folder, simulated):
     assert_same_results(again, trained)
 
 
-@pytest.mark.filterwarnings("ignore:`var_names` for the loaded `model` does not match:UserWarning")
-def test_loading_with_genes_in_another_order_or_missing(case, folder, simulated):
-    # scvi-tools warns and goes on, with the genes permuted.
-    with pytest.raises(SchemaError, match=rf"1 of 30 are missing.*{simulated.var_names[-1]}"):
+def test_genes_in_another_order_are_brought_into_theirs(case, trained, folder, simulated):
+    loaded = case.model.load(folder, simulated[:, ::-1].copy())
+    latents = (m.get_latent_representation() for m in (loaded, trained))
+    np.testing.assert_allclose(*latents, atol=1e-5)
+    assert_same_results(loaded, trained)
+
+
+def test_what_the_data_lack_is_named(case, folder, simulated):
+    with pytest.raises(SchemaError, match=rf"1 of the 30 genes.*{simulated.var_names[-1]}"):
         case.model.load(folder, simulated[:, :-1].copy())
-    with pytest.raises(SchemaError, match="order differs"):
-        case.model.load(folder, simulated[:, ::-1].copy())
+    for column in ("perturbation", "cell_type", "batch"):
+        adata = simulated.copy()
+        del adata.obs[column]
+        with pytest.raises(SchemaError, match=rf"'{column}' is not in adata.obs"):
+            case.model.load(folder, adata)
+
+
+#: Labels that training had not: column, label, and what the model can be asked of them.
+NEW_LABELS = [
+    ("batch", "tomorrow's"),
+    ("cell_type", "NK"),
+    ("perturbation", "NEW"),
+    ("perturbation", "pert_01+pert_04"),
+]
+
+
+@pytest.mark.parametrize(("column", "label"), NEW_LABELS)
+def test_new_labels_are_taken_as_a_live_model_takes_them(
+    case, trained, folder, simulated, column, label
+):
+    adata = simulated.copy()
+    relabelled = adata.obs[column].astype(str).to_numpy(dtype=object)
+    relabelled[relabelled == relabelled[simulated.obs["perturbation"] != "control"][0]] = label
+    adata.obs[column] = relabelled
+    loaded = case.model.load(folder, adata)
+    latents = loaded.get_latent_representation(), trained.get_latent_representation(adata.copy())
+    assert len(latents[0]) == adata.n_obs
+    np.testing.assert_allclose(*latents, atol=1e-5)
+    reference = adata[adata.obs["perturbation"] == "control"].copy()
+    assert_same_results(loaded, trained, reference=reference)
+    with pytest.raises(SchemaError, match=r"not those that it was trained on.*reference="):
+        loaded.sample([SINGLE])
+    with pytest.raises(SchemaError, match=rf"{column}.*{label.replace('+', '[+]')}"):
+        loaded.train()
+    cells = np.flatnonzero(adata.obs["perturbation"] == "NEW")[:3]
+    if label == "NEW":
+        for verb in (loaded.sample, loaded.predict):
+            with pytest.raises(UnknownPerturbationError, match="NEW"):
+                verb(["NEW"], reference=reference)
+        with pytest.raises(UnknownPerturbationError, match="NEW"):
+            getattr(loaded, case.likelihood)(indices=cells)
+
+
+def doubled(adata):
+    adata.X = adata.X * 2
+
+
+def shuffled(adata):
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    adata.obs["perturbation"] = adata.obs["perturbation"].to_numpy()[order]
+
+
+@pytest.mark.parametrize("change", [doubled, shuffled])
+def test_other_data_under_the_same_names_are_not_those_of_training(case, folder, simulated, change):
+    adata = simulated.copy()
+    change(adata)
+    loaded = case.model.load(folder, adata)
+    for verb in (loaded.sample, loaded.predict):
+        with pytest.raises(SchemaError, match="not those that it was trained on"):
+            verb([SINGLE])
+    split = make_split(simulated)
+    with pytest.raises(SchemaError, match="split was made for other data"):
+        loaded.train(split=split)
 
 
 def test_data_can_be_saved_with_the_model(case, trained):
@@ -118,19 +187,19 @@ def test_loaded_model_can_be_saved_again(case, trained, folder, simulated):
 
 
 def test_tables_are_in_the_file_once(folder, simulated):
-    file = torch.load(folder / "model.pt", weights_only=False)
-    names = [name for name in file["model_state_dict"] if "features_" in name or "table_" in name]
-    assert names == [], "features and conditions are in the arguments and the registry"
-    assert not any(
-        isinstance(value, np.ndarray | torch.Tensor) and np.size(value) > simulated.n_obs
-        for value in file["attr_dict"].values()
-    )
+    names = list(load_file(folder / "weights.safetensors"))
+    assert not [name for name in names if "features_" in name or "table_" in name]
+    largest = max(array.numel() for array in load_file(folder / "arrays.safetensors").values())
+    assert largest < simulated.X.nnz, "the data are not in it"
 
 
-def test_file_is_a_pickle_and_the_data_are_not_in_it(folder):
-    assert [path.name for path in Path(folder).iterdir()] == ["model.pt"]
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(folder / "model.pt", weights_only=True)
+def test_files_are_json_and_safetensors(case, folder):
+    names = ["arrays.safetensors", "manifest.json", "state.json", "weights.safetensors"]
+    assert sorted(path.name for path in Path(folder).iterdir()) == names
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["model"] == case.name
+    assert manifest["version"] == version("scvi-perturb")
+    assert sorted(manifest["files"]) == [name for name in names if name != "manifest.json"]
 
 
 def test_file_of_another_class_is_refused(case, folder, simulated):
