@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 _CPU: Final = {"accelerator": "cpu", "enable_progress_bar": False}
 _NET: Final = DiffusionConfig(width=16, n_blocks=1, n_condition=8, n_neighbours=5)
+_GROUPS: Final = CausalConfig(n_identity=3, n_state=3, n_technical=2)
 _SIZE: Final = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
 _TRAIN: Final = {"max_epochs": 3, "n_steps": 20, "batch_size": 64, **_CPU}
 CASES: Final = (
@@ -58,7 +59,7 @@ CASES: Final = (
     ModelCase(HybridResidualModel, init={**_SIZE, "generator": _NET}, train=_TRAIN),
     ModelCase(
         CausalPerturbVAE,
-        init={"n_hidden": 16, "n_layers": 1, "causal": CausalConfig(3, 3, 2)},
+        init={"n_hidden": 16, "n_layers": 1, "causal": _GROUPS},
         train={"max_epochs": 3, "batch_size": 64, **_CPU},
         stages=("representation",),
     ),
@@ -123,10 +124,8 @@ def disk(kib: int = 65536) -> Iterator[Path]:
     """Yield the folder of a file system of its own."""
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
     command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)]
-    if (
-        sys.platform != "linux"
-        or subprocess.run(command, capture_output=True, check=False).returncode
-    ):
+    linux = sys.platform == "linux"
+    if not linux or subprocess.run(command, capture_output=True, check=False).returncode:
         folder.rmdir()
         msg = "needs the right to mount a file system"
         raise SkippedError(msg)
@@ -145,7 +144,6 @@ def remount(folder: Path, option: str) -> None:
 @contextlib.contextmanager
 def space(folder: Path, n_bytes: int) -> Iterator[None]:
     """Leave so much space on a disk."""
-    ballast = folder.parent / f"{folder.name}-none"
     ballast = folder / "ballast"
     free = shutil.disk_usage(folder).free
     with ballast.open("wb") as file:
@@ -163,28 +161,32 @@ def writers(folder: Path, model: Any, split: Split) -> dict[str, Callable[[], ob
         scores={"condition": ["A"] * 3000, "metric": ["nmse"] * 3000,
                 "numerator": [1.0] * 3000, "denominator": [2.0] * 3000},
     )  # fmt: skip
-    study = Study(
-        tasks=(
-            Task(
-                name="sim", load=partial(simulate_screen, n_cells=600, n_genes=50),
-                kind="unseen_combination", keys=ScreenKeys("perturbation", context=("cell_type",)),
-            ),
-        ),
-        methods=tuple(method for method in TRIVIAL if method.name in ("no_change", "additive")),
-        seeds=(0,), max_folds=1,
-    )  # fmt: skip
+    methods = tuple(method for method in TRIVIAL if method.name in ("no_change", "additive"))
+    study = Study(tasks=(small_task(),), methods=methods, seeds=(0,), max_folds=1)
     results = run(study, Path(tempfile.mkdtemp()))
     frame = pd.DataFrame({"a": np.arange(20_000.0)})
+
+    def sample() -> None:
+        model.sample(["pert_01"], n_samples=4000, path=folder / "cells.h5ad").file.close()
+
     return {
-        "cells.h5ad": lambda: model.sample(
-            ["pert_01"], n_samples=4000, path=folder / "cells.h5ad"
-        ).file.close(),
-        "model": lambda: model.save(folder / "model", overwrite=True),
-        "split.json": lambda: split.to_json(folder / "split.json"),
-        "table.csv": lambda: write_table(folder / "table.csv", frame),
-        "report.html": lambda: write_report(results, folder / "report.html"),
-        "records": lambda: record.write(folder),
+        "cells.h5ad": sample,
+        "model": partial(model.save, folder / "model", overwrite=True),
+        "split.json": partial(split.to_json, folder / "split.json"),
+        "table.csv": partial(write_table, folder / "table.csv", frame),
+        "report.html": partial(write_report, results, folder / "report.html"),
+        "records": partial(record.write, folder),
     }
+
+
+def small_task() -> Task:
+    """Return a task of a second."""
+    return Task(
+        name="sim",
+        load=partial(simulate_screen, n_cells=600, n_genes=50),
+        kind="unseen_combination",
+        keys=ScreenKeys("perturbation", context=("cell_type",)),
+    )
 
 
 def size_of(path: Path) -> int:
@@ -273,7 +275,7 @@ def forked(do: Callable[[], object]) -> Any:  # noqa: ANN401
 def killed_in_training(
     case: ModelCase,
     adata: AnnData,
-    whole: Any,
+    whole: Any,  # noqa: ANN401
     at: tuple[int, int],
     **options: Any,  # noqa: ANN401
 ) -> str:
@@ -355,12 +357,8 @@ def dies_once(mark: str, setting: Any) -> Any:  # noqa: ANN401
 def killed_worker() -> str:
     """Kill a process of a benchmark; what the others finished is kept, and the run goes on."""
     folder = Path(tempfile.mkdtemp())
-    task = Task(
-        name="sim", load=partial(simulate_screen, n_cells=600, n_genes=50),
-        kind="unseen_combination", keys=ScreenKeys("perturbation", context=("cell_type",)),
-    )  # fmt: skip
     method = Method(name="dying", make=partial(dies_once, str(folder / "mark")))
-    study = Study(tasks=(task,), methods=(TRIVIAL[0], method), seeds=(0, 1), max_folds=1)
+    study = Study(tasks=(small_task(),), methods=(TRIVIAL[0], method), seeds=(0, 1), max_folds=1)
     try:
         run(study, folder / "out", n_workers=2)
         died = False
@@ -379,10 +377,13 @@ def killed_worker() -> str:
 # Interrupted, and several at once -----------------------------------------------------------
 
 
+_COMMAND: Final = "import sys; from scvi_perturb.cli import main; sys.exit(main())"
+
+
 def interrupted_command(arguments: Sequence[str], begun: str, out: str) -> str:
     """Press Ctrl-C in a command once it has begun to train."""
     folder = Path(tempfile.mkdtemp())
-    command = [sys.executable, "-m", "scvi_perturb", *arguments]
+    command = [sys.executable, "-c", _COMMAND, *arguments]
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

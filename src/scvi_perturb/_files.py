@@ -225,7 +225,7 @@ def writing_files(
     """
     out = _named(folder)
     if not out.is_dir() and os.path.lexists(out):
-        msg = f"{out} is no folder. Name a folder, or a name that is free."
+        msg = f"{out}: there is a file of this name; name a folder."
         raise NotADirectoryError(msg)
     existed = out.is_dir()
     with _explained(out, _FULL | _CLOSED):
