@@ -424,7 +424,7 @@ def _checked(path: str | os.PathLike[str]) -> Path:
         msg = f"{target} is {_kind(target)}; expected a regular file or nothing. Name another path."
         raise OSError(msg)
     if not os.access(target, os.W_OK):
-        msg = f"{target} is write-protected. Lift that, or name another path."
+        msg = f"{target} was not written: it is write-protected. Lift that, or name another path."
         raise PermissionError(msg)
     return target
 
