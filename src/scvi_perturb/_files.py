@@ -21,7 +21,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scvi_perturb._core import SchemaError
 
@@ -123,7 +123,7 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
     # Python before 3.13 does not quote the carriage return, which ends a line.
     split = any("\r" in str(cell) for name in texts for cell in (name, *plain[name]))
-    quoting = csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if split else csv.QUOTE_MINIMAL
     with writing(path) as temporary:
         plain.to_csv(temporary, index=False, float_format="%.6g", quoting=quoting)
 
