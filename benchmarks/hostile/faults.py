@@ -44,6 +44,7 @@ from scvi_perturb.benchmark.results import Record
 from scvi_perturb.data import ScreenKeys, Split, simulate_screen
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.testing import ModelCase, dense, fit, make_model, make_screen, make_split
+from scvi_perturb.train import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -461,11 +462,6 @@ def faults() -> Iterator[tuple[str, str, Callable[[], str]]]:
             f"{case.name}.train",
             partial(two_runs_in_one_folder, case, adata, whole),
         )
-    searchable = make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)
-    whole = trained(diffusion, searchable, n_steps=None)
-    for number, stage in ((1, "search"), (2, "generator after a search")):
-        do = partial(killed_in_training, diffusion, searchable, whole, (number, 1), n_steps=None)
-        yield "kill -9", f"{diffusion.name}, {stage}", do
     yield "kill -9", "save(overwrite=True)", partial(killed_in_save, models)
     yield "kill -9", "sample(path=)", partial(killed_in_sample, models[0])
     yield "kill -9", "a process of a benchmark", killed_worker
@@ -475,6 +471,13 @@ def faults() -> Iterator[tuple[str, str, Callable[[], str]]]:
         partial(interrupted_command, ["demo", "--out", "demo_out"], "Training", "demo_out"),
     )
     yield "two writers", "sample(path=)", partial(two_writers_of_one_file, models[0])
+    searchable = make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)
+    config = TrainConfig(max_generator_steps=40, check_every_n_steps=10)
+    options: dict[str, Any] = {"n_steps": None, "config": config}
+    whole = trained(diffusion, searchable, **options)
+    for number, stage in ((1, "search"), (2, "generator after a search")):
+        do = partial(killed_in_training, diffusion, searchable, whole, (number, 1), **options)
+        yield "kill -9", f"{diffusion.name}, {stage}", do
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
