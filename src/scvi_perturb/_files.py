@@ -225,7 +225,7 @@ def writing_files(
     """
     out = _named(folder)
     if not out.is_dir() and os.path.lexists(out):
-        msg = f"{out} is no folder. Name a folder, or a name that is free."
+        msg = f"{out}: there is a file of this name; name a folder."
         raise NotADirectoryError(msg)
     existed = out.is_dir()
     with _explained(out, _FULL | _CLOSED):
@@ -424,7 +424,7 @@ def _checked(path: str | os.PathLike[str]) -> Path:
         msg = f"{target} is {_kind(target)}; expected a regular file or nothing. Name another path."
         raise OSError(msg)
     if not os.access(target, os.W_OK):
-        msg = f"{target} is write-protected. Lift that, or name another path."
+        msg = f"{target} was not written: it is write-protected. Lift that, or name another path."
         raise PermissionError(msg)
     return target
 
