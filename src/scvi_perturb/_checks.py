@@ -13,6 +13,7 @@ import inspect
 import math
 import os
 import pathlib
+import re
 import sys
 import types
 import typing
@@ -48,9 +49,9 @@ _INTERVALS: Final = {
     "(0, 1)": "interval level control_fraction",
     "(0, 1]": "fraction",
     "[0, 1]": "null_fraction final_lr_fraction feature_r2 gene_share program_share t s "
+    "condition_dropout "
     "responder_fraction",
-    "[0, 1)": "shown dropout condition_dropout identity_dropout modality_dropout metadata_dropout "
-    "ema_decay",
+    "[0, 1)": "shown dropout identity_dropout modality_dropout metadata_dropout ema_decay",
     "(0, inf)": "library_size target_sum tolerance gamma min_snr_gamma max_frequency dose doses "
     "beta_max pseudocount penalty penalties dispersion gradient_clip SimulatorConfig.times",
     "[0, inf)": "lr weight_decay max_kl_weight residual additivity classification contrast "
@@ -330,12 +331,23 @@ class _Entry(NamedTuple):
     several: bool
 
 
-def _bounds(function: str, name: str) -> str | None:
+#: Names of whole numbers that are at least 1, where they are not in `BOUNDS`; others are from 0.
+_COUNTED: Final = re.compile(
+    r"(n|max|min|every)_|k$|n$|.*(_size|_steps|_epochs|patience)$|.*_every_"
+)
+
+
+def _bounds(function: str, name: str, hint: object) -> str | None:
     """Return the bounds of an argument: of the function's own, of the name, or of its kind."""
+    members = _members(hint)
+    inside = [part for member in members for part in (member, *get_args(member))]
+    if not {int, float} & {part for part in inside if isinstance(part, type)}:
+        return None
     owner = function.removesuffix(".__init__")
     own = BOUNDS.get(f"{owner}.{name}", BOUNDS.get(name))
-    counted = name.startswith(("n_", "max_", "min_", "every_")) or name in {"k", "n", "batch_size"}
-    return own or ("[1, inf)" if counted or "_every_" in name or "patience" in name else None)
+    if own is not None or int not in members:
+        return own
+    return "[1, inf)" if _COUNTED.match(name) else "[0, inf)"
 
 
 def check_cells(argument: str, data: Any, *, genes: bool = True) -> None:  # noqa: ANN401
@@ -410,7 +422,9 @@ def check_argument(
             check_choice(argument, value, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
         msg = f"{argument}={shown(value)}{found}; expected {_words(hint)}."
-        raise (ValueError if isinstance(value, str) and not value else TypeError)(msg)
+        empty = isinstance(value, str | list | tuple) and not value
+        infinite = isinstance(value, float) and not _is_finite(value)
+        raise (ValueError if empty or infinite else TypeError)(msg)
     if bounds is not None:
         many = isinstance(value, list | tuple | np.ndarray | pd.Series)
         for one in value if many else (value,):
@@ -426,20 +440,22 @@ def check_argument(
 def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, _Entry]:
     """Return what is asked of each argument that has an annotation."""
     function = inspect.unwrap(function)
-    names = function.__globals__
-    measured = function.__module__.startswith("scvi_perturb.metrics")
-    return {
-        name: _Entry(
-            _hint(parameter.annotation, names, also=_also(function, name, parameter.annotation)),
-            _bounds(function.__qualname__, name),
-            measured and name not in MAY_BE_MISSING,
-            not function.__module__.startswith("scvi_perturb.pp"),  # which also reads obs alone
-            parameter.kind is inspect.Parameter.VAR_POSITIONAL,
+    module = function.__module__
+    found = {}
+    for name, parameter in signature.parameters.items():
+        annotation, kind = parameter.annotation, parameter.kind
+        if annotation is parameter.empty or kind is parameter.VAR_KEYWORD:
+            continue
+        also = _also(function, name, annotation)
+        hint = _hint(annotation, function.__globals__, also=also)
+        found[name] = _Entry(
+            hint,
+            _bounds(function.__qualname__, name, hint),
+            module.startswith("scvi_perturb.metrics") and name not in MAY_BE_MISSING,
+            not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
+            kind is parameter.VAR_POSITIONAL,
         )
-        for name, parameter in signature.parameters.items()
-        if parameter.annotation is not inspect.Parameter.empty
-        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    return found
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
