@@ -21,10 +21,11 @@ import torch
 from anndata import AnnData
 
 import scvi_perturb
-from benchmarks.hostile.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from benchmarks.hostile.world import World
 
 PACKAGE: Final = str(Path(scvi_perturb.__file__).parent)
 #: Seconds that a call may take, and bytes that all may take together.
@@ -108,14 +109,14 @@ POOL: Final[tuple[tuple[str, Any, str], ...]] = (
     ("AnnData", AnnData(np.ones((2, 2))), "cells"),
     ("tensor", torch.zeros(2), "tensor"),
     ("function", print, "function"),
-    ("class", int, ""),
+    ("class", int, "function"),
 )
 #: Parts of annotations, and the kinds that they mean.
 KINDS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bNone\b", "none"),
     (r"\bbool\b", "truth"),
     (r"\bint\b", "whole"),
-    (r"\bfloat\b|Number", "number whole"),
+    (r"\bfloat\b|Number|LibrarySize", "number whole"),
     (r"\bPath\b|PathLike", "path"),
     (r"(?<![\[\w.])str\b(?!\])", "text"),
     (r"Sequence\[str|list\[str|Iterable\[str|tuple\[str, \.|Conditions\b|object_", "texts"),
@@ -179,11 +180,13 @@ def bad_columns(adata: AnnData) -> AnnData:
     return made
 
 
-def bad_cells(adata: AnnData) -> Iterator[tuple[str, AnnData]]:
-    """Yield data that no verb can take."""
+def bad_cells(adata: AnnData, *, deep: bool) -> Iterator[tuple[str, AnnData]]:
+    """Yield data that no verb can take; if `deep`, of other genes and not of counts as well."""
     yield "no cells", adata[:0].copy()
     yield "no genes", adata[:, :0].copy()
     yield "a column twice", bad_columns(adata)
+    if not deep:
+        return
     other = adata.copy()
     other.var_names = [f"other{i}" for i in range(other.n_vars)]
     yield "other genes", other
@@ -198,6 +201,18 @@ def kinds_of(annotation: str) -> set[str]:
     if "texts" in found and "Conditions" not in annotation and "str |" not in annotation:
         found -= {"text"} if not re.search(r"(^|\| )str\b", annotation) else set()
     return found
+
+
+def _bad_data(world: World, verb: str, name: str, kinds: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield data, tables and columns that cannot be taken."""
+    if "cells" in kinds and not verb.startswith("pp."):
+        deep = verb.partition(".")[0] in world.models or verb.endswith((".predict", ".sample"))
+        yield from bad_cells(world.screen, deep=deep)
+    if "table" in kinds:
+        yield "empty table", pd.DataFrame()
+        yield "a column twice", pd.DataFrame([["pert_01"] * 2], columns=["perturbation"] * 2)
+    if name.endswith("_key") and verb.rsplit(".", maxsplit=1)[-1].startswith("setup_"):
+        yield "no such column", "no such column"
 
 
 def bad_values(world: World, verb: str, name: str, annotation: str) -> Iterator[tuple[str, Any]]:
@@ -220,13 +235,7 @@ def bad_values(world: World, verb: str, name: str, annotation: str) -> Iterator[
     if "path" in kinds:
         yield "no name", ""
         yield "zero byte", "a\0b"
-    if "cells" in kinds and not verb.startswith("pp."):
-        yield from bad_cells(world.screen)
-    if "table" in kinds:
-        yield "empty table", pd.DataFrame()
-        yield "a column twice", pd.DataFrame([["pert_01"] * 2], columns=["perturbation"] * 2)
-    if name.endswith("_key") and verb.rsplit(".", maxsplit=1)[-1].startswith("setup_"):
-        yield "no such column", "no such column"
+    yield from _bad_data(world, verb, name, kinds)
     if verb.startswith("metrics.") and re.search(r"Floats|Matrix", annotation):
         if name not in world.may_be_missing:
             yield "NaN", world.with_nan(verb, name)
@@ -307,10 +316,12 @@ def _late(*_: object) -> None:
     raise EndlessError
 
 
-def run_call(call: Callable[..., Any], arguments: dict[str, Any]) -> None:
+def run_call(
+    call: Callable[..., Any], arguments: dict[str, Any], *, limit: float = LIMIT_S
+) -> None:
     """Call with a limit of time; what is yielded is taken too."""
     signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         made = call(**arguments)
         if inspect.isgenerator(made):
@@ -350,29 +361,45 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, hard))
 
 
+def _works(target: Target, report: Report) -> bool:
+    """Whether a target works with its good arguments, without which bad ones say nothing."""
+    try:
+        run_call(target.call, target.good(), limit=12 * LIMIT_S)
+    except (Exception, EndlessError) as error:
+        report.broken.append(f"{target.verb}: {type(error).__name__}: {str(error)[:150]}")
+        return False
+    return True
+
+
 def run_surface(
-    world: World, *, every: int = 1, start: int = 0, progress: Callable[..., None] | None = None
+    world: World,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    progress: Callable[[Case, str, str], None] | None = None,
 ) -> Report:
-    """Try bad values of the whole surface: all, or each `every`-th one from `start`."""
-    report = Report()
+    """Try bad values of the whole surface: all, or `n` of them chosen at random.
+
+    `progress` is told each case, its outcome and the error.
+    """
+    report, works = Report(), dict[str, bool]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        chosen = []
-        for target in targets(world):
-            try:
-                run_call(target.call, target.good())
-            except (Exception, EndlessError) as error:
-                report.broken.append(f"{target.verb}: {type(error).__name__}: {str(error)[:150]}")
-            else:
-                chosen.append(target)
-        for i, case in enumerate(cases(world, chosen)):
-            if i % every != start:
+        tried = cases(world, list(targets(world)))
+        if n is not None:
+            every = list(tried)
+            rows = np.random.default_rng(seed).choice(len(every), min(n, len(every)), replace=False)
+            tried = iter([every[i] for i in np.sort(rows)])
+        for case in tried:
+            verb = case.target.verb
+            if verb not in works:
+                works[verb] = _works(case.target, report)
+            if not works[verb]:
                 continue
             found, message = try_case(case)
+            report.table[verb, found] += 1
+            if found != "refused":
+                report.wrong.append(f"{found}: {verb}({case.argument}={case.label}) {message}")
             if progress is not None:
                 progress(case, found, message)
-            report.table[case.target.verb, found] += 1
-            if found != "refused":
-                what = f"{found}: {case.target.verb}({case.argument}={case.label})"
-                report.wrong.append(f"{what} {message}")
     return report

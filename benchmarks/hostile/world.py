@@ -15,7 +15,7 @@ from scvi_perturb import benchmark, data, generative, metrics, predictors
 from scvi_perturb.testing import PAIR, SETUP, SINGLE, make_features, make_screen, make_split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -49,8 +49,8 @@ class World:
         "observed_variance", "control_variance", "mean_variance",
     })  # fmt: skip
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, models: Sequence[str] = ()) -> None:
+        self.folder, self._asked = folder, models
         self.screen = make_screen(n_cells=240, n_genes=20)
         self.features = make_features(self.screen)
         self.random = np.random.default_rng(0)
@@ -58,24 +58,18 @@ class World:
     @cached_property
     def models(self) -> dict[str, Any]:
         """The four models, trained for a few steps."""
-        made = {
-            "PerturbDiffusion": self._made(
-                svp.PerturbDiffusion, diffusion=svp.DiffusionConfig(**_SMALL), **_NETWORK
-            ),
-            "PerturbFlow": self._made(svp.PerturbFlow, flow=svp.FlowConfig(**_SMALL), **_NETWORK),
-            "HybridResidualModel": self._made(
-                svp.HybridResidualModel, generator=svp.DiffusionConfig(**_SMALL), **_NETWORK
-            ),
-            "CausalPerturbVAE": self._made(
-                svp.CausalPerturbVAE,
-                causal=svp.CausalConfig(n_identity=3, n_state=3, n_technical=2, n_components=2),
-                n_hidden=16,
-                n_layers=1,
-            ),
+        causal = svp.CausalConfig(n_identity=3, n_state=3, n_technical=2, n_components=2)
+        options: dict[str, dict[str, Any]] = {
+            "PerturbDiffusion": {"diffusion": svp.DiffusionConfig(**_SMALL), **_NETWORK},
+            "PerturbFlow": {"flow": svp.FlowConfig(**_SMALL), **_NETWORK},
+            "HybridResidualModel": {"generator": svp.DiffusionConfig(**_SMALL), **_NETWORK},
+            "CausalPerturbVAE": {"causal": causal, "n_hidden": 16, "n_layers": 1},
         }
-        for name, model in made.items():
+        made = {}
+        for name in self._asked or options:
+            made[name] = self._made(getattr(svp, name), **options[name])
             steps = {} if name == "CausalPerturbVAE" else {"n_steps": 4}
-            model.train(**_QUICK, **steps)
+            made[name].train(**_QUICK, **steps)
         return made
 
     def _made(self, model: type, **options: Any) -> Any:  # noqa: ANN401
@@ -140,18 +134,17 @@ class World:
             "comparison": self.comparison,
             "cases": [self.comparison],
             "truth": self.comparison.truth,
-            "state": make_split(self.screen).to_dict(),
+            "state": self.split.to_dict(),
             "header": ["a", "b"],
             "rows": [["1", "2"]],
             "table": self.effects,
             "scenario": "seen",
             "task": self.task,
-            "study": benchmark.Study(
-                tasks=(self.task,), methods=(benchmark.get_method("no_change"),), seeds=(0,)
-            ),
+            "study": self._by_study,
             "out": self.folder / "out",
             "fold": 0,
             "n_states": 3,
+            "pca": metrics.fit_pca(matrix),
             "model": self.models["PerturbDiffusion"],
             "real": self.screen,
             "predicted_lfc": matrix[:2],
@@ -162,15 +155,15 @@ class World:
             "terms": [],
             "monitor": "loss",
             "times": [0.0, 0.5],
-            "t": torch.tensor([0.2, 0.5]),
+            "t": torch.full((4,), 0.3),
             "log_snr": torch.tensor([0.1]),
             "schedule": generative.CosineSchedule(),
             "x": torch.ones(4, 3),
             "x0": torch.ones(4, 3),
             "x1": torch.ones(4, 3),
-            "x_0": torch.zeros(2, 3, dtype=torch.int64),
-            "x_t": torch.zeros(2, 3, dtype=torch.int64),
-            "data": torch.full((2, 3, 3), 1 / 3),
+            "x_0": torch.zeros(4, dtype=torch.int64),
+            "x_t": torch.zeros(2, dtype=torch.int64),
+            "data": torch.full((2, 3), 1 / 3),
             "s": 0.1,
             "noise": torch.ones(4, 3),
             "prediction": torch.ones(4, 3),
@@ -179,7 +172,15 @@ class World:
             "zi_logits": torch.ones(4, 3),
             "loc": torch.ones(4, 3),
             "scale": torch.ones(4, 3),
-            "shape": (2, 3),
+            "shape": (2,),
+            "modalities": {"more": pd.DataFrame({"a": [1.0]}, index=[SINGLE])},
+            "records": self.results.records(),
+            "cost": self.results.cost(),
+            "frame": self.results.frame(),
+            "summary": self.results.summary(n_boot=5),
+            "metric": "pearson_delta",
+            "method": "no_change",
+            "trial": benchmark.Trial.make(self.task, seed=0, fold=0),
             "generator": torch.Generator(),
             "field": lambda t, x: -x,
             "classify": lambda x, t, own: torch.zeros(*x.shape, 3),
@@ -204,7 +205,7 @@ class World:
             r"predictors\..*\.reference": None,
             r"predictors\.\w+\.(?!features|table)\w+": None,
             r"predictors\.StackedMean\.weigh\.scenario": "seen",
-            r"metrics\.(cosine_delta|nmse|pearson_delta|top_genes)\.(predicted|observed|control)": profile,
+            r"metrics\.(cosine_delta|nmse|pearson_\w+|top_genes)\.(pred\w+|obs\w+|control)": profile,
             r"metrics\.pearson_delta\.k": None,
             r"metrics\.Comparison\.predicted": self.comparison.predicted,
             r"metrics\.GroundTruth\.(control|observed)": self.comparison.truth.control,
@@ -216,7 +217,7 @@ class World:
             r"module\..*": None,
             r"train\.(?!BestWeights|Checkpoint).*": None,
             r"data\.\w+\.(mean)": None,
-            r"(pp|tl|data|benchmark)\.\w+\.(control|features|conditions|kind)$": None,
+            r"(pp|tl|data|benchmark)\.(?!Setting)\w+\.(control|features|conditions|kind)$": None,
             r"data\.split\.kind": "unseen_perturbation",
             r"data\.(ScreenKeys|SimulatorConfig|SplitOptions|ConditionTable)\.\w+": None,
             r"data\.SplitOptions\.check_kind\.kind": "cells",
@@ -238,11 +239,17 @@ class World:
             r"features\.cluster_perturbations\.names": [SINGLE, "pert_02", "pert_03"],
             r"features\.read_gmt\.path": self.gmt,
             r"pp\.OntologyTerms\.read\.path": self.obo,
-            r"tl\.effects\.predicted": self.effects,
+            r"tl\.effects\.predicted": self.models["PerturbDiffusion"].predict(
+                [SINGLE], n_samples=4
+            ),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,
-            r"benchmark\.evaluate\..*": None,
+            r"benchmark\.evaluate\.predicted": self.predicted,
+            r"benchmark\.Setting\.values": "counts",
+            r"benchmark\.read_study\.path": self.study_file,
+            r"pl\.\w+\.task": "small",
+            r"features\.molecular_fingerprints\.kind": "morgan",
             r"benchmark\.get_method\.name": "no_change",
-            r"benchmark\.model_method\.model": "diffusion",
+            r"benchmark\.model_method\.model": "PerturbDiffusion",
             r"benchmark\.model_method\.name": None,
             r"benchmark\.to_cell_eval\.predicted": self.screen,
             r"benchmark\.Task\.(name)$": "small",
@@ -260,7 +267,7 @@ class World:
             if re.fullmatch(pattern, f"{verb}.{name}"):
                 found = value
         if found is _SPLIT:
-            return getattr(make_split(self.screen), name)
+            return getattr(self.split, name)
         if name == "adata" and verb.rpartition(".")[2].startswith(("setup_", "harmonize")):
             return self.screen.copy()
         if name == "adata" and verb.endswith("VAE.__init__"):
@@ -327,11 +334,41 @@ class World:
         return metrics.Comparison(populations[0], metrics.GroundTruth(*populations[1:]))
 
     @cached_property
+    def split(self) -> data.Split:
+        """A split of the screen."""
+        return make_split(self.screen)
+
+    @cached_property
     def task(self) -> benchmark.Task:
         """A task on the screen."""
         return benchmark.Task(
             name="small", load=lambda: self.screen, kind="unseen_perturbation", keys=self.keys
         )
+
+    @cached_property
+    def predicted(self) -> AnnData:
+        """What a predictor says of all that the task asks."""
+        trial = benchmark.Trial.make(self.task, seed=0, fold=0)
+        mean = predictors.ContextMean().fit(trial.visible, trial.visible_split, keys=self.keys)
+        return mean.predict(trial.requests)
+
+    @cached_property
+    def results(self) -> benchmark.Results:
+        """Results of a trivial method."""
+        return benchmark.run(self._by_study, self.folder / "results")
+
+    @cached_property
+    def _by_study(self) -> benchmark.Study:
+        methods = (benchmark.get_method("no_change"),)
+        return benchmark.Study(tasks=(self.task,), methods=methods, seeds=(0,), max_folds=1)
+
+    @cached_property
+    def study_file(self) -> Path:
+        """A study as a file."""
+        path = self.folder / "study.toml"
+        lines = ("[[task]]", 'name = "small"', f'data = "{self.written}"', 'kind = "cells"', "")
+        path.write_text("\n".join(lines) + _STUDY, encoding="utf-8")
+        return path
 
     @cached_property
     def written(self) -> Path:
@@ -362,6 +399,8 @@ class World:
         return path
 
 
+_STUDY: Final = """context = ["cell_type"]
+"""
 _SPLIT: Final = object()
 _FITTED: Final = {
     "ContextMean", "Additive", "KernelRidge", "ConditionGP", "StackedMean", "NegativeBinomialMean",
@@ -369,5 +408,14 @@ _FITTED: Final = {
 }  # fmt: skip
 #: Values of the tables that some argument may have after all: `verb.argument=label`.
 _LEGAL: Final = (
-    r".*\.control=nan",
+    r"data\.ConditionTable\.\w+\.conditions=(\[\]|None)",
+    r"data\.ScreenKeys\.context=(None|text)",
+    r"(train\.PlanConfig|\w+\.predict_metadata)\.(n_steps|fields)=(0|\[\])",
+    r".*\.conditioning=\['identity', 'identity'\]",
+    r".*\.setup_\w+\.adata=(other genes|negative counts)",  # negative: of signatures alone
+    r"benchmark\.(get_method|to_cell_eval)\.(others|predicted)=(mapping|other genes)",
+    r"data\.SplitOptions\.(context|held_out)=(text|list of text|list of fractions|array of text)",
+    r"features\.PerturbationFeatures\.(nearest|table)\.(among|names)=(mapping|\['nobody'\])",
+    r"generative\.integrate\w*\.times=(\[0\.5, 0\.1\]|list of fractions)",
+    r"data\.SimulatorConfig\.times=(\[0\.5, 0\.1\]|\[2\.0\])",
 )  # fmt: skip

@@ -10,6 +10,7 @@ import builtins
 import collections.abc
 import functools
 import inspect
+import json
 import math
 import os
 import pathlib
@@ -65,8 +66,8 @@ _INTERVALS: Final = {
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
     "n_transforms n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes "
-    "n_boot n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers workers "
-    "n_bits n_steps",
+    "n_boot n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers "
+    "workers n_bits n_steps",
     "[0, 1000000]": "n_combinations n_unseen n_decoy_features n_refits radius n_factors",
     "[2, 1000000]": "n_folds n_bins",
     "[2, 32]": "DiffusionConfig.n_bins",  # a mean over more bins is not exact
@@ -129,13 +130,17 @@ _CELLS: Final = {"AnnData": {"AnnData", "AnnCollection"}}
 class _Names(dict[str, Any]):
     """Names in annotations: of the module, of types, of the package, or only the name itself."""
 
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        found = _NAMES["pd"] if name == "pd" else super().__getitem__(name)
+        return _hint(found, self) if isinstance(found, str) else found
+
     def __missing__(self, name: str) -> Any:  # noqa: ANN401
         if name in _NAMES:
             return _NAMES[name]
         folder = self["__name__"].rpartition(".")[0]
         loaded = [m for key, m in sys.modules.items() if key.startswith("scvi_perturb")]
         for module in sorted(loaded, key=lambda m: not m.__name__.startswith(folder)):
-            if name in vars(module):
+            if vars(module).get(name, Any) is not Any:
                 return vars(module)[name]
         return _named(name)
 
@@ -161,18 +166,24 @@ def _is_path(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not _is_bool(value)
+    return isinstance(value, Integral) and not _is_bool(value) and abs(int(value)) < 2**63
 
 
 def _is_finite(value: object) -> bool:
     # A comparison, for whole numbers may be larger than any float; NaN fails it too.
-    return isinstance(value, Real) and not _is_bool(value) and -math.inf < value < math.inf
+    largest = sys.float_info.max
+    return isinstance(value, Real) and not _is_bool(value) and -largest <= value <= largest
+
+
+def _is_number(value: object) -> bool:
+    return _is_finite(value) or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 _SIMPLE: Final[dict[Any, tuple[Callable[[Any], bool], str, str]]] = {
     bool: (_is_bool, "True or False", "truth values"),
     int: (_is_whole, "a whole number", "whole numbers"),
     float: (_is_finite, "a finite number", "finite numbers"),
+    Real: (_is_number, "a number", "numbers"),
     str: (lambda value: isinstance(value, str), "text", "text"),
     types.NoneType: (lambda value: value is None, "None", "None"),
     pathlib.Path: (lambda value: isinstance(value, pathlib.Path), "a Path", "Paths"),
@@ -196,10 +207,10 @@ def _fits_sequence(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:  # 
     others = (str, bytes, pd.DataFrame, *(() if loose else (collections.abc.Mapping,)))
     if isinstance(value, others) or not isinstance(value, collections.abc.Iterable):
         return False
-    sized = hasattr(value, "__len__") and not isinstance(value, torch.Tensor)
-    if not sized or isinstance(value, collections.abc.Set):
-        return loose
-    if getattr(value, "ndim", 1) != 1:
+    if isinstance(value, collections.abc.Set) or not hasattr(value, "__len__"):
+        known = isinstance(value, collections.abc.Set) and inner
+        return loose and (not known or all(_fits(one, inner[0]) for one in value))
+    if getattr(value, "ndim", 1) != 1 or isinstance(value, torch.Tensor):
         return False
     if origin is tuple and inner[1:] and inner[-1] is not Ellipsis:
         pairs = zip(value, inner, strict=False)
@@ -315,22 +326,30 @@ def check_bounds(argument: str, value: float, bounds: str) -> None:
 
 def _also(function: Callable[..., Any], name: str, annotation: object) -> object:
     """Return what an argument may be besides its annotation, or None."""
-    if name in MAY_BE_MISSING:
+    if name in MAY_BE_MISSING and "float" in str(annotation):
         return Real
     own = GIVEN_AS.get(f"{function.__qualname__.removesuffix('.__init__')}.{name}")
     return own or (GIVEN_AS.get(name) if str(annotation).startswith("str") else None)
 
 
-class _Entry(NamedTuple):
-    """What is asked of an argument: type, bounds, finite values; whether it is one of several."""
+class Asked(NamedTuple):
+    """What is asked of an argument.
+
+    `hint`: Its type. `bounds`: Of numbers. `measured`: Whether arrays are of one or two axes,
+    without NaN. `genes`: Whether
+    cells have any. `blank`: Whether text may be empty. `several`: Whether it is each of `*args`.
+    """
 
     hint: Any
     bounds: str | None
-    finite: bool
+    measured: bool
     genes: bool
+    blank: bool
     several: bool
 
 
+#: Bytes that one of them takes at the very least: its place in a plan, its name, its labels.
+_BYTES: Final = {"n_samples": 100, "n_cells": 100}
 #: Names of whole numbers that are at least 1, where they are not in `BOUNDS`; others are from 0.
 _COUNTED: Final = re.compile(
     r"(n|max|min|every)_|k$|n$|.*(_size|_steps|_epochs|patience)$|.*_every_"
@@ -369,10 +388,13 @@ def check_columns(argument: str, table: object) -> None:
         raise SchemaError(msg)
 
 
-def check_finite(argument: str, values: Any) -> None:  # noqa: ANN401
-    """Raise `ValueError` if a dense or sparse array holds NaN or infinity."""
+def check_array(argument: str, values: Any, *, finite: bool) -> None:  # noqa: ANN401
+    """Raise `ValueError` unless an array has one or two axes and finite values."""
+    if values.ndim not in (1, 2) or not min(values.shape):
+        msg = f"{argument} is of shape {values.shape}; expected one or two axes, not empty."
+        raise ValueError(msg)
     stored = np.asarray(values.data if sparse.issparse(values) else values)
-    n_bad = stored.size - int(np.isfinite(stored).sum()) if stored.dtype.kind == "f" else 0
+    n_bad = int((~np.isfinite(stored)).sum()) if finite and stored.dtype.kind == "f" else 0
     if n_bad:
         msg = f"{argument} has {n_bad} values that are not finite; drop or fill them."
         raise ValueError(msg)
@@ -394,6 +416,28 @@ def check_type(argument: str, value: object, expected: type, advice: str) -> Non
         raise TypeError(msg)
 
 
+def check_fields(what: str, state: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Raise `SchemaError` unless a record has these fields and no others."""
+    wanted = set(fields)
+    if set(state) != wanted:
+        absent, unknown = sorted(wanted - set(state)), sorted(map(str, set(state) - wanted))
+        msg = f"This is not {what}: missing {absent[:8]}, unknown {shown(unknown)}."
+        raise SchemaError(msg)
+
+
+def read_json(text: str, what: str) -> dict[str, Any]:
+    """Return the mapping that JSON holds; raise `SchemaError` if it holds none."""
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"This is not {what}: {error}."
+        raise SchemaError(msg) from error
+    if not isinstance(state, dict):
+        msg = f"This is not {what}: found a {type(state).__name__}, expected a mapping."
+        raise SchemaError(msg)
+    return state
+
+
 def check_memory(what: str, n_bytes: float) -> None:
     """Raise `ValueError` if something needs more memory than there is."""
     available = psutil.virtual_memory().available
@@ -405,39 +449,36 @@ def check_memory(what: str, n_bytes: float) -> None:
         raise ValueError(msg)
 
 
-def check_argument(
-    argument: str,
-    value: Any,  # noqa: ANN401
-    hint: Any,  # noqa: ANN401
-    *,
-    bounds: str | None = None,
-    finite: bool = False,
-    genes: bool = True,
-) -> None:
-    """Raise `TypeError`, `ValueError` or `SchemaError` unless a value is as its annotation says."""
-    choices = [c for m in _members(hint) if get_origin(m) is Literal for c in get_args(m)]
-    if not _fits(value, hint):
+def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: ANN401
+    """Raise `TypeError`, `ValueError` or `SchemaError` unless a value is what is asked for."""
+    empty = isinstance(value, str) and not value and not asked.blank
+    if empty or not _fits(value, asked.hint):
+        members = _members(asked.hint)
+        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
         alike = [c for c in choices if isinstance(value, type(c)) and not _is_bool(value)]
         if alike:
             check_choice(argument, value, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
-        msg = f"{argument}={shown(value)}{found}; expected {_words(hint)}."
-        empty = isinstance(value, str | list | tuple) and not value
+        msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
+        msg = msg if empty else msg.replace(", not empty", "")
+        nothing = isinstance(value, str | list | tuple) and not value
         infinite = isinstance(value, float) and not _is_finite(value)
-        raise (ValueError if empty or infinite else TypeError)(msg)
-    if bounds is not None:
+        raise (ValueError if nothing or infinite else TypeError)(msg)
+    if asked.bounds is not None:
         many = isinstance(value, list | tuple | np.ndarray | pd.Series)
         for one in value if many else (value,):
             if isinstance(one, Real) and not _is_bool(one):
-                check_bounds(argument, one, bounds)
+                check_bounds(argument, one, asked.bounds)
+    if argument in _BYTES and _is_whole(value):
+        check_memory(f"{argument}={value}", value * _BYTES[argument])
     if hasattr(value, "obs_names"):
-        check_cells(argument, value, genes=genes)
-    if finite and (isinstance(value, np.ndarray) or sparse.issparse(value)):
-        check_finite(argument, value)
+        check_cells(argument, value, genes=asked.genes)
+    if asked.measured and (isinstance(value, np.ndarray) or sparse.issparse(value)):
+        check_array(argument, value, finite=argument not in MAY_BE_MISSING)
     check_columns(argument, value)
 
 
-def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, _Entry]:
+def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Asked]:
     """Return what is asked of each argument that has an annotation."""
     function = inspect.unwrap(function)
     module = function.__module__
@@ -448,11 +489,12 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
             continue
         also = _also(function, name, annotation)
         hint = _hint(annotation, function.__globals__, also=also)
-        found[name] = _Entry(
+        found[name] = Asked(
             hint,
             _bounds(function.__qualname__, name, hint),
-            module.startswith("scvi_perturb.metrics") and name not in MAY_BE_MISSING,
+            module.startswith("scvi_perturb.metrics"),
             not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
+            str(parameter.default) == "" or name in {"kind", "message", "value", "dose"},
             kind is parameter.VAR_POSITIONAL,
         )
     return found
@@ -460,7 +502,7 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Asked] = {}
 
     @functools.wraps(function)
     def entry(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -475,14 +517,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
                 continue
             asked = entries[name]
             for one in value if asked.several else (value,):
-                check_argument(
-                    name,
-                    one,
-                    asked.hint,
-                    bounds=asked.bounds,
-                    finite=asked.finite,
-                    genes=asked.genes,
-                )
+                check_argument(name, one, asked)
         return function(*args, **kwargs)
 
     return entry

@@ -37,6 +37,7 @@ CLEAR: Final = 0.5
 _FORMAT: Final = 1
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Scores of one method in one fold of a task with one seed, and where they come from.
@@ -104,7 +105,7 @@ class Record:
             state = json.loads(path.read_text(encoding="utf-8"))
             known = state.pop("format") == _FORMAT
             record = cls(**state)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             known = False
         if not known:
             msg = f"{path} is not a record of a benchmark of this version; delete it."

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class OntologyTerm:
     replaced_by: str | None = None
 
 
+@checked
 class OntologyTerms:
     """Terms of an ontology, against which labels are checked.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._checks import checked
+from scvi_perturb._checks import check_fields, check_type, checked, read_json, shown
 from scvi_perturb._core import LeakError, SchemaError
 from scvi_perturb.data.condition import ScreenKeys, as_label
 from scvi_perturb.data.fields import data_hash, read_annotation
@@ -317,6 +317,9 @@ class Split:
     data_hash: str
 
     def __post_init__(self) -> None:
+        keys = self.parameters.get("keys", {})
+        check_type("keys of a split", keys, dict, "Make the split anew.")
+        check_fields("keys of a split", keys, (field.name for field in fields(ScreenKeys)))
         for part in _PARTS:
             cells = np.sort(np.asarray(getattr(self, part), dtype=np.int64))
             cells.setflags(write=False)
@@ -409,9 +412,11 @@ class Split:
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Rebuild a split from `to_dict`."""
         if state.get("format") != 1:
-            msg = f"This is not a split of format 1: found format {state.get('format')!r}."
+            msg = f"This is not a split of format 1: found format {shown(state.get('format'))}."
             raise SchemaError(msg)
-        return cls(**{key: value for key, value in state.items() if key != "format"})
+        names = [field.name for field in fields(cls)]
+        check_fields("a split", state, ["format", *names])
+        return cls(**{name: state[name] for name in names})
 
     def to_json(self, path: str | Path) -> None:
         """Write the split to a file."""
@@ -420,7 +425,8 @@ class Split:
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
         """Read a split from a file."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        text = Path(path).read_bytes().decode("utf-8", errors="replace")
+        return cls.from_dict(read_json(text, "a split"))
 
     def __eq__(self, other: object) -> bool:
         """Whether all parts are the same."""
