@@ -275,8 +275,7 @@ def targets(world: World) -> Iterator[Target]:
             if verb.startswith("_") or not _own(method) or verb in world.skipped:
                 continue
             label = f"{name}.{verb}"
-            call = world.fresh(model, verb) if verb == "train" else method
-            yield Target(label, call, _good(world, label, method))
+            yield Target(label, method, _good(world, label, method))
     for part in PARTS:
         module = import_module(f"scvi_perturb.{part}")
         for name in module.__all__:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,16 +15,28 @@ from scvi_perturb import benchmark, data, generative, metrics, predictors
 from scvi_perturb.testing import PAIR, SETUP, SINGLE, make_features, make_screen, make_split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
 _SMALL: Final = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
 _NETWORK: Final = {"n_latent": 4, "n_hidden": 16, "n_layers": 1}
-_QUICK: Final = {
+QUICK: Final = {
     "max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False
 }  # fmt: skip
+
+
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "PerturbDiffusion": {"diffusion": svp.DiffusionConfig(**_SMALL), **_NETWORK},
+    "PerturbFlow": {"flow": svp.FlowConfig(**_SMALL), **_NETWORK},
+    "HybridResidualModel": {"generator": svp.DiffusionConfig(**_SMALL), **_NETWORK},
+    "CausalPerturbVAE": {
+        "causal": svp.CausalConfig(n_identity=3, n_state=3, n_technical=2, n_components=2),
+        "n_hidden": 16,
+        "n_layers": 1,
+    },
+}
 
 
 class World:
@@ -58,29 +70,17 @@ class World:
     @cached_property
     def models(self) -> dict[str, Any]:
         """The four models, trained for a few steps."""
-        causal = svp.CausalConfig(n_identity=3, n_state=3, n_technical=2, n_components=2)
-        options: dict[str, dict[str, Any]] = {
-            "PerturbDiffusion": {"diffusion": svp.DiffusionConfig(**_SMALL), **_NETWORK},
-            "PerturbFlow": {"flow": svp.FlowConfig(**_SMALL), **_NETWORK},
-            "HybridResidualModel": {"generator": svp.DiffusionConfig(**_SMALL), **_NETWORK},
-            "CausalPerturbVAE": {"causal": causal, "n_hidden": 16, "n_layers": 1},
-        }
-        made = {}
-        for name in self._asked or options:
-            made[name] = self._made(getattr(svp, name), **options[name])
+        made = {name: self.made(name) for name in self._asked or _OPTIONS}
+        for name, model in made.items():
             steps = {} if name == "CausalPerturbVAE" else {"n_steps": 4}
-            made[name].train(**_QUICK, **steps)
+            model.train(**QUICK, **steps)
         return made
 
-    def _made(self, model: type, **options: Any) -> Any:  # noqa: ANN401
-        adata = self.screen.copy()
-        more = {"metadata_keys": {"identity": ["donor"]}} if "donor" in adata.obs else {}
-        model.setup_anndata(adata, **SETUP, **more)
-        return model(adata, **options)
-
-    def fresh(self, model: Any, verb: str) -> Callable[..., Any]:  # noqa: ANN401
-        """Return a verb that runs on a model of its own, trained as the other is not."""
-        return partial(getattr(model, verb))
+    def made(self, name: str) -> Any:  # noqa: ANN401
+        """Return an untrained model of a class, on a screen of its own."""
+        adata, model = self.screen.copy(), getattr(svp, name)
+        model.setup_anndata(adata, **SETUP)
+        return model(adata, **_OPTIONS[name])
 
     # Good arguments ------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class World:
             r"predictors\..*\.reference": None,
             r"predictors\.\w+\.(?!features|table)\w+": None,
             r"predictors\.StackedMean\.weigh\.scenario": "seen",
-            r"metrics\.(cosine_delta|nmse|pearson_\w+|top_genes)\.(pred\w+|obs\w+|control)": profile,
+            r"metrics\.(cosine|nmse|pearson|top_)\w*\.(predicted|observed|control)": profile,
             r"metrics\.pearson_delta\.k": None,
             r"metrics\.Comparison\.predicted": self.comparison.predicted,
             r"metrics\.GroundTruth\.(control|observed)": self.comparison.truth.control,
@@ -366,8 +366,8 @@ class World:
     def study_file(self) -> Path:
         """A study as a file."""
         path = self.folder / "study.toml"
-        lines = ("[[task]]", 'name = "small"', f'data = "{self.written}"', 'kind = "cells"', "")
-        path.write_text("\n".join(lines) + _STUDY, encoding="utf-8")
+        task = f'[[task]]\nname = "small"\nfile = "{self.written}"\nsplit = "cells"\n'
+        path.write_text(task, encoding="utf-8")
         return path
 
     @cached_property
@@ -399,8 +399,6 @@ class World:
         return path
 
 
-_STUDY: Final = """context = ["cell_type"]
-"""
 _SPLIT: Final = object()
 _FITTED: Final = {
     "ContextMean", "Additive", "KernelRidge", "ConditionGP", "StackedMean", "NegativeBinomialMean",
