@@ -132,12 +132,13 @@ class _Names(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401
         found = _NAMES["pd"] if name == "pd" else super().__getitem__(name)
-        return _hint(found, self) if isinstance(found, str) else found
+        alias = isinstance(found, str) and name[:1].isupper() and not name.isupper()
+        return _hint(found, self) if alias else found
 
     def __missing__(self, name: str) -> Any:  # noqa: ANN401
         if name in _NAMES:
             return _NAMES[name]
-        folder = self["__name__"].rpartition(".")[0]
+        folder = str(self.get("__name__")).rpartition(".")[0]
         loaded = [m for key, m in sys.modules.items() if key.startswith("scvi_perturb")]
         for module in sorted(loaded, key=lambda m: not m.__name__.startswith(folder)):
             if vars(module).get(name, Any) is not Any:
@@ -469,6 +470,9 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
         for one in value if many else (value,):
             if isinstance(one, Real) and not _is_bool(one):
                 check_bounds(argument, one, asked.bounds)
+    if argument == "indices" and value is not None and not len(value):
+        msg = "No cells were given: indices is empty. Name at least one, or leave it out for all."
+        raise SchemaError(msg)
     if argument in _BYTES and _is_whole(value):
         check_memory(f"{argument}={value}", value * _BYTES[argument])
     if hasattr(value, "obs_names"):

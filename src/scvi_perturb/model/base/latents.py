@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, SchemaError, generator
+from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
 from scvi_perturb.data.matching import group_controls, match_controls
 from scvi_perturb.generative.coupling import couple
 
@@ -50,9 +50,6 @@ def chosen_rows(indices: Sequence[int] | None, n_cells: int, key_added: str | No
             msg = f"indices is a mask of {len(chosen)} cells; expected one of {n_cells}."
             raise ValueError(msg)
         return np.flatnonzero(chosen)
-    if not len(chosen):
-        msg = "No cells were given: indices is empty. Name at least one, or leave it out for all."
-        raise SchemaError(msg)
     wrong = chosen[(chosen < -n_cells) | (chosen >= n_cells)]
     if len(wrong):
         msg = f"indices holds {wrong[0]}, but there are {n_cells} cells, from 0 to {n_cells - 1}."
