@@ -97,7 +97,12 @@ GIVEN_AS: Final[dict[str, Any]] = {
     **dict.fromkeys(("Split.train", "Split.validation", "Split.test"), "Sequence[int]"),
     "Split.held_out": "Sequence[dict]",
     "Checkpoint.path": "str | Path",
+    **dict.fromkeys(("Record.cost", "Record.curves", "Record.scores"), "dict"),
     **dict.fromkeys(("fit_stage.model", "StageRunner.model"), "object"),
+    **dict.fromkeys(
+        ("training_history.model", "response_score.model", "score_cells.model"),
+        "PerturbationModel",
+    ),
     **dict.fromkeys(("control", "control_label"), "str | float"),  # labels may be numbers
 }
 
@@ -303,7 +308,10 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
 
 
 def shown(value: object) -> str:
-    """Return a value as it is put in a message: short, on one line."""
+    """Return a value as it is put in a message: short, on one line; of an object only its class."""
+    plain = (str, bytes, int, float, list, tuple, dict, set, np.generic, np.ndarray)
+    if value is not None and not isinstance(value, plain):
+        return f"<{type(value).__name__}>"
     try:
         text = " ".join(repr(value).split())
     except Exception:
