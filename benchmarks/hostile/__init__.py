@@ -1,0 +1,1 @@
+"""Bad inputs, faults and strange files: what the package makes of them."""

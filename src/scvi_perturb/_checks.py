@@ -10,9 +10,11 @@ import builtins
 import collections.abc
 import functools
 import inspect
+import json
 import math
 import os
 import pathlib
+import re
 import sys
 import types
 import typing
@@ -48,9 +50,9 @@ _INTERVALS: Final = {
     "(0, 1)": "interval level control_fraction",
     "(0, 1]": "fraction",
     "[0, 1]": "null_fraction final_lr_fraction feature_r2 gene_share program_share t s "
+    "condition_dropout "
     "responder_fraction",
-    "[0, 1)": "shown dropout condition_dropout identity_dropout modality_dropout metadata_dropout "
-    "ema_decay",
+    "[0, 1)": "shown dropout identity_dropout modality_dropout metadata_dropout ema_decay",
     "(0, inf)": "library_size target_sum tolerance gamma min_snr_gamma max_frequency dose doses "
     "beta_max pseudocount penalty penalties dispersion gradient_clip SimulatorConfig.times",
     "[0, inf)": "lr weight_decay max_kl_weight residual additivity classification contrast "
@@ -64,8 +66,8 @@ _INTERVALS: Final = {
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
     "n_transforms n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes "
-    "n_boot n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers workers "
-    "n_bits n_steps",
+    "n_boot n_trees n_states n_genes n_features n_perturbations n_contexts n_batches n_workers "
+    "workers n_bits n_steps",
     "[0, 1000000]": "n_combinations n_unseen n_decoy_features n_refits radius n_factors",
     "[2, 1000000]": "n_folds n_bins",
     "[2, 32]": "DiffusionConfig.n_bins",  # a mean over more bins is not exact
@@ -95,7 +97,12 @@ GIVEN_AS: Final[dict[str, Any]] = {
     **dict.fromkeys(("Split.train", "Split.validation", "Split.test"), "Sequence[int]"),
     "Split.held_out": "Sequence[dict]",
     "Checkpoint.path": "str | Path",
+    **dict.fromkeys(("Record.cost", "Record.curves", "Record.scores"), "dict"),
     **dict.fromkeys(("fit_stage.model", "StageRunner.model"), "object"),
+    **dict.fromkeys(
+        ("training_history.model", "response_score.model", "score_cells.model"),
+        "PerturbationModel",
+    ),
     **dict.fromkeys(("control", "control_label"), "str | float"),  # labels may be numbers
 }
 
@@ -128,13 +135,18 @@ _CELLS: Final = {"AnnData": {"AnnData", "AnnCollection"}}
 class _Names(dict[str, Any]):
     """Names in annotations: of the module, of types, of the package, or only the name itself."""
 
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        found = _NAMES["pd"] if name == "pd" else super().__getitem__(name)
+        alias = isinstance(found, str) and name[:1].isupper() and not name.isupper()
+        return _hint(found, self) if alias else found
+
     def __missing__(self, name: str) -> Any:  # noqa: ANN401
         if name in _NAMES:
             return _NAMES[name]
-        folder = self["__name__"].rpartition(".")[0]
+        folder = str(self.get("__name__")).rpartition(".")[0]
         loaded = [m for key, m in sys.modules.items() if key.startswith("scvi_perturb")]
         for module in sorted(loaded, key=lambda m: not m.__name__.startswith(folder)):
-            if name in vars(module):
+            if vars(module).get(name, Any) is not Any:
                 return vars(module)[name]
         return _named(name)
 
@@ -160,18 +172,24 @@ def _is_path(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not _is_bool(value)
+    return isinstance(value, Integral) and not _is_bool(value) and abs(int(value)) < 2**63
 
 
 def _is_finite(value: object) -> bool:
     # A comparison, for whole numbers may be larger than any float; NaN fails it too.
-    return isinstance(value, Real) and not _is_bool(value) and -math.inf < value < math.inf
+    largest = sys.float_info.max
+    return isinstance(value, Real) and not _is_bool(value) and -largest <= value <= largest
+
+
+def _is_number(value: object) -> bool:
+    return _is_finite(value) or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 _SIMPLE: Final[dict[Any, tuple[Callable[[Any], bool], str, str]]] = {
     bool: (_is_bool, "True or False", "truth values"),
     int: (_is_whole, "a whole number", "whole numbers"),
     float: (_is_finite, "a finite number", "finite numbers"),
+    Real: (_is_number, "a number", "numbers"),
     str: (lambda value: isinstance(value, str), "text", "text"),
     types.NoneType: (lambda value: value is None, "None", "None"),
     pathlib.Path: (lambda value: isinstance(value, pathlib.Path), "a Path", "Paths"),
@@ -195,10 +213,10 @@ def _fits_sequence(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:  # 
     others = (str, bytes, pd.DataFrame, *(() if loose else (collections.abc.Mapping,)))
     if isinstance(value, others) or not isinstance(value, collections.abc.Iterable):
         return False
-    sized = hasattr(value, "__len__") and not isinstance(value, torch.Tensor)
-    if not sized or isinstance(value, collections.abc.Set):
-        return loose
-    if getattr(value, "ndim", 1) != 1:
+    if isinstance(value, collections.abc.Set) or not hasattr(value, "__len__"):
+        known = isinstance(value, collections.abc.Set) and inner
+        return loose and (not known or all(_fits(one, inner[0]) for one in value))
+    if getattr(value, "ndim", 1) != 1 or isinstance(value, torch.Tensor):
         return False
     if origin is tuple and inner[1:] and inner[-1] is not Ellipsis:
         pairs = zip(value, inner, strict=False)
@@ -290,7 +308,10 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
 
 
 def shown(value: object) -> str:
-    """Return a value as it is put in a message: short, on one line."""
+    """Return a value as it is put in a message: short, on one line; of an object only its class."""
+    plain = (str, bytes, int, float, list, tuple, dict, set, np.generic, np.ndarray)
+    if value is not None and not isinstance(value, plain):
+        return f"<{type(value).__name__}>"
     try:
         text = " ".join(repr(value).split())
     except Exception:
@@ -314,28 +335,47 @@ def check_bounds(argument: str, value: float, bounds: str) -> None:
 
 def _also(function: Callable[..., Any], name: str, annotation: object) -> object:
     """Return what an argument may be besides its annotation, or None."""
-    if name in MAY_BE_MISSING:
+    if name in MAY_BE_MISSING and "float" in str(annotation):
         return Real
     own = GIVEN_AS.get(f"{function.__qualname__.removesuffix('.__init__')}.{name}")
     return own or (GIVEN_AS.get(name) if str(annotation).startswith("str") else None)
 
 
-class _Entry(NamedTuple):
-    """What is asked of an argument: type, bounds, finite values; whether it is one of several."""
+class Asked(NamedTuple):
+    """What is asked of an argument.
+
+    `hint`: Its type. `bounds`: Of numbers. `measured`: Whether arrays are of one or two axes,
+    without NaN. `genes`: Whether
+    cells have any. `blank`: Whether text may be empty. `several`: Whether it is each of `*args`.
+    """
 
     hint: Any
     bounds: str | None
-    finite: bool
+    measured: bool
     genes: bool
+    blank: bool
     several: bool
 
 
-def _bounds(function: str, name: str) -> str | None:
+#: Bytes that one of them takes at the very least: its place in a plan, its name, its labels.
+_BYTES: Final = {"n_samples": 100, "n_cells": 100}
+#: Names of whole numbers that are at least 1, where they are not in `BOUNDS`; others are from 0.
+_COUNTED: Final = re.compile(
+    r"(n|max|min|every)_|k$|n$|.*(_size|_steps|_epochs|patience)$|.*_every_"
+)
+
+
+def _bounds(function: str, name: str, hint: object) -> str | None:
     """Return the bounds of an argument: of the function's own, of the name, or of its kind."""
+    members = _members(hint)
+    inside = [part for member in members for part in (member, *get_args(member))]
+    if not {int, float} & {part for part in inside if isinstance(part, type)}:
+        return None
     owner = function.removesuffix(".__init__")
     own = BOUNDS.get(f"{owner}.{name}", BOUNDS.get(name))
-    counted = name.startswith(("n_", "max_", "min_", "every_")) or name in {"k", "n", "batch_size"}
-    return own or ("[1, inf)" if counted or "_every_" in name or "patience" in name else None)
+    if own is not None or int not in members:
+        return own
+    return "[1, inf)" if _COUNTED.match(name) else "[0, inf)"
 
 
 def check_cells(argument: str, data: Any, *, genes: bool = True) -> None:  # noqa: ANN401
@@ -357,10 +397,13 @@ def check_columns(argument: str, table: object) -> None:
         raise SchemaError(msg)
 
 
-def check_finite(argument: str, values: Any) -> None:  # noqa: ANN401
-    """Raise `ValueError` if a dense or sparse array holds NaN or infinity."""
+def check_array(argument: str, values: Any, *, finite: bool) -> None:  # noqa: ANN401
+    """Raise `ValueError` unless an array has one or two axes and finite values."""
+    if values.ndim not in (1, 2) or not min(values.shape):
+        msg = f"{argument} is of shape {values.shape}; expected one or two axes, not empty."
+        raise ValueError(msg)
     stored = np.asarray(values.data if sparse.issparse(values) else values)
-    n_bad = stored.size - int(np.isfinite(stored).sum()) if stored.dtype.kind == "f" else 0
+    n_bad = int((~np.isfinite(stored)).sum()) if finite and stored.dtype.kind == "f" else 0
     if n_bad:
         msg = f"{argument} has {n_bad} values that are not finite; drop or fill them."
         raise ValueError(msg)
@@ -382,6 +425,28 @@ def check_type(argument: str, value: object, expected: type, advice: str) -> Non
         raise TypeError(msg)
 
 
+def check_fields(what: str, state: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Raise `SchemaError` unless a record has these fields and no others."""
+    wanted = set(fields)
+    if set(state) != wanted:
+        absent, unknown = sorted(wanted - set(state)), sorted(map(str, set(state) - wanted))
+        msg = f"This is not {what}: missing {absent[:8]}, unknown {shown(unknown)}."
+        raise SchemaError(msg)
+
+
+def read_json(text: str, what: str) -> dict[str, Any]:
+    """Return the mapping that JSON holds; raise `SchemaError` if it holds none."""
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"This is not {what}: {error}."
+        raise SchemaError(msg) from error
+    if not isinstance(state, dict):
+        msg = f"This is not {what}: found a {type(state).__name__}, expected a mapping."
+        raise SchemaError(msg)
+    return state
+
+
 def check_memory(what: str, n_bytes: float) -> None:
     """Raise `ValueError` if something needs more memory than there is."""
     available = psutil.virtual_memory().available
@@ -393,58 +458,63 @@ def check_memory(what: str, n_bytes: float) -> None:
         raise ValueError(msg)
 
 
-def check_argument(
-    argument: str,
-    value: Any,  # noqa: ANN401
-    hint: Any,  # noqa: ANN401
-    *,
-    bounds: str | None = None,
-    finite: bool = False,
-    genes: bool = True,
-) -> None:
-    """Raise `TypeError`, `ValueError` or `SchemaError` unless a value is as its annotation says."""
-    choices = [c for m in _members(hint) if get_origin(m) is Literal for c in get_args(m)]
-    if not _fits(value, hint):
+def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: ANN401
+    """Raise `TypeError`, `ValueError` or `SchemaError` unless a value is what is asked for."""
+    empty = isinstance(value, str) and not value and not asked.blank
+    if empty or not _fits(value, asked.hint):
+        members = _members(asked.hint)
+        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
         alike = [c for c in choices if isinstance(value, type(c)) and not _is_bool(value)]
         if alike:
             check_choice(argument, value, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
-        msg = f"{argument}={shown(value)}{found}; expected {_words(hint)}."
-        raise (ValueError if isinstance(value, str) and not value else TypeError)(msg)
-    if bounds is not None:
+        msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
+        msg = msg if empty else msg.replace(", not empty", "")
+        nothing = isinstance(value, str | list | tuple) and not value
+        infinite = isinstance(value, float) and not _is_finite(value)
+        raise (ValueError if nothing or infinite else TypeError)(msg)
+    if asked.bounds is not None:
         many = isinstance(value, list | tuple | np.ndarray | pd.Series)
         for one in value if many else (value,):
             if isinstance(one, Real) and not _is_bool(one):
-                check_bounds(argument, one, bounds)
+                check_bounds(argument, one, asked.bounds)
+    if argument == "indices" and value is not None and not len(value):
+        msg = "No cells were given: indices is empty. Name at least one, or leave it out for all."
+        raise SchemaError(msg)
+    if argument in _BYTES and _is_whole(value):
+        check_memory(f"{argument}={value}", value * _BYTES[argument])
     if hasattr(value, "obs_names"):
-        check_cells(argument, value, genes=genes)
-    if finite and (isinstance(value, np.ndarray) or sparse.issparse(value)):
-        check_finite(argument, value)
+        check_cells(argument, value, genes=asked.genes)
+    if asked.measured and (isinstance(value, np.ndarray) or sparse.issparse(value)):
+        check_array(argument, value, finite=argument not in MAY_BE_MISSING)
     check_columns(argument, value)
 
 
-def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, _Entry]:
+def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Asked]:
     """Return what is asked of each argument that has an annotation."""
     function = inspect.unwrap(function)
-    names = function.__globals__
-    measured = function.__module__.startswith("scvi_perturb.metrics")
-    return {
-        name: _Entry(
-            _hint(parameter.annotation, names, also=_also(function, name, parameter.annotation)),
-            _bounds(function.__qualname__, name),
-            measured and name not in MAY_BE_MISSING,
-            not function.__module__.startswith("scvi_perturb.pp"),  # which also reads obs alone
-            parameter.kind is inspect.Parameter.VAR_POSITIONAL,
+    module = function.__module__
+    found = {}
+    for name, parameter in signature.parameters.items():
+        annotation, kind = parameter.annotation, parameter.kind
+        if annotation is parameter.empty or kind is parameter.VAR_KEYWORD:
+            continue
+        also = _also(function, name, annotation)
+        hint = _hint(annotation, function.__globals__, also=also)
+        found[name] = Asked(
+            hint,
+            _bounds(function.__qualname__, name, hint),
+            module.startswith("scvi_perturb.metrics"),
+            not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
+            str(parameter.default) == "" or name in {"kind", "message", "value", "dose"},
+            kind is parameter.VAR_POSITIONAL,
         )
-        for name, parameter in signature.parameters.items()
-        if parameter.annotation is not inspect.Parameter.empty
-        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    return found
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Asked] = {}
 
     @functools.wraps(function)
     def entry(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -459,14 +529,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
                 continue
             asked = entries[name]
             for one in value if asked.several else (value,):
-                check_argument(
-                    name,
-                    one,
-                    asked.hint,
-                    bounds=asked.bounds,
-                    finite=asked.finite,
-                    genes=asked.genes,
-                )
+                check_argument(name, one, asked)
         return function(*args, **kwargs)
 
     return entry

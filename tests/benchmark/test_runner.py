@@ -224,7 +224,7 @@ def test_strata_divide_the_conditions(results):
     assert (strongest["n_conditions"] == 4).all()
     with pytest.raises(ValueError, match="by='size' is not known"):
         results.strata("size")
-    with pytest.raises(ValueError, match="at least one stratum"):
+    with pytest.raises(ValueError, match="n=0"):
         results.strata("effect", n=0)
 
 

@@ -180,7 +180,7 @@ def test_intervals_widen_with_coverage(trained):
 
 @pytest.mark.parametrize("interval", [0.0, 1.0, 90])
 def test_coverage_outside_0_and_1_is_refused(trained, interval):
-    with pytest.raises(ValueError, match=r"must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"is out of range"):
         trained.predict([SINGLE], interval=interval)
 
 

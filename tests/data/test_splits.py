@@ -247,7 +247,7 @@ def test_keys_and_labels(adata):
     ("kind", "options", "error", "message"),
     [
         ("guides", {}, ValueError, "'cells', 'context_transfer', 'dose'"),
-        ("cells", {"fraction": 0.0}, ValueError, "0 < fraction <= 1"),
+        ("cells", {"fraction": 0.0}, ValueError, "above 0 and at most 1"),
         ("cells", {"fold": 5}, ValueError, "fold=5 does not exist"),
         (
             "cells",

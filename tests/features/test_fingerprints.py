@@ -102,8 +102,8 @@ def test_the_radius_is_that_of_the_circular_kinds():
         ({"kind": "paths", "radius": 2}, "radius=2 is for morgan and feature_morgan"),
         ({"kind": "maccs", "counts": True}, "166 keys"),
         ({"kind": "maccs", "n_bits": 166}, "166 keys"),
-        ({"kind": "torsions", "n_bits": 0}, "n_bits >= 1"),
-        ({"radius": -1}, "radius >= 0"),
+        ({"kind": "torsions", "n_bits": 0}, "n_bits=0"),
+        ({"radius": -1}, "radius=-1"),
         ({"invalid": "zero"}, "'raise', 'skip'"),
     ],
 )

@@ -95,7 +95,7 @@ def test_messages_of_membership():
 def test_sets_of_several_files_are_told_apart(tmp_path):
     first = write(tmp_path / "h.v7.gmt", "s\t\tA\tB\n")
     second = write(tmp_path / "go.gmt.gz", "s\t\tB\tC\n")
-    both = gene_set_membership([first, second], "ABC", min_size=1)
+    both = gene_set_membership([first, second], list("ABC"), min_size=1)
     assert both.to_dict("list") == {"h.v7|s": [1, 1, 0], "go|s": [0, 1, 1]}
     assert list(gene_set_membership(first, "A", min_size=1)) == ["s"]
     assert list(gene_set_membership([str(first)], "A", min_size=1)) == ["s"]

@@ -109,8 +109,8 @@ def test_rdkit_logs_again_after_the_call(capfd):
     [
         ({"smiles": {}}, SchemaError, "No molecules"),
         ({"smiles": pd.Series(["C", "CC"], index=["a", "a"])}, SchemaError, "come twice: 'a'"),
-        ({"smiles": SMILES, "radius": -1}, ValueError, "radius >= 0"),
-        ({"smiles": SMILES, "n_bits": 0}, ValueError, "n_bits >= 1"),
+        ({"smiles": SMILES, "radius": -1}, ValueError, "radius=-1"),
+        ({"smiles": SMILES, "n_bits": 0}, ValueError, "n_bits=0"),
         ({"smiles": SMILES, "invalid": "zero"}, ValueError, "'raise', 'skip'"),
     ],
 )

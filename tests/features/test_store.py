@@ -120,7 +120,7 @@ def test_nearest_uses_shared_modalities_only(features):
     found = dict(features.nearest("X", features.names, n=9))
     assert set(found) == {"A", "B"}
     with pytest.raises(UnknownPerturbationError):
-        features.nearest("Q", "AB")
+        features.nearest("Q", ["A", "B"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_names():
     assert isinstance(get_schedule("cosine"), CosineSchedule)
     assert isinstance(get_schedule("linear"), LinearSchedule)
     assert isinstance(get_schedule("path"), LinearPath)
-    with pytest.raises(ValueError, match=r"schedule='sine'.*'cosine', 'linear', 'path'"):
+    with pytest.raises(ValueError, match=r"name='sine'.*'cosine', 'linear', 'path'"):
         get_schedule("sine")
 
 
@@ -73,7 +73,7 @@ def test_linear_schedule_follows_its_rate():
 
 @pytest.mark.parametrize("rates", [(0.0, 20.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_linear_schedule_refuses_other_rates(rates: tuple[float, float]):
-    with pytest.raises(ValueError, match="0 < beta_min < beta_max"):
+    with pytest.raises(ValueError, match="beta_min"):
         LinearSchedule(*rates)
 
 

@@ -157,9 +157,9 @@ def test_refuses_what_it_cannot_compare(rng):
         randomized_pit(x, x[:, 1:])
     with pytest.raises(ValueError, match="same genes"):
         randomized_pit(x[:0], x)
-    with pytest.raises(ValueError, match="1 of 5 real cells"):
+    with pytest.raises(ValueError, match="observed has 3 values that are not finite"):
         randomized_pit(x, np.where(np.arange(5)[:, None] == 1, np.inf, x))
-    with pytest.raises(ValueError, match="central interval"):
+    with pytest.raises(ValueError, match="level=90 is out of range"):
         coverage(x, 90)
     with pytest.raises(ValueError, match="randomized_pit"):
         calibration_error(np.empty((0, 3)))

@@ -154,7 +154,7 @@ def test_one_cell_and_silent_sides_have_a_test():
         (np.ones((2, 3)), np.zeros((0, 3)), "no cells"),
         (-np.ones((2, 3)), np.ones((2, 3)), "values from -1 to -1"),
         (np.full((2, 3), 700.0), np.ones((2, 3)), "log_normalize"),
-        (np.full((2, 3), np.nan), np.ones((2, 3)), "values from nan"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "not finite"),
     ],
 )
 def test_refuses_what_is_not_log_normalised_cells(cells, control, message):

@@ -547,7 +547,7 @@ def test_chunks_and_large_samples(rng, states, monkeypatch):
 def test_refuses_what_it_cannot_place(states):
     with pytest.raises(ValueError, match="at least 1 point"):
         CellStates.fit(np.empty((0, 3)))
-    with pytest.raises(ValueError, match="at least 1 cell state"):
+    with pytest.raises(ValueError, match="n_states=0"):
         CellStates.fit(CENTRES, n_states=0)
     with pytest.raises(ValueError, match="1 of 4 points are not finite"):
         CellStates.fit(np.where(np.arange(4)[:, None] == 2, np.nan, CENTRES))

@@ -319,7 +319,7 @@ def test_novelty_is_that_of_the_mean(model):
 
 @pytest.mark.parametrize("level", [0, 1, 90])
 def test_level_is_checked(model, level):
-    with pytest.raises(ValueError, match=rf"interval={level} must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=rf"level={level} is out of range"):
         model.predict_with_confidence([SINGLE], level=level)
 
 
@@ -347,7 +347,7 @@ def test_warning_outside_what_was_calibrated(model, monkeypatch):
 
 
 def test_number_of_refits_is_checked(screen):
-    with pytest.raises(ValueError, match=r"n_refits=-1; expected 0 or more"):
+    with pytest.raises(ValueError, match=r"n_refits=-1 is out of range"):
         HybridResidualModel(screen, n_refits=-1)
 
 

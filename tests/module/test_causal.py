@@ -416,11 +416,11 @@ def test_wrapped_it_is_the_representation_of_a_model():
     [
         ({"prior": "vamp"}, "'flow', 'gaussian', 'mixture'"),
         ({"independence": "mmd"}, "'adversary', 'hsic', 'none', 'total_correlation'"),
-        ({"n_state": 0}, r"n_state=0; expected at least 1"),
-        ({"prior": "flow", "n_identity": 1}, r"n_identity=1; expected at least 2"),
-        ({"additivity": -1.0}, r"additivity=-1.0; expected a finite number, 0 or more"),
+        ({"n_state": 0}, "n_state=0"),
+        ({"prior": "flow", "n_identity": 1}, "n_identity=1; .* at least 2"),
+        ({"additivity": -1.0}, "additivity=-1.0"),
         ({"free_bits": math.nan}, "free_bits=nan"),
-        ({"metadata_dropout": 1.0}, "expected a share below 1"),
+        ({"metadata_dropout": 1.0}, "metadata_dropout=1.0"),
     ],
 )
 def test_choices_are_checked(wrong, match):

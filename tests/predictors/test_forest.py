@@ -103,7 +103,7 @@ def test_the_seed_decides():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="n_trees=0 and n_components=50; expected at least 1"):
+    with pytest.raises(ValueError, match="n_trees=0"):
         FeatureForest(n_trees=0)
     with pytest.raises(SchemaError, match="FeatureForest compares perturbations by their features"):
         FeatureForest(profile="effects").fit(effects(pairs(NAMES, TRUTH)))

@@ -372,7 +372,7 @@ def test_wrong_arguments_are_named():
 @pytest.mark.parametrize("interval", [0, 1, -0.5, 90])
 def test_an_interval_is_a_share(additive, interval):
     stack, _, _, _ = additive
-    with pytest.raises(ValueError, match=rf"interval={interval} must lie between 0 and 1, e.g"):
+    with pytest.raises(ValueError, match=rf"interval={interval} is out of range"):
         stack.predict(["A+C"], interval=interval)
 
 

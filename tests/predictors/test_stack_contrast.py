@@ -85,7 +85,7 @@ def test_other_questions_are_not_touched():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="contrast=-1; expected"):
+    with pytest.raises(ValueError, match="contrast=-1 is out of range"):
         StackedMean(contrast=-1)
     with pytest.raises(ValueError, match=r"contrast=1.0 has no meaning .* \['generator'\]"):
         StackedMean(contrast=1.0, external={"generator": object()})

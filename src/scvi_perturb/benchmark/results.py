@@ -38,6 +38,7 @@ CLEAR: Final = 0.5
 _FORMAT: Final = 1
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Scores of one method in one fold of a task with one seed, and where they come from.
@@ -99,7 +100,7 @@ class Record:
             state = read_json(path, kind="a record of a benchmark")
             known = state.pop("format") == _FORMAT
             record = cls(**state)
-        except (SchemaError, KeyError, TypeError, AttributeError):
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             known = False
         if not known:
             msg = f"{path} is not a record of a benchmark of this version; delete it."

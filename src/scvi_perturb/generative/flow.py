@@ -124,6 +124,9 @@ def integrate_adaptive(
     def signed(t: Tensor, state: Tensor) -> Tensor:
         return field(float(t), state)
 
+    if len(times) < 2:
+        msg = f"{len(times)} times; expected at least 2."
+        raise ValueError(msg)
     points = torch.tensor(list(times), dtype=x.dtype, device=x.device)
     path = odeint(signed, x, points, rtol=tolerance, atol=tolerance, method="dopri5")
     yield from path[1:]

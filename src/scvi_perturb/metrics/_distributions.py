@@ -367,6 +367,7 @@ def zero_fraction_error(predicted: Matrix, observed: Matrix) -> float:
     return float(np.abs(zero_fraction(predicted) - zero_fraction(observed)).mean())
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class CellStates:
     """Cell states as regions of a space: a cell belongs to the state whose centre is nearest.

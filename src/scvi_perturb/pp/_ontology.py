@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb._files import read_bytes
 
@@ -84,6 +85,7 @@ class OntologyTerm:
     replaced_by: str | None = None
 
 
+@checked
 class OntologyTerms:
     """Terms of an ontology, against which labels are checked.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Self
 
-from scvi_perturb._checks import checked
+from scvi_perturb._checks import check_fields, checked, read_json
 
 
 @checked
@@ -128,4 +128,6 @@ class SimulatorConfig:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the configuration that `to_json` wrote."""
-        return cls(**json.loads(text))
+        state = read_json(text, "a configuration of the simulator")
+        check_fields("a configuration of the simulator", state, (f.name for f in fields(cls)))
+        return cls(**state)

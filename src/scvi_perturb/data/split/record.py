@@ -359,6 +359,9 @@ class Split:
     data_hash: str
 
     def __post_init__(self) -> None:
+        keys = self.parameters.get("keys", {})
+        check_type("keys of a split", keys, dict, "Make the split anew.")
+        check_fields("keys of a split", keys, (field.name for field in fields(ScreenKeys)))
         for part in _PARTS:
             cells = np.sort(np.asarray(getattr(self, part), dtype=np.int64))
             cells.setflags(write=False)
@@ -486,7 +489,9 @@ class Split:
                 "or not known. Make the split anew, or write it with `Split.to_json`."
             )
             raise SchemaError(msg)
-        return cls(**{key: value for key, value in state.items() if key != "format"})
+        names = [field.name for field in fields(cls)]
+        check_fields("a split", state, ["format", *names])
+        return cls(**{name: state[name] for name in names})
 
     def to_json(self, path: str | Path) -> None:
         """Write the split to a file, whole or not at all."""

@@ -45,7 +45,16 @@ def chosen_rows(indices: Sequence[int] | None, n_cells: int, key_added: str | No
         msg = "key_added writes one value a cell of the data; leave `indices` out."
         raise ValueError(msg)
     chosen = np.asarray(indices)
-    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+    if chosen.dtype == bool:
+        if len(chosen) != n_cells:
+            msg = f"indices is a mask of {len(chosen)} cells; expected one of {n_cells}."
+            raise ValueError(msg)
+        return np.flatnonzero(chosen)
+    wrong = chosen[(chosen < -n_cells) | (chosen >= n_cells)]
+    if len(wrong):
+        msg = f"indices holds {wrong[0]}, but there are {n_cells} cells, from 0 to {n_cells - 1}."
+        raise ValueError(msg)
+    return chosen.astype(np.int64)
 
 
 @torch.inference_mode()

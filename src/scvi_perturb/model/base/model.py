@@ -114,7 +114,11 @@ class PerturbationModel(BaseModelClass):
         registry: dict[str, Any] | None,
         features: PerturbationFeatures | None,
     ) -> None:
-        super().__init__(adata, registry)
+        try:
+            super().__init__(adata, registry)
+        except ValueError as error:  # of scvi-tools, which does not say of which model
+            msg = f"Register these data with `{type(self).__name__}.setup_anndata` first: {error}"
+            raise SchemaError(msg) from error
         self._screen = Screen.from_registry(self.registry)
         self._vocabulary = Vocabulary(self._screen.table, features)
         if features is not None and self._screen.table.components:
