@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from scvi_perturb._core import CONTROL, TARGET_SUM, UnknownPerturbationError
-from scvi_perturb._version import __version__
+from scvi_perturb._version import versions
 from scvi_perturb.benchmark import REPLICATE, markdown_table
 from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.benchmark.runner import quiet
@@ -411,7 +411,7 @@ def _report_text(
     means, title = _means(scores)
     parts = [
         "# Demo of scvi-perturb",
-        f"Version {__version__}; screen: {source}; {adata.n_obs:,} cells, {adata.n_vars:,} genes.",
+        f"Screen: {source}; {adata.n_obs:,} cells, {adata.n_vars:,} genes.",
         "## What was read",
         "\n".join(f"- {line}" for line in screen.notes),
         "## What was held out",
@@ -427,6 +427,7 @@ def _report_text(
         "## Files",
         "\n".join(f"- `{name}`: {what}" for name, what in FILES.items()),
         f"{times}.",
+        f"Versions: {', '.join(f'{name} {n}' for name, n in versions().items())}.",
     ]
     return "\n\n".join(parts) + "\n"
 
