@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 import warnings
 from importlib.metadata import version
@@ -16,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from scvi_perturb._compat import layer_names, quiet_lightning
 from scvi_perturb._core import SchemaError
 from scvi_perturb._version import versions
+from scvi_perturb.cli import main
 from scvi_perturb.data.reader import check_raw_counts
 from tests._source import ROOT
 
@@ -89,10 +93,24 @@ def test_every_extra_is_used():
         assert re.search(rf"\b(import|from) {module}\b|\"{module}\"", source), line
 
 
-def test_versions_are_those_in_use():
+def test_versions_are_those_in_use(capsys):
     found = versions()
     assert found["anndata"] == version("anndata")
     assert list(found)[:2] == ["scvi-perturb", "python"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == [f"{k} {v}" for k, v in found.items()]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_takes_the_constraints_of_its_python(tmp_path):
+    arguments = ["demo", f"PYTHON={sys.executable}", f"VENV={tmp_path}/new"]
+    done = subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    file = CONSTRAINTS[0] if sys.version_info < (3, 12) else CONSTRAINTS[1]
+    assert f"{sys.executable} -m venv {tmp_path}/new" in done.stdout
+    assert f"{tmp_path}/new/bin/python -m pip install" in done.stdout
+    assert f"--constraint {file} --editable .\n" in done.stdout
 
 
 def test_x_is_no_layer():
