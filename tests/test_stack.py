@@ -118,7 +118,7 @@ def test_x_is_no_layer():
     adata = anndata.AnnData(halves, layers={"b": halves, "a": halves})
     assert layer_names(adata) == ["a", "b"]
     with pytest.raises(SchemaError, match=r"None of the other matrices \(a, b\) holds counts"):
-        check_raw_counts(halves, where="X", layers={None: halves, "a": halves, "b": halves})
+        check_raw_counts(halves, where="X", layers={None: halves, "a": halves + 1, "b": halves + 2})
 
 
 def test_only_lightnings_own_deprecation_is_silenced():
