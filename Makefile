@@ -1,32 +1,42 @@
-# Everything below needs Python 3.11 and make, and builds its own environment in .venv.
+# Everything below needs Python 3.11 to 3.14 and make, and builds its own environment in .venv.
 #   make demo [DATA=file.h5ad]   train on a screen (a simulated one by default) and predict
 #   make test [ARGS="-k name"]   the tests
-# With another Python: make test PYTHON=python3.12 CONSTRAINTS=
+# With the oldest versions that are tested: make test PYTHON=python3.11
+# Elsewhere, or with versions of your own choice: make test VENV=.venv-other CONSTRAINTS=
 
-PYTHON ?= $(firstword $(shell command -v python3.11 python3))
-CONSTRAINTS ?= constraints.txt
+VENV ?= .venv
+# The newest Python that runs, unless there is an environment already.
+ifndef PYTHON
+PYTHON := $(shell for python in $(VENV)/bin/python python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip' 2> /dev/null && { echo $$python; break; }; done)
+endif
+# constraints.txt holds the oldest versions, constraints-newest.txt the newest.
+CONSTRAINTS ?= $(shell $(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -c 'import sys; \
+	print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
 DATA ?=
 ARGS ?=
 WORKERS ?= 2
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
+# The extras that tests use.
+EXTRAS := chem,eval,ode,ot,scale
 # The environment is rebuilt when these contents change, not when a file is merely touched.
 KEY := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | tr ' ' '-')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
-CORE := .venv/.core-$(KEY)
-DEV := .venv/.dev-$(KEY)
-DOCS := .venv/.docs-$(KEY)
+CORE := $(VENV)/.core-$(KEY)
+DEV := $(VENV)/.dev-$(KEY)
+DOCS := $(VENV)/.docs-$(KEY)
 # One thread a process: the tests run in several.
 QUIET_CPU := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test plugin lint format docs tutorials bench-quick env clean
+.PHONY: help demo test plugin lint format docs tutorials bench-quick dev env clean
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo 'make plugin | lint | format | docs | tutorials | bench-quick | env | clean'
+	@echo 'make plugin | lint | format | docs | tutorials | bench-quick | dev | env | clean'
 
 demo: $(CORE)
 	$(BIN)/scvi-perturb demo --out demo_out $(if $(DATA),--data '$(DATA)')
@@ -37,7 +47,7 @@ test: $(DEV)
 plugin: $(DEV)
 	$(PIP) --no-deps --upgrade --target .plugins examples/plugin examples/parts
 	for part in plugin parts; do (cd examples/$$part && PYTHONPATH=$(CURDIR)/.plugins $(QUIET_CPU) \
-		$(CURDIR)/$(BIN)/python -m pytest -q $(ARGS)) || exit 1; done
+		$(abspath $(BIN))/python -m pytest -q $(ARGS)) || exit 1; done
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -58,23 +68,25 @@ bench-quick: $(CORE)
 	$(BIN)/python -m benchmarks.speed --n-cells 4000 --n-genes 1000 --n-epochs 2 --n-repeats 1 --n-to-file 5000 \
 		--out benchmarks/results/quick
 
+dev: $(DEV)
+
 env: $(DEV) $(DOCS)
 
 clean:
-	rm -rf .venv .plugins demo_out dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .plugins demo_out dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 
-$(CORE): | .venv/bin/python
+$(CORE): | $(BIN)/python
 	$(PIP) --editable .
-	@rm -f .venv/.core-* && touch $@
+	@rm -f $(VENV)/.core-* && touch $@
 
 $(DEV): $(CORE)
-	$(PIP) --editable '.[dev,ot]'
-	@rm -f .venv/.dev-* && touch $@
+	$(PIP) --editable '.[$(EXTRAS)]' --group dev
+	@rm -f $(VENV)/.dev-* && touch $@
 
 $(DOCS): $(CORE)
-	$(PIP) --editable '.[docs]'
-	@rm -f .venv/.docs-* && touch $@
+	$(PIP) --editable '.[$(EXTRAS)]' --group doc
+	@rm -f $(VENV)/.docs-* && touch $@

@@ -37,7 +37,7 @@ import psutil
 import torch
 from scipy import sparse
 
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import SchemaError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -307,18 +307,6 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
     return name if many else f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
-def shown(value: object) -> str:
-    """Return a value as it is put in a message: short, on one line; of an object only its class."""
-    plain = (str, bytes, int, float, list, tuple, dict, set, np.generic, np.ndarray)
-    if value is not None and not isinstance(value, plain):
-        return f"<{type(value).__name__}>"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        text = "?"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def check_bounds(argument: str, value: float, bounds: str) -> None:
     """Raise `ValueError` unless a number lies in an interval, such as "(0, 1]"."""
     low, high = (float(end) for end in bounds[1:-1].split(","))
@@ -434,7 +422,7 @@ def check_fields(what: str, state: Mapping[str, Any], fields: Iterable[str]) -> 
         raise SchemaError(msg)
 
 
-def read_json(text: str, what: str) -> dict[str, Any]:
+def parse_json(text: str, what: str) -> dict[str, Any]:
     """Return the mapping that JSON holds; raise `SchemaError` if it holds none."""
     try:
         state = json.loads(text)

@@ -165,11 +165,14 @@ def looks_like_control(label: str, *, perhaps: bool = False) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value as it is put in a message: short, on one line."""
+    """Return a value as it is put in a message: short, on one line; of an object only its class."""
+    plain = (str, bytes, int, float, list, tuple, dict, set, np.generic, np.ndarray)
+    if value is not None and not isinstance(value, plain):
+        return f"<{type(value).__name__}>"
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # whatever a stranger's `__repr__` raises
-        text = f"a {type(value).__name__} that cannot be written"
+    except Exception:
+        text = "?"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -109,3 +109,11 @@ def test_configurations_are_values():
     assert TrainConfig().generator.weight_decay > TrainConfig().representation.weight_decay
     with pytest.raises(AttributeError):
         PlanConfig().lr = 1.0
+
+
+def test_numbers_of_the_pages_are_the_defaults():
+    config = TrainConfig()
+    assert config.generator_steps == 1000
+    assert (config.min_generator_steps, config.max_generator_steps) == (500, 3000)
+    assert (config.check_every_n_steps, config.check_patience) == (100, 4)
+    assert (config.representation_steps, config.patience) == (1500, 15)

@@ -15,6 +15,7 @@ import numpy as np
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
+from scvi_perturb._version import versions
 from scvi_perturb.benchmark._predictions import (
     predict_trial,
     read_cells,
@@ -22,7 +23,7 @@ from scvi_perturb.benchmark._predictions import (
     refuse_copied_profiles,
 )
 from scvi_perturb.benchmark.methods import REPLICATE, Setting
-from scvi_perturb.benchmark.results import Record, fingerprint, versions
+from scvi_perturb.benchmark.results import Record, fingerprint
 from scvi_perturb.metrics import METRICS, Comparison, effect_pit, score_all, top_genes
 
 if TYPE_CHECKING:

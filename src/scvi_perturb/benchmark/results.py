@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import platform
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
@@ -129,13 +127,6 @@ def fingerprint(task: Task, method: Method | None, seed: int, fold: int) -> str:
     state["fold_options"] = options and asdict(options)
     text = json.dumps([__version__, state, made, seed, fold], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions on which numbers may depend."""
-    names = ("numpy", "scipy", "scikit-learn", "anndata", "torch", "scvi-tools")
-    found = {name: version(name) for name in names}
-    return {"scvi-perturb": __version__, "python": platform.python_version()} | found
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

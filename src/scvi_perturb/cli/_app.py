@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
-from scvi_perturb._version import __version__
+from scvi_perturb._version import versions
 from scvi_perturb.registry import registry
 
 #: Instead of a column: do not use what would be found.
@@ -193,7 +193,8 @@ def _app(command: str) -> App:
     app = App(
         name="scvi-perturb",
         help="Perturbation-response models for single-cell screens.",
-        version=f"scvi-perturb {__version__}",
+        version="\n".join(f"{name} {number}" for name, number in versions().items()),
+        version_format="plaintext",
         help_format="markdown",
         default_parameter=Parameter(negative=(), consume_multiple=(1, None), allow_repeating=True),
         suppress_keyboard_interrupt=False,

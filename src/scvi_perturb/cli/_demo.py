@@ -13,7 +13,7 @@ import torch
 
 from scvi_perturb._core import CONTROL, TARGET_SUM, UnknownPerturbationError
 from scvi_perturb._files import write_anndata, write_table, write_text, writing, writing_files
-from scvi_perturb._version import __version__
+from scvi_perturb._version import versions
 from scvi_perturb.benchmark import REPLICATE, markdown_table
 from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.benchmark.runner import quiet
@@ -392,7 +392,7 @@ def _report_text(
     means, title = _means(scores)
     parts = [
         "# Demo of scvi-perturb",
-        f"Version {__version__}; screen: {source}; {adata.n_obs:,} cells, {adata.n_vars:,} genes.",
+        f"Screen: {source}; {adata.n_obs:,} cells, {adata.n_vars:,} genes.",
         "## What was read",
         "\n".join(f"- {line}" for line in screen.notes),
         "## What was held out",
@@ -408,6 +408,7 @@ def _report_text(
         "## Files",
         "\n".join(f"- `{name}`: {what}" for name, what in FILES.items()),
         f"{times}.",
+        f"Versions: {', '.join(f'{name} {n}' for name, n in versions().items())}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scvi_perturb.model.causal.draw import reference_factors
+from scvi_perturb.model.causal.metadata import batch_depths, metadata_library
 
 N_CELLS, N_GENES = 400, 200
 
@@ -83,3 +84,15 @@ def test_each_group_has_its_factors(n_parts):
     for i in range(2):
         alone = factors_of(counts[group == i], np.full((N_CELLS // 2, N_GENES), 4.0))
         np.testing.assert_allclose(found[i], alone)
+
+
+def test_library_sizes_of_metadata_are_those_of_the_batch():
+    rng = np.random.default_rng(0)
+    batch = np.repeat([0, 1], 2000)
+    library = np.exp(np.where(batch == 0, 7.0, 9.0) + 0.2 * rng.standard_normal(4000))
+    depths = batch_depths(library, batch, 2)
+    asked = np.repeat([0, 1, -1], 2000)  # -1: no batch is given
+    drawn = metadata_library(asked, np.zeros(6000), depths, library_size="reference", seed=0)
+    means, spread = (f(np.log(drawn).reshape(3, -1), axis=1) for f in (np.mean, np.std))
+    np.testing.assert_allclose(means, [7.0, 9.0, 8.0], atol=0.1)
+    np.testing.assert_allclose(spread, [0.2, 0.2, np.log(library).std()], rtol=0.1)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
-from scvi_perturb._checks import check_fields, checked, read_json
+from scvi_perturb._checks import check_fields, checked, parse_json
 
 
 @checked
@@ -128,6 +128,6 @@ class SimulatorConfig:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the configuration that `to_json` wrote."""
-        state = read_json(text, "a configuration of the simulator")
+        state = parse_json(text, "a configuration of the simulator")
         check_fields("a configuration of the simulator", state, (f.name for f in fields(cls)))
         return cls(**state)
