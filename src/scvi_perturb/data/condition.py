@@ -409,6 +409,12 @@ class ScreenKeys:
         object.__setattr__(self, "control", as_label(self.control))
         object.__setattr__(self, "context", as_columns(self.context))
         check_separator(self.separator)
+        named = (self.dose, self.time, self.kind, self.batch, self.layer, self.library)
+        texts = (self.perturbation, *self.context, *(one for one in named if one is not None))
+        wrong = [one for one in texts if not isinstance(one, str)]
+        if wrong:
+            msg = f"ScreenKeys names columns by text; found {shown(wrong[0])}."
+            raise SchemaError(msg)
 
     @property
     def columns(self) -> dict[str, str]:
