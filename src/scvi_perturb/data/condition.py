@@ -247,7 +247,7 @@ def as_label(value: object) -> str:
             return value.decode().strip()
         number = not isinstance(value, bool) and isinstance(value, Real)
         if number and float(value).is_integer():  # type: ignore[arg-type]
-            return str(int(value))  # type: ignore[call-overload]
+            return str(int(value))
         return str(value).strip()
     except (OverflowError, ValueError):
         msg = f"Label {shown(value)} cannot be read as text; expected UTF-8, or a smaller number."

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from scvi_perturb._checks import checked
+from scvi_perturb._checks import check_fields, check_type, checked
 from scvi_perturb._core import LeakError, SchemaError, shown
 from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import Component, ScreenKeys, as_label
@@ -489,9 +489,7 @@ class Split:
                 "or not known. Make the split anew, or write it with `Split.to_json`."
             )
             raise SchemaError(msg)
-        names = [field.name for field in fields(cls)]
-        check_fields("a split", state, ["format", *names])
-        return cls(**{name: state[name] for name in names})
+        return cls(**{key: value for key, value in state.items() if key != "format"})
 
     def to_json(self, path: str | Path) -> None:
         """Write the split to a file, whole or not at all."""
