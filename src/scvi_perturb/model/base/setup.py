@@ -124,15 +124,16 @@ def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen
 def check_known_labels(reader: ScreenReader, screen: Screen) -> None:
     """Raise `SchemaError` if the data have labels that the model was not made with."""
     own, keys = Screen.from_registry(reader.registry), screen.keys
+    conditions = [c.format(keys.control, keys.separator) for c in own.table.conditions]
     for key, column, n_known, labels in (
-        (CONDITION_KEY, keys.perturbation, len(screen.table), own.table.conditions),
+        (CONDITION_KEY, keys.perturbation, len(screen.table), conditions),
         (CONTEXT_KEY, " / ".join(keys.context), len(screen.contexts), own.contexts),
         (BATCH_KEY, keys.batch, len(screen.batches), own.batches),
     ):
         codes = np.unique(reader.codes[key])
         new = [labels[code] for code in codes[codes >= n_known][:5]]
         if new:
-            named = [" / ".join(x) if isinstance(x, tuple) else str(x) for x in new]
+            named = [x if isinstance(x, str) else " / ".join(x) for x in new]
             msg = (
                 f"obs[{column!r}] holds {', '.join(map(repr, named))}, which the model was not "
                 "made with, so it cannot be trained on these data. Make a new model of them."
