@@ -27,6 +27,7 @@ from typing import (
     NamedTuple,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
 )
@@ -178,7 +179,8 @@ def _is_whole(value: object) -> bool:
 def _is_finite(value: object) -> bool:
     # A comparison, for whole numbers may be larger than any float; NaN fails it too.
     largest = sys.float_info.max
-    return isinstance(value, Real) and not _is_bool(value) and -largest <= value <= largest
+    is_number = isinstance(value, Real) and not _is_bool(value)
+    return is_number and bool(-largest <= value <= largest)  # type: ignore[operator]
 
 
 def _is_number(value: object) -> bool:
@@ -220,12 +222,12 @@ def _fits_sequence(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:  # 
         return False
     if origin is tuple and inner[1:] and inner[-1] is not Ellipsis:
         pairs = zip(value, inner, strict=False)
-        return len(value) == len(inner) and all(_fits(one, hint) for one, hint in pairs)
+        return len(cast("Any", value)) == len(inner) and all(_fits(o, h) for o, h in pairs)
     element = inner[0] if inner else Any
     kinds = {int: "iub", float: "iuf"}
     if isinstance(value, np.ndarray) and element in kinds and value.dtype.kind != "O":
         return value.dtype.kind in kinds[element] and bool(np.isfinite(value).all())
-    if element is int and len(value) and all(map(_is_bool, value)):
+    if element is int and len(cast("Any", value)) and all(map(_is_bool, value)):
         return True  # a mask
     return element is Any or all(_fits(one, element) for one in value)
 
@@ -238,6 +240,8 @@ def _fits_array(value: Any, inner: tuple[Any, ...]) -> bool:  # noqa: ANN401
 
 def _same(value: object, choice: object) -> bool:
     """Whether a value is a choice: text or a whole number, of whatever type."""
+    if _is_bool(choice):
+        return value is choice
     alike = isinstance(value, str) if isinstance(choice, str) else _is_whole(value)
     return alike and value == choice
 
@@ -290,7 +294,7 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
     hint = members[0]
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in _SIMPLE:
-        return _SIMPLE[origin][2 if many else 1]
+        return str(_SIMPLE[origin][2 if many else 1])
     if hint is None:
         return "None"
     if origin is Literal:
@@ -305,6 +309,47 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
         return "a function"
     name = getattr(origin, "__name__", str(origin))
     return name if many else f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
+
+
+#: How to turn what is no .h5ad file into one.
+CONVERSIONS = {
+    ".h5mu": 'mudata.read_h5mu("{path}").mod["rna"].write_h5ad("screen.h5ad")',
+    ".h5": 'scanpy.read_10x_h5("{path}").write_h5ad("screen.h5ad")',
+    ".loom": 'anndata.io.read_loom("{path}").write_h5ad("screen.h5ad")',
+    ".mtx": 'scanpy.read_10x_mtx("{path.parent}").write_h5ad("screen.h5ad")',
+    ".csv": 'anndata.AnnData(pandas.read_csv("{path}", index_col=0)).write_h5ad("screen.h5ad")',
+    ".tsv": 'anndata.AnnData(pandas.read_csv("{path}", sep="\\t", index_col=0))'
+    '.write_h5ad("screen.h5ad")',
+    ".rds": 'zellkonverter::writeH5AD(readRDS("{path}"), "screen.h5ad")',
+}
+CONVERSIONS |= {".txt": CONVERSIONS[".tsv"], ".h5seurat": CONVERSIONS[".rds"]}
+_TEN_X = 'scanpy.read_10x_mtx("{path}").write_h5ad("screen.h5ad")'
+
+
+def how_to_read(path: pathlib.Path) -> str:
+    """Return what to do with a path that is no AnnData, in words."""
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if path.is_dir() and any(path.glob("matrix.mtx*")):
+        return f"convert it once: {_TEN_X.format(path=path)}"
+    if line := CONVERSIONS.get(suffix.lower()):
+        return f"convert it once, with its annotation in obs: {line.format(path=path)}"
+    reader = "read_zarr" if path.suffix == ".zarr" else "read_h5ad"
+    return f'read it first: adata = anndata.{reader}("{path}")'
+
+
+def how_to_pass(data: object) -> str:
+    """Return how to make AnnData of what was passed in its place, in words."""
+    if hasattr(getattr(data, "mod", None), "keys"):
+        modality = next(iter(data.mod), "rna")  # type: ignore[attr-defined]
+        return (
+            f"pass one modality, mdata.mod[{modality!r}], or set the model up with "
+            f"setup_mudata(mdata, rna_modality={modality!r})"
+        )
+    if isinstance(data, str | os.PathLike):
+        return how_to_read(pathlib.Path(data))
+    if hasattr(data, "shape"):
+        return "make one: adata = anndata.AnnData(X, obs=obs), with a row of obs for each cell"
+    return "read the screen first: adata = anndata.read_h5ad(path)"
 
 
 def check_bounds(argument: str, value: float, bounds: str) -> None:
@@ -458,6 +503,8 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
         found = "" if value is None else f" is of type {type(value).__name__}"
         msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
         msg = msg if empty else msg.replace(", not empty", "")
+        if "AnnData" in {getattr(m, "__name__", "") for m in members}:
+            msg = f"{msg} To mend this, {how_to_pass(value)}."
         nothing = isinstance(value, str | list | tuple) and not value
         infinite = isinstance(value, float) and not _is_finite(value)
         raise (ValueError if nothing or infinite else TypeError)(msg)
@@ -465,7 +512,7 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
         many = isinstance(value, list | tuple | np.ndarray | pd.Series)
         for one in value if many else (value,):
             if isinstance(one, Real) and not _is_bool(one):
-                check_bounds(argument, one, asked.bounds)
+                check_bounds(argument, cast("float", one), asked.bounds)
     if argument == "indices" and value is not None and not len(value):
         msg = "No cells were given: indices is empty. Name at least one, or leave it out for all."
         raise SchemaError(msg)

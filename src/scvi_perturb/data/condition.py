@@ -247,7 +247,7 @@ def as_label(value: object) -> str:
             return value.decode().strip()
         number = not isinstance(value, bool) and isinstance(value, Real)
         if number and float(value).is_integer():  # type: ignore[arg-type]
-            return str(int(value))
+            return str(int(value))  # type: ignore[call-overload]
         return str(value).strip()
     except (OverflowError, ValueError):
         msg = f"Label {shown(value)} cannot be read as text; expected UTF-8, or a smaller number."
@@ -263,7 +263,7 @@ def is_missing(value: Any) -> bool:  # noqa: ANN401
     """Whether a value is missing: None, NaN, NA, or text such as "", "-" or "None"."""
     if isinstance(value, str | bytes):
         return as_label(value).casefold() in _MISSING
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))  # type: ignore[call-overload]
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def as_number(value: object) -> float:

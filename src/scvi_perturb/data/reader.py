@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +10,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from scvi_perturb._checks import checked
+from scvi_perturb._checks import CONVERSIONS, checked, how_to_pass, how_to_read
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -24,6 +23,7 @@ from scvi_perturb._core import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from os import PathLike
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -51,17 +51,7 @@ def check_adata(data: object, function: str) -> None:
     is_mudata = hasattr(getattr(data, "mod", None), "keys")
     if not is_mudata and all(hasattr(data, name) for name in ("obs", "obs_names", "layers")):
         return
-    if is_mudata:
-        modality = next(iter(data.mod), "rna")  # type: ignore[attr-defined]
-        advice = f"pass one modality: {function}(mdata.mod[{modality!r}])"
-        if function == "setup_anndata":
-            advice += f", or use setup_mudata(mdata, rna_modality={modality!r})"
-    elif isinstance(data, str | PathLike):
-        advice = _how_to_read(Path(data))
-    elif hasattr(data, "shape"):
-        advice = "make one: adata = anndata.AnnData(X, obs=obs), with a row of obs for each cell"
-    else:
-        advice = "read the screen first: adata = anndata.read_h5ad(path)"
+    advice = how_to_pass(data)
     msg = f"{function} takes AnnData; found {type(data).__name__}. To mend this, {advice}."
     raise TypeError(msg)
 
@@ -359,32 +349,6 @@ def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     return matrix if matrix.format == "csr" else matrix.tocsr()
 
 
-#: How to turn what is no .h5ad file into one.
-_CONVERSIONS = {
-    ".h5mu": 'mudata.read_h5mu("{path}").mod["rna"].write_h5ad("screen.h5ad")',
-    ".h5": 'scanpy.read_10x_h5("{path}").write_h5ad("screen.h5ad")',
-    ".loom": 'anndata.io.read_loom("{path}").write_h5ad("screen.h5ad")',
-    ".mtx": 'scanpy.read_10x_mtx("{path.parent}").write_h5ad("screen.h5ad")',
-    ".csv": 'anndata.AnnData(pandas.read_csv("{path}", index_col=0)).write_h5ad("screen.h5ad")',
-    ".tsv": 'anndata.AnnData(pandas.read_csv("{path}", sep="\\t", index_col=0))'
-    '.write_h5ad("screen.h5ad")',
-    ".rds": 'zellkonverter::writeH5AD(readRDS("{path}"), "screen.h5ad")',
-}
-_CONVERSIONS |= {".txt": _CONVERSIONS[".tsv"], ".h5seurat": _CONVERSIONS[".rds"]}
-_TEN_X = 'scanpy.read_10x_mtx("{path}").write_h5ad("screen.h5ad")'
-
-
-def _how_to_read(path: Path) -> str:
-    """Return what to do with a path that is no AnnData, in words."""
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if path.is_dir() and any(path.glob("matrix.mtx*")):
-        return f"convert it once: {_TEN_X.format(path=path)}"
-    if line := _CONVERSIONS.get(suffix.lower()):
-        return f"convert it once, with its annotation in obs: {line.format(path=path)}"
-    reader = "read_zarr" if path.suffix == ".zarr" else "read_h5ad"
-    return f'read it first: adata = anndata.{reader}("{path}")'
-
-
 @checked
 def read_screen(path: str | PathLike[str]) -> AnnData:
     """Read an `.h5ad` file, or a folder of zarr, into memory.
@@ -410,8 +374,8 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if not is_zarr and (path.is_dir() or suffix.lower() in _CONVERSIONS):
-        msg = f"{path} is no .h5ad file; {_how_to_read(path)}"
+    if not is_zarr and (path.is_dir() or suffix.lower() in CONVERSIONS):
+        msg = f"{path} is no .h5ad file; {how_to_read(path)}"
         raise SchemaError(msg)
     try:
         return anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path)
