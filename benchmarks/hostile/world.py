@@ -349,7 +349,7 @@ class World:
     def predicted(self) -> AnnData:
         """What a predictor says of all that the task asks."""
         trial = benchmark.Trial.make(self.task, seed=0, fold=0)
-        mean = predictors.ContextMean().fit(trial.visible, trial.visible_split, keys=self.keys)
+        mean = predictors.NoChange().fit(trial.visible, trial.visible_split, keys=self.keys)
         return mean.predict(trial.requests)
 
     @cached_property
