@@ -10,6 +10,7 @@ from scvi_perturb.train import PlanConfig, fit_stage
 from tests.train._toy import N_CELLS, QUIET, Spy, ToyModel, fit, flat, stage
 
 
+@pytest.mark.filterwarnings("error:.*LeafSpec.* is deprecated:FutureWarning")
 def test_stage_trains_every_cell_once_an_epoch_in_another_order():
     spy = Spy()
     fit(ToyModel(), spy=spy, max_epochs=2)

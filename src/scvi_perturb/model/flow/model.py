@@ -273,7 +273,7 @@ class PerturbFlow(TransportMixin):
             proposal = (-0.5 * noise.square() - spread.log() - 0.5 * np.log(2 * np.pi)).sum(1)
             prior = self._densities(latent, given.cells, None, None, seed)["log_density"]
             counts = self._log_likelihood_given(adata, indices, latent)
-            weights.append(counts + torch.from_numpy(prior.to_numpy()) - proposal)
+            weights.append(counts + torch.from_numpy(prior.to_numpy(copy=True)) - proposal)
         values = torch.logsumexp(torch.stack(weights), dim=0) - np.log(len(weights))
         if key_added is not None:
             (self.adata if adata is None else adata).obs[key_added] = values.numpy()
