@@ -409,6 +409,7 @@ _LEGAL: Final = (
     r"data\.ConditionTable\.\w+\.conditions=(\[\]|None)",
     r"data\.ScreenKeys\.context=(None|text)",
     r"(train\.PlanConfig|\w+\.predict_metadata)\.(n_steps|fields)=(0|\[\])",
+    r"HybridResidualModel\.__init__\.mean=(other genes|negative counts)",  # read by `train`
     r".*\.conditioning=\['identity', 'identity'\]",
     r".*\.setup_\w+\.adata=(other genes|negative counts)",  # negative: of signatures alone
     r"benchmark\.(get_method|to_cell_eval)\.(others|predicted)=(mapping|other genes)",

@@ -430,6 +430,14 @@ def check_columns(argument: str, table: object) -> None:
         raise SchemaError(msg)
 
 
+def check_table(argument: str, table: object) -> None:
+    """Raise `SchemaError` if a table has no columns, or two of one name."""
+    if isinstance(table, pd.DataFrame) and not len(table.columns):
+        msg = f"{argument} is a table without columns; expected at least one."
+        raise SchemaError(msg)
+    check_columns(argument, table)
+
+
 def check_array(argument: str, values: Any, *, finite: bool) -> None:  # noqa: ANN401
     """Raise `ValueError` unless an array has one or two axes and finite values."""
     if values.ndim not in (1, 2) or not min(values.shape):
@@ -522,7 +530,7 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
         check_cells(argument, value, genes=asked.genes)
     if asked.measured and (isinstance(value, np.ndarray) or sparse.issparse(value)):
         check_array(argument, value, finite=argument not in MAY_BE_MISSING)
-    check_columns(argument, value)
+    check_table(argument, value)
 
 
 def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Asked]:
