@@ -30,6 +30,12 @@ PASS_ON = {
     ("model", "setup_mudata"),
     ("model", "setup_signatures"),
     ("model", "_register"),
+    # to what is wrapped
+    ("_checks", "entry"),
+    ("train", "run"),
+    # to `json.dumps` and `adata.write`
+    ("_state", "_dumps"),
+    ("model", "save"),
     # of the class, whose signatures differ
     ("model", "from_scvi_model"),
     ("testing", "fit"),

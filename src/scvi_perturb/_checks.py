@@ -133,7 +133,7 @@ _ITERABLES: Final = (*_SEQUENCES, collections.abc.Iterable)
 _CELLS: Final = {"AnnData": {"AnnData", "AnnCollection"}}
 
 
-class _Names(dict[str, Any]):
+class _Namespace(dict[str, Any]):
     """Names in annotations: of the module, of types, of the package, or only the name itself."""
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401
@@ -158,7 +158,7 @@ def _hint(annotation: Any, names: Mapping[str, Any], *, also: Any = None) -> Any
         if not isinstance(annotation, str):
             break
         try:
-            annotation = eval(annotation, {}, _Names(names))
+            annotation = eval(annotation, {}, _Namespace(names))
         except (AttributeError, NameError, TypeError):
             return Any
     return annotation if also is None else Union[annotation, _hint(also, names)]  # noqa: UP007
@@ -177,10 +177,10 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    # A comparison, for whole numbers may be larger than any float; NaN fails it too.
-    largest = sys.float_info.max
-    is_number = isinstance(value, Real) and not _is_bool(value)
-    return is_number and bool(-largest <= value <= largest)  # type: ignore[operator]
+    try:
+        return isinstance(value, Real) and not _is_bool(value) and math.isfinite(value)
+    except OverflowError:  # whole numbers may be larger than any float
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from scvi.model.base import BaseModelClass
     from scvi.module.base import LossOutput
     from scvi.train import TrainingPlan
     from torch import Generator, Tensor
 
 __all__ = [
+    "forget_data",
     "layer_names",
     "log_loss_components",
     "quiet_lightning",
@@ -66,6 +68,15 @@ def setup_arguments(adata: AnnData) -> dict[str, Any] | None:
         if manager is not None and "context_keys" in (own := manager.registry[_SETUP_ARGS_KEY]):
             found = own
     return found
+
+
+def forget_data(model: BaseModelClass) -> None:
+    """Free the data of a model, which scvi-tools keeps by the model's class."""
+    held = model._per_instance_manager_store.pop(model.id, {})
+    for key, manager in held.items():
+        if model._setup_adata_manager_store.get(key) is manager:
+            del model._setup_adata_manager_store[key]
+    model._adata = model._adata_manager = None
 
 
 def log_loss_components(

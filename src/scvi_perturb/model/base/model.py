@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, vstack
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
 
 from scvi_perturb._checks import checked
-from scvi_perturb._compat import torch_device
 from scvi_perturb._core import (
     BATCH_KEY,
     CONDITION_KEY,
@@ -59,7 +56,7 @@ from scvi_perturb.model.base.reference import (
     reference_from_adata,
     reference_from_screen,
 )
-from scvi_perturb.model.base.saving import SavedModel, read_data, read_model, write_model
+from scvi_perturb.model.base.saving import SavingMixin
 from scvi_perturb.model.base.setup import (
     check_interval,
     completed,
@@ -91,7 +88,7 @@ logger = logging.getLogger(__name__)
 
 
 @checked
-class PerturbationModel(BaseModelClass):
+class PerturbationModel(SavingMixin):
     """Shared verbs of all models.
 
     A model tells how latents under conditions are drawn and what ids its components have; all
@@ -235,28 +232,6 @@ class PerturbationModel(BaseModelClass):
         }
         cls._register(mdata, arguments, mudata_screen_fields(arguments), **kwargs)
 
-    def release(self) -> None:
-        """Let go of the data: the model stays as one that was loaded without data.
-
-        scvi-tools keeps what was set up, and what was passed to a verb, by the class of the model
-        for as long as the process lives. What this model was given is freed, unless something
-        else holds it; `with model:` does so at the end of the block. To make another model of the
-        same data, call :meth:`setup_anndata` again.
-        """
-        held = self._per_instance_manager_store.pop(self.id, {})
-        for key, manager in held.items():
-            if self._setup_adata_manager_store.get(key) is manager:
-                del self._setup_adata_manager_store[key]
-        self._adata = self._adata_manager = None
-
-    def __enter__(self) -> Self:
-        """Return the model, whose data are released at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let go of the data; see :meth:`release`."""
-        self.release()
-
     @classmethod
     def _register(
         cls,
@@ -275,140 +250,6 @@ class PerturbationModel(BaseModelClass):
         manager = AnnDataManager(fields=fields, setup_method_args=method)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
-
-    # Files ----------------------------------------------------------------------------------
-
-    def save(
-        self,
-        dir_path: str | Path,
-        *,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **anndata_write_kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Save the model to a folder, without pickle; the folder appears when it is complete.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write.
-        overwrite
-            Whether the folder of a model may be replaced.
-        save_anndata
-            Whether the data of the model are saved with it.
-        **anndata_write_kwargs
-            For `adata.write`.
-
-        Raises
-        ------
-        ValueError
-            If there is something already that may not be replaced.
-        TypeError
-            If the model holds an object of a class that is not known to this package, such as a
-            predictor of your own that is not registered; nothing is written then.
-        """
-        data = self.adata if save_anndata else None
-        if save_anndata and data is None:
-            msg = "The model has no data to save. Leave out save_anndata=True."
-            raise SchemaError(msg)
-        if anndata_write_kwargs and not save_anndata:
-            msg = f"{sorted(anndata_write_kwargs)} are for `adata.write`, with save_anndata=True."
-            raise TypeError(msg)
-        attributes = {k: v for k, v in vars(self).items() if k.endswith("_") and k[0] != "_"}
-        write_model(
-            dir_path,
-            type(self).__name__,
-            attributes,
-            self.module.state_dict(),
-            overwrite=overwrite,
-            data=data,
-            in_use=None if self.adata is None else self._plain_adata().filename,
-            write_options=anndata_write_kwargs,
-        )
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | MuData | Literal[False] | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        *,
-        trust: bool = False,
-        allowed_classes_names_list: Sequence[str] = (),
-    ) -> Self:
-        """Load a model that was saved; its files are compared with their digests first.
-
-        Parameters
-        ----------
-        dir_path
-            The folder.
-        adata
-            Data for the model, which need be neither registered nor those of training: labels that
-            training had not are unknown, as to any model that is given new data. None takes what
-            was saved with the model; False goes without.
-        accelerator, device
-            Where the model is put, as for scvi-tools.
-        trust
-            Whether a model that was saved by scvi-tools or an old version of this package, as a
-            pickle, is read. This runs what code is in it.
-        allowed_classes_names_list
-            Names of classes, besides this one, whose files are taken.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such folder.
-        SchemaError
-            If a file is damaged, missing, too many or of a later version, or the data lack a gene,
-            layer or column.
-        ValueError
-            If the model is of another class, or a pickle that is not trusted.
-        """
-        saved = read_model(dir_path, trust=trust)
-        if saved.model not in {cls.__name__, *allowed_classes_names_list}:
-            msg = f"{dir_path} holds a model of class {saved.model}; use `{saved.model}.load`."
-            raise ValueError(msg)
-        if adata is None and saved.data is None:
-            msg = f"{dir_path} holds no data, and none were given: the model is loaded without."
-            warnings.warn(msg, UserWarning, stacklevel=2)
-        if adata is None and saved.data is not None:
-            adata = read_data(saved.data)
-        model = cls._restored(saved)
-        model.to_device(torch_device(accelerator, device))
-        model.module.eval()
-        if adata is not None and adata is not False:
-            model._validate_anndata(adata)
-        return model
-
-    @classmethod
-    def _restored(cls, saved: SavedModel) -> Self:
-        """Return the model of a file, built for the labels that it was made with."""
-        attributes = dict(saved.attributes)
-        try:
-            arguments = attributes.pop("init_params_")
-            extra = [one for part in arguments["kwargs"].values() for one in part.items()]
-            registry = attributes.pop("registry_")
-            model = cls(None, registry=registry, **arguments["non_kwargs"], **dict(extra))
-            for name, value in attributes.items():
-                if name.endswith("_") and not name.startswith("_"):
-                    setattr(model, name, value)
-            model.module.on_load(model, pyro_param_store=None)
-            model.module.load_state_dict(saved.weights)
-        except Exception as error:  # whatever files that were made up lead to
-            msg = (
-                f"A {cls.__name__} cannot be built from what was saved by scvi-perturb "
-                f"{saved.version}: {str(error)[:300]}"
-            )
-            raise SchemaError(msg) from error
-        return model
-
-    @staticmethod
-    def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
-        """Return how the data of a saved model were registered."""
-        del prefix
-        registry: dict[str, Any] = read_model(dir_path).attributes["registry_"]
-        return registry
 
     # What a model must tell ---------------------------------------------------------------
 
