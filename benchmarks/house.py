@@ -20,7 +20,7 @@ MODELS = ("CausalPerturbVAE", "HybridResidualModel", "PerturbFlow", "PerturbDiff
 #: What a table shows, and the most that it may be.
 BARS = {
     "source files": 160,
-    "lines": 38_000,
+    "lines": 41_500,  # 38,000 when the house was moved into; files and checks of input came after
     "lines of the longest file": 800,
     "most files in one folder": 16,
     "modules with one importer, outside their folder": 0,

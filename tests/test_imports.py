@@ -35,7 +35,7 @@ ALLOWED = {
     "data": SCREENS - {"data"},
     "similarity": SCREENS,
     "predictors": CONDITIONS,
-    "metrics": {"_core", "registry"},
+    "metrics": {"_checks", "_core", "registry"},
     "model": MODELS,
     "benchmark": JUDGE | {"_plotting"},
     "pp": VERBS,

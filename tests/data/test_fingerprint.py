@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scvi_perturb import SchemaError
 from scvi_perturb.data import ScreenKeys, split
-from scvi_perturb.data.fingerprint import data_hash
+from scvi_perturb.data.fields import data_hash
 from scvi_perturb.testing import make_screen
 
 KEYS = ScreenKeys(context=["cell_type"], batch="batch")
@@ -52,7 +52,7 @@ def test_how_the_data_are_stored_does_not_matter(screen):
 def test_storage_does_not_matter_in_blocks(screen, monkeypatch):
     dense = screen.copy()
     dense.X = screen.X.toarray()
-    monkeypatch.setattr("scvi_perturb.data.fingerprint._BLOCK", 8 * 7)
+    monkeypatch.setattr("scvi_perturb.data.fields._BLOCK", 8 * 7)
     wanted = data_hash(screen, KEYS)
     assert data_hash(dense, KEYS) == wanted
     dense.X[-1, -1] += 1

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._files import writing_hdf5
-from scvi_perturb.model.base._writer import CsrFileWriter
+from scvi_perturb.model.base.draw import CsrFileWriter
 
 GENES = ["g0", "g1", "g2", "g3"]
 UNS = {"scvi_perturb": {"seed": 3, "units": "counts", "trained_on": {"n_cells": 7}}}

@@ -15,7 +15,7 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import drawn_seed
 from scvi_perturb.benchmark._held_out import held_out_conditions
 from scvi_perturb.benchmark.task import matrix_of
-from scvi_perturb.data.fingerprint import data_hash
+from scvi_perturb.data.fields import data_hash
 from scvi_perturb.data.split.record import Split
 from scvi_perturb.metrics import Space, chosen_genes, log_normalize
 

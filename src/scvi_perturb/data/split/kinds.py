@@ -14,8 +14,7 @@ import pandas as pd
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb.data.condition import as_label, default_keys
-from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.fingerprint import data_hash
+from scvi_perturb.data.fields import data_hash, read_annotation
 from scvi_perturb.data.reader import check_adata
 from scvi_perturb.data.split.record import (
     Split,

@@ -15,8 +15,7 @@ from scvi_perturb._checks import check_fields, check_type, checked
 from scvi_perturb._core import LeakError, SchemaError, shown
 from scvi_perturb._files import read_json, write_text
 from scvi_perturb.data.condition import Component, ScreenKeys, as_label
-from scvi_perturb.data.fields import read_annotation
-from scvi_perturb.data.fingerprint import data_hash
+from scvi_perturb.data.fields import data_hash, read_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

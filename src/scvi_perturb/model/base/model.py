@@ -26,7 +26,7 @@ from scvi_perturb._core import (
 )
 from scvi_perturb._state import digest_of
 from scvi_perturb.data.condition import as_columns, as_label
-from scvi_perturb.data.fingerprint import WITHOUT_CONDITIONS, data_hash
+from scvi_perturb.data.fields import WITHOUT_CONDITIONS, data_hash
 from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
 from scvi_perturb.data.reader import (
     ScreenReader,
