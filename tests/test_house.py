@@ -24,6 +24,9 @@ MIN_ANNOTATED = 0.95
 PASS_ON = {
     # to Lightning's Trainer
     ("model", "train"),
+    # around a function, whatever its arguments
+    ("_checks", "entry"),
+    ("train", "run"),
     # from scvi-tools' `load`, which adds arguments of its own
     ("model", "setup_anndata"),
     ("model", "setup_mudata"),

@@ -11,7 +11,7 @@ import pytest
 
 from tests._source import imports, modules
 
-BASE = {"_core", "_version", "registry"}
+BASE = {"_checks", "_core", "_version", "registry"}
 #: What each part may import of the others. Parts of one line know nothing of each other.
 NUMERICS = BASE | {"generative"}
 LAYERS = NUMERICS | {"nn"}
@@ -34,7 +34,7 @@ ALLOWED = {
     "data": SCREENS - {"data"},
     "similarity": SCREENS,
     "predictors": CONDITIONS,
-    "metrics": {"_core", "registry"},
+    "metrics": {"_checks", "_core", "registry"},
     "model": MODELS,
     "benchmark": JUDGE | {"_plotting"},
     "pp": VERBS,

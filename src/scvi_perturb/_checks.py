@@ -177,8 +177,9 @@ def _is_whole(value: object) -> bool:
 
 def _is_finite(value: object) -> bool:
     # A comparison, for whole numbers may be larger than any float; NaN fails it too.
+    number = float(value) if isinstance(value, np.floating) else value
     largest = sys.float_info.max
-    return isinstance(value, Real) and not _is_bool(value) and -largest <= value <= largest
+    return isinstance(number, Real) and not _is_bool(number) and -largest <= number <= largest
 
 
 def _is_number(value: object) -> bool:
