@@ -275,6 +275,8 @@ def targets(world: World) -> Iterator[Target]:
             if verb.startswith("_") or not _own(method) or verb in world.skipped:
                 continue
             label = f"{name}.{verb}"
+            if label in world.refused:
+                continue
             yield Target(label, method, _good(world, label, method))
     for part in PARTS:
         module = import_module(f"scvi_perturb.{part}")

@@ -30,6 +30,7 @@ QUICK: Final = {
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "PerturbDiffusion": {"diffusion": svp.DiffusionConfig(**_SMALL), **_NETWORK},
     "PerturbFlow": {"flow": svp.FlowConfig(**_SMALL), **_NETWORK},
+    "PerturbFlowFromNoise": {"flow": svp.FlowConfig(source="noise", **_SMALL), **_NETWORK},
     "HybridResidualModel": {"generator": svp.DiffusionConfig(**_SMALL), **_NETWORK},
     "CausalPerturbVAE": {
         "causal": svp.CausalConfig(n_identity=3, n_state=3, n_technical=2, n_components=2),
@@ -49,9 +50,15 @@ class World:
         "Request", "Record", "ModelPredictor", "Trial", "StudyFile", "Panel", "Terms", "Results",
         "reset_peak_memory", "peak_memory", "load_dataset", "Sampler", "Method", "Metric",
         "PCA", "fit_profiles", "Component", "Condition", "run", "convert_legacy_save",
+        "changes", "controls", "knows", "predict_changes",
         "ScreenReport", "OntologyTerm", "markdown_tables", "write_report",
     })  # fmt: skip
     skipped_arguments: Final = frozenset({"registry", "ax", "axes", "progress", "external"})
+    #: Verbs that a flow from controls, or one from noise, refuses whatever its arguments.
+    refused: Final = frozenset({
+        "PerturbFlow.anomaly_scores", "PerturbFlow.latent_log_density",
+        "PerturbFlowFromNoise.trajectory",
+    })  # fmt: skip
     #: Annotations of what may be anything.
     unchecked: Final = frozenset({"Any", "object", "Number", "Schedule"})
     #: Arguments that may be any label, and those in which NaN is "there is none".
@@ -78,7 +85,7 @@ class World:
 
     def made(self, name: str) -> Any:  # noqa: ANN401
         """Return an untrained model of a class, on a screen of its own."""
-        adata, model = self.screen.copy(), getattr(svp, name)
+        adata, model = self.screen.copy(), getattr(svp, name.removesuffix("FromNoise"))
         model.setup_anndata(adata, **SETUP)
         return model(adata, **_OPTIONS[name])
 
@@ -183,7 +190,7 @@ class World:
             "trial": benchmark.Trial.make(self.task, seed=0, fold=0),
             "generator": torch.Generator(),
             "field": lambda t, x: -x,
-            "classify": lambda x, t, own: torch.zeros(*x.shape, 3),
+            "classify": lambda x, t, own: torch.full((int(own.sum()), 3), 1 / 3),
             "n_evaluations": 2,
         }
 
@@ -197,6 +204,7 @@ class World:
             r".*\.train\.batch_size": 64,
             r"(Perturb|Hybrid|Causal)\w+\.\w+\.reference": self.controls,
             r"CausalPerturbVAE\.transfer\.adata": self.controls,
+            r"PerturbFlow\w*\.transport\.adata": self.controls,
             r"(Perturb|Hybrid|Causal)\w+\.setup_\w+\.(context_keys)": ["cell_type"],
             r"(Perturb|Hybrid|Causal)\w+\.setup_\w+\.(control|kind)": "control",
             r"(Perturb|Hybrid|Causal)\w+\.[a-z]\w+\.n_steps": 2,
@@ -244,6 +252,14 @@ class World:
             ),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,
             r"benchmark\.evaluate\.predicted": self.predicted,
+            r"benchmark\.Setting\.seed": 0,
+            r"benchmark\.evaluate\.cells": False,
+            r"predictors\.\w+\.fit\.keys": self.keys,
+            r"pl\.calibration_curve\.level": None,
+            r"pl\.\w+\.predicted": self.screen,
+            r"metrics\.Space\.genes": None,
+            r"generative\.couple\.method": None,
+            r"features\.molecular_fingerprints\.counts": None,
             r"benchmark\.Setting\.values": "counts",
             r"benchmark\.read_study\.path": self.study_file,
             r"pl\.\w+\.task": "small",

@@ -94,6 +94,7 @@ MAY_BE_MISSING: Final = {
 #: Arguments that are made what their annotation says: what else they may be given as.
 GIVEN_AS: Final[dict[str, Any]] = {
     "ScreenKeys.context": "str | Sequence[str] | None",
+    "SplitOptions.context": "str | float | Mapping | Sequence[str] | None",
     "SplitOptions.held_out": "str | Sequence[str | float] | None",
     **dict.fromkeys(("Split.train", "Split.validation", "Split.test"), "Sequence[int]"),
     "Split.held_out": "Sequence[dict]",
@@ -549,7 +550,8 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
             _bounds(function.__qualname__, name, hint),
             module.startswith("scvi_perturb.metrics"),
             not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
-            str(parameter.default) == "" or name in {"kind", "message", "value", "dose"},
+            str(parameter.default) == ""
+            or name in {"dose", "fingerprint", "kind", "message", "value"},
             kind is parameter.VAR_POSITIONAL,
         )
     return found

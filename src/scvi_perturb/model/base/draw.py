@@ -224,12 +224,6 @@ class DrawOptions:
             changes = [library_shift(c, shifts, screen.table) for c in request.conditions]
             factor = np.exp(changes)
         elif library_size != "reference":
-            if not isinstance(library_size, int | float) or not library_size > 0:
-                msg = (
-                    f"library_size={library_size!r} is not known; pass 'reference', 'predicted' or "
-                    "a positive number of counts."
-                )
-                raise ValueError(msg)
             number = float(library_size)
         return cls(batch_codes(request, screen, seen_batch), number, factor, population)
 

@@ -407,9 +407,6 @@ def metadata_library(
     `shift` is the mean change of the log library size under each cell's condition.
     """
     if not isinstance(library_size, str):
-        if not library_size > 0:
-            msg = f"library_size={library_size!r}; expected a positive number of counts."
-            raise ValueError(msg)
         return np.full(len(batch), float(library_size))
     if library_size not in ("reference", "predicted"):
         msg = f"library_size={library_size!r}; expected 'reference', 'predicted' or a number."
