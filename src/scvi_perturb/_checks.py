@@ -91,6 +91,9 @@ MAY_BE_MISSING: Final = {
     "mean_variance",
 }
 
+#: Text that may be empty.
+MAY_BE_BLANK: Final = {"dose", "fingerprint", "kind", "message", "value"}
+
 #: Arguments that are made what their annotation says: what else they may be given as.
 GIVEN_AS: Final[dict[str, Any]] = {
     "ScreenKeys.context": "str | Sequence[str] | None",

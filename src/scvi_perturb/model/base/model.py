@@ -58,7 +58,6 @@ from scvi_perturb.model.base.reference import (
 )
 from scvi_perturb.model.base.saving import SavingMixin
 from scvi_perturb.model.base.setup import (
-    check_interval,
     completed,
     digest,
     mudata_screen_fields,
@@ -348,7 +347,6 @@ class PerturbationModel(SavingMixin):
         NotTrainedError, UnknownPerturbationError, SchemaError
             As for :meth:`sample`.
         """
-        check_interval(interval)
         config = SamplerConfig.of(sampler, self._samplers)
         plan = self._plan(conditions, reference, n_samples, seed)
         drawn = self._draw(plan, sampler=config, seed=seed, library_size="reference")

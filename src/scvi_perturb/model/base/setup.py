@@ -190,20 +190,6 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     write_text(path, sealed(now), make_folder=True)
 
 
-def check_interval(interval: float) -> None:
-    """Raise `ValueError` unless a coverage lies between 0 and 1."""
-    if not 0 < interval < 1:
-        msg = f"interval={interval} must lie between 0 and 1, e.g. 0.9."
-        raise ValueError(msg)
-
-
-def check_n_samples(n_samples: int | None) -> None:
-    """Raise `ValueError` unless a number of draws is at least 1, or left out."""
-    if n_samples is not None and n_samples < 1:
-        msg = f"n_samples={n_samples}; expected at least 1, or None."
-        raise ValueError(msg)
-
-
 def digest(items: Iterable[object]) -> str:
     """Return a short hash of items, in their order; bytes as they are, all else as text."""
     parts = (item if isinstance(item, bytes) else str(item).encode() for item in items)

@@ -15,7 +15,6 @@ from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks
 from scvi_perturb.model.base.model import PerturbationModel
-from scvi_perturb.model.base.setup import check_n_samples
 from scvi_perturb.model.causal.draw import control_tensors, encode_data
 from scvi_perturb.model.causal.setup import label_levels, perturbation_labels
 from scvi_perturb.module.causal import perturbation_inputs
@@ -153,7 +152,6 @@ class MetadataMixin(PerturbationModel):
         ----------
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
         """
-        check_n_samples(n_samples)
         self._check_trained()
         network = self.module.representation
         given = encode_data(network, self._vocabulary, self._manager(adata), indices, key_added)
@@ -201,7 +199,6 @@ class MetadataMixin(PerturbationModel):
         ValueError
             For `n_samples` below 1, or `indices` with `key_added`.
         """
-        check_n_samples(n_samples)
         self._check_trained()
         network = self.module.representation
         given = encode_data(network, self._vocabulary, self._manager(adata), indices, key_added)

@@ -46,8 +46,6 @@ from scvi_perturb.model.base.draw import (
 )
 from scvi_perturb.model.base.setup import (
     check_folder,
-    check_interval,
-    check_n_samples,
     completed,
     screen_fields,
 )
@@ -517,7 +515,6 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         NotTrainedError, UnknownPerturbationError, SchemaError, ValueError
             As for :meth:`sample`.
         """
-        check_interval(interval)
         kept = check_conditioning(conditioning)
         if self._screen.is_continuous:
             if reference is not None:
@@ -678,7 +675,6 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         """Draw cells from the priors alone."""
         self._check_trained()
         n = 1 if n_samples is None else n_samples
-        check_n_samples(n)
         rows = parse_metadata(metadata, self._screen)
         network = self.module.representation.eval()
         warn_untrained_labels(network, rows)

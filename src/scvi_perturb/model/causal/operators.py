@@ -16,7 +16,6 @@ from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.draw import cell_obs
 from scvi_perturb.model.base.model import PerturbationModel
-from scvi_perturb.model.base.setup import check_interval
 from scvi_perturb.model.causal.draw import (
     ConditionedLatents,
     condition_tensors,
@@ -291,7 +290,6 @@ class OperatorMixin(PerturbationModel):
         NotTrainedError, UnknownPerturbationError, SchemaError
             As for :meth:`sample`.
         """
-        check_interval(interval)
         network, screen = self.module.representation, self._screen
         if names is None:
             self._check_trained()

@@ -14,7 +14,6 @@ from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.latents import chosen_rows, chunks
-from scvi_perturb.model.base.setup import check_n_samples
 from scvi_perturb.model.flow.transport import FlowCells, TransportMixin
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.flow import FlowConfig
@@ -258,7 +257,6 @@ class PerturbFlow(TransportMixin):
         ----------
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
         """
-        check_n_samples(n_samples)
         if not self.has_density:
             return super().log_likelihood_bound(
                 adata, indices=indices, n_samples=n_samples, seed=seed, key_added=key_added

@@ -34,7 +34,6 @@ from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.model.base.setup import (
     check_folder,
-    check_n_samples,
     check_training_cells,
 )
 from scvi_perturb.model.base.training import all_or_nothing
@@ -321,7 +320,6 @@ class LatentModel(PerturbationModel):
             When the model draws counts without a likelihood, or `n_samples` is below 1.
         """
         self._check_likelihood()
-        check_n_samples(n_samples)
         n_samples = 256 if n_samples is None else n_samples
         self.module.eval()
         reader = self._reader(adata)
