@@ -63,6 +63,7 @@ _INTERVALS: Final = {
     "[0, 100]": "sharpnesses",
     "(-inf, inf)": "min_control_cpm",
     "[2, inf)": "n_tuning",
+    "[1, inf)": "ConditionGP.n_tuning",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
     "n_transforms n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes "
@@ -90,9 +91,23 @@ MAY_BE_MISSING: Final = {
     "mean_variance",
 }
 
+#: Text that may be empty.
+MAY_BE_EMPTY: Final = {"kind", "message", "value", "dose", "paper", "fingerprint"}
+
 #: Arguments that are made what their annotation says: what else they may be given as.
 GIVEN_AS: Final[dict[str, Any]] = {
     "ScreenKeys.context": "str | Sequence[str] | None",
+    "SplitOptions.context": "float | Mapping | Sequence[str | float | Mapping]",
+    "SplitOptions.groups": "Mapping",  # which says itself whose value is missing
+    **dict.fromkeys(
+        (
+            "molecular_descriptors.smiles",
+            "molecular_fingerprints.smiles",
+            "murcko_scaffolds.smiles",
+        ),
+        "Mapping",
+    ),
+    "Results.folder": "str | Path",
     "SplitOptions.held_out": "str | Sequence[str | float] | None",
     **dict.fromkeys(("Split.train", "Split.validation", "Split.test"), "Sequence[int]"),
     "Split.held_out": "Sequence[dict]",
@@ -408,8 +423,8 @@ def check_table(argument: str, table: object) -> None:
 
 def check_array(argument: str, values: Any, *, finite: bool) -> None:  # noqa: ANN401
     """Raise `ValueError` unless an array has one or two axes and finite values."""
-    if values.ndim not in (1, 2) or not min(values.shape):
-        msg = f"{argument} is of shape {values.shape}; expected one or two axes, not empty."
+    if values.ndim not in (1, 2):
+        msg = f"{argument} is of shape {values.shape}; expected one or two axes."
         raise ValueError(msg)
     stored = np.asarray(values.data if sparse.issparse(values) else values)
     n_bad = int((~np.isfinite(stored)).sum()) if finite and stored.dtype.kind == "f" else 0
@@ -472,10 +487,12 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
     empty = isinstance(value, str) and not value and not asked.blank
     if empty or not _fits(value, asked.hint):
         members = _members(asked.hint)
-        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
-        alike = [c for c in choices if isinstance(value, type(c)) and not _is_bool(value)]
-        if alike:
-            check_choice(argument, value, alike)
+        inside = [part for m in members for part in (m, *get_args(m))]
+        choices = [c for m in inside if get_origin(m) is Literal for c in get_args(m)]
+        for one in value if isinstance(value, list | tuple) else (value,):
+            alike = [c for c in choices if isinstance(one, type(c)) and not _is_bool(one)]
+            if alike:
+                check_choice(argument, one, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
         msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
         msg = msg if empty else msg.replace(", not empty", "")
@@ -515,7 +532,7 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
             _bounds(function.__qualname__, name, hint),
             module.startswith("scvi_perturb.metrics"),
             not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
-            str(parameter.default) == "" or name in {"kind", "message", "value", "dose"},
+            str(parameter.default) == "" or name in MAY_BE_EMPTY,
             kind is parameter.VAR_POSITIONAL,
         )
     return found
