@@ -209,7 +209,7 @@ def test_the_reference_says_the_context(screen):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda a: a[:0].copy(), "0 cells"),
+        (lambda a: a[:0].copy(), "no cells"),
         (lambda a: a[:, 1:].copy(), "g0"),
         (lambda a: make_screen([("A", "T")]), "3 of 3 reference cells are perturbed"),
         (logged, "raw counts"),
