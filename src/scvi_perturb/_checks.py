@@ -398,9 +398,7 @@ def check_cells(argument: str, data: Any, *, genes: bool = True) -> None:  # noq
     """Raise `SchemaError` unless AnnData or MuData has cells, genes, and columns of one name."""
     shape = getattr(data, "shape", None)
     if shape is not None and 0 in shape[: 1 + genes]:
-        msg = (
-            f"{argument} has {shape[0]} cells and {shape[1]} genes; expected at least one of each."
-        )
+        msg = f"{argument} has no {'genes' if shape[0] else 'cells'}; expected at least one."
         raise SchemaError(msg)
     check_columns(f"{argument}.obs", getattr(data, "obs", None))
 
