@@ -64,6 +64,7 @@ _INTERVALS: Final = {
     "[0, 100]": "sharpnesses",
     "(-inf, inf)": "min_control_cpm",
     "[2, inf)": "n_tuning",
+    "[1, inf)": "ConditionGP.n_tuning",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
     "n_transforms n_neighbours n_components n_identity n_state n_technical n_evaluations n_probes "
@@ -92,12 +93,27 @@ MAY_BE_MISSING: Final = {
 }
 
 #: Text that may be empty.
-MAY_BE_BLANK: Final = {"dose", "fingerprint", "kind", "message", "value"}
+MAY_BE_EMPTY: Final = {"kind", "message", "value", "dose", "paper", "fingerprint"}
 
 #: Arguments that are made what their annotation says: what else they may be given as.
 GIVEN_AS: Final[dict[str, Any]] = {
     "ScreenKeys.context": "str | Sequence[str] | None",
-    "SplitOptions.context": "str | float | Mapping | Sequence[str] | None",
+    "SplitOptions.context": "float | Mapping | Sequence[str | float | Mapping]",
+    "SplitOptions.groups": "Mapping",  # which says itself whose value is missing
+    **dict.fromkeys(
+        (
+            "molecular_descriptors.smiles",
+            "molecular_fingerprints.smiles",
+            "murcko_scaffolds.smiles",
+        ),
+        "Mapping",
+    ),
+    "Results.folder": "str | Path",
+    # Their own error says what to use in their place.
+    **dict.fromkeys(
+        ("PerturbDiffusion.diffusion", "PerturbFlow.flow", "HybridResidualModel.generator"),
+        "object",
+    ),
     "SplitOptions.held_out": "str | Sequence[str | float] | None",
     **dict.fromkeys(("Split.train", "Split.validation", "Split.test"), "Sequence[int]"),
     "Split.held_out": "Sequence[dict]",
@@ -134,7 +150,7 @@ _NAMES: Final[dict[str, Any]] = {
 _SEQUENCES: Final = (list, tuple, collections.abc.Sequence, collections.abc.Collection)
 _ITERABLES: Final = (*_SEQUENCES, collections.abc.Iterable)
 #: Of what holds cells, by the names of its classes: AnnData may also be a collection of files.
-_CELLS: Final = {"AnnData": {"AnnData", "AnnCollection"}}
+_CELLS: Final = {"AnnData": {"AnnData", "AnnCollection", "CollectionAdapter"}}
 
 
 class _Namespace(dict[str, Any]):
@@ -419,9 +435,7 @@ def check_cells(argument: str, data: Any, *, genes: bool = True) -> None:  # noq
     """Raise `SchemaError` unless AnnData or MuData has cells, genes, and columns of one name."""
     shape = getattr(data, "shape", None)
     if shape is not None and 0 in shape[: 1 + genes]:
-        msg = (
-            f"{argument} has {shape[0]} cells and {shape[1]} genes; expected at least one of each."
-        )
+        msg = f"{argument} has no {'genes' if shape[0] else 'cells'}; expected at least one."
         raise SchemaError(msg)
     check_columns(f"{argument}.obs", getattr(data, "obs", None))
 
@@ -444,8 +458,8 @@ def check_table(argument: str, table: object) -> None:
 
 def check_array(argument: str, values: Any, *, finite: bool) -> None:  # noqa: ANN401
     """Raise `ValueError` unless an array has one or two axes and finite values."""
-    if values.ndim not in (1, 2) or not min(values.shape):
-        msg = f"{argument} is of shape {values.shape}; expected one or two axes, not empty."
+    if values.ndim not in (1, 2):
+        msg = f"{argument} is of shape {values.shape}; expected one or two axes."
         raise ValueError(msg)
     stored = np.asarray(values.data if sparse.issparse(values) else values)
     n_bad = int((~np.isfinite(stored)).sum()) if finite and stored.dtype.kind == "f" else 0
@@ -508,10 +522,12 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
     empty = isinstance(value, str) and not value and not asked.blank
     if empty or not _fits(value, asked.hint):
         members = _members(asked.hint)
-        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
-        alike = [c for c in choices if isinstance(value, type(c)) and not _is_bool(value)]
-        if alike:
-            check_choice(argument, value, alike)
+        inside = [part for m in members for part in (m, *get_args(m))]
+        choices = [c for m in inside if get_origin(m) is Literal for c in get_args(m)]
+        for one in value if isinstance(value, list | tuple) else (value,):
+            alike = [c for c in choices if isinstance(one, type(c)) and not _is_bool(one)]
+            if alike:
+                check_choice(argument, one, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
         msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
         msg = msg if empty else msg.replace(", not empty", "")
@@ -553,8 +569,7 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
             _bounds(function.__qualname__, name, hint),
             module.startswith("scvi_perturb.metrics"),
             not module.startswith("scvi_perturb.pp"),  # which also reads obs alone
-            str(parameter.default) == ""
-            or name in {"dose", "fingerprint", "kind", "message", "value"},
+            str(parameter.default) == "" or name in MAY_BE_EMPTY,
             kind is parameter.VAR_POSITIONAL,
         )
     return found

@@ -97,12 +97,12 @@ def test_sets_of_several_files_are_told_apart(tmp_path):
     second = write(tmp_path / "go.gmt.gz", "s\t\tB\tC\n")
     both = gene_set_membership([first, second], list("ABC"), min_size=1)
     assert both.to_dict("list") == {"h.v7|s": [1, 1, 0], "go|s": [0, 1, 1]}
-    assert list(gene_set_membership(first, "A", min_size=1)) == ["s"]
-    assert list(gene_set_membership([str(first)], "A", min_size=1)) == ["s"]
+    assert list(gene_set_membership(first, ["A"], min_size=1)) == ["s"]
+    assert list(gene_set_membership([str(first)], ["A"], min_size=1)) == ["s"]
     (tmp_path / "x").mkdir()
     third = write(tmp_path / "x" / "go.gmt", "s\t\tB\n")
     with pytest.raises(SchemaError, match="Two files have one name: 'go', 'go'"):
-        gene_set_membership([second, third], "B")
+        gene_set_membership([second, third], ["B"])
 
 
 def test_real_gene_sets(data_dir):

@@ -549,7 +549,7 @@ def test_refuses_what_it_cannot_place(states):
         CellStates.fit(np.empty((0, 3)))
     with pytest.raises(ValueError, match="n_states=0"):
         CellStates.fit(CENTRES, n_states=0)
-    with pytest.raises(ValueError, match="1 of 4 points are not finite"):
+    with pytest.raises(ValueError, match="points has 3 values that are not finite"):
         CellStates.fit(np.where(np.arange(4)[:, None] == 2, np.nan, CENTRES))
     with pytest.raises(ValueError, match="same `fit_pca`"):
         states.proportions(np.zeros((2, 5)))

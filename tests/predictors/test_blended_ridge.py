@@ -170,7 +170,7 @@ def test_messages():
         BlendedKernelRidge(profile="effects").fit(effects([("A", [1.0])]))
     with pytest.raises(UnknownPerturbationError, match="'Z' was not trained on"):
         fitted({"sets": SETS}).predict(["p01", "Z"])
-    with pytest.raises(ValueError, match="from 0 to 100"):
+    with pytest.raises(ValueError, match="sharpnesses"):
         BlendedKernelRidge(sharpnesses=(-1,))
     with pytest.raises(ValueError, match="at least one number"):
         BlendedKernelRidge(sharpnesses=())

@@ -225,8 +225,8 @@ def test_wrong_choices_are_named():
     for options, message in (
         ({"tune": "best"}, r"tune='best' is not known; choose one of 'loo', 'marginal'"),
         ({"leave_out": "cell"}, r"leave_out='cell' is not known"),
-        ({"n_components": 0}, r"n_components=0; expected at least 1"),
-        ({"n_tuning": 0}, r"n_tuning=0; expected at least 1"),
+        ({"n_components": 0}, r"n_components=0"),
+        ({"n_tuning": 0}, r"n_tuning=0"),
     ):
         with pytest.raises(ValueError, match=message):
             ConditionGP(**options)

@@ -68,7 +68,7 @@ def test_controls_do_not_change():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="contrast=-1 is out of range"):
+    with pytest.raises(ValueError, match="contrast=-1"):
         ContrastedMean(ridge(), contrast=-1)
     with pytest.raises(ValueError, match="contrast=inf"):
         ContrastedMean(ridge(), contrast=np.inf)

@@ -267,7 +267,7 @@ class PerturbationModel(SavingMixin):
     @docs.dedent
     def sample(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         reference: AnnData | MuData | None = None,
         n_samples: int | None = 500,
@@ -314,7 +314,7 @@ class PerturbationModel(SavingMixin):
 
     def predict(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         reference: AnnData | MuData | None = None,
         interval: float = 0.9,
@@ -528,7 +528,7 @@ class PerturbationModel(SavingMixin):
 
     def _plan(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         reference: AnnData | MuData | None,
         n_samples: int | None,
         seed: int | None,

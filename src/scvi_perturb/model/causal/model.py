@@ -418,14 +418,14 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     @docs.dedent
     def sample(  # one pass: there is no sampler to choose
         self,
-        conditions: Sequence[str] | pd.DataFrame | None = None,
+        conditions: str | Sequence[str] | pd.DataFrame | None = None,
         *,
         metadata: pd.DataFrame | None = None,
         reference: AnnData | MuData | None = None,
         n_samples: int | None = 500,
         seed: int | None = 0,
         library_size: LibrarySize = "reference",
-        conditioning: Sequence[str] = CONDITIONING,
+        conditioning: str | Sequence[str] = CONDITIONING,
         path: str | Path | None = None,
     ) -> AnnData:
         """Draw cells under conditions from reference cells, or from metadata alone.
@@ -485,13 +485,13 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     @docs.dedent
     def predict(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         reference: AnnData | MuData | None = None,
         interval: float = 0.9,
         n_samples: int | None = 500,
         seed: int | None = 0,
-        conditioning: Sequence[str] = CONDITIONING,
+        conditioning: str | Sequence[str] = CONDITIONING,
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -715,7 +715,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         )
 
     def _predict_signatures(
-        self, conditions: Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
+        self, conditions: str | Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
     ) -> AnnData:
         """Predict mean signatures of conditions, averaged over identities of their context."""
         self._check_trained()

@@ -60,7 +60,7 @@ class OperatorMixin(PerturbationModel):
     def counterfactual(
         self,
         adata: AnnData | MuData | None,
-        conditions: Sequence[str] | pd.DataFrame | Sums,
+        conditions: str | Sequence[str] | pd.DataFrame | Sums,
         *,
         indices: Sequence[int] | None = None,
         output: Output = "counts",
@@ -173,7 +173,7 @@ class OperatorMixin(PerturbationModel):
     def transfer(
         self,
         reference: AnnData | MuData,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         n_samples: int = 500,
         output: Output = "counts",
@@ -365,7 +365,7 @@ class OperatorRequest(NamedTuple):
 
 
 def _parse_operators(
-    conditions: Sequence[str] | pd.DataFrame | Sums,
+    conditions: str | Sequence[str] | pd.DataFrame | Sums,
     network: GroupedAutoencoder,
     vocabulary: Vocabulary,
     screen: Screen,

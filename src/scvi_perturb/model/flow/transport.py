@@ -254,7 +254,7 @@ class TransportMixin(LatentModel):
     def transport(
         self,
         adata: AnnData | MuData | None,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         output: Output = "counts",
         sampler: SamplerName | SamplerConfig = "heun",
@@ -361,7 +361,7 @@ class TransportMixin(LatentModel):
 
     def trajectory(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         times: Sequence[float],
         *,
         reference: AnnData | MuData | None = None,

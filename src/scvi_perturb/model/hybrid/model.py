@@ -184,7 +184,7 @@ class HybridResidualModel(RecentredModel):
 
     def predict(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         reference: AnnData | MuData | None = None,
         interval: float = 0.9,
@@ -251,7 +251,7 @@ class HybridResidualModel(RecentredModel):
 
     def predict_mean(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         reference: AnnData | MuData | None = None,
         n_samples: int | None = 500,
@@ -276,7 +276,7 @@ class HybridResidualModel(RecentredModel):
 
     def predict_with_confidence(
         self,
-        conditions: Sequence[str] | pd.DataFrame,
+        conditions: str | Sequence[str] | pd.DataFrame,
         *,
         level: float = 0.9,
         n_samples: int | None = None,
