@@ -16,7 +16,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from scvi_perturb._core import check_choice
+from scvi_perturb._checks import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

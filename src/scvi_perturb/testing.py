@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anndata
@@ -26,6 +26,7 @@ from scipy import sparse
 
 from scvi_perturb._core import NotTrainedError, SchemaError, UnknownPerturbationError
 from scvi_perturb.data import SimulatorConfig, Split, perturbation_features, simulate_screen, split
+from scvi_perturb.data.fields import data_hash
 from scvi_perturb.features.store import PerturbationFeatures
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def make_split(adata: AnnData) -> Split:
         msg = f"The split holds out {sorted(found)}, and not {HELD_OUT!r}; use `make_screen()`."
         raise ValueError(msg)
     return made
+
+
+def moved_split(made: Split, adata: AnnData) -> Split:
+    """Return a split of the same cells, for data that differ in what it does not look at."""
+    return replace(made, data_hash=data_hash(adata, made.keys))
 
 
 def make_features(adata: AnnData) -> PerturbationFeatures:
@@ -241,7 +247,8 @@ class ModelContract:
         spoilt.X = sparse.csr_matrix(counts)
         states = []
         for adata in (simulated.copy(), spoilt):
-            model = fit(self.case, make_model(self.case, adata), split=made)
+            own = moved_split(made, adata)
+            model = fit(self.case, make_model(self.case, adata), split=own)
             states.append(model.module.state_dict())
         assert states[0].keys() == states[1].keys()
         assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

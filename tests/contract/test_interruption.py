@@ -111,8 +111,8 @@ def test_two_threads_train_one_after_the_other(case, screen):
 
     model = fit(case, make_model(case, screen.copy()), callbacks=[Other()])
     thread.join()
-    weights = model.module.state_dict()
-    assert all(torch.equal(weights[k], v) for k, v in others[0].module.state_dict().items())
+    # Sums of threads differ in the last digits.
+    torch.testing.assert_close(model.module.state_dict(), others[0].module.state_dict())
 
 
 @pytest.mark.parametrize("case", SOME, ids=lambda c: c.name, indirect=True)

@@ -15,7 +15,7 @@ from scvi.model import SCVI
 
 from benchmarks.hostile.model_files import CASES, Saved, attack, flip, reseal
 from scvi_perturb import HybridResidualModel, PerturbDiffusion, SchemaError
-from scvi_perturb._compat import SETUP_METHOD_NAME
+from scvi_perturb._compat import setup_method_name
 from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.predictors import FeatureForest
 from scvi_perturb.testing import SETUP, SINGLE, dense, fit, make_features, make_model, make_screen
@@ -217,7 +217,7 @@ def test_a_registry_can_be_looked_at(model):
     model.save("model")
     registry = PerturbDiffusion.load_registry("model")
     assert registry["setup_args"] == model.registry["setup_args"]
-    assert registry[SETUP_METHOD_NAME] == "setup_anndata"
+    assert registry[setup_method_name()] == "setup_anndata"
 
 
 @pytest.mark.filterwarnings("ignore:FeatureForest leaves out:UserWarning")
