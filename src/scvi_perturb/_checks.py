@@ -109,6 +109,8 @@ GIVEN_AS: Final[dict[str, Any]] = {
         "Mapping",
     ),
     "Results.folder": "str | Path",
+    "OperatorMixin.counterfactual.conditions": "Mapping",  # whose weights it looks at itself
+    "OperatorMixin.get_perturbation_effects.names": "Mapping",
     # Their own error says what to use in their place.
     **dict.fromkeys(
         ("PerturbDiffusion.diffusion", "PerturbFlow.flow", "HybridResidualModel.generator"),

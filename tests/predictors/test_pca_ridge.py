@@ -74,7 +74,7 @@ def test_what_is_no_gene_is_left_out_aloud_and_refused():
     rows = [("g0", [1.0, 0, 2]), ("g1", [0.0, 1, 1]), ("drug", [5.0, 5, 5])]
     with pytest.warns(UserWarning, match=r"PCARidge leaves out 1 of 3 .*'drug'"):
         predictor = PCARidge(profile="effects").fit(effects(rows))
-    with pytest.raises(UnknownPerturbationError, match=r"'drug' .*names: g0"):
+    with pytest.raises(UnknownPerturbationError, match=r"'drug' .*names, which are g0"):
         predictor.predict(["drug"])
     with pytest.raises(SchemaError, match="can learn from none of the 1"):
         PCARidge(profile="effects").fit(effects(rows[2:]))

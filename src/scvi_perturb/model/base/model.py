@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,6 @@ from scvi_perturb.model.base.reference import (
 from scvi_perturb.model.base.saving import SavingMixin
 from scvi_perturb.model.base.setup import (
     completed,
-    digest,
     mudata_screen_fields,
     screen_fields,
 )
@@ -67,7 +67,7 @@ from scvi_perturb.model.base.training import CellSplit
 from scvi_perturb.similarity.novelty import UNKNOWN, novelty
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -499,7 +499,7 @@ class PerturbationModel(SavingMixin):
         reader, data, screen = self._reader(None), self._plain_adata(), self._screen
         codes = (one.tobytes() for one in reader.codes.values())
         values = (one.tobytes() for one in sampled_values(reader.counts))
-        look = digest([id(self.adata), *data.obs_names, *codes, *values])
+        look = _digest([id(self.adata), *data.obs_names, *codes, *values])
         if self._looked_at[0] != look:
             columns = [column.name for column in screen.metadata]
             annotation = None
@@ -623,8 +623,8 @@ class PerturbationModel(SavingMixin):
         arguments = {k: v for k, v in self.init_params_["non_kwargs"].items() if k != "registry"}
         return {
             "data": self._fingerprint(),
-            "training cells": digest(parts.train),
-            "validation cells": digest(parts.validation),
+            "training cells": _digest(parts.train),
+            "validation cells": _digest(parts.validation),
             "model": {key: _told(value) for key, value in arguments.items()},
             "settings": {key: str(value) for key, value in settings.items()},
         }
@@ -717,3 +717,9 @@ def _stacked(draws: list[coo_matrix]) -> GCXS:
         shape=(*draws[0].shape, len(draws))[:n_axes],
     )
     return sparse.GCXS.from_coo(cube, compressed_axes=(0,))
+
+
+def _digest(items: Iterable[object]) -> str:
+    """Return a short hash of items, in their order; bytes as they are, all else as text."""
+    parts = (item if isinstance(item, bytes) else str(item).encode() for item in items)
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]

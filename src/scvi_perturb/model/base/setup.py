@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +34,6 @@ from scvi_perturb.data.reader import check_adata, read_rows
 from scvi_perturb.data.screen import Screen, screen_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from anndata import AnnData
@@ -188,9 +186,3 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
             raise SchemaError(msg)
         return
     write_text(path, sealed(now), make_folder=True)
-
-
-def digest(items: Iterable[object]) -> str:
-    """Return a short hash of items, in their order; bytes as they are, all else as text."""
-    parts = (item if isinstance(item, bytes) else str(item).encode() for item in items)
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
