@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 CORE := $(VENV)/.core-$(KEY)
 DEV := $(VENV)/.dev-$(KEY)
 DOCS := $(VENV)/.docs-$(KEY)
-# One thread a process: the tests run in several.
+# One thread a process: the tests run in several, and threads that wait for each other's core are slow.
 QUIET_CPU := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -62,7 +62,7 @@ docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 tutorials: $(DOCS)
-	$(if $(wildcard tutorials/*.ipynb),$(BIN)/jupyter execute tutorials/*.ipynb,@echo 'no tutorials yet')
+	$(QUIET_CPU) $(BIN)/jupyter execute tutorials/*.ipynb
 
 bench-quick: $(CORE)
 	$(BIN)/python -m benchmarks.speed --n-cells 4000 --n-genes 1000 --n-epochs 2 --n-repeats 1 --n-to-file 5000 \

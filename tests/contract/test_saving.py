@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import scvi_perturb
 from scvi_perturb import SchemaError, UnknownPerturbationError
 from scvi_perturb.testing import (
     FEATURED,
@@ -199,7 +199,7 @@ def test_files_are_json_and_safetensors(case, folder):
     assert sorted(path.name for path in Path(folder).iterdir()) == names
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["model"] == case.name
-    assert manifest["version"] == version("scvi-perturb")
+    assert manifest["version"] == scvi_perturb.__version__
     assert sorted(manifest["files"]) == [name for name in names if name != "manifest.json"]
 
 

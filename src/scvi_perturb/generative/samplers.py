@@ -419,7 +419,8 @@ def euler_maruyama(
     return x
 
 
-SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama", "euler", "rk4"]
+#: Those of this package, and names under which other packages register theirs.
+SamplerName = Literal["heun", "dpm++2m", "ddim", "euler-maruyama", "euler", "rk4"] | str
 
 #: Solvers of flows, by name.
 SOLVERS: Final[tuple[Solver, ...]] = tuple(EVALUATIONS_PER_STEP)
