@@ -21,6 +21,7 @@ import torch
 from anndata import AnnData
 
 import scvi_perturb
+from scvi_perturb.pp import ScreenReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -319,14 +320,13 @@ def _late(*_: object) -> None:
 
 def run_call(
     call: Callable[..., Any], arguments: dict[str, Any], *, limit: float = LIMIT_S
-) -> None:
-    """Call with a limit of time; what is yielded is taken too."""
+) -> Any:
+    """Return what a call within a limit of time returns; what is yielded is taken too."""
     signal.signal(signal.SIGALRM, _late)
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         made = call(**arguments)
-        if inspect.isgenerator(made):
-            list(made)
+        return list(made) if inspect.isgenerator(made) else made
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -349,11 +349,13 @@ def try_case(case: Case) -> tuple[str, str]:
     """Return the outcome of a bad value, and the error if there was one."""
     arguments = {**case.target.good(), case.argument: case.value}
     try:
-        run_call(case.target.call, arguments)
+        made = run_call(case.target.call, arguments)
     except (Exception, EndlessError) as error:
         text = " ".join(str(error).split())
         return outcome(error), f"{type(error).__name__}: {text[:160]}"
-    return "silent", ""
+    # A report tells what is wrong, and raises nothing.
+    told = isinstance(made, ScreenReport) and made.problems
+    return ("refused", made.problems[0]) if told else ("silent", "")
 
 
 def limit_memory() -> None:
