@@ -318,9 +318,7 @@ def _late(*_: object) -> None:
     raise EndlessError
 
 
-def run_call(
-    call: Callable[..., Any], arguments: dict[str, Any], *, limit: float = LIMIT_S
-) -> Any:
+def run_call(call: Callable[..., Any], arguments: dict[str, Any], *, limit: float = LIMIT_S) -> Any:  # noqa: ANN401
     """Return what a call within a limit of time returns; what is yielded is taken too."""
     signal.signal(signal.SIGALRM, _late)
     signal.setitimer(signal.ITIMER_REAL, limit)
