@@ -190,8 +190,15 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
+#: Characters that no name of a file has.
+_LONGEST_NAME: Final = 256
+
+
 def _is_path(value: object) -> bool:
-    return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
+    if not isinstance(value, str | os.PathLike):
+        return False
+    longest = max(map(len, pathlib.PurePath(str(value)).parts), default=0)
+    return str(value) != "" and "\0" not in str(value) and longest < _LONGEST_NAME
 
 
 def _is_whole(value: object) -> bool:

@@ -338,6 +338,14 @@ def _swap(new: Path, old: Path) -> None:
 # Reading ------------------------------------------------------------------------------------
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_bytes(
     path: str | os.PathLike[str], *, kind: str = "a file", most: int = MOST_BYTES
 ) -> bytes:

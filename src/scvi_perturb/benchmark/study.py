@@ -24,7 +24,7 @@ from pydantic import (
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
-from scvi_perturb._files import read_text
+from scvi_perturb._files import is_file, read_text
 from scvi_perturb.benchmark.methods import (
     TRIVIAL,
     class_names,
@@ -255,7 +255,7 @@ def _file_name(name: str) -> str:
 
 def _existing(path: Path, info: ValidationInfo) -> Path:
     folder: Path = (info.context or {})["folder"]
-    if not (folder / path).is_file():
+    if not is_file(folder / path):
         msg = f"a file that is there, from {folder.resolve()}"
         raise ValueError(msg)
     return (folder / path).resolve()
@@ -453,7 +453,7 @@ _MOST_BYTES: Final = 1 << 24
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_file(path):
         msg = f"There is no file {path}."
         raise SchemaError(msg)
     try:

@@ -380,6 +380,9 @@ def data_hash(
             for part in _column(adata, column):
                 digest.update(part)
     if counts is None:
+        if keys.layer is not None and keys.layer not in (layers := layer_names(adata)):
+            msg = f"Layer {keys.layer!r} was not found; the layers are {layers}."
+            raise SchemaError(msg)
         counts = adata.X if keys.layer is None else adata.layers[keys.layer]
     for part in _counts(counts, adata.shape):
         digest.update(part)

@@ -20,6 +20,7 @@ from scvi_perturb._core import (
     X_KEY,
     SchemaError,
 )
+from scvi_perturb._files import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -369,8 +370,8 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
     import anndata
 
     path = Path(path)
-    is_zarr = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
-    if not path.exists():
+    is_zarr = any(is_file(path / name) for name in (".zgroup", "zarr.json"))
+    if not is_file(path) and not is_zarr and not path.is_dir():
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
-from scvi_perturb._files import read_bytes
+from scvi_perturb._files import is_file, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -195,7 +195,7 @@ def perturbation_identifier(text: str) -> str | None:
 
 def _read_terms(path: Path) -> list[OntologyTerm]:
     """Return the terms of a file; see `OntologyTerms.read` for kinds of files and errors."""
-    if not path.is_file():
+    if not is_file(path):
         msg = f"There is no ontology at {str(path)!r}; expected a file in OBO or OWL."
         raise FileNotFoundError(msg)
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
