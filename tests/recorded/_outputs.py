@@ -7,6 +7,7 @@ returns outputs by name. An output that is refused is recorded as the name of th
 from __future__ import annotations
 
 import inspect
+import os
 import tempfile
 from dataclasses import replace
 from functools import cache, partial
@@ -732,6 +733,10 @@ def from_scvi() -> Outputs:
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
     own = scvi.model.SCVI(adata, n_latent=4, n_hidden=16, n_layers=1)
     own.train(2, batch_size=64, **_CPU)
+    # Other tests find no seed, nor do the processes that they start.
+    scvi.settings.seed = None
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
     svp.model.PerturbDiffusion.setup_anndata(adata, context_keys=CONTEXT, batch_key="batch")
     config = DiffusionConfig(**_NETWORK)
     made = svp.model.PerturbDiffusion.from_scvi_model(own, adata=adata, diffusion=config)
