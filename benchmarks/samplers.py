@@ -19,7 +19,7 @@ import torch
 
 from benchmarks._kang_frame import CONTEXT_KEYS, CONTROL, load_kang
 from scvi_perturb import PerturbDiffusion, PerturbFlow, SamplerConfig
-from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, generator
+from scvi_perturb._core import Key, generator
 from scvi_perturb.benchmark import markdown_table
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 from scvi_perturb.model.latent.fit import latent_energy
@@ -105,7 +105,7 @@ def _groups(model: Any) -> list[tuple[np.ndarray, torch.Tensor, torch.Tensor]]: 
     """Return code, references and real latents of the largest groups of treated cells."""
     reader = model._reader(None)
     latent = torch.from_numpy(model.get_latent_representation())
-    pairs = np.stack([reader.codes[CONDITION_KEY], reader.codes[CONTEXT_KEY]], axis=1)
+    pairs = np.stack([reader.codes[Key.CONDITION], reader.codes[Key.CONTEXT]], axis=1)
     found, inverse, size = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
     order = [i for i in np.argsort(-size, kind="stable") if found[i, 0] != 0 and size[i] >= 50]
     random = np.random.default_rng(0)

@@ -16,20 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
-#: Keys under which the fields of a screen are registered with scvi-tools (and named in a batch).
-X_KEY: Final = "X"
-CONDITION_KEY: Final = "condition"
-CONTEXT_KEY: Final = "context"
-BATCH_KEY: Final = "batch"
-LIBRARY_KEY: Final = "library"
+class Key:
+    """Keys under which the fields of a screen are registered, and named in a batch."""
+
+    X: Final = "X"
+    CONDITION: Final = "condition"
+    CONTEXT: Final = "context"
+    BATCH: Final = "batch"
+    LIBRARY: Final = "library"
+
+
+class Column:
+    """Columns that `pp.harmonize` writes and that `setup_anndata` looks for by default."""
+
+    PERTURBATION: Final = "perturbation"
+    DOSE: Final = "dose"
+    TIME: Final = "time"
+    KIND: Final = "perturbation_type"
+
+
 #: Before the column, of the keys of metadata.
 METADATA_PREFIX: Final = "metadata_"
-
-#: Columns that `scvi_perturb.pp.harmonize` writes and that `setup_anndata` looks for by default.
-PERTURBATION_COLUMN: Final = "perturbation"
-DOSE_COLUMN: Final = "dose"
-TIME_COLUMN: Final = "time"
-KIND_COLUMN: Final = "perturbation_type"
 
 CONTROL: Final = "control"
 SEPARATOR: Final = "+"

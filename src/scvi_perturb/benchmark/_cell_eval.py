@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, SchemaError
+from scvi_perturb._core import CONTROL, Column, SchemaError
 from scvi_perturb.data.reader import align_genes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def to_cell_eval(
     predicted: AnnData,
     *,
     control: AnnData | None = None,
-    perturbation_key: str = PERTURBATION_COLUMN,
+    perturbation_key: str = Column.PERTURBATION,
     control_label: str = CONTROL,
     max_counts_per_cell: int = 1_000_000,
 ) -> AnnData:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._compat import layer_names
-from scvi_perturb._core import CONTROL, PERTURBATION_COLUMN, UNS_KEY, SchemaError
+from scvi_perturb._core import CONTROL, UNS_KEY, Column, SchemaError
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.reader import check_raw_counts, holds_counts, other_matrices
@@ -72,7 +72,7 @@ def _canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnD
             msg = f"--control {label}: no cell has this label; there are {some}."
             raise UsageError(msg)
     made = harmonize(adata, columns, control=options.control, copy=False)
-    control = (made.obs[PERTURBATION_COLUMN] == CONTROL).to_numpy()
+    control = (made.obs[Column.PERTURBATION] == CONTROL).to_numpy()
     if not control.any():
         msg = f"No label of {source!r} is recognised as control ({some}); name it: --control LABEL."
         raise UsageError(msg)
@@ -110,7 +110,7 @@ def _sources(obs: pd.DataFrame, options: ScreenOptions) -> dict[str, str]:
                 raise UsageError(msg)
     try:
         found = (
-            source_columns("canonical", [*map(str, obs.columns), PERTURBATION_COLUMN])[1]
+            source_columns("canonical", [*map(str, obs.columns), Column.PERTURBATION])[1]
             if "perturbation" in given
             else source_columns("auto", map(str, obs.columns))[1]
         )
@@ -206,7 +206,7 @@ def _batch_column(adata: AnnData, options: ScreenOptions, notes: list[str]) -> s
     batch = adata.obs["batch"]
     column = f"batch: column {_source(adata, 'batch')!r}"
     if options.batch_key is None:
-        groups = pd.crosstab(batch.astype(str), adata.obs[PERTURBATION_COLUMN] == CONTROL)
+        groups = pd.crosstab(batch.astype(str), adata.obs[Column.PERTURBATION] == CONTROL)
         problem = (
             "misses for some cells"
             if batch.isna().any()

@@ -13,17 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import (
-    CONTROL,
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    SEPARATOR,
-    TIME_COLUMN,
-    UNS_KEY,
-    SchemaError,
-    shown,
-)
+from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column, SchemaError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -394,7 +384,7 @@ class ScreenKeys:
         Column of library sizes, which only models use; None sums the counts.
     """
 
-    perturbation: str = PERTURBATION_COLUMN
+    perturbation: str = Column.PERTURBATION
     dose: str | None = None
     time: str | None = None
     kind: str | None = None
@@ -465,12 +455,12 @@ def default_keys(adata: AnnData) -> ScreenKeys:
         roles = {*ScreenKeys.__dataclass_fields__} & {*recorded} - {"context"}
         named = {role: str(recorded[role]) for role in roles}
         return ScreenKeys(**named, context=recorded["context"])
-    if PERTURBATION_COLUMN not in adata.obs:
-        _refuse_absent(PERTURBATION_COLUMN, adata.obs)
+    if Column.PERTURBATION not in adata.obs:
+        _refuse_absent(Column.PERTURBATION, adata.obs)
     return ScreenKeys(
-        dose=DOSE_COLUMN if DOSE_COLUMN in adata.obs else None,
-        time=TIME_COLUMN if TIME_COLUMN in adata.obs else None,
-        kind=KIND_COLUMN if KIND_COLUMN in adata.obs else None,
+        dose=Column.DOSE if Column.DOSE in adata.obs else None,
+        time=Column.TIME if Column.TIME in adata.obs else None,
+        kind=Column.KIND if Column.KIND in adata.obs else None,
     )
 
 

@@ -12,16 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import (
-    CONTROL,
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    SEPARATOR,
-    TIME_COLUMN,
-    UNS_KEY,
-    SchemaError,
-)
+from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column, SchemaError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import check_raw_counts, read_screen
 
@@ -181,7 +172,7 @@ _ENTRIES = (
 #: Every known screen by name.
 DATASETS: Final[Mapping[str, DatasetEntry]] = {entry.name: entry for entry in _ENTRIES}
 
-_ESSENTIAL = (PERTURBATION_COLUMN, DOSE_COLUMN, TIME_COLUMN)
+_ESSENTIAL = (Column.PERTURBATION, Column.DOSE, Column.TIME)
 
 #: Text that stands for a missing value.
 _MISSING = ("nan", "None", "NA", "")
@@ -199,7 +190,7 @@ def _harmonize(adata: AnnData, entry: DatasetEntry) -> AnnData:
             *(entry.name, int((~keep).sum()), len(keep), ", ".join(essential)),
         )
         adata, canonical = adata[keep].copy(), canonical[keep]
-    for column in canonical.columns.difference([TIME_COLUMN]):
+    for column in canonical.columns.difference([Column.TIME]):
         canonical[column] = canonical[column].astype("category").cat.remove_unused_categories()
     canonical["library_size"] = np.asarray(adata.X.sum(axis=1), dtype=np.float32).ravel()
     rest = adata.obs.drop(columns=[c for c in canonical if c in adata.obs])
@@ -230,15 +221,15 @@ def _find_columns(obs: pd.DataFrame, entry: DatasetEntry) -> dict[str, str]:
 
 def _canonical(obs: pd.DataFrame, found: dict[str, str], entry: DatasetEntry) -> pd.DataFrame:
     """Return the canonical columns, with NaN where the file has no value."""
-    original = _text(obs[found[PERTURBATION_COLUMN]])
+    original = _text(obs[found[Column.PERTURBATION]])
     labels = _labels(original, entry)
-    columns: dict[str, pd.Series] = {PERTURBATION_COLUMN: labels}
-    if DOSE_COLUMN in found:
-        dose = _numbers(obs[found[DOSE_COLUMN]]).where(labels != CONTROL, 0.0)
-        columns[DOSE_COLUMN] = dose.map("{:g}".format, na_action="ignore")
-    if TIME_COLUMN in found:
-        columns[TIME_COLUMN] = _numbers(obs[found[TIME_COLUMN]])
-    columns[KIND_COLUMN] = pd.Series(entry.kind, index=obs.index)
+    columns: dict[str, pd.Series] = {Column.PERTURBATION: labels}
+    if Column.DOSE in found:
+        dose = _numbers(obs[found[Column.DOSE]]).where(labels != CONTROL, 0.0)
+        columns[Column.DOSE] = dose.map("{:g}".format, na_action="ignore")
+    if Column.TIME in found:
+        columns[Column.TIME] = _numbers(obs[found[Column.TIME]])
+    columns[Column.KIND] = pd.Series(entry.kind, index=obs.index)
     if "cell_type" not in found:
         columns["cell_type"] = pd.Series(entry.context, index=obs.index)
     for column in ("cell_type", "batch", "donor"):

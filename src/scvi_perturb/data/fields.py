@@ -13,7 +13,7 @@ from scipy import sparse
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
 from scvi_perturb._compat import layer_names
-from scvi_perturb._core import CONDITION_KEY, METADATA_PREFIX, SEPARATOR, X_KEY, SchemaError
+from scvi_perturb._core import METADATA_PREFIX, SEPARATOR, Key, SchemaError
 from scvi_perturb.data.condition import Condition, as_labels, row_codes
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.reader import check_raw_counts, other_matrices
@@ -35,7 +35,7 @@ class CountsField(LayerField):
     """Raw counts; anything else raises and says which layer to use. The matrix is not changed."""
 
     def __init__(self, layer: str | None) -> None:
-        super().__init__(X_KEY, layer, is_count_data=False, correct_data_format=False)
+        super().__init__(Key.X, layer, is_count_data=False, correct_data_format=False)
 
     def validate_field(self, adata: AnnData) -> None:
         """Raise `SchemaError` unless the matrix is there and holds what it should."""
@@ -98,7 +98,7 @@ class PerturbationField(NumericalObsField):
     """
 
     def __init__(self, keys: ScreenKeys, *, require_control: bool = True) -> None:
-        super().__init__(CONDITION_KEY, f"_scvi_{CONDITION_KEY}")
+        super().__init__(Key.CONDITION, f"_scvi_{Key.CONDITION}")
         self.keys = keys
         self.require_control = require_control
 

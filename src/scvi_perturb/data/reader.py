@@ -11,15 +11,7 @@ import torch
 from scipy import sparse
 
 from scvi_perturb._checks import CONVERSIONS, checked, how_to_pass, how_to_read
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    METADATA_PREFIX,
-    X_KEY,
-    SchemaError,
-)
+from scvi_perturb._core import METADATA_PREFIX, Key, SchemaError
 from scvi_perturb._files import is_file
 
 if TYPE_CHECKING:
@@ -252,18 +244,18 @@ class ScreenReader:
         columns = {
             key: np.asarray(manager.get_from_registry(key)).reshape(-1)
             for key in manager.data_registry
-            if key != X_KEY
+            if key != Key.X
         }
         self.codes = {
-            k: columns[k].astype(np.int64) for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+            k: columns[k].astype(np.int64) for k in (Key.CONDITION, Key.CONTEXT, Key.BATCH)
         }
         self.metadata = {k: v for k, v in columns.items() if k.startswith(METADATA_PREFIX)}
-        self.n_cells = len(self.codes[CONDITION_KEY])
-        n_genes = len(manager.get_state_registry(X_KEY)["column_names"])
-        self.counts = _readable(manager.get_from_registry(X_KEY), (self.n_cells, n_genes))
+        self.n_cells = len(self.codes[Key.CONDITION])
+        n_genes = len(manager.get_state_registry(Key.X)["column_names"])
+        self.counts = _readable(manager.get_from_registry(Key.X), (self.n_cells, n_genes))
         self.library: np.ndarray | None = None
-        if LIBRARY_KEY in columns:
-            self.library = columns[LIBRARY_KEY].astype(np.float32)
+        if Key.LIBRARY in columns:
+            self.library = columns[Key.LIBRARY].astype(np.float32)
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -296,11 +288,11 @@ class ScreenReader:
             dense = rows.toarray()
         else:
             dense = np.asarray(rows)
-        batch[X_KEY] = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
+        batch[Key.X] = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
         if self.library is None:
-            batch[LIBRARY_KEY] = batch[X_KEY].sum(dim=1)
+            batch[Key.LIBRARY] = batch[Key.X].sum(dim=1)
         else:
-            batch[LIBRARY_KEY] = torch.from_numpy(self.library[chosen])
+            batch[Key.LIBRARY] = torch.from_numpy(self.library[chosen])
         return batch
 
 

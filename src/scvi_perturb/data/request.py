@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import (
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    TIME_COLUMN,
-    SchemaError,
-    shown,
-)
+from scvi_perturb._core import Column, SchemaError, shown
 from scvi_perturb.data.condition import Component, Condition, as_labels, is_missing
 
 if TYPE_CHECKING:
@@ -104,10 +97,10 @@ def request_table(conditions: str | Iterable[str] | pd.DataFrame, keys: ScreenKe
         msg = "The request is empty; name at least one condition."
         raise SchemaError(msg)
     roles = {
-        PERTURBATION_COLUMN: keys.perturbation,
-        DOSE_COLUMN: keys.dose,
-        TIME_COLUMN: keys.time,
-        KIND_COLUMN: keys.kind,
+        Column.PERTURBATION: keys.perturbation,
+        Column.DOSE: keys.dose,
+        Column.TIME: keys.time,
+        Column.KIND: keys.kind,
     }
     renamed = {
         name: column
@@ -124,7 +117,7 @@ def request_table(conditions: str | Iterable[str] | pd.DataFrame, keys: ScreenKe
         )
         raise SchemaError(msg)
     if keys.perturbation not in table:
-        names = " or ".join(map(repr, dict.fromkeys((keys.perturbation, PERTURBATION_COLUMN))))
+        names = " or ".join(map(repr, dict.fromkeys((keys.perturbation, Column.PERTURBATION))))
         msg = f"The request needs a column {names}; it has {sorted(table.columns)}."
         raise SchemaError(msg)
     return table

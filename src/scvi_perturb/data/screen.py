@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from scvi_perturb._compat import setup_method_name
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    METADATA_PREFIX,
-    PERTURBATION_COLUMN,
-    X_KEY,
-)
+from scvi_perturb._core import METADATA_PREFIX, Column, Key
 from scvi_perturb.data.condition import ScreenKeys
 from scvi_perturb.data.condition_table import ConditionTable
 
@@ -60,13 +53,13 @@ class Screen:
         """Read a registry of scvi-tools."""
         arguments = registry["setup_args"]
         states = {k: v["state_registry"] for k, v in registry["field_registries"].items()}
-        genes: np.ndarray = states[X_KEY]["column_names"]
+        genes: np.ndarray = states[Key.X]["column_names"]
         return cls(
             keys=screen_keys(arguments),
             rna_modality=arguments.get("rna_modality"),
-            table=ConditionTable.from_dict(states[CONDITION_KEY]["table"]),
-            contexts=_levels(states[CONTEXT_KEY]),
-            batches=_levels(states[BATCH_KEY]),
+            table=ConditionTable.from_dict(states[Key.CONDITION]["table"]),
+            contexts=_levels(states[Key.CONTEXT]),
+            batches=_levels(states[Key.BATCH]),
             genes=tuple(map(str, genes)),
             metadata=_metadata(arguments.get("metadata_keys") or {}, states),
             is_perturbed=arguments["perturbation_key"] is not None,
@@ -92,7 +85,7 @@ def _metadata(
 def screen_keys(arguments: dict[str, Any]) -> ScreenKeys:
     """Return the keys among the arguments of `setup_anndata`."""
     return ScreenKeys(
-        arguments["perturbation_key"] or PERTURBATION_COLUMN,
+        arguments["perturbation_key"] or Column.PERTURBATION,
         dose=arguments["dose_key"],
         time=arguments["time_key"],
         kind=arguments["perturbation_type_key"],

@@ -11,7 +11,7 @@ from scvi.module.base import LossOutput
 from torch import Tensor, nn
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, X_KEY
+from scvi_perturb._core import Key
 from scvi_perturb.module.base import (
     CountModule,
     CountParameters,
@@ -49,7 +49,7 @@ class ScviRepresentation(nn.Module):
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
-        posterior = self.vae.inference(tensors[X_KEY], self._batch(tensors[BATCH_KEY]))["qz"]
+        posterior = self.vae.inference(tensors[Key.X], self._batch(tensors[Key.BATCH]))["qz"]
         return posterior.loc, 2 * posterior.scale.log()
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
@@ -149,8 +149,8 @@ class CountAutoencoder(CountModule):
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
-        inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[X_KEY].log1p()
-        return self.encoder(inputs, batch_weights(tensors[BATCH_KEY], self.seen_batch))
+        inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[Key.X].log1p()
+        return self.encoder(inputs, batch_weights(tensors[Key.BATCH], self.seen_batch))
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
@@ -163,8 +163,8 @@ class CountAutoencoder(CountModule):
     ) -> dict[str, Tensor]:
         return {
             "latent": inference_outputs["z"],
-            "library": tensors[LIBRARY_KEY],
-            "batch": tensors[BATCH_KEY],
+            "library": tensors[Key.LIBRARY],
+            "batch": tensors[Key.BATCH],
         }
 
     def generative(

@@ -9,7 +9,7 @@ from scvi.module.base import BaseModuleClass
 from torch import Tensor
 from torch.nn import functional
 
-from scvi_perturb._core import LIBRARY_KEY, TARGET_SUM, X_KEY
+from scvi_perturb._core import TARGET_SUM, Key
 from scvi_perturb.generative.likelihoods import (
     nb_log_prob,
     normal_log_prob,
@@ -108,7 +108,7 @@ class Representation(Protocol):
 
 def counts_log_prob(tensors: Batch, parameters: CountParameters, likelihood: Likelihood) -> Tensor:
     """Return the log-likelihood of the counts of each cell of a batch, `(B,)`, in nats."""
-    x, (mean, dispersion, zero_logits) = tensors[X_KEY], parameters
+    x, (mean, dispersion, zero_logits) = tensors[Key.X], parameters
     nonzero = (tensors["rows"], tensors["columns"]) if "rows" in tensors else None
     if likelihood == "poisson":
         return poisson_log_prob(x, mean, nonzero=nonzero)
@@ -150,8 +150,8 @@ class CountModule(BaseModuleClass):
     def transform(self, tensors: Batch) -> Tensor:
         """Return `log1p` counts per ten thousand, `(B, G)`; real values as they are."""
         if self.is_continuous:
-            return tensors[X_KEY]
-        return torch.log1p(tensors[X_KEY] * (TARGET_SUM / tensors[LIBRARY_KEY][:, None]))
+            return tensors[Key.X]
+        return torch.log1p(tensors[Key.X] * (TARGET_SUM / tensors[Key.LIBRARY][:, None]))
 
     def log_prob(self, tensors: Batch, parameters: CountParameters) -> Tensor:
         """Return the log-likelihood of each cell in nats, `(B,)`."""

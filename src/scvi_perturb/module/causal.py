@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, LIBRARY_KEY, METADATA_PREFIX
+from scvi_perturb._core import METADATA_PREFIX, Key
 from scvi_perturb.module._dependence import hsic, total_correlation
 from scvi_perturb.module.base import ConditionTensors, CountModule
 from scvi_perturb.nn.layers import CountDecoder, ExpressionEncoder
@@ -200,7 +200,7 @@ def causal_loss(
     """Return the loss of a batch and its terms, see :class:`CausalConfig`."""
     reconstruction = -module.log_prob(tensors, parameters)
     posterior = _Posterior(*(module.learned_groups(inference[k]) for k in ("qz_m", "qz_logv", "z")))
-    fields, conditions = module.fields(tensors), module.table.rows(tensors[CONDITION_KEY])
+    fields, conditions = module.fields(tensors), module.table.rows(tensors[Key.CONDITION])
     shift = module.shift(conditions, posterior.mean.identity.detach())
     state, responded = state_divergence(
         (posterior.mean.state, posterior.log_variance.state), shift, module.log_odds(conditions)
@@ -235,7 +235,7 @@ def _terms(
     terms = {"shrinkage": _shrinkage(module)}
     if config.classification > 0:
         terms["classification"] = config.classification * heads_loss(
-            module, module.heads, posterior.draw, fields, tensors[CONDITION_KEY]
+            module, module.heads, posterior.draw, fields, tensors[Key.CONDITION]
         )
     if config.independence_weight > 0 and config.independence != "none":
         terms["independence"] = config.independence_weight * _dependence(
@@ -326,9 +326,9 @@ def _adversary_loss(module: GroupedAutoencoder, state: Tensor, tensors: Batch) -
 
 def _control_means(state: Tensor, tensors: Batch) -> Tensor:
     """Return the squared mean of the state of the controls of each context and batch, unbiased."""
-    control = tensors[CONDITION_KEY] == 0
+    control = tensors[Key.CONDITION] == 0
     total = state.new_zeros(())
-    for key in (CONTEXT_KEY, BATCH_KEY):
+    for key in (Key.CONTEXT, Key.BATCH):
         label = tensors[key]
         for value in torch.unique(label[control]):
             own = state[control & (label == value)]
@@ -428,7 +428,7 @@ class GroupedAutoencoder(CountModule):
             self.heads["perturbation"] = MetadataHead(config.n_state + config.n_identity, spec)
         self.adversaries = nn.ModuleDict()
         if config.independence == "adversary":
-            sizes = {CONTEXT_KEY: len(design.context_levels), BATCH_KEY: len(design.batch_levels)}
+            sizes = {Key.CONTEXT: len(design.context_levels), Key.BATCH: len(design.batch_levels)}
             for key, n_levels in sizes.items():
                 if n_levels > 1:
                     self.adversaries[key] = MetadataHead(
@@ -503,7 +503,7 @@ class GroupedAutoencoder(CountModule):
 
     def depth(self, tensors: Batch) -> Tensor:
         """Return the standardised logarithm of the library size, `(B,)`; 0 of real values."""
-        library = tensors[LIBRARY_KEY]
+        library = tensors[Key.LIBRARY]
         if self.is_continuous:
             return torch.zeros_like(library)
         centre, spread = self.depth_moments
@@ -614,15 +614,15 @@ class GroupedAutoencoder(CountModule):
         """Return the metadata of cells, column -> values `(B,)`; absent columns are missing."""
         found: dict[str, Tensor] = {}
         for key, levels, group in (
-            (CONTEXT_KEY, self.context_levels, "identity"),
-            (BATCH_KEY, self.batch_levels, "technical"),
+            (Key.CONTEXT, self.context_levels, "identity"),
+            (Key.BATCH, self.batch_levels, "technical"),
         ):
             code = tensors[key]
             known = code < len(levels)
             rows = levels[code.clamp_max(len(levels) - 1)]
             rows = torch.where(known[:, None], rows, torch.full_like(rows, -1))
             found |= dict(zip(self.columns[group], rows.T, strict=False))
-        like = tensors[CONTEXT_KEY]
+        like = tensors[Key.CONTEXT]
         for prior in (self.identity_prior, self.technical_prior):
             for spec in prior.metadata.specs:
                 if spec.name not in found:
@@ -640,8 +640,8 @@ class GroupedAutoencoder(CountModule):
     ) -> dict[str, Tensor]:
         return {
             "latent": inference_outputs["z"],
-            "library": tensors[LIBRARY_KEY],
-            "condition": tensors[CONDITION_KEY],
+            "library": tensors[Key.LIBRARY],
+            "condition": tensors[Key.CONDITION],
         }
 
     def generative(

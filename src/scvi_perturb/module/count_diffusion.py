@@ -9,7 +9,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scvi_perturb._core import X_KEY
+from scvi_perturb._core import Key
 from scvi_perturb.generative.discrete import DiscreteDiffusion
 from scvi_perturb.module.base import CountParameters
 from scvi_perturb.module.generator import LatentGenerator
@@ -46,7 +46,7 @@ class RawCounts(BaseModuleClass):
 
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return `log1p` counts, `(B, n_genes)`, known exactly."""
-        values = tensors[X_KEY].log1p()
+        values = tensors[Key.X].log1p()
         return values, torch.full_like(values, _NO_VARIANCE)
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:

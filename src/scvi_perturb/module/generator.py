@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._core import Key
 from scvi_perturb.generative.samplers import SAMPLERS
 from scvi_perturb.module.autoencoder import ScviRepresentation
 from scvi_perturb.module.base import ConditionTensors
@@ -347,14 +347,14 @@ class LatentGenerator(BaseModuleClass):
         effect = self.additive_effect(rows)[place] * (~hidden)[:, None]
         condition = networks.encoder(*rows)[place]
         condition = torch.where(hidden[:, None], networks.hidden_condition, condition)
-        condition = networks.with_context(condition, self._context_row(tensors[CONTEXT_KEY]))
+        condition = networks.with_context(condition, self._context_row(tensors[Key.CONTEXT]))
         return TrainingExamples(target, reference, effect, condition)
 
     def _draw_pairs(self, tensors: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return targets, references and codes of conditions; some pairs made null."""
         target = _draw(tensors[TARGET], tensors[TARGET_LOG_VARIANCE])
         reference = _draw(tensors[REFERENCE], tensors[REFERENCE_LOG_VARIANCE])
-        code = tensors[CONDITION_KEY]
+        code = tensors[Key.CONDITION]
         if self.from_cell:
             null = torch.rand(len(code), device=code.device) < self.config.null_fraction
             target = target * (~null)[:, None]

@@ -14,11 +14,8 @@ import pandas as pd
 
 from scvi_perturb._core import (
     CONTROL,
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
     SEPARATOR,
-    TIME_COLUMN,
+    Column,
     SchemaError,
     looks_like_control,
     shown,
@@ -118,13 +115,13 @@ def condition_columns(
     conditions, dose_unit = _conditions(
         [_raw_components(row, names, control) for row, names in zip(rows, read, strict=True)]
     )
-    made: dict[str, Any] = {PERTURBATION_COLUMN: [c.format() for c in conditions]}
+    made: dict[str, Any] = {Column.PERTURBATION: [c.format() for c in conditions]}
     units = {}
     if dose_unit is not None:
-        made[DOSE_COLUMN] = [c.format_doses() for c in conditions]
+        made[Column.DOSE] = [c.format_doses() for c in conditions]
         units["dose"] = dose_unit
     if "perturbation_type" in fields:
-        made[KIND_COLUMN] = [c.format_kinds() or CONTROL for c in conditions]
+        made[Column.KIND] = [c.format_kinds() or CONTROL for c in conditions]
     unknown = {}
     if "perturbation_id" in fields:
         found = [_identifiers(row, names, control) for row, names in zip(rows, read, strict=True)]
@@ -136,10 +133,10 @@ def condition_columns(
         [(row.get("time"), row.get("time_unit")) for row in rows], what="time"
     )
     if not all(map(math.isnan, times)):
-        written[TIME_COLUMN] = np.array(times)[inverse]
+        written[Column.TIME] = np.array(times)[inverse]
         units["time"] = unit
     doubts = {
-        made[PERTURBATION_COLUMN][i]: doubt
+        made[Column.PERTURBATION][i]: doubt
         for i, row in enumerate(rows)
         if (doubt := _doubt(row, read[i], control)) is not None
     }

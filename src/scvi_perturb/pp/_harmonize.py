@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import (
-    CONTROL,
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    SEPARATOR,
-    TIME_COLUMN,
-    UNS_KEY,
-)
+from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column
 from scvi_perturb.data.condition import check_separator
 from scvi_perturb.data.reader import check_adata
 from scvi_perturb.pp._conditions import ControlLabels, condition_columns, label_problems
@@ -37,10 +29,10 @@ logger = logging.getLogger(__name__)
 _LIBRARY_COLUMN = "library_size"
 #: Columns of conditions by what a model calls them.
 _ROLES = {
-    "perturbation": PERTURBATION_COLUMN,
-    "dose": DOSE_COLUMN,
-    "time": TIME_COLUMN,
-    "kind": KIND_COLUMN,
+    "perturbation": Column.PERTURBATION,
+    "dose": Column.DOSE,
+    "time": Column.TIME,
+    "kind": Column.KIND,
 }
 
 
@@ -184,7 +176,7 @@ def _sources(
 ) -> tuple[str, dict[str, str]]:
     """Return the layout and the column of each field, without what was converted before."""
     before = adata.uns.get(UNS_KEY, {})
-    if schema == "auto" and PERTURBATION_COLUMN in before.get("keys", {}):
+    if schema == "auto" and Column.PERTURBATION in before.get("keys", {}):
         schema = "canonical"
     name, columns = source_columns(schema, adata.obs.columns, perturbed=perturbed)
     past = set()  # units of the source, which no longer hold
@@ -217,7 +209,7 @@ def _keys(adata: AnnData, before: Mapping[str, Any], made: Mapping[str, Any]) ->
     """Return which columns hold what; those of metadata found before stay."""
     found = {*made, *map(str, before.get("keys", {}).get("metadata", ()))}
     keys: dict[str, Any] = {role: column for role, column in _ROLES.items() if column in made}
-    if PERTURBATION_COLUMN in made:
+    if Column.PERTURBATION in made:
         keys |= {"control": CONTROL, "separator": SEPARATOR}
     if "batch" in made:
         keys["batch"] = "batch"
@@ -255,12 +247,12 @@ def _report(
     unmet = sorted((control.given or set()) - control.met)
     if unmet:
         logger.warning("No cell has the label of controls %s.", ", ".join(map(repr, unmet)))
-    labels = adata.obs[PERTURBATION_COLUMN].unique()
+    labels = adata.obs[Column.PERTURBATION].unique()
     names = {name for label in labels for name in label.split(SEPARATOR)} - {CONTROL}
     for problem in label_problems(names):
         logger.warning("%s", problem)
     translated = sorted(control.met - {CONTROL})
     if translated:
         logger.info("Labels taken for %r: %s.", CONTROL, translated)
-    if not (adata.obs[PERTURBATION_COLUMN] == CONTROL).any():
+    if not (adata.obs[Column.PERTURBATION] == CONTROL).any():
         logger.warning("No control cell was found; name its label with `control=...`.")

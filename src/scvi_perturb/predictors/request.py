@@ -10,13 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from scvi_perturb._compat import layer_names
-from scvi_perturb._core import (
-    DOSE_COLUMN,
-    KIND_COLUMN,
-    PERTURBATION_COLUMN,
-    TIME_COLUMN,
-    SchemaError,
-)
+from scvi_perturb._core import Column, SchemaError
 from scvi_perturb.data.condition import as_labels
 from scvi_perturb.data.condition_table import ConditionTable, encode_obs
 from scvi_perturb.data.reader import align_genes, check_raw_counts
@@ -92,10 +86,10 @@ class CellPredictor(Predictor, Protocol):
 
 
 _CANONICAL: Final = {
-    "perturbation": PERTURBATION_COLUMN,
-    "dose": DOSE_COLUMN,
-    "time": TIME_COLUMN,
-    "kind": KIND_COLUMN,
+    "perturbation": Column.PERTURBATION,
+    "dose": Column.DOSE,
+    "time": Column.TIME,
+    "kind": Column.KIND,
 }
 
 

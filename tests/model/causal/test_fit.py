@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY
+from scvi_perturb._core import Key
 from scvi_perturb.model.causal import fit
 from scvi_perturb.model.causal.fit import _response_directions, control_centred
 
@@ -29,9 +29,9 @@ def cells(n_each, *, n_conditions=1, n_contexts=2, noise=0.3, seed=0):
     values[rows[:, None], 20 + np.arange(n_contexts)] -= 1.0 / n_contexts
     values[rows, 20 + context[rows]] += 1.0
     codes = {
-        CONDITION_KEY: condition,
-        CONTEXT_KEY: context,
-        BATCH_KEY: np.zeros(len(condition), dtype=np.int64),
+        Key.CONDITION: condition,
+        Key.CONTEXT: context,
+        Key.BATCH: np.zeros(len(condition), dtype=np.int64),
     }
     return values, codes
 
@@ -67,12 +67,12 @@ def test_of_many_groups_the_leading_directions_are_the_same(monkeypatch):
 @pytest.mark.parametrize("treated", [True, False], ids=["no control", "no treated"])
 def test_what_cells_are_displaced_from(treated):
     values, codes = cells(10)
-    keep = (codes[CONDITION_KEY] > 0) == treated
+    keep = (codes[Key.CONDITION] > 0) == treated
     displacement, rows = control_centred(values[keep], {k: v[keep] for k, v in codes.items()})
     if not treated:
         assert len(displacement) == len(rows) == 0
         return
     # Without controls, from the mean of their context.
     for context in (0, 1):
-        own = codes[CONTEXT_KEY][keep] == context
+        own = codes[Key.CONTEXT][keep] == context
         np.testing.assert_allclose(displacement[own].mean(axis=0), 0.0, atol=1e-8)

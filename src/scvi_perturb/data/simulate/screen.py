@@ -15,11 +15,9 @@ from scipy import sparse
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import (
     CONTROL,
-    DOSE_COLUMN,
-    PERTURBATION_COLUMN,
     SEPARATOR,
     TARGET_SUM,
-    TIME_COLUMN,
+    Column,
     SchemaError,
     UnknownPerturbationError,
 )
@@ -332,13 +330,13 @@ def _annotate(truth: Truth, cells: Cells, factors: Factors, rng: np.random.Gener
     n_cells, n_genes = counts.shape
     perturbed = np.array([not condition.is_control for condition in cells.conditions])
     labels = [condition.perturbation for condition in cells.conditions]
-    columns: dict[str, object] = {PERTURBATION_COLUMN: _labels(labels, cells.condition)}
+    columns: dict[str, object] = {Column.PERTURBATION: _labels(labels, cells.condition)}
     if truth.config.doses is not None:
-        columns[DOSE_COLUMN] = _labels(
+        columns[Column.DOSE] = _labels(
             [c.format_doses() for c in cells.conditions], cells.condition
         )
     if cells.time is not None:
-        columns[TIME_COLUMN] = cells.time
+        columns[Column.TIME] = cells.time
     columns["cell_type"] = _labels(truth.contexts, cells.context)
     columns["batch"] = _labels(truth.batches, cells.batch)
     columns["library_size"] = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()

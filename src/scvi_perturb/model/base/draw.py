@@ -15,15 +15,7 @@ from anndata import AnnData
 from anndata.io import read_h5ad
 from scipy import sparse
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    TARGET_SUM,
-    UNS_KEY,
-    SchemaError,
-    generator,
-)
+from scvi_perturb._core import TARGET_SUM, UNS_KEY, Key, SchemaError, generator
 from scvi_perturb._files import writing_hdf5
 from scvi_perturb._version import __version__
 from scvi_perturb.data.matching import group_controls
@@ -134,9 +126,9 @@ def library_shifts(
     `codes`: Condition, context and batch of all cells. `library`: Library sizes of all cells.
     `train`: Cells to learn from.
     """
-    condition, context = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]
+    condition, context = codes[Key.CONDITION][train], codes[Key.CONTEXT][train]
     size = np.log(np.maximum(library[train].astype(float), 1.0))
-    groups = group_controls(context, codes[BATCH_KEY][train], condition == 0)
+    groups = group_controls(context, codes[Key.BATCH][train], condition == 0)
     centre = np.array([size[groups.pool(g)].mean() for g in range(len(groups.start))])
     change = size - centre[groups.group]
     shifts = {}

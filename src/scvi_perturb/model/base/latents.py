@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
+from scvi_perturb._core import Key, generator
 from scvi_perturb.data.matching import group_controls, match_controls
 from scvi_perturb.generative.coupling import couple
 
@@ -102,8 +102,8 @@ class LatentPairs:
             "target_log_variance": self.target_log_variance[index],
             "reference_mean": self.reference[index],
             "reference_log_variance": self.reference_log_variance[index],
-            CONDITION_KEY: self.condition[index],
-            CONTEXT_KEY: self.context[index],
+            Key.CONDITION: self.condition[index],
+            Key.CONTEXT: self.context[index],
         }
 
 
@@ -128,10 +128,10 @@ def make_pairs(
     the matching.
     """
     mean, log_variance = latents
-    condition, context = codes[CONDITION_KEY], codes[CONTEXT_KEY]
+    condition, context = codes[Key.CONDITION], codes[Key.CONTEXT]
     is_control = np.zeros(len(mean), dtype=bool)
     is_control[train] = condition[train] == 0
-    groups = group_controls(context, codes[BATCH_KEY], is_control)
+    groups = group_controls(context, codes[Key.BATCH], is_control)
     part = np.full(len(mean), 2)
     part[train], part[validation] = 0, 1
     apart = 3 * condition + part

@@ -14,13 +14,10 @@ from scvi.data import AnnDataManager
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
     CONTROL,
-    LIBRARY_KEY,
-    PERTURBATION_COLUMN,
     SEPARATOR,
+    Column,
+    Key,
     NotTrainedError,
     SchemaError,
     generator,
@@ -192,7 +189,7 @@ class PerturbationModel(SavingMixin):
         *,
         rna_modality: str = "rna",
         layer: str | None = None,
-        perturbation_key: str = PERTURBATION_COLUMN,
+        perturbation_key: str = Column.PERTURBATION,
         control: str = CONTROL,
         dose_key: str | None = None,
         time_key: str | None = None,
@@ -433,7 +430,7 @@ class PerturbationModel(SavingMixin):
                 latent = (
                     mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
                 )
-                library = batch[LIBRARY_KEY].to(device)
+                library = batch[Key.LIBRARY].to(device)
                 with torch.inference_mode():
                     parameters = self._decode_cells(latent, batch, adata)
                 matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
@@ -460,7 +457,7 @@ class PerturbationModel(SavingMixin):
     ) -> CountParameters:
         """Return the parameters of the counts of given cells at other latents."""
         del adata
-        library, label = (batch[key].to(latent.device) for key in (LIBRARY_KEY, BATCH_KEY))
+        library, label = (batch[key].to(latent.device) for key in (Key.LIBRARY, Key.BATCH))
         return self._representation().decode(latent, library, label)
 
     def _effects(
@@ -564,7 +561,7 @@ class PerturbationModel(SavingMixin):
             raise SchemaError(msg)
         reader = self._reader(None)
         allowed = np.sort(self.train_indices_)
-        rows = allowed[reader.codes[CONDITION_KEY][allowed] == 0]
+        rows = allowed[reader.codes[Key.CONDITION][allowed] == 0]
         return reference_from_screen(reader, rows, self._screen, self._plain_adata().obs_names)
 
     def _reader(self, adata: AnnData | MuData | None) -> ScreenReader:
@@ -631,9 +628,9 @@ class PerturbationModel(SavingMixin):
 
     def _record_trained_pairs(self, codes: dict[str, np.ndarray], train: np.ndarray) -> None:
         """Record which conditions were trained on in which contexts."""
-        trained = np.stack([codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]], axis=1)
+        trained = np.stack([codes[Key.CONDITION][train], codes[Key.CONTEXT][train]], axis=1)
         self.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
-        own = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train], codes[BATCH_KEY][train]
+        own = codes[Key.CONDITION][train], codes[Key.CONTEXT][train], codes[Key.BATCH][train]
         self.batch_effects_ = effects_of_batches(*own)
         self._tell_batch_effects(self.batch_effects_)
 

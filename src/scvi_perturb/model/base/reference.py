@@ -11,15 +11,7 @@ import torch
 from scipy import sparse
 
 from scvi_perturb._compat import layer_names
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    X_KEY,
-    SchemaError,
-    UnknownPerturbationError,
-)
+from scvi_perturb._core import Key, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_labels, distinct_rows
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import encode_labels
@@ -73,11 +65,11 @@ class Reference:
         counts = read_rows(self.counts, rows)
         dense = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
         return {
-            X_KEY: torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32)),
-            LIBRARY_KEY: torch.from_numpy(self.library[rows].astype(np.float32)),
-            CONTEXT_KEY: torch.from_numpy(self.context[rows]),
-            BATCH_KEY: torch.from_numpy(self.batch[rows]),
-            CONDITION_KEY: torch.zeros(len(rows), dtype=torch.long),
+            Key.X: torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32)),
+            Key.LIBRARY: torch.from_numpy(self.library[rows].astype(np.float32)),
+            Key.CONTEXT: torch.from_numpy(self.context[rows]),
+            Key.BATCH: torch.from_numpy(self.batch[rows]),
+            Key.CONDITION: torch.zeros(len(rows), dtype=torch.long),
         }
 
     def profile(self, rows: np.ndarray) -> np.ndarray:
@@ -252,7 +244,7 @@ def reference_from_screen(
     reader: ScreenReader, rows: np.ndarray, screen: Screen, names: pd.Index
 ) -> Reference:
     """Return control cells `rows` of the registered screen."""
-    context, batch = reader.codes[CONTEXT_KEY][rows], reader.codes[BATCH_KEY][rows]
+    context, batch = reader.codes[Key.CONTEXT][rows], reader.codes[Key.BATCH][rows]
     labels = pd.DataFrame(index=names[rows])
     for i, column in enumerate(screen.keys.context):
         labels[column] = [screen.contexts[code][i] for code in context]

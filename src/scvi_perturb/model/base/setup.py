@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    CONTROL,
-    LIBRARY_KEY,
-    PERTURBATION_COLUMN,
-    SEPARATOR,
-    SchemaError,
-)
+from scvi_perturb._core import CONTROL, SEPARATOR, Column, Key, SchemaError
 from scvi_perturb._files import write_text
 from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.condition import as_columns, as_label, harmonised_keys
@@ -50,7 +41,7 @@ def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
     return {
         "layer": given["layer"],
         "perturbation_key": given["perturbation_key"]
-        or found.get("perturbation", PERTURBATION_COLUMN),
+        or found.get("perturbation", Column.PERTURBATION),
         "control": as_label(control) if control is not None else found.get("control", CONTROL),
         "dose_key": given["dose_key"] or found.get("dose"),
         "time_key": given["time_key"] or found.get("time"),
@@ -67,9 +58,9 @@ def screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
     return [
         CountsField(arguments["layer"]),
         PerturbationField(screen_keys(arguments)),
-        LabelField(CONTEXT_KEY, arguments["context_keys"]),
-        LabelField(BATCH_KEY, as_columns(arguments["batch_key"])),
-        LibraryField(LIBRARY_KEY, arguments["library_key"]),
+        LabelField(Key.CONTEXT, arguments["context_keys"]),
+        LabelField(Key.BATCH, as_columns(arguments["batch_key"])),
+        LibraryField(Key.LIBRARY, arguments["library_key"]),
     ]
 
 
@@ -79,9 +70,9 @@ def mudata_screen_fields(arguments: dict[str, Any]) -> list[BaseAnnDataField]:
     return [
         MuDataCountsField(arguments["layer"], **at),
         MuDataPerturbationField(screen_keys(arguments), **at),
-        MuDataLabelField(CONTEXT_KEY, arguments["context_keys"], **at),
-        MuDataLabelField(BATCH_KEY, as_columns(arguments["batch_key"]), **at),
-        MuDataLibraryField(LIBRARY_KEY, arguments["library_key"], **at),
+        MuDataLabelField(Key.CONTEXT, arguments["context_keys"], **at),
+        MuDataLabelField(Key.BATCH, as_columns(arguments["batch_key"]), **at),
+        MuDataLibraryField(Key.LIBRARY, arguments["library_key"], **at),
     ]
 
 
@@ -96,7 +87,7 @@ def check_training_cells(reader: ScreenReader, train: np.ndarray, screen: Screen
     cells; cells without counts; library sizes below the counts; or conditions the model was not
     made with.
     """
-    condition, context = reader.codes[CONDITION_KEY][train], reader.codes[CONTEXT_KEY][train]
+    condition, context = reader.codes[Key.CONDITION][train], reader.codes[Key.CONTEXT][train]
     is_control = condition == 0
     n_treated = int((~is_control).sum())
     if not is_control.any() or n_treated < 2:
@@ -124,9 +115,9 @@ def check_known_labels(reader: ScreenReader, screen: Screen) -> None:
     own, keys = Screen.from_registry(reader.registry), screen.keys
     conditions = [c.format(keys.control, keys.separator) for c in own.table.conditions]
     for key, column, n_known, labels in (
-        (CONDITION_KEY, keys.perturbation, len(screen.table), conditions),
-        (CONTEXT_KEY, " / ".join(keys.context), len(screen.contexts), own.contexts),
-        (BATCH_KEY, keys.batch, len(screen.batches), own.batches),
+        (Key.CONDITION, keys.perturbation, len(screen.table), conditions),
+        (Key.CONTEXT, " / ".join(keys.context), len(screen.contexts), own.contexts),
+        (Key.BATCH, keys.batch, len(screen.batches), own.batches),
     ):
         codes = np.unique(reader.codes[key])
         new = [labels[code] for code in codes[codes >= n_known][:5]]

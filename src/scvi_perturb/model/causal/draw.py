@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    X_KEY,
-    SchemaError,
-    generator,
-)
+from scvi_perturb._core import Key, SchemaError, generator
 from scvi_perturb.data.reader import ScreenReader
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.model.base.draw import (
@@ -118,7 +110,7 @@ def encode_reference(
     mean, log_variance = encode_cells(
         network, lambda rows: cells.read(used[rows]), len(used), network.profile.device
     )
-    codes = {CONTEXT_KEY: cells.context[used], BATCH_KEY: cells.batch[used]}
+    codes = {Key.CONTEXT: cells.context[used], Key.BATCH: cells.batch[used]}
     return CellLatents(mean, log_variance, metadata_tensors(network, codes))
 
 
@@ -157,11 +149,11 @@ def encode_data(
         raise SchemaError(msg)
     device = network.profile.device
     mean, log_variance = encode_cells(network, lambda i: reader[rows[i]], len(rows), device)
-    codes = {k: reader.codes[k][rows] for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)}
+    codes = {k: reader.codes[k][rows] for k in (Key.CONDITION, Key.CONTEXT, Key.BATCH)}
     fields = metadata_tensors(network, codes | {k: v[rows] for k, v in reader.metadata.items()})
     conditions = control_tensors(network, len(rows))
     if with_conditions:
-        used, which = np.unique(codes[CONDITION_KEY], return_inverse=True)
+        used, which = np.unique(codes[Key.CONDITION], return_inverse=True)
         named = [screen.table.conditions[code] for code in used]
         known = condition_tensors(network, vocabulary, named)
         conditions = known.rows(torch.from_numpy(which).to(device))
@@ -355,11 +347,11 @@ def _reference_correction(
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for rows in chunks(len(used)):
             batch = cells.read(used[rows])
-            size = batch[LIBRARY_KEY].to(network.profile.device)
+            size = batch[Key.LIBRARY].to(network.profile.device)
             with torch.inference_mode():
                 own = draws.latent(rows, control_tensors(network, len(rows)))
                 drawn = Drawn(rows, size, network.decode(own, size, None, None))
             share = expected_proportions(drawn, network.likelihood)
-            yield group[rows], batch[X_KEY].numpy(), share * batch[LIBRARY_KEY].numpy()[:, None]
+            yield group[rows], batch[Key.X].numpy(), share * batch[Key.LIBRARY].numpy()[:, None]
 
     return group, reference_factors(parts(), len(groups), network.n_genes)

@@ -8,14 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    TARGET_SUM,
-    X_KEY,
-)
+from scvi_perturb._core import TARGET_SUM, Key
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.model.base.draw import Drawn, expected_proportions
 from scvi_perturb.model.base.latents import chunks, encode_cells
@@ -154,7 +147,7 @@ def measure_errors(
 ) -> OperatorErrors:
     """Return the errors of operators; `parts` are training and held-out cells."""
     train, held = parts
-    codes, counts = reader.codes[CONDITION_KEY][train], np.zeros(network.operators.n_components)
+    codes, counts = reader.codes[Key.CONDITION][train], np.zeros(network.operators.n_components)
     for code, size in zip(*np.unique(codes, return_counts=True), strict=True):
         for part in table.conditions[code].components:
             counts[table.component_index(part.name, part.kind)] += size
@@ -182,8 +175,8 @@ def weight_covariance(
     for rows in chunks(len(used)):
         tensors = {k: v.to(device) for k, v in reader[used[rows]].items()}
         latent, _ = network.encode(tensors)
-        conditions = network.table.rows(tensors[CONDITION_KEY])
-        made = network.decode(latent, tensors[LIBRARY_KEY], None, conditions)
+        conditions = network.table.rows(tensors[Key.CONDITION])
+        made = network.decode(latent, tensors[Key.LIBRARY], None, conditions)
         latent = latent.clone()
         latent[:, cut] = 1.0
         squares = (latent[:, :, None] * latent[:, None, :]).reshape(len(latent), -1)
@@ -224,7 +217,7 @@ def _held_out_excess(
     """Return squared errors on held-out cells over those stated."""
     codes, squared = held_out_errors(network, reader, parts, seed=0)
     random, device = np.random.default_rng(0), network.profile.device
-    controls = parts[0][reader.codes[CONDITION_KEY][parts[0]] == 0]
+    controls = parts[0][reader.codes[Key.CONDITION][parts[0]] == 0]
     rows = np.sort(random.permutation(controls)[:N_CELLS])
     latent, _ = encode_cells(network, lambda i: reader[rows[i]], len(rows), device)
     stated = []
@@ -267,11 +260,11 @@ def held_out_errors(
     """
     random = np.random.default_rng(seed)
     train, held = parts
-    controls = train[reader.codes[CONDITION_KEY][train] == 0]
+    controls = train[reader.codes[Key.CONDITION][train] == 0]
     rows = np.concatenate([controls, held])
-    context, batch = (reader.codes[key][rows] for key in (CONTEXT_KEY, BATCH_KEY))
+    context, batch = (reader.codes[key][rows] for key in (Key.CONTEXT, Key.BATCH))
     groups = group_controls(context, batch, np.arange(len(rows)) < len(controls))
-    code = reader.codes[CONDITION_KEY][held]
+    code = reader.codes[Key.CONDITION][held]
     sums = {}
     for own in _comparable_conditions(network, code):
         at = random.permutation(np.flatnonzero(code == own))[:MAX_HELD_OUT]
@@ -306,9 +299,9 @@ def _residual(
     share, away, squares = (np.zeros(network.n_genes) for _ in range(3))
     for part in chunks(len(cells), 256):
         batch = reader[cells[part]]
-        counts, library = batch[X_KEY].numpy(), batch[LIBRARY_KEY].numpy()[:, None]
+        counts, library = batch[Key.X].numpy(), batch[Key.LIBRARY].numpy()[:, None]
         tensors = {k: v.to(device) for k, v in reader[starts[part].ravel()].items()}
-        code = batch[CONDITION_KEY].to(device).repeat_interleave(starts.shape[1])
+        code = batch[Key.CONDITION].to(device).repeat_interleave(starts.shape[1])
         predicted = _expected_under(network, tensors, code).reshape(len(part), starts.shape[1], -1)
         own = predicted.mean(axis=1)
         difference = counts / np.maximum(library, 1.0) - own

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from sklearn.utils.extmath import randomized_svd
 
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, SchemaError
+from scvi_perturb._core import Key, SchemaError
 from scvi_perturb.data.matching import group_controls
 from scvi_perturb.model.base.latents import chunks, encode_cells
 from scvi_perturb.model.base.reference import reference_doses, to_tensors
@@ -46,7 +46,7 @@ class TrainingCells:
     def codes(self, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return condition, context and batch of some rows of the data; None for all that train."""
         at = self.rows if rows is None else rows
-        return {k: self.reader.codes[k][at] for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)}
+        return {k: self.reader.codes[k][at] for k in (Key.CONDITION, Key.CONTEXT, Key.BATCH)}
 
     def columns(self, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return codes and metadata of some rows of the data."""
@@ -55,7 +55,7 @@ class TrainingCells:
 
     def reference_doses(self, n_ids: int) -> Tensor:
         """Return the dose of each component at which its curve is one."""
-        present = np.unique(self.codes()[CONDITION_KEY])
+        present = np.unique(self.codes()[Key.CONDITION])
         return reference_doses(self.vocabulary.table, present, n_ids)
 
 
@@ -76,7 +76,7 @@ def prepare(network: GroupedAutoencoder, cells: TrainingCells) -> None:
     for prior in (network.identity_prior, network.technical_prior):
         prior.metadata.prepare(fields)
     table = cells.vocabulary.table
-    conditions = [table.conditions[c] for c in np.unique(cells.codes()[CONDITION_KEY])]
+    conditions = [table.conditions[c] for c in np.unique(cells.codes()[Key.CONDITION])]
     used = {(p.name, p.kind) for c in conditions for p in c.components}
     seen = torch.tensor([pair in used for pair in table.components], dtype=torch.bool)
     network.seen.zero_()
@@ -147,7 +147,7 @@ def _fit_operators(
         return None
     return fit_additive(
         torch.from_numpy(np.ascontiguousarray(displacement)),
-        codes[CONDITION_KEY][treated],
+        codes[Key.CONDITION][treated],
         to_tensors(cells.vocabulary.table.arrays()),
         cells.reference_doses(network.operators.n_components),
         cells.vocabulary.feature_tensors(),
@@ -204,12 +204,12 @@ def find_directions(
     ])  # fmt: skip
     codes = cells.codes(rows)
     profile = values.mean(axis=0)
-    if network.is_continuous and (codes[CONDITION_KEY] == 0).any():
+    if network.is_continuous and (codes[Key.CONDITION] == 0).any():
         # Few rows: the state of a control is 0 from the start. Screens find that by themselves, and
         # do better from the middle of their cells.
-        profile = values[codes[CONDITION_KEY] == 0].mean(axis=0)
+        profile = values[codes[Key.CONDITION] == 0].mean(axis=0)
     values -= profile
-    both = np.stack([codes[CONDITION_KEY], codes[CONTEXT_KEY]])
+    both = np.stack([codes[Key.CONDITION], codes[Key.CONTEXT]])
     _, place = np.unique(both, axis=1, return_inverse=True)
     config, fields = network.config, metadata_tensors(network, cells.columns(rows))
     labels = [
@@ -237,13 +237,13 @@ def control_centred(
     Controls are those of the same context and batch; without any control it is the mean of the
     context that cells are displaced from.
     """
-    treated = np.flatnonzero(codes[CONDITION_KEY] != 0)
+    treated = np.flatnonzero(codes[Key.CONDITION] != 0)
     if len(treated) == 0:
         return scores[treated], treated
     if len(treated) == len(scores):
-        _, context = np.unique(codes[CONTEXT_KEY], return_inverse=True)
+        _, context = np.unique(codes[Key.CONTEXT], return_inverse=True)
         return scores - _group_means(scores, context)[context], treated
-    groups = group_controls(codes[CONTEXT_KEY], codes[BATCH_KEY], codes[CONDITION_KEY] == 0)
+    groups = group_controls(codes[Key.CONTEXT], codes[Key.BATCH], codes[Key.CONDITION] == 0)
     pools = [scores[groups.pool(g)].mean(axis=0) for g in range(len(groups.start))]
     centre = np.stack(pools)[groups.group]
     return (scores - centre)[treated], treated
@@ -259,8 +259,8 @@ def _response_directions(
     displacement, treated = control_centred(values, codes)
     if len(treated) == 0:
         return np.zeros((0, values.shape[1]), values.dtype)
-    _, condition = np.unique(codes[CONDITION_KEY][treated], return_inverse=True)
-    both = np.stack([condition, codes[CONTEXT_KEY][treated]])
+    _, condition = np.unique(codes[Key.CONDITION][treated], return_inverse=True)
+    both = np.stack([condition, codes[Key.CONTEXT][treated]])
     pairs, place = np.unique(both, axis=1, return_inverse=True)
     place = place.reshape(-1)
     sizes, own = np.bincount(condition), np.bincount(place)
@@ -341,7 +341,7 @@ def finish(
     _fit_heads(module, latents, cells, seed=seed)
     groups = network.groups(latents[0])
     _fill_unseen_operators(network, cells, groups.state.numpy())
-    spread = _identity_spread(groups.identity.double().numpy(), cells.codes()[CONTEXT_KEY])
+    spread = _identity_spread(groups.identity.double().numpy(), cells.codes()[Key.CONTEXT])
     return _active_units(network, latents[0]), spread
 
 
@@ -372,7 +372,7 @@ def _fit_heads(
     device = network.profile.device
     mean, log_variance = latents
     fields = metadata_tensors(network, cells.columns())
-    condition = torch.from_numpy(cells.codes()[CONDITION_KEY])
+    condition = torch.from_numpy(cells.codes()[Key.CONDITION])
     random = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(heads.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, N_STEPS)

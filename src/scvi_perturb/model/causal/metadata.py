@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import CONDITION_KEY, LIBRARY_KEY, SchemaError, generator
+from scvi_perturb._core import Key, SchemaError, generator
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks
@@ -211,7 +211,7 @@ class MetadataMixin(PerturbationModel):
             _likelihood_bound(network, given, conditions, n_samples, seed)
             for conditions in (given.conditions, control)
         )
-        ratio = np.where(given.codes[CONDITION_KEY] == 0, 0.0, under - own)
+        ratio = np.where(given.codes[Key.CONDITION] == 0, 0.0, under - own)
         table = pd.DataFrame(
             {"surprise": -at_mean.cpu().numpy(), "control_ratio": ratio}, index=given.names
         )
@@ -251,7 +251,7 @@ def _likelihood_bound(
         weights = []
         for noise in noises:
             latent = given.latents.at(rows, noise)
-            parameters = network.decode(latent, batch[LIBRARY_KEY], None, own)
+            parameters = network.decode(latent, batch[Key.LIBRARY], None, own)
             drawn = network.learned_groups(latent)
             proposal = sum(
                 gaussian_log_prob(*group) for group in zip(drawn, *posterior, strict=True)

@@ -14,12 +14,9 @@ from scvi.data import AnnDataManager
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._compat import setup_method_name
 from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
-    PERTURBATION_COLUMN,
     UNS_KEY,
+    Column,
+    Key,
     SchemaError,
     drawn_seed,
     forked_seed,
@@ -288,7 +285,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         adata: AnnData,
         *,
         layer: str | None = None,
-        perturbation_key: str = PERTURBATION_COLUMN,
+        perturbation_key: str = Column.PERTURBATION,
         control: str = "control",
         dose_key: str | None = None,
         time_key: str | None = None,
@@ -328,8 +325,8 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         fields = [
             ValuesField(layer),
             PerturbationField(screen_keys(arguments), require_control=False),
-            LabelField(CONTEXT_KEY, as_columns(context_keys)),
-            LabelField(BATCH_KEY, as_columns(batch_key)),
+            LabelField(Key.CONTEXT, as_columns(context_keys)),
+            LabelField(Key.BATCH, as_columns(batch_key)),
             *metadata_fields(arguments),
         ]
         method = cls._get_setup_method_args(cls=cls, adata=adata, **arguments)
@@ -410,7 +407,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             errors = measure_errors(network, reader, parts, screen.table)
             self.operator_errors_ = errors._asdict()
         if not screen.is_continuous:
-            batch = reader.codes[BATCH_KEY][train]
+            batch = reader.codes[Key.BATCH][train]
             self.depth_ = batch_depths(reader.library_sizes()[train], batch, len(screen.batches))
 
     # Verbs ----------------------------------------------------------------------------------
@@ -634,7 +631,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
     ) -> CountParameters:
         """Decode latents of given cells, edited genes corrected."""
         table = Screen.from_registry(self._manager(adata).registry).table
-        used, which = torch.unique(batch[CONDITION_KEY], return_inverse=True)
+        used, which = torch.unique(batch[Key.CONDITION], return_inverse=True)
         known = {*self._vocabulary.known(self._seen())}
         # The posterior needs no operator: of what is not known only the correction is left out.
         own = [
@@ -643,7 +640,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         ]
         network = self.module.representation
         conditions = condition_tensors(network, self._vocabulary, own)
-        library = batch[LIBRARY_KEY].to(latent.device)
+        library = batch[Key.LIBRARY].to(latent.device)
         return network.decode(latent, library, None, conditions.rows(which.to(latent.device)))
 
     def _provenance(

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from scvi_perturb._checks import check_choice, check_type, checked
-from scvi_perturb._core import BATCH_KEY, LIBRARY_KEY, generator
+from scvi_perturb._core import Key, generator
 from scvi_perturb.data.request import parse_request
 from scvi_perturb.generative.samplers import SamplerConfig, SamplerName
 from scvi_perturb.model.base.docs import docs
@@ -288,7 +288,7 @@ class PerturbFlow(TransportMixin):
             batch = {k: v.to(device) for k, v in reader[rows[chunk]].items()}
             with torch.inference_mode():
                 parameters = stage.decode(
-                    latent[chunk].to(device), batch[LIBRARY_KEY], batch[BATCH_KEY]
+                    latent[chunk].to(device), batch[Key.LIBRARY], batch[Key.BATCH]
                 )
                 found.append(stage.log_prob(batch, parameters).cpu().double())
         return torch.cat(found)

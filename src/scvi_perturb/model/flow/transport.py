@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, UNS_KEY, SchemaError
+from scvi_perturb._core import UNS_KEY, Key, SchemaError
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.reader import read_rows, row_sums
 from scvi_perturb.data.screen import Screen
@@ -162,11 +162,11 @@ class TransportMixin(LatentModel):
         latent, log_variance = encode_cells(
             self._representation(), lambda i: reader[rows[i]], len(rows), self._device()
         )
-        codes = {k: reader.codes[k][rows] for k in (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)}
+        codes = {k: reader.codes[k][rows] for k in (Key.CONDITION, Key.CONTEXT, Key.BATCH)}
         table = Screen.from_registry(self._manager(adata).registry).table
-        used, which = np.unique(codes[CONDITION_KEY], return_inverse=True)
+        used, which = np.unique(codes[Key.CONDITION], return_inverse=True)
         conditions = tuple(table.conditions[code] for code in used)
-        context, batch = codes[CONTEXT_KEY], codes[BATCH_KEY]
+        context, batch = codes[Key.CONTEXT], codes[Key.BATCH]
         reference = latent
         if not self._from_control:
             reference = self._populations(reader).means(context, batch)
@@ -184,22 +184,22 @@ class TransportMixin(LatentModel):
         """Return the populations of training controls, and of the data's own in new contexts."""
         trained = Populations(*self.populations_)
         codes = reader.codes
-        new = ~np.isin(codes[CONTEXT_KEY], trained.context) & (codes[CONDITION_KEY] == 0)
+        new = ~np.isin(codes[Key.CONTEXT], trained.context) & (codes[Key.CONDITION] == 0)
         rows = np.flatnonzero(new)
         if len(rows) == 0:
             return trained
         stage, device = self._representation(), self._device()
         mean, _ = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
-        others = Populations.of(mean, codes[CONTEXT_KEY][rows], codes[BATCH_KEY][rows])
+        others = Populations.of(mean, codes[Key.CONTEXT][rows], codes[Key.BATCH][rows])
         return trained.and_of(others)
 
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
         """Remember the populations of controls: densities need no training cells then."""
         codes = reader.codes
-        rows = train[codes[CONDITION_KEY][train] == 0]
+        rows = train[codes[Key.CONDITION][train] == 0]
         stage, device = self._representation(), self._device()
         mean, _ = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
-        made = Populations.of(mean, codes[CONTEXT_KEY][rows], codes[BATCH_KEY][rows])
+        made = Populations.of(mean, codes[Key.CONTEXT][rows], codes[Key.BATCH][rows])
         self.populations_ = (made.context, made.batch, made.total, made.size)
 
     def _library_of(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_perturb._core import CONDITION_KEY, CONTEXT_KEY, SchemaError
+from scvi_perturb._core import Key, SchemaError
 from scvi_perturb.model.hybrid.recentred import GENERATOR
 from scvi_perturb.model.latent.model import LatentModel
 from scvi_perturb.module.autoencoder import AutoencoderConfig
@@ -74,7 +74,7 @@ class GeneratorMember:
         screen = self.model._screen
         reader = self.model._reader(None)
         seen = np.sort(np.concatenate([self.parts.train, self.parts.validation]))
-        of_condition, of_context = (reader.codes[key][seen] for key in (CONDITION_KEY, CONTEXT_KEY))
+        of_condition, of_context = (reader.codes[key][seen] for key in (Key.CONDITION, Key.CONTEXT))
         gone = {(row.condition, row.context) for row in removed}
         pairs, place = np.unique([of_condition, of_context], axis=1, return_inverse=True)
         keep = [(screen.table.conditions[c], screen.contexts[x]) not in gone for c, x in pairs.T]

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from scvi_perturb._core import BATCH_KEY, CONDITION_KEY, CONTEXT_KEY, generator
+from scvi_perturb._core import Key, generator
 from scvi_perturb._files import write_text
 from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.datamodule import ScreenDataModule
@@ -70,7 +70,7 @@ def choose_held_out(
     every component is seen elsewhere, where there are several, else a condition in a context
     where others have it; of either there must be three. None when there is neither.
     """
-    condition, context = codes[CONDITION_KEY][train], codes[CONTEXT_KEY][train]
+    condition, context = codes[Key.CONDITION][train], codes[Key.CONTEXT][train]
     pairs, inverse, size = np.unique(
         np.stack([condition, context], axis=1), axis=0, return_inverse=True, return_counts=True
     )
@@ -159,7 +159,7 @@ class HeldOutEnergy(Callback):
         module, device = cast("LatentGenerator", pl_module.module), pl_module.device
         batch = {k: v.to(device) for k, v in self.pairs[cells].items()}
         given = ConditionBatch(
-            module.table, batch[CONDITION_KEY], batch["reference_mean"], batch[CONTEXT_KEY]
+            module.table, batch[Key.CONDITION], batch["reference_mean"], batch[Key.CONTEXT]
         )
         drawn = module.sample_latent(
             given, sampler=SamplerConfig(n_evaluations=10), generator=generator(self.seed, device)
@@ -215,7 +215,7 @@ class TwoStageFit:
         module = cast("CountAutoencoder", self.model.module.representation)
         if not self.model.is_trained_:
             module.initialise(mean_proportions(self.reader, self.parts.train))
-        batches = torch.from_numpy(np.unique(self.reader.codes[BATCH_KEY][self.parts.train]))
+        batches = torch.from_numpy(np.unique(self.reader.codes[Key.BATCH][self.parts.train]))
         module.seen_batch.zero_().index_fill_(0, batches.to(module.device), value=True)
         n_in_epoch = n_batches(len(self.parts.train), batch_size, self.trainer_kwargs)
         stage = representation_stage(
@@ -325,7 +325,7 @@ class TwoStageFit:
 
     def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
         """Tell the generator the scales and the components of the training cells."""
-        model, codes = self.model, self.reader.codes[CONDITION_KEY]
+        model, codes = self.model, self.reader.codes[Key.CONDITION]
         table, device = model._screen.table, model._device()
         present = np.unique(codes[train])
         used = {(p.name, p.kind) for c in present for p in table.conditions[c].components}
@@ -344,7 +344,7 @@ class TwoStageFit:
             )
             rows = module.table.rows(torch.from_numpy(codes[learn]).to(device))
             target = target - module.additive(rows.component, rows.dose, rows.mask).cpu()
-        contexts = torch.from_numpy(np.unique(self.reader.codes[CONTEXT_KEY][learn])).to(device)
+        contexts = torch.from_numpy(np.unique(self.reader.codes[Key.CONTEXT][learn])).to(device)
         module.seen_context.zero_().index_fill_(0, contexts, value=True)
         module.prepare(
             latent[train].to(device),
@@ -358,7 +358,7 @@ class TwoStageFit:
         """Return the cells whose targets are learnt: controls start and end at themselves."""
         if not self.model.module.generator.from_cell:
             return cells
-        return cells[self.reader.codes[CONDITION_KEY][cells] != 0]
+        return cells[self.reader.codes[Key.CONDITION][cells] != 0]
 
     def _fit(self, stage: Stage, folder: Path | None, extra: Mapping[str, Any]) -> None:
         given = self.trainer_kwargs.get("callbacks") or []

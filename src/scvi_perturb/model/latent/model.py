@@ -13,11 +13,8 @@ from scvi import REGISTRY_KEYS
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import (
-    BATCH_KEY,
-    CONDITION_KEY,
-    CONTEXT_KEY,
-    LIBRARY_KEY,
     UNS_KEY,
+    Key,
     NotTrainedError,
     SchemaError,
     drawn_seed,
@@ -99,7 +96,7 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
             f"dispersion={dispersion!r}."
         )
         raise SchemaError(msg)
-    state = scvi_model.adata_manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
+    state = scvi_model.adata_manager.get_state_registry(REGISTRY_KEYS.Key.BATCH)
     own = [str(label) for label in np.asarray(state.categorical_mapping)]
     ours = [labels[0] for labels in screen.batches if labels]
     if len(own) > 1 and own != ours:
@@ -326,7 +323,7 @@ class LatentModel(PerturbationModel):
         rows = chosen_rows(indices, len(reader), key_added)
         values = np.full(len(rows), np.nan)
         random = generator(seed, self._device())
-        keys = (CONDITION_KEY, CONTEXT_KEY, BATCH_KEY)
+        keys = (Key.CONDITION, Key.CONTEXT, Key.BATCH)
         codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
         table = Screen.from_registry(self._manager(adata).registry).table
         controls = self._encoded_controls()
@@ -517,7 +514,7 @@ class LatentModel(PerturbationModel):
         """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
         device, stage = unit.mean.device, self._representation()
         batch = {key: value.to(device) for key, value in batch.items()}
-        library = batch[LIBRARY_KEY][:, None]
+        library = batch[Key.LIBRARY][:, None]
         shape, scores = (len(library), unit.mean.shape[1]), []
         for k in range(len(unit.mean)):
             own = unit.mean[k].expand(shape)
