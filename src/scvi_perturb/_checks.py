@@ -77,7 +77,7 @@ _INTERVALS: Final = {
 #: Bounds by the name of an argument, or by function and name.
 BOUNDS: Final = {name: ends for ends, names in _INTERVALS.items() for name in names.split()}
 
-#: Numbers and arrays in which NaN says that there is none.
+#: Numbers and arrays in which NaN stands for a missing value.
 MAY_BE_MISSING: Final = {
     "std",
     "effect_std",
@@ -95,11 +95,11 @@ MAY_BE_MISSING: Final = {
 #: Text that may be empty.
 MAY_BE_EMPTY: Final = {"kind", "message", "value", "dose", "paper", "fingerprint"}
 
-#: Arguments that are made what their annotation says: what else they may be given as.
+#: What else an argument may be, where the function converts it or checks it with advice of its own.
 GIVEN_AS: Final[dict[str, Any]] = {
     "ScreenKeys.context": "str | Sequence[str] | None",
     "SplitOptions.context": "float | Mapping | Sequence[str | float | Mapping]",
-    "SplitOptions.groups": "Mapping",  # which says itself whose value is missing
+    "SplitOptions.groups": "Mapping",  # names the one whose value is missing
     **dict.fromkeys(
         (
             "molecular_descriptors.smiles",
@@ -109,9 +109,9 @@ GIVEN_AS: Final[dict[str, Any]] = {
         "Mapping",
     ),
     "Results.folder": "str | Path",
-    "OperatorMixin.counterfactual.conditions": "Mapping",  # whose weights it looks at itself
+    "OperatorMixin.counterfactual.conditions": "Mapping",  # checks the weights
     "OperatorMixin.get_perturbation_effects.names": "Mapping",
-    # Their own error says what to use in their place.
+    # Their own error names the model to use.
     **dict.fromkeys(
         ("PerturbDiffusion.diffusion", "PerturbFlow.flow", "HybridResidualModel.generator"),
         "object",
@@ -190,15 +190,15 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
-#: Characters that no name of a file has.
-_LONGEST_NAME: Final = 256
+#: File systems take names of up to 255 characters.
+_LONGEST_NAME: Final = 255
 
 
 def _is_path(value: object) -> bool:
     if not isinstance(value, str | os.PathLike):
         return False
     longest = max(map(len, pathlib.PurePath(str(value)).parts), default=0)
-    return str(value) != "" and "\0" not in str(value) and longest < _LONGEST_NAME
+    return str(value) != "" and "\0" not in str(value) and longest <= _LONGEST_NAME
 
 
 def _is_whole(value: object) -> bool:
@@ -406,9 +406,9 @@ def _also(function: Callable[..., Any], name: str, annotation: object) -> object
 class Asked(NamedTuple):
     """What is asked of an argument.
 
-    `hint`: Its type. `bounds`: Of numbers. `measured`: Whether arrays are of one or two axes,
-    without NaN. `genes`: Whether
-    cells have any. `blank`: Whether text may be empty. `several`: Whether it is each of `*args`.
+    `hint`: Its type. `bounds`: Range of numbers. `measured`: Whether arrays have one or two axes
+    and no NaN. `genes`: Whether cells must have genes. `blank`: Whether text may be empty.
+    `several`: Whether each of `*args` is checked.
     """
 
     hint: Any
@@ -538,8 +538,8 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
             if alike:
                 check_choice(argument, one, alike)
         found = "" if value is None else f" is of type {type(value).__name__}"
-        msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}, not empty."
-        msg = msg if empty else msg.replace(", not empty", "")
+        msg = f"{argument}={shown(value)}{found}; expected {_words(asked.hint)}"
+        msg += ", not empty." if empty else "."
         if "AnnData" in {getattr(m, "__name__", "") for m in members}:
             msg = f"{msg} To mend this, {how_to_pass(value)}."
         nothing = isinstance(value, str | list | tuple) and not value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
+import warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -43,6 +46,8 @@ SEPARATOR: Final = "+"
 
 #: Where provenance is written: `adata.uns[UNS_KEY]`.
 UNS_KEY: Final = "scvi_perturb"
+#: Folder of this package.
+_PACKAGE: Final = str(Path(__file__).parent)
 #: Total to which profiles are scaled before `log1p`: counts per ten thousand.
 TARGET_SUM: Final = 1e4
 
@@ -183,6 +188,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def warn(message: str) -> None:
+    """Warn, and name the line outside this package that led here."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
 def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any:  # noqa: ANN401
     """Return `log1p(target_sum * counts / total of the cell)`, `(n_cells, n_genes)`, float64.
 
@@ -228,16 +241,11 @@ def forked_seed(seed: int | None) -> Iterator[None]:
     Layers' initial values, dropout and shuffling read the global generators; this keeps a
     seeded call reproducible without changing the caller's random numbers. Other threads wait.
     """
-    with ALONE:
-        yield from _forked(drawn_seed(seed))
-
-
-def _forked(seed: int) -> Iterator[None]:
-    state = np.random.get_state()  # noqa: NPY002 - saved and restored, not drawn from
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+    with ALONE, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        state = np.random.get_state()  # noqa: NPY002 - saved and restored, not drawn from
+        own = drawn_seed(seed)
+        torch.manual_seed(own)
+        np.random.seed(own % 2**32)  # noqa: NPY002
         try:
             yield
         finally:

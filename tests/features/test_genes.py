@@ -70,8 +70,9 @@ def test_columns_do_not_depend_on_the_genes_asked_for():
 
 def test_unknown_genes_are_named_and_missing_not_zero():
     sets = {"big": list("ABCDE"), "tiny": ["T"]}
-    with pytest.warns(UserWarning, match=r"2 of 3 genes are in no set .*: 'T', 'Q'\."):
+    with pytest.warns(UserWarning, match=r"2 of 3 genes are in no set .*: 'T', 'Q'\.") as told:
         table = gene_set_membership(sets, ["A", "T", "Q"])
+    assert told[0].filename == __file__, "the line that called, not one of the package"
     assert list(table.index) == ["A"]
     features = PerturbationFeatures({"gene_sets": table})
     values, mask = features.table(["A", "Q"])["gene_sets"]

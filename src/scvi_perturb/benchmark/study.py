@@ -120,10 +120,8 @@ class StudyFile:
 
     Parameters
     ----------
-    study
-        What is compared on what.
-    out
-        Folder of results.
+    study, out
+        As for :func:`run`.
     workers
         Number of processes.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,10 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import (
+    SchemaError,
+    warn,
+)
 from scvi_perturb._files import read_text
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def gene_set_membership(
         raise SchemaError(msg)
     if lost:
         msg = f"{len(lost)} of {len(asked)} genes are in no set and get no row: {listed(lost)}."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     return table.loc[known]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import (
+    SchemaError,
+    warn,
+)
 from scvi_perturb.features.genes import listed
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def _read_molecules(smiles: Mapping[str, str] | pd.Series[Any], invalid: Invalid
         raise SchemaError(msg)
     if bad:
         msg = f"Left out {len(bad)} of {len(names)}, whose SMILES cannot be read: {listed(bad)}."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return kept
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column
 from scvi_perturb.data.condition import check_separator
-from scvi_perturb.data.reader import check_adata
 from scvi_perturb.pp._conditions import ControlLabels, condition_columns, label_problems
 from scvi_perturb.pp._metadata import UnknownValues, metadata_columns
 from scvi_perturb.pp._ontology import OntologyTerms
@@ -118,7 +117,6 @@ def harmonize(
     Peidli et al., scPerturb, Nature Methods 2024, for its layout. CELLxGENE's schema for the names
     of columns of identifiers.
     """
-    check_adata(adata, "harmonize")
     if separator is not None:
         check_separator(separator)
     for field in ontologies or ():

@@ -15,7 +15,7 @@ from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb.data.condition import ScreenKeys, as_columns, as_labels, default_keys
 from scvi_perturb.data.fields import encode_labels, read_annotation
 from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
-from scvi_perturb.data.reader import check_adata, check_raw_counts, other_matrices
+from scvi_perturb.data.reader import check_raw_counts, other_matrices
 from scvi_perturb.data.screen import screen_keys
 from scvi_perturb.pp._conditions import label_problems
 
@@ -124,7 +124,6 @@ def validate(
     TypeError
         If `adata` is no AnnData.
     """
-    check_adata(adata, "validate")
     problems = list(_name_problems(adata))
     n_conditions, n_controls, n_featured = 0, {}, None
     table = pd.DataFrame()

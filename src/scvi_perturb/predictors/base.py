@@ -16,7 +16,6 @@ from scvi_perturb._core import UNS_KEY, NotTrainedError, SchemaError
 from scvi_perturb._version import __version__
 from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.reader import check_adata
 from scvi_perturb.predictors.profiles import PROFILES, Profile, TrainingProfiles
 from scvi_perturb.predictors.request import (
     ControlCells,
@@ -123,7 +122,6 @@ class MeanPredictor:
             If a column or layer is absent, counts are not raw or changes not finite, there is no
             control, or features are needed and were not given.
         """
-        check_adata(adata, "fit")
         profiles = TrainingProfiles.from_screen(
             adata,
             split,

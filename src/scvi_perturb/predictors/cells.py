@@ -13,7 +13,6 @@ from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import TARGET_SUM, UNS_KEY, UnknownPerturbationError, log_normalize_cells
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.condition_table import encode_obs
-from scvi_perturb.data.reader import check_adata
 from scvi_perturb.predictors.base import (
     UNITS,
     CellSource,
@@ -389,7 +388,6 @@ class NearestCells(CellSource):
 
         Parameters and errors are those of `MeanPredictor.fit`.
         """
-        check_adata(adata, "fit")
         self._profiles = TrainingProfiles.from_screen(
             adata, split, keys=keys or default_keys(adata), kind="pseudobulk"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
@@ -11,7 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi_perturb._core import TARGET_SUM, SchemaError, log_normalize_cells
+from scvi_perturb._core import (
+    TARGET_SUM,
+    SchemaError,
+    log_normalize_cells,
+    warn,
+)
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.request import context_labels, read_chunks, seen_cells
@@ -306,11 +310,9 @@ class TrainingProfiles:
                 found.setdefault(what, {})[own] = self.profile([i]) - controls[own]
         lonely = sorted(set(self.contexts) - set(controls), key=str)
         if lonely:
-            warnings.warn(
+            warn(
                 f"Contexts {lonely} have perturbed cells but no control cell in training; their "
-                "cells are not used, since their change from control is unknown.",
-                UserWarning,
-                stacklevel=5,
+                "cells are not used, since their change from control is unknown."
             )
         return found
 

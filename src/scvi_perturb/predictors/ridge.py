@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -10,7 +9,11 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import (
+    SchemaError,
+    UnknownPerturbationError,
+    warn,
+)
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.similarity.kernels import (
     Similarity,
@@ -119,11 +122,9 @@ class Responses:
             )
             raise SchemaError(msg)
         if left_out:
-            warnings.warn(
+            warn(
                 f"{who} leaves out {len(left_out)} of {len(deltas)} training conditions of whose "
-                f"components it knows no features, such as {left_out[:3]}.",
-                UserWarning,
-                stacklevel=4,
+                f"components it knows no features, such as {left_out[:3]}."
             )
         rows = [(condition, delta) for condition in kept for delta in deltas[condition].values()]
         return cls(tuple(condition for condition, _ in rows), np.stack([row for _, row in rows]))

@@ -10,7 +10,6 @@ from anndata import AnnData
 from scvi_perturb._checks import checked
 from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb._version import __version__
-from scvi_perturb.data.reader import check_adata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +44,6 @@ def effects(predicted: AnnData, *, n_genes: int | None = 20) -> pd.DataFrame:
     ValueError
         When fewer than one gene is asked for.
     """
-    check_adata(predicted, "effects")
     missing = [layer for layer in _LAYERS if layer not in predicted.layers]
     if missing:
         msg = f"Layers {missing} are missing; pass what `model.predict` returns."
@@ -95,7 +93,6 @@ def score_cells(
     SchemaError
         When the data do not fit the model.
     """
-    check_adata(adata, "score_cells")
     model.log_likelihood_bound(adata, n_samples=n_samples, seed=seed, key_added=key_added)
     _record(adata, key_added, model, "log_likelihood_bound", n_samples=n_samples, seed=seed)
 
@@ -127,7 +124,6 @@ def response_score(
     NotTrainedError, UnknownPerturbationError, SchemaError
         As for :func:`score_cells`.
     """
-    check_adata(adata, "response_score")
     own = model.log_likelihood_bound(adata, n_samples=n_samples, seed=seed)
     control = _as_control(adata, model.registry["setup_args"])
     adata.obs[key_added] = own - model.log_likelihood_bound(control, n_samples=n_samples, seed=seed)

@@ -15,7 +15,6 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb.data.condition import as_label, default_keys
 from scvi_perturb.data.fields import data_hash, read_annotation
-from scvi_perturb.data.reader import check_adata
 from scvi_perturb.data.split.record import (
     Split,
     SplitOptions,
@@ -418,7 +417,6 @@ def split(
         If a column is absent, nothing can be held out, a name to hold out is not in the screen, or
         nothing perturbed is left to train on.
     """
-    check_adata(adata, "split")
     keys = default_keys(adata) if keys is None else keys
     plan = _SplitPlan(float(fraction), int(fold), drawn_seed(seed), options or SplitOptions())
     plan.options.check_kind(kind)

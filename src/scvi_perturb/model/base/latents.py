@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -11,7 +10,11 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from scvi_perturb._core import Key, generator
+from scvi_perturb._core import (
+    Key,
+    generator,
+    warn,
+)
 from scvi_perturb.data.matching import group_controls, match_controls
 from scvi_perturb.generative.coupling import couple
 
@@ -225,11 +228,9 @@ class Populations:
             chosen = exact if exact.any() else here if here.any() else np.ones_like(here)
             found[i] = self.total[chosen].sum(0) / self.size[chosen].sum()
         if lost:
-            warnings.warn(
+            warn(
                 f"{sum(lost)} cells are of contexts without control cells, in training and here: "
-                "they are compared with the mean of all controls. Add controls of their context.",
-                UserWarning,
-                stacklevel=4,
+                "they are compared with the mean of all controls. Add controls of their context."
             )
         return torch.from_numpy(found[place]).float()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from scvi_perturb._core import (
 from scvi_perturb._state import digest_of
 from scvi_perturb.data.condition import as_columns, as_label
 from scvi_perturb.data.fields import WITHOUT_CONDITIONS, data_hash
-from scvi_perturb.data.matching import effects_of_batches, tell_batch_effects
+from scvi_perturb.data.matching import effects_of_batches
 from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,
@@ -53,6 +52,7 @@ from scvi_perturb.model.base.reference import (
     Vocabulary,
     reference_from_adata,
     reference_from_screen,
+    warn_of_batches,
 )
 from scvi_perturb.model.base.saving import SavingMixin
 from scvi_perturb.model.base.setup import (
@@ -79,8 +79,6 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.module.base import CountParameters
-
-logger = logging.getLogger(__name__)
 
 
 @checked
@@ -239,8 +237,6 @@ class PerturbationModel(SavingMixin):
         """Register fields; `arguments` are those of the call, kept for loading."""
         if "rna_modality" in arguments:
             check_mudata(data, arguments["rna_modality"])
-        else:
-            check_adata(data, "setup_anndata")
         named = {"mdata" if hasattr(data, "mod") else "adata": data}
         method = cls._get_setup_method_args(cls=cls, **named, **arguments)
         manager = AnnDataManager(fields=fields, setup_method_args=method)
@@ -540,9 +536,7 @@ class PerturbationModel(SavingMixin):
             else reference_from_adata(reference, self._screen)
         )
         plan = Plan.make(request, cells, n_samples, seed)
-        names = {name for condition in request.conditions for name in condition.names}
-        known = self._screen.table.conditions
-        self._tell_batch_effects([p for p in self.batch_effects_ if names & {*known[p[0]].names}])
+        warn_of_batches(self._screen, self.batch_effects_, request.conditions)
         return plan
 
     def _training_controls(self) -> Reference:
@@ -632,19 +626,7 @@ class PerturbationModel(SavingMixin):
         self.trained_pairs_ = [(int(c), int(x)) for c, x in np.unique(trained, axis=0)]
         own = codes[Key.CONDITION][train], codes[Key.CONTEXT][train], codes[Key.BATCH][train]
         self.batch_effects_ = effects_of_batches(*own)
-        self._tell_batch_effects(self.batch_effects_)
-
-    def _tell_batch_effects(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Warn of conditions in contexts, by code, that cannot be told from their batches."""
-        named = [
-            " in ".join(filter(None, (str(self._screen.table.conditions[c]), self._context(x))))
-            for c, x in pairs
-        ]
-        if named:
-            logger.warning("%s", tell_batch_effects(named))
-
-    def _context(self, code: int) -> str:
-        return " / ".join(self._screen.contexts[code])
+        warn_of_batches(self._screen, self.batch_effects_)
 
     def _record_training(
         self, reader: ScreenReader, parts: CellSplit, split: Split | None, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +16,7 @@ from scvi_perturb._core import Key, SchemaError, UnknownPerturbationError
 from scvi_perturb.data.condition import Component, Condition, as_labels, distinct_rows
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import encode_labels
+from scvi_perturb.data.matching import tell_batch_effects
 from scvi_perturb.data.reader import (
     ScreenReader,
     align_genes,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.features.store import PerturbationFeatures
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -213,6 +217,24 @@ class Vocabulary:
             control=self.table.control,
             separator=self.table.separator,
         )
+
+
+def warn_of_batches(
+    screen: Screen, pairs: Sequence[tuple[int, int]], asked: Sequence[Condition] | None = None
+) -> None:
+    """Log which effects cannot be told from their batches.
+
+    `pairs`: Codes of their condition and context. `asked`: Conditions of which one must hold a name
+    of theirs; None takes all.
+    """
+    names = None if asked is None else {name for condition in asked for name in condition.names}
+    named = [
+        " in ".join(filter(None, (str(condition), " / ".join(screen.contexts[context]))))
+        for condition, context in ((screen.table.conditions[c], x) for c, x in pairs)
+        if names is None or not names.isdisjoint(condition.names)
+    ]
+    if named:
+        logger.warning("%s", tell_batch_effects(named))
 
 
 def to_tensors(arrays: ConditionArrays) -> ConditionTensors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,10 @@ from scvi.model.base import BaseModelClass
 
 from scvi_perturb._checks import checked
 from scvi_perturb._compat import forget_data, read_pickled_model, torch_device
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import (
+    SchemaError,
+    warn,
+)
 from scvi_perturb._files import write_bytes, write_text, writing_folder
 from scvi_perturb._state import pack, read_sealed, sealed, tensors_of, unpack
 from scvi_perturb._version import __version__
@@ -312,7 +314,7 @@ class SavingMixin(BaseModelClass):
             raise ValueError(msg)
         if adata is None and saved.data is None:
             msg = f"{dir_path} holds no data, and none were given: the model is loaded without."
-            warnings.warn(msg, UserWarning, stacklevel=2)
+            warn(msg)
         if adata is None and saved.data is not None:
             adata = read_data(saved.data)
         model = cls._restored(saved)

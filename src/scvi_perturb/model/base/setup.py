@@ -21,7 +21,7 @@ from scvi_perturb.data.fields import (
     MuDataPerturbationField,
     PerturbationField,
 )
-from scvi_perturb.data.reader import check_adata, read_rows
+from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.screen import Screen, screen_keys
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 def completed(adata: AnnData, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `setup_anndata`, those left out as `harmonize` wrote them down."""
-    check_adata(adata, "setup_anndata")
     found = harmonised_keys(adata)
     control, contexts = given["control"], given["context_keys"]
     return {

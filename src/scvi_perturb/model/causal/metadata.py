@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
@@ -10,7 +9,12 @@ import pandas as pd
 import torch
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import Key, SchemaError, generator
+from scvi_perturb._core import (
+    Key,
+    SchemaError,
+    generator,
+    warn,
+)
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import Drawn
 from scvi_perturb.model.base.latents import chunks
@@ -373,7 +377,7 @@ def warn_untrained_labels(network: GroupedAutoencoder, rows: MetadataRows) -> No
                     f"No training cell has {spec.name} {labels}. The "
                     "cells are drawn as of a label that is not known, which is wider."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=4)
+                warn(msg)
 
 
 def batch_depths(library: np.ndarray, batch: np.ndarray, n_batches: int) -> dict[str, np.ndarray]:

@@ -29,7 +29,6 @@ from scvi_perturb.data.fields import (
     PerturbationField,
     ValuesField,
 )
-from scvi_perturb.data.reader import check_adata
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import SIGNATURES, Screen, screen_keys
 from scvi_perturb.generative.samplers import SamplerConfig
@@ -317,7 +316,6 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             When a column is missing or values are not finite.
         """
         given = {k: v for k, v in locals().items() if k not in ("cls", "adata", "kwargs")}
-        check_adata(adata, "setup_signatures")
         arguments = given | {
             "context_keys": as_columns(context_keys),
             "metadata_keys": columns_by_group(metadata_keys),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Self
@@ -12,7 +11,11 @@ import pandas as pd
 import torch
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import TARGET_SUM, NotTrainedError
+from scvi_perturb._core import (
+    TARGET_SUM,
+    NotTrainedError,
+    warn,
+)
 from scvi_perturb.data.reader import read_rows
 from scvi_perturb.data.request import Request, RequestRow
 from scvi_perturb.model.base.draw import (
@@ -421,8 +424,4 @@ class RecentredModel(LatentModel):
         if found:
             told = [f"{name} ({why})" for name, why in found.items()]
             more = "" if len(told) <= 5 else f", and {len(told) - 5} more"
-            warnings.warn(
-                f"Outside what the calibration of intervals covers: {', '.join(told[:5])}{more}.",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"Outside what the calibration of intervals covers: {', '.join(told[:5])}{more}.")
