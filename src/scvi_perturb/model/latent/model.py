@@ -96,7 +96,7 @@ def scvi_settings(scvi_model: SCVI, screen: Screen) -> dict[str, Any]:
             f"dispersion={dispersion!r}."
         )
         raise SchemaError(msg)
-    state = scvi_model.adata_manager.get_state_registry(REGISTRY_KEYS.Key.BATCH)
+    state = scvi_model.adata_manager.get_state_registry(REGISTRY_KEYS.BATCH_KEY)
     own = [str(label) for label in np.asarray(state.categorical_mapping)]
     ours = [labels[0] for labels in screen.batches if labels]
     if len(own) > 1 and own != ours:
