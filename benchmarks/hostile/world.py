@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 import torch
+from mudata import MuData
+from scvi.model import SCVI
 
 import scvi_perturb as svp
 from scvi_perturb import benchmark, data, generative, metrics, predictors
@@ -45,13 +47,11 @@ class World:
 
     #: Written by others, of scvi-tools, or for those who write models.
     skipped: Final = frozenset({
-        "save", "load", "register_manager", "deregister_manager", "to_device", "history",
-        "from_scvi_model", "setup_mudata", "StageRunner", "StagePlan", "fit_stage", "Stage",
-        "Request", "Record", "ModelPredictor", "Trial", "StudyFile", "Panel", "Terms", "Results",
+        "register_manager", "deregister_manager", "to_device", "history", "StageRunner",
+        "StagePlan", "fit_stage", "Stage", "Request", "ModelPredictor", "Panel", "Terms",
         "reset_peak_memory", "peak_memory", "load_dataset", "Sampler", "Method", "Metric",
-        "PCA", "fit_profiles", "Component", "Condition", "run", "convert_legacy_save",
-        "changes", "controls", "knows", "predict_changes",
-        "ScreenReport", "OntologyTerm", "markdown_tables", "write_report",
+        "PCA", "fit_profiles", "Component", "Condition", "convert_legacy_save", "changes",
+        "controls", "knows", "predict_changes", "ScreenReport", "OntologyTerm",
     })  # fmt: skip
     skipped_arguments: Final = frozenset({"registry", "ax", "axes", "progress", "external"})
     #: Verbs that a flow from controls, or one from noise, refuses whatever its arguments.
@@ -189,6 +189,10 @@ class World:
             "method": "no_change",
             "trial": benchmark.Trial.make(self.task, seed=0, fold=0),
             "generator": torch.Generator(),
+            "results": self.results,
+            "folder": self.folder / "results",
+            "mdata": MuData({"rna": self.screen}),
+            "title": "Results",
             "field": lambda t, x: -x,
             "classify": lambda x, t, own: torch.full((int(own.sum()), 3), 1 / 3),
             "n_evaluations": 2,
@@ -200,6 +204,16 @@ class World:
         profile = self._by_name["mean"]
         return {
             r".*\.train\.n_steps": 2,
+            r".*\.save\.overwrite": True,
+            r".*\.from_scvi_model\.scvi_model": self.scvi_model,
+            r".*\.from_scvi_model\.adata": self.scvi_model.adata,
+            r"benchmark\.run\.methods": None,
+            r"benchmark\.Record\.read\.path": self.record_file,
+            r"benchmark\.Record\.(?!write)\w+": None,
+            r"benchmark\.Record\.(task|method|fingerprint)": "small",
+            r"benchmark\.Record\.role": "model",
+            r"benchmark\.Record\.(seed|fold)": 0,
+            r"benchmark\.Trial\.make\.seed": 0,
             r".*\.train\.max_epochs": 1,
             r".*\.train\.batch_size": 64,
             r"(Perturb|Hybrid|Causal)\w+\.\w+\.reference": self.controls,
@@ -284,8 +298,12 @@ class World:
                 found = value
         if found is _SPLIT:
             return getattr(self.split, name)
+        if verb == "benchmark.Trial":
+            return getattr(self._by_name["trial"], name)
         if name == "adata" and verb.rpartition(".")[2].startswith(("setup_", "harmonize")):
             return self.screen.copy()
+        if name == "dir_path":
+            return self.saved(verb.partition(".")[0])
         if name == "adata" and verb.endswith("VAE.__init__"):
             return self.models["CausalPerturbVAE"].adata
         if name == "adata" and verb.endswith("__init__"):
@@ -322,6 +340,9 @@ class World:
             "generative.DiscreteDiffusion": lambda: generative.DiscreteDiffusion(3),
             "generative.SamplerConfig": svp.SamplerConfig,
             "benchmark.Task": lambda: self.task,
+            "benchmark.Results": lambda: self.results,
+            "benchmark.Trial": lambda: self._by_name["trial"],
+            "benchmark.Record": lambda: self.results.records()[0],
         }.get(verb, lambda: None)()
 
     # Parts ---------------------------------------------------------------------------------
@@ -391,6 +412,28 @@ class World:
         """The screen as a file."""
         path = self.folder / "screen.h5ad"
         self.screen.write_h5ad(path)
+        return path
+
+    @cached_property
+    def scvi_model(self) -> SCVI:
+        """A trained model of scvi-tools, on data that are registered with ours as well."""
+        adata = self.screen.copy()
+        svp.PerturbDiffusion.setup_anndata(adata, **SETUP)
+        SCVI.setup_anndata(adata)
+        model = SCVI(adata, n_latent=4, n_hidden=16)
+        model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+        return model
+
+    @cached_property
+    def record_file(self) -> Path:
+        """A record of a benchmark as a file."""
+        return self.results.records()[0].write(self.folder / "records")
+
+    def saved(self, name: str) -> Path:
+        """Return the folder of a trained model."""
+        path = self.folder / name
+        if not path.exists():
+            self.models[name].save(path)
         return path
 
     @cached_property

@@ -114,15 +114,25 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def torch_device(accelerator: str, device: int | str) -> torch.device:
-    """Return the device of scvi-tools' arguments."""
+    """Return the device of scvi-tools' arguments.
+
+    Raises `ValueError`: If there is no such device here.
+    """
     from scvi.model._utils import parse_device_args
 
-    _, _, found = parse_device_args(
-        accelerator=accelerator,
-        devices=device,
-        return_device="torch",
-        validate_single_device=True,
-    )
+    try:
+        _, _, found = parse_device_args(
+            accelerator=accelerator,
+            devices=device,
+            return_device="torch",
+            validate_single_device=True,
+        )
+    except Exception as error:  # lightning and scvi-tools raise several kinds, by accelerator
+        msg = (
+            f"accelerator={accelerator!r}, device={device!r} is not here: {error} Pass "
+            'accelerator="cpu", or the number of a device of this machine.'
+        )
+        raise ValueError(msg) from error
     return found
 
 
