@@ -304,8 +304,6 @@ class World:
             return self.screen.copy()
         if name == "dir_path":
             return self.saved(verb.partition(".")[0])
-        if name == "adata" and verb.endswith("VAE.__init__"):
-            return self.models["CausalPerturbVAE"].adata
         if name == "adata" and verb.endswith("__init__"):
             return self.models[verb.split(".", maxsplit=1)[0]].adata
         return found

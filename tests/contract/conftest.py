@@ -35,12 +35,20 @@ def features(simulated):
 
 
 @pytest.fixture(scope="session")
-def trained(case, simulated, features, tmp_path_factory):
+def models():
+    """The models that were trained so far: each file of tests goes through all cases."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def trained(case, models, simulated, features, tmp_path_factory):
     """A model trained on the screen, one perturbation held out; not to be trained further."""
-    adata = simulated.copy()
-    with contextlib.chdir(tmp_path_factory.mktemp("training")):
-        model = make_model(case, adata, features=features)
-        return fit(case, model, split=make_split(adata))
+    if case.name not in models:
+        adata = simulated.copy()
+        with contextlib.chdir(tmp_path_factory.mktemp("training")):
+            model = make_model(case, adata, features=features)
+            models[case.name] = fit(case, model, split=make_split(adata))
+    return models[case.name]
 
 
 @pytest.fixture
