@@ -95,15 +95,11 @@ def main(package: str, all_parts: Sequence[str], arguments: Sequence[str] | None
 
 def _measure(package: str, part: str, out: Path, *, quick: bool) -> None:
     """Write the rows of one part as they come."""
-    rows = []
+    rows, name = [], package.rsplit(".", maxsplit=1)[-1]
     for row in importlib.import_module(f"{package}.{part}").rows(quick=quick):
         print(row, flush=True)
         rows.append(asdict(row))
-        pd.DataFrame(rows).to_csv(
-            out / f"{package.rsplit('.', maxsplit=1)[-1]}_{part}.csv",
-            index=False,
-            float_format="%.4g",
-        )
+        pd.DataFrame(rows).to_csv(out / f"{name}_{part}.csv", index=False, float_format="%.4g")
 
 
 def report(out: Path, package: str, all_parts: Sequence[str]) -> str:
