@@ -112,13 +112,15 @@ def draw_scores() -> Figure:
             rows = frame[frame["method"] == method]
             seeds = rows.groupby("seed")[metric].mean().to_numpy()
             colour = BLUE if method.startswith(file) else GREY
-            ax.scatter(seeds, np.full(len(seeds), place), s=28, color=colour, alpha=0.7, lw=0)
+            dots = {"s": 28, "color": colour, "alpha": 0.7, "lw": 0, "zorder": 3}
+            ax.scatter(seeds, np.full(len(seeds), place), **dots)
         scale = {"value": "symlog", "linthresh": 1} if metric == "energy" else {"value": "log"}
         ax.set_xscale(**scale)
         ax.xaxis.set_major_locator(FixedLocator(ticks[metric]))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.set_title(titles[metric], fontsize=9)
+        ax.set_xlim(left=0.1 if metric == "nmse" else -0.3)
         ax.grid(axis="y", color="#E8E8E8", lw=0.8)
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(length=0, labelsize=9)
