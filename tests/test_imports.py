@@ -12,7 +12,7 @@ import pytest
 
 from tests._source import imports, modules
 
-BASE = {"_checks", "_core", "_files", "_state", "_version", "registry"}
+BASE = {"_checks", "_cluster", "_core", "_files", "_state", "_version", "registry"}
 #: What each part may import of the others. Parts of one line know nothing of each other.
 NUMERICS = BASE | {"_compat", "generative"}
 LAYERS = NUMERICS | {"nn"}
