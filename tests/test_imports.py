@@ -12,7 +12,7 @@ import pytest
 
 from tests._source import imports, modules
 
-BASE = {"_checks", "_core", "_files", "_state", "_version", "registry"}
+BASE = {"_checks", "_cluster", "_core", "_files", "_state", "_version", "registry"}
 #: What each part may import of the others. Parts of one line know nothing of each other.
 NUMERICS = BASE | {"_compat", "generative"}
 LAYERS = NUMERICS | {"nn"}
@@ -192,6 +192,8 @@ def state():
 
 before, loaded = state(), set(sys.modules)
 import scvi_perturb
+for name in set(dir(scvi_perturb)) - {"benchmark", "pl"}:
+    getattr(scvi_perturb, name)
 after, added = state(), set(sys.modules) - loaded
 print(json.dumps({
     "changed": [name for name in before if before[name] != after[name]],
@@ -232,3 +234,42 @@ def test_importing_is_light(imported):
     assert names - sys.stdlib_module_names <= {"safetensors", "scvi_perturb"}
     late = {f"scvi_perturb.{part}" for part in ("benchmark", "cli", "pl")}
     assert not late & set(imported["added"])
+
+
+def test_every_public_name_is_found():
+    import scvi_perturb
+
+    for name in scvi_perturb.__all__:
+        found = getattr(scvi_perturb, name)
+        owner = getattr(found, "__module__", "scvi_perturb")
+        assert owner.startswith("scvi_perturb"), name
+    assert set(dir(scvi_perturb)) == set(scvi_perturb.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'PerturbDifusion'"):
+        _ = scvi_perturb.PerturbDifusion
+
+
+#: Imports that take longer than the command line may.
+HEAVY = {"anndata", "lightning", "numpy", "pandas", "scanpy", "scipy", "scvi", "sklearn", "torch"}
+
+HELP = """
+import json, sys
+from scvi_perturb.cli import main
+from scvi_perturb.registry import registry
+
+asked = [["--help"], ["--version"]]
+asked += [[name, "--help"] for name in sys.argv[2:]]
+for arguments in asked:
+    assert main(arguments) == 0
+    found = sorted(set(json.loads(sys.argv[1])) & set(sys.modules))
+    assert not found, (arguments, found)
+assert set(sys.argv[2:]) <= set(registry("commands"))
+"""
+
+
+def test_help_and_version_wait_for_nothing_heavy():
+    from scvi_perturb.cli._app import OWN
+
+    command = [sys.executable, "-c", HELP, json.dumps(sorted(HEAVY)), *OWN]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in (*OWN, "scvi-tools"))

@@ -11,12 +11,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-import torch
-from scipy import sparse
-
+# NumPy, SciPy and torch are imported where they are used: the command line starts from here.
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    import torch
 
 
 class Key:
@@ -54,7 +53,7 @@ TARGET_SUM: Final = 1e4
 
 #: A batch: `X (B, G)`, `condition (B,)`, `context (B,)`, `batch (B,)`, `library (B,)`, and where
 #: the storage knows them `rows` and `columns` of the non-zero counts.
-Batch: TypeAlias = dict[str, torch.Tensor]
+Batch: TypeAlias = "dict[str, torch.Tensor]"
 
 
 class SchemaError(ValueError):
@@ -178,8 +177,8 @@ def looks_like_control(label: str, *, perhaps: bool = False) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as it is put in a message: short, on one line; of an object only its class."""
-    plain = (str, bytes, int, float, list, tuple, dict, set, np.generic, np.ndarray)
-    if value is not None and not isinstance(value, plain):
+    plain = isinstance(value, str | bytes | int | float | list | tuple | dict | set | None)
+    if not plain and type(value).__module__ != "numpy":
         return f"<{type(value).__name__}>"
     try:
         text = " ".join(repr(value).split())
@@ -203,6 +202,9 @@ def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any: 
 
     Raises `ValueError`: If a cell has a negative total.
     """
+    import numpy as np
+    from scipy import sparse
+
     sizes = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     if sizes.size and sizes.min() < 0:
         msg = "Counts must not be negative; found a cell with a negative total. Pass raw counts."
@@ -217,6 +219,8 @@ def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any: 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator seeded with `seed`, or from the operating system when None."""
+    import torch
+
     made = torch.Generator(device=device)
     if seed is None:
         made.seed()
@@ -227,7 +231,9 @@ def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Gen
 
 def drawn_seed(seed: int | None) -> int:
     """Return the seed, or for None one from the operating system."""
-    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+    from numpy.random import SeedSequence
+
+    return int(SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
 
 
 #: Held by what seeds the global generators: one thread at a time.
@@ -241,6 +247,9 @@ def forked_seed(seed: int | None) -> Iterator[None]:
     Layers' initial values, dropout and shuffling read the global generators; this keeps a
     seeded call reproducible without changing the caller's random numbers. Other threads wait.
     """
+    import numpy as np
+    import torch
+
     with ALONE, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         state = np.random.get_state()  # noqa: NPY002 - saved and restored, not drawn from
         own = drawn_seed(seed)

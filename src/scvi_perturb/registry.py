@@ -15,8 +15,6 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from scvi_perturb._checks import check_choice
-
 __all__ = ["KINDS", "Registry", "UnknownNameError", "registry"]
 
 T = TypeVar("T")
@@ -87,7 +85,10 @@ class Registry(Mapping[str, T], Generic[T]):
     """
 
     def __init__(self, kind: str) -> None:
-        check_choice("kind", kind, KINDS)
+        if kind not in KINDS:
+            from scvi_perturb._checks import check_choice
+
+            check_choice("kind", kind, KINDS)
         self.kind = kind
         self._loaded: dict[str, Any] = {}
 

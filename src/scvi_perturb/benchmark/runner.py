@@ -12,9 +12,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from pickle import PicklingError
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from scvi_perturb._checks import checked
+from scvi_perturb._cluster import by_ray
 from scvi_perturb._core import SchemaError
 from scvi_perturb.benchmark._evaluation import score_method, score_replicate
 from scvi_perturb.benchmark.methods import REPLICATE
@@ -78,6 +79,8 @@ def run(
         says.
     ImportError
         If ray is asked for and is not installed.
+    WorkerError
+        If a process of the cluster dies three times with the same trial.
     """
     folder = Path(out)
     jobs = missing_jobs(study, folder, fresh=fresh)
@@ -177,28 +180,13 @@ def _watch(parent: int) -> None:
 
 
 def _records_by_ray(jobs: Sequence[Job], folder: Path) -> Iterator[Record]:
-    """Yield the records of jobs as a cluster finishes them, written by this process.
-
-    A cluster that the process is connected to is used; without one, ray starts on this machine.
-
-    Raises `ImportError`: If ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError:
-        msg = "Running on a cluster needs ray; install it with `pip install 'scvi-perturb[scale]'`."
-        raise ImportError(msg) from None
+    """Yield the records of jobs as a cluster finishes them, written by this process."""
     _check_sendable(jobs)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level=logging.ERROR)
-    remote: Any = ray.remote(lambda job: list(_records_of(job)))
-    waiting = [remote.remote(job) for job in jobs]
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1)
-        for records in ray.get(done):
-            for record in records:
-                record.write(folder)
-                yield record
+    names = [f"task {job.task.name}, seed {job.seed}, fold {job.fold}" for job in jobs]
+    for _, records in by_ray(lambda job, _: list(_records_of(job)), jobs, names=names):
+        for record in records:
+            record.write(folder)
+            yield record
 
 
 def _check_sendable(jobs: Sequence[Job]) -> None:

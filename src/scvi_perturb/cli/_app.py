@@ -193,7 +193,7 @@ def _app(command: str) -> App:
     app = App(
         name="scvi-perturb",
         help="Perturbation-response models for single-cell screens.",
-        version="\n".join(f"{name} {number}" for name, number in versions().items()),
+        version=lambda: "\n".join(f"{name} {number}" for name, number in versions().items()),
         version_format="plaintext",
         help_format="markdown",
         default_parameter=Parameter(negative=(), consume_multiple=(1, None), allow_repeating=True),

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from scvi_perturb._cluster import WorkerError
 from scvi_perturb._files import write_table
 from scvi_perturb.benchmark import REPLICATE, missing_jobs, read_study, run, write_report
 from scvi_perturb.benchmark.runner import quiet
@@ -128,7 +129,7 @@ def _foreseen() -> Iterator[None]:
     """Turn what a machine lacks, and an interruption, into what is told in one line."""
     try:
         yield
-    except ImportError as error:
+    except (ImportError, WorkerError) as error:
         raise UsageError(str(error)) from error
     except BrokenProcessPool as error:
         msg = (

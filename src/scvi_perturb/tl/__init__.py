@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from scvi_perturb.tl._cells import effects, response_score, score_cells
+from scvi_perturb.tl._many import ask_many
 
-__all__ = ["effects", "response_score", "score_cells"]
+__all__ = ["ask_many", "effects", "response_score", "score_cells"]

@@ -737,8 +737,8 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
                 network,
                 latent,
                 tensors.rows(at),
+                control=control,
                 errors=OperatorErrors(**self.operator_errors_),
-                random=np.random.default_rng(seed),
                 interval=interval,
             )
             profiles.append(control + gene["lfc"])

@@ -27,6 +27,7 @@ from scvi_perturb.model.causal.draw import (
 from scvi_perturb.model.causal.effects import (
     N_CELLS,
     OperatorErrors,
+    expected_profile,
     gene_effect,
     responder_share,
 )
@@ -275,7 +276,7 @@ class OperatorMixin(PerturbationModel):
             effects are from those of validation cells. NaN for perturbations known by features
             alone.
         seed
-            Seed of the choice of reference cells and of the intervals.
+            Seed of the choice of reference cells.
 
         Returns
         -------
@@ -299,13 +300,15 @@ class OperatorMixin(PerturbationModel):
                 raise SchemaError(msg)
         asked = _parse_operators(names, network, self._vocabulary, screen)
         pools = self._pools(reference, by_context=by_context, seed=seed)
-        random, errors = np.random.default_rng(seed), OperatorErrors(**self.operator_errors_)
+        errors = OperatorErrors(**self.operator_errors_)
         tables, layers, operators = [], [], []
         for labels, latent in pools:
+            with torch.inference_mode():
+                control = expected_profile(network, latent.to(self._device()), None)
             for i in range(len(asked.frame)):
                 one, own = asked.row(i, len(latent))
                 shift, gene = gene_effect(
-                    network, latent, one, own, errors=errors, random=random, interval=interval
+                    network, latent, one, own, control=control, errors=errors, interval=interval
                 )
                 share = responder_share(network, one)
                 error = float(np.sqrt(errors.of_operator(one, own, share) * len(shift)))

@@ -26,7 +26,7 @@ from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
-from scvi_perturb.model.base.latents import chosen_rows, encode_cells
+from scvi_perturb.model.base.latents import chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.model.base.setup import (
@@ -34,6 +34,7 @@ from scvi_perturb.model.base.setup import (
     check_training_cells,
 )
 from scvi_perturb.model.base.training import all_or_nothing
+from scvi_perturb.model.latent.bound import average_likelihood
 from scvi_perturb.model.latent.fit import TwoStageFit
 from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
 from scvi_perturb.module.base import ConditionBatch, CountParameters
@@ -333,8 +334,9 @@ class LatentModel(PerturbationModel):
             condition = table.conditions[code[0]]
             latents = self._latents_under(condition, code, reference, random)
             unit = self._unit_parameters(latents, condition, code)
-            for chunk in np.array_split(members, -(-len(members) // 128)):
-                values[chunk] = self._average_likelihood(reader[rows[chunk]], unit)
+            for part in chunks(len(members)):
+                batch = reader[rows[members[part]]]
+                values[members[part]] = average_likelihood(self._representation(), batch, unit)
         if key_added is not None:
             (self.adata if adata is None else adata).obs[key_added] = values
         return values
@@ -506,21 +508,3 @@ class LatentModel(PerturbationModel):
         batch = torch.full((len(latents),), int(code[2]), device=latents.device)
         one = torch.ones(len(latents), device=latents.device)
         return self._representation().decode(latents, one, batch)
-
-    @torch.inference_mode()
-    def _average_likelihood(
-        self, batch: dict[str, torch.Tensor], unit: CountParameters
-    ) -> np.ndarray:
-        """Return `log 1/K sum_k p(x | z_k)` of each cell, `(B,)`."""
-        device, stage = unit.mean.device, self._representation()
-        batch = {key: value.to(device) for key, value in batch.items()}
-        library = batch[Key.LIBRARY][:, None]
-        shape, scores = (len(library), unit.mean.shape[1]), []
-        for k in range(len(unit.mean)):
-            own = unit.mean[k].expand(shape)
-            mean = own if stage.likelihood == "normal" else own * library
-            spread = unit.dispersion[k] if unit.dispersion.ndim > 1 else unit.dispersion
-            zeros = None if unit.zero_logits is None else unit.zero_logits[k].expand(shape)
-            scores.append(stage.log_prob(batch, CountParameters(mean, spread, zeros)))
-        stacked = torch.stack(scores).double()
-        return (torch.logsumexp(stacked, dim=0) - np.log(len(unit.mean))).cpu().numpy()

@@ -84,7 +84,11 @@ _RANKED: Final = (np.arange(80) + 0.5) / 80
 #: Rounds of reweighted least squares.
 _N_ROUNDS: Final = 10
 #: Of the range in which the end of an interval lies.
-_N_HALVINGS: Final = 45
+_N_HALVINGS: Final = 18
+#: Bits that are dropped of a number of 32, whose 23 last are its digits: 0.03 % are left open.
+_DROPPED: Final = 11
+#: Below this share of the largest error, errors count as none.
+_NONE: Final = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ class ErrorModel:
         """Return central intervals of predicted changes.
 
         Around the predictions that the members of each fold make, `(n_folds, n_rows, n_genes)`, the
-        law of errors of that fold is put; the ends are quantiles of the mixture (CV+).
+        law of errors of that fold is put; the ends are quantiles of the mixture (CV+), to a
+        thousandth of the width.
 
         Reference: Barber, Candes, Ramdas and Tibshirani, Predictive inference with the jackknife+,
         Annals of Statistics 2021.
@@ -173,16 +178,22 @@ class ErrorModel:
         return -self._upper(scale, -centres, level), self._upper(scale, centres, level)
 
     def _upper(self, scale: Floats, centres: Floats, level: float) -> Floats:
-        """Return quantiles of the mixture, by bisection: sorting it is ten times slower."""
+        """Return quantiles of the mixture, by bisection between those of its parts."""
         middle = (self.quantiles[:, 1:] + self.quantiles[:, :-1]) / 2
-        goal = level * self.units.sum() * middle.shape[1] - 1e-9
-        width = np.maximum(scale, 1e-150)
-        low, high = centres.min(axis=0), centres.max(axis=0) + middle.max() * scale
+        n_atoms = middle.shape[1]
+        goal = level * self.units.sum() * n_atoms - 1e-9
+        own = middle[:, int(np.ceil(level * n_atoms - 1e-9)) - 1, None, None]
+        ends = centres + own * scale
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        tables = [_step_table(law) for law in middle]
+        inverse = 1 / np.maximum(scale, 1e-150)
         for _ in range(_N_HALVINGS):
             half = (low + high) / 2
             below = np.zeros(half.shape, np.int64)
-            for n_units, law, centre in zip(self.units, middle, centres, strict=True):
-                below += n_units * np.searchsorted(law, (half - centre) / width, side="right")
+            for n_units, (first, count), centre in zip(self.units, tables, centres, strict=True):
+                with np.errstate(over="ignore"):
+                    place = _leading_bits((half - centre) * inverse) - first
+                below += n_units * count.take(place, mode="clip")
             enough = below >= goal
             low, high = np.where(enough, low, half), np.where(enough, half, high)
         return high
@@ -213,6 +224,25 @@ class ErrorModel:
         """Return the root of the variance, `(n_rows, n_genes)`."""
         made: Floats = np.sqrt(np.tensordot(self.weights, covariates.stacked(), 1))
         return made
+
+
+def _leading_bits(values: Floats) -> NDArray[np.int32]:
+    """Return what grows with a number as its logarithm does, by pieces; it is negative below 0."""
+    made: NDArray[np.int32] = values.astype(np.float32).view(np.int32) >> _DROPPED
+    return made
+
+
+def _step_table(law: Floats) -> tuple[int, NDArray[np.int64]]:
+    """Return how many of sorted values are at most a number, by its leading bits.
+
+    What is returned is the leading bits of the first place, of numbers too small, and the counts.
+    Looking up takes a tenth of a search.
+    """
+    first, last = _leading_bits(law[-1] * np.array([_NONE, 1.0])) + np.array([-1, 1])
+    starts = (np.arange(first, last + 1, dtype=np.int32) << _DROPPED).view(np.float32)
+    count = np.searchsorted(law, starts, side="right")
+    count[0] = 0
+    return int(first), count
 
 
 def _variance_weights(squared: Floats, noise: Floats, covariates: Floats) -> Floats:
