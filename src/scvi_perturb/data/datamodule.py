@@ -118,17 +118,13 @@ def _balanced(indices: np.ndarray, group: np.ndarray, random: np.random.Generato
     return indices[np.concatenate(chosen)]
 
 
-class _Streamed:
-    """Batches of a stream, in the order of a sampler, which Lightning tells the epoch."""
-
-    def __init__(self, source: Stream, sampler: BatchSampler) -> None:
-        self.source, self.sampler = source, sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
+class _StreamLoader(DataLoader):
+    """A loader of batches that a stream makes in the order of the sampler."""
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.source.batches(self.sampler.parts(), self.sampler.batch_size)
+        """Yield the batches of an epoch."""
+        source, sampler = cast("Stream", self.dataset), cast("BatchSampler", self.sampler)
+        return source.batches(sampler.parts(), sampler.batch_size)
 
 
 class ScreenDataModule(pl.LightningDataModule):
@@ -171,11 +167,11 @@ class ScreenDataModule(pl.LightningDataModule):
         """Number of validation items."""
         return len(self.val_idx)
 
-    def train_dataloader(self) -> DataLoader | _Streamed:
+    def train_dataloader(self) -> DataLoader:
         """Return shuffled training batches."""
         return self._loader(self.train_idx, seed=self.seed)
 
-    def val_dataloader(self) -> DataLoader | _Streamed | list:
+    def val_dataloader(self) -> DataLoader | list:
         """Return validation batches in fixed order, or nothing."""
         return self._loader(self.val_idx, seed=None) if self.n_val else []
 
@@ -184,15 +180,14 @@ class ScreenDataModule(pl.LightningDataModule):
         del dataloader_idx
         return self.source.completed(batch) if isinstance(self.source, Stream) else batch
 
-    def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader | _Streamed:
+    def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
         group = None if self.group is None else self.group[indices]
         sampler = BatchSampler(indices, self.batch_size, seed=seed, buffer=self.buffer, group=group)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
-        if isinstance(self.source, Stream):
-            return _Streamed(self.source, sampler)
         # A generator of its own: each pass draws a seed for worker processes, and would otherwise
         # draw it from the numbers that noise and dropout are made of.
         random = torch.Generator().manual_seed(self.seed)
         source = cast("Dataset", self.source)
-        return DataLoader(source, sampler=sampler, batch_size=None, generator=random)
+        kind = _StreamLoader if isinstance(self.source, Stream) else DataLoader
+        return kind(source, sampler=sampler, batch_size=None, generator=random)
