@@ -5,6 +5,7 @@ from scvi_perturb.data.condition_table import ConditionTable
 from scvi_perturb.data.datasets import list_datasets, load_dataset
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.data.request import Request
+from scvi_perturb.data.shards import open_shards, write_shards
 from scvi_perturb.data.simulate.config import SimulatorConfig
 from scvi_perturb.data.simulate.screen import (
     expected_profile,
@@ -32,6 +33,7 @@ __all__ = [
     "expected_profile",
     "list_datasets",
     "load_dataset",
+    "open_shards",
     "perturbation_features",
     "read_screen",
     "sample_truth",
@@ -39,4 +41,5 @@ __all__ = [
     "split",
     "state_shift",
     "true_effect",
+    "write_shards",
 ]

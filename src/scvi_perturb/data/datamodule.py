@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scvi_perturb.data.shards import block_order
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scvi_perturb._core import Batch
 
@@ -28,6 +30,19 @@ class BatchSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """A source that makes many batches at a time faster than each on its own."""
+
+    def batches(self, parts: Sequence[np.ndarray], batch_size: int) -> Iterator[Batch]:
+        """Yield the items of each part in batches, which are `completed` on their device."""
+        ...
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch as modules take it."""
+        ...
+
+
 class BatchSampler(Sampler[np.ndarray]):
     """Batches of indices; every process of a distributed run gets its own share.
 
@@ -36,8 +51,11 @@ class BatchSampler(Sampler[np.ndarray]):
     training needs the same number of steps everywhere.
 
     `indices`: Indices to draw from. `batch_size`: Size of a batch in each process; the last may be
-    smaller. `seed`: Seed of the order; None keeps the order of `indices`. `rank`, `world_size`:
-    This process and the number of processes.
+    smaller. `seed`: Seed of the order; None keeps the order of `indices`. `buffer`: Indices in
+    memory at a time, see `block_order`; None orders all of them at once. `group`: Group of each of
+    `indices`; each group gets an equal share of the batches, its indices repeated or left out, all
+    about as often as each other. None takes each index once. `rank`, `world_size`: This process and
+    the number of processes.
     """
 
     def __init__(
@@ -46,11 +64,16 @@ class BatchSampler(Sampler[np.ndarray]):
         batch_size: int,
         *,
         seed: int | None,
+        buffer: int | None = None,
+        group: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size = batch_size
+        #: Parts are whole batches.
+        self.buffer = None if buffer is None else -(-buffer // batch_size) * batch_size
+        self.group = group
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -63,16 +86,45 @@ class BatchSampler(Sampler[np.ndarray]):
         """Return the number of batches of this process."""
         return ceil(ceil(len(self.indices) / self.world_size) / self.batch_size)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield arrays of indices."""
+    def parts(self) -> list[np.ndarray]:
+        """Return the indices of this epoch and process, in order, cut where the buffer ends."""
         order = self.indices
+        size = len(order) if self.buffer is None else self.buffer
         if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+            random = np.random.default_rng((self.seed, self.epoch))
+            if self.group is not None:
+                order = _balanced(order, self.group, random)
+            order = block_order(order, size, random)
         if self.world_size > 1:
             share = ceil(len(order) / self.world_size)
-            order = np.resize(order, share * self.world_size)[self.rank :: self.world_size]
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+            order = np.resize(order, (self.world_size, share))[self.rank]
+        return [order[start : start + size] for start in range(0, len(order), max(size, 1))]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield arrays of indices."""
+        for part in self.parts():
+            for start in range(0, len(part), self.batch_size):
+                yield part[start : start + self.batch_size]
+
+
+def _balanced(indices: np.ndarray, group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return as many indices, of each group as many, each about as often as others of its group."""
+    order = random.permutation(len(indices))
+    order = order[np.argsort(group[order], kind="stable")]
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    shares = np.array_split(order, len(members))
+    mixed = random.permutation(len(members))
+    chosen = [np.resize(members[i], len(n)) for i, n in zip(mixed, shares, strict=True)]
+    return indices[np.concatenate(chosen)]
+
+
+class _StreamLoader(DataLoader):
+    """A loader of batches that a stream makes in the order of the sampler."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        source, sampler = cast("Stream", self.dataset), cast("BatchSampler", self.sampler)
+        return source.batches(sampler.parts(), sampler.batch_size)
 
 
 class ScreenDataModule(pl.LightningDataModule):
@@ -80,7 +132,9 @@ class ScreenDataModule(pl.LightningDataModule):
 
     `source`: Where batches come from, e.g. a :class:`~scvi_perturb.data.reader.ScreenReader`.
     `train_idx`, `val_idx`, `test_idx`: Indices of each part; validation may be empty. `batch_size`:
-    Cells a batch, in each process. `seed`: Seed of the order of training batches.
+    Cells a batch, in each process. `seed`: Seed of the order of training batches. `buffer`,
+    `group`: Of the training batches, see `BatchSampler`; `group` has one entry an index of the
+    source.
     """
 
     def __init__(
@@ -92,12 +146,15 @@ class ScreenDataModule(pl.LightningDataModule):
         test_idx: np.ndarray | None = None,
         batch_size: int = 256,
         seed: int | None = 0,
+        buffer: int | None = None,
+        group: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.source = source
         self.train_idx, self.val_idx = train_idx, val_idx
         self.test_idx = np.zeros(0, dtype=np.int64) if test_idx is None else test_idx
         self.batch_size = batch_size
+        self.buffer, self.group = buffer, group
         self.seed = seed if seed is not None else int(np.random.default_rng().integers(2**31))
 
     @property
@@ -118,12 +175,19 @@ class ScreenDataModule(pl.LightningDataModule):
         """Return validation batches in fixed order, or nothing."""
         return self._loader(self.val_idx, seed=None) if self.n_val else []
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Complete a batch on its device."""
+        del dataloader_idx
+        return self.source.completed(batch) if isinstance(self.source, Stream) else batch
+
     def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
-        sampler = BatchSampler(indices, self.batch_size, seed=seed)
+        group = None if self.group is None else self.group[indices]
+        sampler = BatchSampler(indices, self.batch_size, seed=seed, buffer=self.buffer, group=group)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
         # A generator of its own: each pass draws a seed for worker processes, and would otherwise
         # draw it from the numbers that noise and dropout are made of.
         random = torch.Generator().manual_seed(self.seed)
         source = cast("Dataset", self.source)
-        return DataLoader(source, sampler=sampler, batch_size=None, generator=random)
+        kind = _StreamLoader if isinstance(self.source, Stream) else DataLoader
+        return kind(source, sampler=sampler, batch_size=None, generator=random)

@@ -134,8 +134,8 @@ Coupling = Callable[
     ["NDArray[np.floating]", "NDArray[np.floating]", np.random.Generator], "NDArray[np.int64]"
 ]
 
-#: Small groups are replicated up to this many rows, to use more of their controls.
-_N_REPLICATED = 256
+#: The cells of a small group are repeated up to this many rows, so that more controls are in reach.
+_N_REPLICATED = 64
 
 
 def match_controls(
@@ -175,13 +175,13 @@ def match_controls(
             f"method={method!r} needs a latent array of {n_cells} rows, one a cell; found {found}."
         )
         raise ValueError(msg)
-    matched = np.empty(len(chosen), np.int64)
+    matched = _match_random(groups, chosen, rng)  # of a cell alone, its transport
     for group, members in _chunks(groups, chosen, condition, max_size, rng):
         own, pool = chosen[members], groups.pool(group)
         if callable(method):
             sources = _even_sample(pool, min(len(pool), max_size), rng)
             matched[members] = sources[method(latent[own], latent[sources], rng)]
-        else:
+        elif len(own) > 1:
             matched[members] = _transport(latent, own, pool, rng)
     return matched
 
@@ -228,11 +228,11 @@ def _transport(
     n = len(cells)
     copies = max(1, min(_N_REPLICATED, len(pool)) // n)
     sample = _even_sample(pool, copies * n, rng)
-    cost = cdist(latent[cells], latent[sample], "sqeuclidean")
+    cost = cdist(latent[sample], latent[cells], "sqeuclidean")
     if len(pool) > 1:  # a control is not its own pair, unless nothing else is left
-        cost[cells[:, None] == sample[None]] = 1e3 * (1 + cost.max())
-    _, column = linear_sum_assignment(np.repeat(cost, copies, axis=0))
-    options = sample[column.reshape(n, copies)]
+        cost[sample[:, None] == cells] = 1e3 * (1 + cost.max())
+    _, copy = linear_sum_assignment(np.repeat(cost, copies, axis=1))
+    options = sample[np.argsort(copy)].reshape(n, copies)
     pick = rng.integers(copies, size=n)
     pick = (pick + (options[np.arange(n), pick] == cells)) % copies
     return options[np.arange(n), pick]
@@ -240,5 +240,6 @@ def _transport(
 
 def _even_sample(pool: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw `size` controls, each as often as any other, give or take one."""
-    rounds = -(-size // len(pool))
-    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:size]
+    rounds, rest = divmod(size, len(pool))
+    drawn = rng.choice(pool, rest, replace=False, shuffle=False)
+    return np.concatenate([np.tile(pool, rounds), drawn]) if rounds else drawn

@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi_perturb._checks import CONVERSIONS, checked, how_to_pass, how_to_read
 from scvi_perturb._core import METADATA_PREFIX, Key, SchemaError
 from scvi_perturb._files import is_file
+from scvi_perturb.data.shards import StoredRows, check_shards, is_stored_csr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -226,6 +227,8 @@ def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
 
 #: Rows that are summed at a time.
 _CHUNK = 8192
+#: Non-zero counts of a batch that is still to be `completed`.
+_VALUES = "values"
 
 
 class ScreenReader:
@@ -257,10 +260,6 @@ class ScreenReader:
         if Key.LIBRARY in columns:
             self.library = columns[Key.LIBRARY].astype(np.float32)
 
-    def __len__(self) -> int:
-        """Return the number of cells."""
-        return self.n_cells
-
     def library_sizes(self) -> np.ndarray:
         """Return the library size of every cell, `(n_cells,)`."""
         if self.library is not None:
@@ -275,23 +274,58 @@ class ScreenReader:
         `metadata_<column> (B,)`, int64 codes or float32 numbers.
         """
         chosen = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        rows = read_rows(self.counts, chosen)
+        return self.completed(self._batch(chosen, read_rows(self.counts, chosen)))
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return self.n_cells
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether cells are read fastest in order, many at a time."""
+        return isinstance(self.counts, StoredRows)
+
+    def batches(self, parts: Sequence[np.ndarray], batch_size: int) -> Iterator[Batch]:
+        """Yield the cells of each part in batches that are still to be `completed`.
+
+        What is on disk is read a part at a time, the next one meanwhile.
+        """
+        if self.on_disk:
+            for part, rows in zip(parts, self.counts.parts(parts), strict=True):
+                for start in range(0, len(part), batch_size):
+                    stop = start + batch_size
+                    yield self._batch(part[start:stop], _canonical(rows[start:stop]))
+            return
+        for part in parts:
+            for start in range(0, len(part), batch_size):
+                chosen = part[start : start + batch_size]
+                yield self._batch(chosen, read_rows(self.counts, chosen))
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch with dense counts, made on the device that it is on, and library sizes."""
+        batch = dict(batch)
+        if _VALUES in batch:
+            values, n_genes = batch.pop(_VALUES), self.counts.shape[1]
+            dense = values.new_zeros(len(batch[Key.CONDITION]) * n_genes)
+            dense[batch["rows"] * n_genes + batch["columns"]] = values
+            batch[Key.X] = dense.view(-1, n_genes)
+        if Key.LIBRARY not in batch:
+            batch[Key.LIBRARY] = batch[Key.X].sum(dim=1)
+        return batch
+
+    def _batch(self, chosen: np.ndarray, rows: Matrix) -> Batch:
         batch: Batch = {k: torch.from_numpy(v[chosen]) for k, v in self.codes.items()}
         for key, values in self.metadata.items():
             column = torch.from_numpy(values[chosen])
             batch[key] = column.float() if column.is_floating_point() else column.long()
         if sparse.issparse(rows):
-            batch["rows"] = torch.from_numpy(
-                np.repeat(np.arange(len(chosen)), np.diff(rows.indptr)).astype(np.int64)
-            )
+            sizes = np.diff(rows.indptr)
+            batch["rows"] = torch.from_numpy(np.repeat(np.arange(len(chosen)), sizes))
             batch["columns"] = torch.from_numpy(rows.indices.astype(np.int64))
-            dense = rows.toarray()
+            batch[_VALUES] = torch.from_numpy(rows.data.astype(np.float32))
         else:
-            dense = np.asarray(rows)
-        batch[Key.X] = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
-        if self.library is None:
-            batch[Key.LIBRARY] = batch[Key.X].sum(dim=1)
-        else:
+            batch[Key.X] = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+        if self.library is not None:
             batch[Key.LIBRARY] = torch.from_numpy(self.library[chosen])
         return batch
 
@@ -302,15 +336,18 @@ def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any ar
     `matrix`: NumPy array, SciPy sparse matrix, or a backed dataset of either kind. `indices`: Row
     numbers, in any order, with repetitions.
     """
-    if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
+    if isinstance(matrix, np.ndarray | StoredRows) or sparse.issparse(matrix):
         rows = matrix[indices]
     else:
         unique, inverse = np.unique(indices, return_inverse=True)
         rows = matrix[unique][inverse]
-    if sparse.issparse(rows):
-        rows = rows.tocsr()
-        rows.sum_duplicates()
-        rows.eliminate_zeros()
+    return _canonical(rows.tocsr()) if sparse.issparse(rows) else rows
+
+
+def _canonical(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return rows of a copy without stored zeros, columns in order."""
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
     return rows
 
 
@@ -333,6 +370,8 @@ class _RowMatrix:
 
 def _readable(matrix: Any, shape: tuple[int, int]) -> Any:  # noqa: ANN401
     """Column-compressed counts are turned once: reading rows from them would scan all."""
+    if is_stored_csr(matrix):
+        return StoredRows(matrix)
     if isinstance(matrix, pd.DataFrame):
         return matrix.to_numpy()
     if not sparse.issparse(matrix):
@@ -371,7 +410,7 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
         msg = f"{path} is no .h5ad file; {how_to_read(path)}"
         raise SchemaError(msg)
     try:
-        return anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path)
+        adata = anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path)
     except Exception as error:  # anndata raises what HDF5, NumPy and pandas raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         msg = (
@@ -379,3 +418,5 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
             f"not be an AnnData file; copy or download it again. The reason given: {reason}"
         )
         raise SchemaError(msg) from error
+    check_shards(path, adata)
+    return adata

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from scvi.train import TrainingPlan
@@ -166,6 +166,12 @@ class TrainConfig:
         Largest norm of a gradient, in stage one and stage two.
     checkpoint_every_n_epochs
         How often a checkpoint is written, where there is a directory for it.
+    balanced
+        Whether stage one sees all conditions equally often, and not each cell once an epoch.
+    buffer
+        Cells of counts on disk that are held in memory and shuffled at a time, in stage one.
+    reader
+        What reads counts on disk in stage one: "plain", or "annbatch" (shards only).
     """
 
     representation: PlanConfig = field(default_factory=PlanConfig)
@@ -184,3 +190,6 @@ class TrainConfig:
     patience: int = 15
     gradient_clip: tuple[float, float] = (1e3, 1.0)
     checkpoint_every_n_epochs: int = 1
+    balanced: bool = False
+    buffer: int = 16_384
+    reader: Literal["plain", "annbatch"] = "plain"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 
+from scvi_perturb._core import Key
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.data.reader import read_rows
 from scvi_perturb.nn.perturbation import hill_factor
@@ -83,12 +84,16 @@ def representation_stage(
     batch_size, n_in_epoch = batches
     wanted = round(config.representation_steps / n_in_epoch)
     epochs = max_epochs or int(np.clip(wanted, FEWEST_EPOCHS, MOST_EPOCHS))
+    if reader.on_disk:
+        reader.counts.use(config.reader)
     data = ScreenDataModule(
         reader,
         train_idx=parts.train,
         val_idx=parts.validation,
         batch_size=batch_size,
         seed=seed,
+        buffer=config.buffer if reader.on_disk else None,
+        group=reader.codes[Key.CONDITION] if config.balanced else None,
     )
     return Stage(
         "representation",
