@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data.condition import Component, Condition
     from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.predictors.gaussian_process.inducing import Inducing
     from scvi_perturb.predictors.gaussian_process.signal import Tune
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -378,7 +379,7 @@ class Fitted:
 
     theta: dict[str, float]
     unit: float
-    spectrum: Spectrum
+    spectrum: Spectrum | Inducing
     signal: Signal
 
 

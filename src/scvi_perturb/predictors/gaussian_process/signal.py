@@ -232,6 +232,10 @@ class Spectrum:
         shrunken = self.rotated / (self.values[:, None] + ratios)
         return (self.vectors @ shrunken) / self.root[:, None]
 
+    def predicted(self, kernel: Floats, weights: Floats) -> Floats:
+        """Return the mean of outputs, `(n_asked, n_outputs)`, by what `weights` returned."""
+        return kernel @ weights
+
     def explained(self, kernel: Floats, ratios: Floats) -> Floats:
         """Return the diagonal of `k (K + r D)^-1 k^T` for each ratio, `(n_asked, n_ratios)`.
 
