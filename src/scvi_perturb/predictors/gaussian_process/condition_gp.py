@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from scvi_perturb.predictors.profiles import renormalized
 from scvi_perturb.predictors.request import read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.gaussian_process.kernel import Fitted
     from scvi_perturb.predictors.gaussian_process.signal import Outputs, Scale, Tune
-    from scvi_perturb.predictors.profiles import Profile
+    from scvi_perturb.predictors.profiles import Profile, TrainingProfiles
     from scvi_perturb.predictors.request import Conditions, ControlCells
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -124,17 +124,19 @@ class Posterior:
         n_components: int | None,
         n_tuning: int,
         pseudocounts: Sequence[float],
+        like: Mapping[str, float] | None = None,
     ) -> Posterior:
         """Choose hyperparameters and the scale on some rows, and fit all.
 
-        Where there is one group alone, nothing can be left out: the marginal likelihood decides,
-        and the scale is that of the first pseudocount.
+        Those in `like` were chosen for nearly the same rows: the search starts there. Where there
+        is one group alone, nothing can be left out: the marginal likelihood decides, and the scale
+        is that of the first pseudocount.
         """
         points = Points.of(rows.requests, rows.contexts)
         conditions = [request.condition for request in rows.requests]
         kernel = ConditionKernel.learn(points, conditions, features)
         search = Search.of(rows, kernel, tune=tune, n_components=n_components, n_tuning=n_tuning)
-        scale, outputs, fitted = search.best(pseudocounts)
+        scale, outputs, fitted = search.best(pseudocounts, like)
         chosen, members = search.chosen, search.members
         stated = calibration(fitted.spectrum, outputs.subset(chosen), fitted.signal, members)
         if len(rows.requests) > MOST_EXACT:
@@ -180,9 +182,7 @@ class Posterior:
 
         Standard deviations are brought back from the scale to first order.
         """
-        parts = [
-            self._at(points.some(own), controls[own]) for own in _chunks(len(controls))
-        ]
+        parts = [self._at(points.some(own), controls[own]) for own in _chunks(len(controls))]
         if len(parts) == 1:
             return parts[0]
         mean, std, novelty = (
@@ -384,8 +384,17 @@ class ConditionGP(MeanPredictor):
         """
         return self.posterior.hyperparameters
 
-    def _learn(self) -> None:
-        """Learn changes and their noise, and tune."""
+    def refit(self, profiles: TrainingProfiles, like: ConditionGP) -> Self:
+        """Learn from nearly the profiles that another learned from, starting from its choices.
+
+        Hyperparameters are searched for next to those of `like` alone, and its scale is kept.
+        """
+        self._profiles = profiles
+        self._learn(like.hyperparameters_)
+        return self
+
+    def _learn(self, like: Mapping[str, float] | None = None) -> None:
+        """Learn changes and their noise, and tune; `like` as for `Posterior.learn`."""
         super()._learn()
         requests = [RequestRow(what, own) for what, seen in self.deltas.items() for own in seen]
         if not requests:
@@ -405,7 +414,8 @@ class ConditionGP(MeanPredictor):
             tune=self.tune,
             n_components=self.n_components,
             n_tuning=self.n_tuning,
-            pseudocounts=self._pseudocounts(),
+            pseudocounts=self._pseudocounts() if like is None else (like["pseudocount"],),
+            like=like,
         )
 
     def _pseudocounts(self) -> tuple[float, ...]:
