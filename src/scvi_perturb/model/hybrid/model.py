@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -85,7 +86,8 @@ class HybridResidualModel(RecentredModel):
         Weights of its members, a row for each scenario that was tried in training. Without refits
         the generator is not among them; half of the change is then its own.
     calibration_
-        How well these members did in each scenario there, and how intervals cover.
+        How well these members did in each scenario there, and how intervals cover; made when it is
+        first asked for.
 
     Examples
     --------
@@ -130,7 +132,6 @@ class HybridResidualModel(RecentredModel):
         self.n_refits = n_refits
         self.mean_: StackedMean | None = None
         self.mean_weights_: pd.DataFrame | None = None
-        self.calibration_: pd.DataFrame | None = None
         self.init_params_ = self._get_init_params(locals())
 
     @one_training
@@ -159,6 +160,7 @@ class HybridResidualModel(RecentredModel):
         if self.mean is not None:  # first, since it may be refused
             own = fit_own_mean(self, self.mean, adata, split, seed=seed)
         self.mean_ = None
+        vars(self).pop("calibration_", None)
         super().train(
             max_epochs,
             split=split,
@@ -180,7 +182,15 @@ class HybridResidualModel(RecentredModel):
                 "seed": seed, "config": config, **trainer_kwargs,
             },
         )  # fmt: skip
-        self.mean_weights_, self.calibration_ = self.mean_.weights_, self.mean_.calibration_
+        self.mean_weights_ = self.mean_.weights_
+
+    @cached_property
+    def calibration_(self) -> pd.DataFrame | None:
+        """How well members did in each scenario of training, made when it is first asked for."""
+        if self.mean_ is None or self.mean_weights_ is None:
+            return None
+        # others may have been asked since
+        return self.mean_.calibration_.loc[self.mean_weights_.index]
 
     def predict(
         self,

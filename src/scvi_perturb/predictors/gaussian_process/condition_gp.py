@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
+from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing
 from scvi_perturb.predictors.gaussian_process.kernel import (
     ConditionKernel,
     Contexts,
@@ -23,7 +24,7 @@ from scvi_perturb.predictors.profiles import renormalized
 from scvi_perturb.predictors.request import read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.gaussian_process.kernel import Fitted
     from scvi_perturb.predictors.gaussian_process.signal import Outputs, Scale, Tune
-    from scvi_perturb.predictors.profiles import Profile
+    from scvi_perturb.predictors.profiles import Profile, TrainingProfiles
     from scvi_perturb.predictors.request import Conditions, ControlCells
 
     Floats: TypeAlias = NDArray[np.float64]
 
+
+#: Requests answered at a time.
+_CHUNK: Final = 512
 
 #: "row": a condition in a context; "condition": a condition in all contexts; "perturbation": a set
 #: of names, with all its doses, kinds, times and contexts; "context": all that was seen in it.
@@ -120,20 +124,24 @@ class Posterior:
         n_components: int | None,
         n_tuning: int,
         pseudocounts: Sequence[float],
+        like: Mapping[str, float] | None = None,
     ) -> Posterior:
         """Choose hyperparameters and the scale on some rows, and fit all.
 
-        Where there is one group alone, nothing can be left out: the marginal likelihood decides,
-        and the scale is that of the first pseudocount.
+        Those in `like` were chosen for nearly the same rows: the search starts there. Where there
+        is one group alone, nothing can be left out: the marginal likelihood decides, and the scale
+        is that of the first pseudocount.
         """
         points = Points.of(rows.requests, rows.contexts)
         conditions = [request.condition for request in rows.requests]
         kernel = ConditionKernel.learn(points, conditions, features)
         search = Search.of(rows, kernel, tune=tune, n_components=n_components, n_tuning=n_tuning)
-        scale, outputs, fitted = search.best(pseudocounts)
+        scale, outputs, fitted = search.best(pseudocounts, like)
         chosen, members = search.chosen, search.members
         stated = calibration(fitted.spectrum, outputs.subset(chosen), fitted.signal, members)
-        if len(chosen) < len(rows.requests):
+        if len(rows.requests) > MOST_EXACT:
+            fitted = replace(fitted, spectrum=Inducing.of(kernel, points, outputs, fitted))
+        elif len(chosen) < len(rows.requests):
             within = kernel.between(points, points)(fitted.theta) / fitted.unit
             spectrum = Spectrum.of(within, outputs.row_noise, outputs.values)
             fitted = replace(fitted, spectrum=spectrum)
@@ -166,41 +174,63 @@ class Posterior:
 
     def mean(self, points: Points, controls: Floats) -> Floats:
         """Return predicted changes alone, from control profiles, both `(n, n_genes)`."""
-        made = self.outputs.genes(self._between(points, self.points) @ self.weights)
-        return self.scale.back(made, controls)
+        made = [self._values(self._compared(points.some(own))) for own in _chunks(len(controls))]
+        return self.scale.back(self.outputs.genes(np.concatenate(made)), controls)
 
     def at(self, points: Points, controls: Floats) -> GPPrediction:
         """Return the posterior at points, of changes from control profiles, `(n, n_genes)`.
 
         Standard deviations are brought back from the scale to first order.
         """
+        parts = [self._at(points.some(own), controls[own]) for own in _chunks(len(controls))]
+        if len(parts) == 1:
+            return parts[0]
+        mean, std, novelty = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("mean", "std", "novelty")
+        )
+        return GPPrediction(mean, std, novelty)
+
+    def _at(self, points: Points, controls: Floats) -> GPPrediction:
         signal, outputs = self.fitted.signal, self.outputs
-        kernel = self._between(points, self.points)
+        asked = self._compared(points)
         prior = np.diagonal(self._between(points, points))[:, None]
         ratios, which = np.unique(signal.ratios, return_inverse=True)
-        explained = self.fitted.spectrum.explained(kernel, ratios)
+        explained = self.fitted.spectrum.explained(asked, ratios)
         left = np.clip(prior - explained, 0.0, prior)[:, which] * signal.scales
         novelty = left.sum(axis=1) / np.maximum(prior[:, 0] * signal.scales.sum(), 1e-300)
         if outputs.noise is None:
             # what is peculiar to a condition is not to be told from its noise
             left = left + signal.scales * signal.ratios
         variances = self.calibration * outputs.gene_variances(left) + outputs.rest
-        mean = self.scale.back(outputs.genes(kernel @ self.weights), controls)
+        mean = self.scale.back(outputs.genes(self._values(asked)), controls)
         std = np.sqrt(variances) / self.scale.steepness(controls + mean)
         return GPPrediction(mean, std, np.clip(novelty, 0.0, 1.0))
 
     def covariance(self, points: Points) -> tuple[Floats, Floats, Floats]:
         """Return posterior and prior covariance of points, and the prior variance of genes."""
         prior = self._between(points, points)
-        explained = self.fitted.spectrum.explained_jointly(
-            self._between(points, self.points), self.ratio
-        )
+        spectrum = self.fitted.spectrum
+        explained = spectrum.explained_jointly(self._compared(points), self.ratio)
         scale = self.outputs.gene_variances(self.fitted.signal.scales[None, :])[0]
         scale = self.calibration * scale
         return prior - explained, prior, scale
 
+    def _compared(self, points: Points) -> Any:  # noqa: ANN401 - what the spectrum takes
+        spectrum = self.fitted.spectrum
+        if isinstance(spectrum, Inducing):
+            return spectrum.compared(points)
+        return self._between(points, self.points)
+
+    def _values(self, asked: Any) -> Floats:  # noqa: ANN401 - as above
+        return self.fitted.spectrum.predicted(asked, self.weights)
+
     def _between(self, left: Points, right: Points) -> Floats:
         return self.kernel.between(left, right)(self.fitted.theta) / self.fitted.unit
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +384,17 @@ class ConditionGP(MeanPredictor):
         """
         return self.posterior.hyperparameters
 
-    def _learn(self) -> None:
-        """Learn changes and their noise, and tune."""
+    def refit(self, profiles: TrainingProfiles, like: ConditionGP) -> Self:
+        """Learn from nearly the profiles that another learned from, starting from its choices.
+
+        Hyperparameters are searched for next to those of `like` alone, and its scale is kept.
+        """
+        self._profiles = profiles
+        self._learn(like.hyperparameters_)
+        return self
+
+    def _learn(self, like: Mapping[str, float] | None = None) -> None:
+        """Learn changes and their noise, and tune; `like` as for `Posterior.learn`."""
         super()._learn()
         requests = [RequestRow(what, own) for what, seen in self.deltas.items() for own in seen]
         if not requests:
@@ -375,7 +414,8 @@ class ConditionGP(MeanPredictor):
             tune=self.tune,
             n_components=self.n_components,
             n_tuning=self.n_tuning,
-            pseudocounts=self._pseudocounts(),
+            pseudocounts=self._pseudocounts() if like is None else (like["pseudocount"],),
+            like=like,
         )
 
     def _pseudocounts(self) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data.condition import Component, Condition
     from scvi_perturb.data.request import Context, RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
+    from scvi_perturb.predictors.gaussian_process.inducing import Inducing
     from scvi_perturb.predictors.gaussian_process.signal import Tune
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -268,6 +270,20 @@ class Points:
             contexts.weights([request.context for request in requests]),
         )
 
+    def some(self, rows: NDArray[np.intp] | slice) -> Points:
+        """Return some of the points."""
+        holds = self.holds[rows]
+        used = np.unique(holds.indices)
+        parts = tuple(self.parts[i] for i in used)
+        return Points(parts, holds[:, used], self.times[rows], self.contexts, self.weights[rows])
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """Sorted names of the components of each point, each once."""
+        ends = self.holds.indptr
+        held = [self.holds.indices[a:b] for a, b in itertools.pairwise(ends)]
+        return [tuple(sorted({self.parts[i].name for i in own})) for own in held]
+
     @property
     def sizes(self) -> NDArray[np.float64]:
         """Number of components of each condition, `(n,)`."""
@@ -363,7 +379,7 @@ class Fitted:
 
     theta: dict[str, float]
     unit: float
-    spectrum: Spectrum
+    spectrum: Spectrum | Inducing
     signal: Signal
 
 
@@ -426,29 +442,59 @@ def fit(
 
 
 def tuned(
-    cross: CrossKernel, outputs: Outputs, *, members: Sequence[NDArray[np.intp]], tune: Tune
+    cross: CrossKernel,
+    outputs: Outputs,
+    *,
+    members: Sequence[NDArray[np.intp]],
+    tune: Tune,
+    like: Theta | None = None,
 ) -> Fitted:
     """Return the best fit: each hyperparameter in turn, the others kept, until nothing is gained.
 
-    The search starts from the best of a few starts: all terms alike, and each alone.
+    The search starts from the best of a few starts: all terms alike, and each alone. With the
+    choice for nearly the same rows in `like`, it starts from that and looks at neighbours alone.
     """
     start, open_ones = grids(cross, noise_known=outputs.noise is not None)
+    starts = _starts(start, open_ones)
+    if like is not None:
+        starts = [start | {name: like.get(name, value) for name, value in start.items()}]
     best: Fitted | None = None
-    for theta in _starts(start, open_ones):
-        best = _better(best, fit(theta, cross, outputs, members=members, tune=tune))
+    scores: dict[tuple[float, ...], float] = {}
+    for theta in starts:
+        made = fit(theta, cross, outputs, members=members, tune=tune)
+        scores[tuple(theta.values())] = made.signal.score
+        best = made if best is None or _gains(best, made.signal.score) else best
     if best is None:
         return fit(start, cross, outputs, members=members, tune=tune)
     for _ in range(_N_ROUNDS):
         before = best.signal.score
         for name, values in open_ones.items():
-            for value in values:
+            for value in values if like is None else _neighbours(values, best.theta[name]):
                 theta = best.theta | {name: value}
-                if value != best.theta[name] and _any_weight(theta):
-                    made = fit(theta, cross, outputs, members=members, tune=tune)
-                    best = _better(best, made)
+                tried = scores.get(tuple(theta.values()))
+                if not _may_differ(theta, best.theta, name) or (
+                    tried is not None and not _gains(best, tried)
+                ):
+                    continue
+                made = fit(theta, cross, outputs, members=members, tune=tune)
+                scores[tuple(theta.values())] = made.signal.score
+                best = made if _gains(best, made.signal.score) else best
         if before - best.signal.score <= _GAIN * abs(before):
             break
     return best
+
+
+def _neighbours(values: tuple[float, ...], chosen: float) -> tuple[float, ...]:
+    """Return the values of a grid next to the chosen one."""
+    place = int(np.abs(np.subtract(values, chosen)).argmin())
+    return values[max(place - 1, 0) : place + 2]
+
+
+def _may_differ(theta: Theta, best: Theta, name: str) -> bool:
+    """Whether a hyperparameter has another value than the best, and one that makes a kernel."""
+    if theta[name] == best[name] or (name == "context_scale" and not theta["context"]):
+        return False
+    return any(value > 0 for name, value in theta.items() if _is_weight(name))
 
 
 def _starts(
@@ -464,16 +510,9 @@ def _is_weight(name: str) -> bool:
     return name in ("shared", "shift", "components") or name.startswith((FEATURES, LINEAR))
 
 
-def _any_weight(theta: Theta) -> bool:
-    return any(value > 0 for name, value in theta.items() if _is_weight(name))
-
-
-def _better(best: Fitted | None, made: Fitted) -> Fitted:
-    """Return the better of two; the first unless the second gains enough."""
-    if best is None:
-        return made
-    gain = best.signal.score - made.signal.score
-    return made if gain > _GAIN * abs(best.signal.score) else best
+def _gains(best: Fitted, score: float) -> bool:
+    """Whether a score is better than the best by enough."""
+    return best.signal.score - score > _GAIN * abs(best.signal.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,15 +547,17 @@ class Search:
         criterion: Tune = tune if len(members) > 1 else "marginal"
         return cls(rows, chosen, members, kernel.between(points, points), criterion, n_components)
 
-    def best(self, pseudocounts: Sequence[float]) -> tuple[Scale, Outputs, Fitted]:
+    def best(
+        self, pseudocounts: Sequence[float], like: Theta | None = None
+    ) -> tuple[Scale, Outputs, Fitted]:
         """Return a scale, all rows on it, and the best fit to those tuned on.
 
         Hyperparameters are tuned on the first scale. Whether another is clearly better is asked
-        with these kept; if so, they are tuned again on it.
+        with these kept; if so, they are tuned again on it. `like` is as for `tuned`.
         """
         first = Scale(pseudocounts[0])
         outputs = self._outputs(first)
-        fitted = self._tuned(outputs)
+        fitted = self._tuned(outputs, like)
         if len(pseudocounts) == 1 or len(self.members) < 2:
             return first, outputs, fitted
         weights = row_weights(outputs.subset(self.chosen), float(fitted.signal.scales.mean()))
@@ -537,9 +578,9 @@ class Search:
             changes, variances, n_rows_each=self.rows.n_each, n_components=self.n_components
         )
 
-    def _tuned(self, outputs: Outputs) -> Fitted:
+    def _tuned(self, outputs: Outputs, like: Theta | None = None) -> Fitted:
         some = outputs.subset(self.chosen)
-        return tuned(self.cross, some, members=self.members, tune=self.tune)
+        return tuned(self.cross, some, members=self.members, tune=self.tune, like=like)
 
     def _errors(self, scale: Scale, outputs: Outputs, fitted: Fitted, weights: Floats) -> Floats:
         """Return squared errors of profiles when a group is left out, `(n_groups,)`."""

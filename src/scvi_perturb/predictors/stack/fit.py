@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -257,6 +258,9 @@ REFUSALS = (UnknownPerturbationError, SchemaError)
 
 #: Refits are kept for the intervals up to so many rows; beyond, theirs is the final prediction.
 MOST_KEPT = 2000
+#: With more rows than these, refits choose hyperparameters near those of the whole: a tenth less of
+#: many conditions changes the choice little, and the search takes most of the time.
+_FEW_ROWS: Final = 200
 
 
 class ExternalMember(Protocol):
@@ -362,7 +366,12 @@ class ScenarioStack:
         folds = folds_of(scenario, rows, n_folds=n_folds, seed=seed)
         if len(folds) > 1 and all(member.can_refit for member in members.values()):
             refits = [
-                _fitted(members, profiles.without(groups[fold.removed].tolist()), lenient=True)
+                _fitted(
+                    members,
+                    profiles.without(groups[fold.removed].tolist()),
+                    lenient=True,
+                    like=fitted if len(rows) > _FEW_ROWS else {},
+                )
                 for fold in folds
             ]
             folds, refits = _answerable(folds, refits, rows)
@@ -492,8 +501,17 @@ def error_covariates(predicted: Floats, weights: Floats, posterior: Floats) -> E
     return ErrorCovariates(mean, np.tensordot(weights, (predicted - mean) ** 2, 1), posterior)
 
 
-def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> Members:
-    """Return copies of members that learned from profiles; `lenient` drops those that cannot."""
+def _fitted(
+    members: Members,
+    profiles: TrainingProfiles,
+    *,
+    lenient: bool,
+    like: Mapping[str, MeanPredictor] = MappingProxyType({}),
+) -> Members:
+    """Return copies of members that learned from profiles; `lenient` drops those that cannot.
+
+    Regressions choose hyperparameters near those of the member of that name in `like`.
+    """
     # which conditions a usual member cannot use is its own affair: no warnings then
     made: Members = {}
     with warnings.catch_warnings():
@@ -503,7 +521,11 @@ def _fitted(members: Members, profiles: TrainingProfiles, *, lenient: bool) -> M
             features = getattr(member, "features", None)  # do not change: one for all copies
             try:
                 copied = deepcopy(member, {id(features): features})
-                made[name] = copied.fit_profiles(profiles)
+                other = like.get(name)
+                if isinstance(copied, ConditionGP) and isinstance(other, ConditionGP):
+                    made[name] = copied.refit(profiles, other)
+                else:
+                    made[name] = copied.fit_profiles(profiles)
             except REFUSALS:
                 if not lenient:
                     raise

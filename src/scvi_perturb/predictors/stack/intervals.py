@@ -169,12 +169,15 @@ class ErrorModel:
 
         Around the predictions that the members of each fold make, `(n_folds, n_rows, n_genes)`, the
         law of errors of that fold is put; the ends are quantiles of the mixture (CV+), to a
-        thousandth of the width.
+        thousandth of the width. Of one prediction for all folds, `(1, n_rows, n_genes)`, they are
+        as far on both sides.
 
         Reference: Barber, Candes, Ramdas and Tibshirani, Predictive inference with the jackknife+,
         Annals of Statistics 2021.
         """
         scale = self.scale(covariates)
+        if len(centres) == 1:
+            return centres[0] - self.reach(level) * scale, centres[0] + self.reach(level) * scale
         return -self._upper(scale, -centres, level), self._upper(scale, centres, level)
 
     def _upper(self, scale: Floats, centres: Floats, level: float) -> Floats:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 _AMBIGUITY: Final = 0.85
 #: Genes that hardly err are taken for this share of the others.
 _LEAST: Final = 0.1
+#: Requests answered at a time.
+_CHUNK: Final = 1_024
 _ARRAYS: Final = ("mean", "std", "lower", "upper", "novelty")
 
 
@@ -138,7 +140,7 @@ def predict_scenario(
         narrower = agreement_factor(gap, share, spread.scale(covariates))
     ends = (np.full(mean.shape, np.nan),) * 2
     if interval is not None:
-        centres = _fold_centres(stack, requests, given, predicted, weights, spread)
+        centres = _fold_centres(stack, requests, given, predicted, weights)
         ends = spread.interval(covariates, centres, interval)
     lower, upper = (mean + narrower * (end - mean) for end in ends)
     return StackPrediction(mean, narrower * spread.std(covariates), lower, upper, novelty, [])
@@ -198,12 +200,14 @@ def _fold_centres(
     given: ControlCells | None,
     predicted: Mapping[str, Floats],
     weights: Mapping[str, float],
-    spread: ErrorModel,
 ) -> Floats:
-    """Return what the refits of each fold say; a member without refits predicts as before."""
+    """Return what the refits of each fold say; a member without refits predicts as before.
+
+    Without any refits, the prediction alone, `(1, n_requests, n_genes)`.
+    """
     if not stack.refits:
         centre = sum(w * predicted[name] for name, w in weights.items())
-        return np.stack([np.asarray(centre)] * len(spread.units))
+        return np.asarray(centre)[None]
     centres = []
     for members in stack.refits:
         again = member_predictions(members, requests, given, stack.prior, stack.contrast).changes
@@ -495,8 +499,9 @@ class StackedMean(MeanPredictor):
         """
         made = StackPrediction.empty(len(requests), len(self.profiles.var_names))
         for scenario in SCENARIOS:
-            rows = [i for i, request in enumerate(requests) if self._asks(request) == scenario]
-            if rows:
+            every = [i for i, request in enumerate(requests) if self._asks(request) == scenario]
+            for start in range(0, len(every), _CHUNK):
+                rows = every[start : start + _CHUNK]
                 predicted = {name: values[rows] for name, values in (external or {}).items()}
                 some = [requests[i] for i in rows]
                 stack = self.weigh(scenario)
