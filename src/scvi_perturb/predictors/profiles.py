@@ -125,9 +125,7 @@ class Moments:
         made[~enough] = of_a_cell / enough.sum() / n_cells[~enough, None]
         return made
 
-    def _spread(
-        self, rows: NDArray[np.intp], sums: Floats, n: Floats, totals: Floats
-    ) -> Floats:
+    def _spread(self, rows: NDArray[np.intp], sums: Floats, n: Floats, totals: Floats) -> Floats:
         """Return the variance of some groups' profiles, not yet divided by what one mean costs."""
         if self.products is None:
             return np.maximum(self.squares[rows] - sums**2 / n, 0.0) * (1 / n**2)
@@ -364,6 +362,31 @@ class TrainingProfiles:
             )
         return found
 
+    def mean_change(self, context: Context) -> NDArray[np.float64]:
+        """Return the mean change of all conditions in a context, each counted once, `(n_genes,)`.
+
+        Raises `SchemaError`: If no perturbation was measured there.
+        """
+        if context not in self._mean_changes:
+            total, n = np.zeros(len(self.var_names)), 0
+            for seen in self.deltas.values():
+                for change in measured_here(seen, context):
+                    total += change
+                    n += 1
+            if not n:
+                msg = (
+                    f"No perturbation was measured in context {context}; use "
+                    "`ContextMean('contexts')` for contexts of which only controls were seen."
+                )
+                raise SchemaError(msg)
+            self._mean_changes[context] = total / n
+        return self._mean_changes[context]
+
+    @cached_property
+    def _mean_changes(self) -> dict[Context, NDArray[np.float64]]:
+        """Those that were asked for."""
+        return {}
+
     def known_names(self) -> list[str]:
         """Return the labels of all treated training conditions."""
         keys = self.keys
@@ -423,21 +446,6 @@ def measured_here(seen: ByContext, context: Context) -> list[NDArray[np.float64]
 def here_or_mean(seen: ByContext, context: Context) -> NDArray[np.float64]:
     """Return the change in the context; where it was not measured there, the mean over others."""
     return np.mean(measured_here(seen, context) or list(seen.values()), axis=0)
-
-
-def mean_of_context(deltas: Deltas, context: Context) -> NDArray[np.float64]:
-    """Return the mean change of all training conditions in a context, each counted once.
-
-    Raises `SchemaError`: If no perturbation was measured there.
-    """
-    here = [delta for seen in deltas.values() for delta in measured_here(seen, context)]
-    if not here:
-        msg = (
-            f"No perturbation was measured in context {context}; use "
-            "`ContextMean('contexts')` for contexts of which only controls were seen."
-        )
-        raise SchemaError(msg)
-    return np.mean(here, axis=0)
 
 
 def names_of_singles(deltas: Deltas) -> list[str]:

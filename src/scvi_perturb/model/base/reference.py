@@ -204,13 +204,12 @@ class Vocabulary:
         return self._id(Component(name, kind=kinds[0] if kinds else ""), seen)
 
     def _id(self, part: Component, seen: np.ndarray) -> int:
-        pairs = self.table.components
-        place = pairs.index((part.name, part.kind)) if (part.name, part.kind) in pairs else None
+        place = self.table.find_component(part.name, part.kind)
         featured = self.features is not None and part.name in self.features
         if place is not None and (seen[place] or featured):
             return place
         if featured:
-            return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
+            return self.table.n_components + self.features.place(part.name)  # type: ignore[union-attr]
         raise UnknownPerturbationError(
             part.name,
             self.known(seen),
