@@ -40,11 +40,11 @@ from scvi_perturb.model.base.draw import (
     Drawn,
     cell_obs,
     draw_matrix,
-    effects_adata,
     library_shifts,
     provenance,
     write_cells,
 )
+from scvi_perturb.model.base.effects import effect_blocks, effects_adata, with_support
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.reference import (
     Plan,
@@ -314,6 +314,7 @@ class PerturbationModel(SavingMixin):
         n_samples: int | None = 500,
         seed: int | None = 0,
         sampler: SamplerName | SamplerConfig = "heun",
+        path: str | Path | None = None,
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -323,6 +324,8 @@ class PerturbationModel(SavingMixin):
             As for :meth:`sample`.
         interval
             Coverage aimed at, between 0 and 1.
+        path
+            File to stream to (`.h5ad`), row by row; the result is returned backed.
 
         Returns
         -------
@@ -342,10 +345,14 @@ class PerturbationModel(SavingMixin):
         """
         config = SamplerConfig.of(sampler, self._samplers)
         plan = self._plan(conditions, reference, n_samples, seed)
-        drawn = self._draw(plan, sampler=config, seed=seed, library_size="reference")
-        result = self._effects(drawn, plan, interval=interval, seed=seed)
-        result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
-        return result
+        return self._effects(
+            self._draw(plan, sampler=config, seed=seed, library_size="reference"),
+            plan,
+            interval=interval,
+            uns=self._provenance(config, seed, "log1p(counts per 10,000)"),
+            path=path,
+            inputs=(self.adata, reference),
+        )
 
     def get_latent_representation(
         self,
@@ -462,20 +469,23 @@ class PerturbationModel(SavingMixin):
         plan: Plan,
         *,
         interval: float,
-        seed: int | None,
+        uns: dict[str, Any],
+        path: str | Path | None,
+        inputs: Iterable[object],
     ) -> AnnData:
         """Return the effects of drawn cells, with the novelty of what was asked."""
-        result = effects_adata(
-            drawn,
-            plan,
+        return effects_adata(
+            effect_blocks(
+                drawn, plan, likelihood=self._representation().likelihood, interval=interval
+            ),
+            plan.request,
             self._screen,
-            likelihood=self._representation().likelihood,
-            interval=interval,
-            seed=seed,
+            n_cells=np.bincount(plan.row),
+            annotate=lambda: with_support(self._novelty(plan)),
+            uns=uns,
+            path=path,
+            inputs=inputs,
         )
-        result.obs["novelty"] = self._novelty(plan)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        return result
 
     # Shared machinery ---------------------------------------------------------------------
 
@@ -658,8 +668,9 @@ class PerturbationModel(SavingMixin):
             plan.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
         )
         asked, row = [], []
+        ends = np.searchsorted(plan.row, np.arange(len(request) + 1))
         for i, condition in enumerate(request.conditions):
-            used = labels[np.unique(plan.reference[plan.row == i])]
+            used = labels[np.unique(plan.reference[ends[i] : ends[i + 1]])]
             for column, label in request.where(i).items():
                 used[:, columns.index(column)] = label
             contexts = sorted({tuple(map(str, context)) for context in used})

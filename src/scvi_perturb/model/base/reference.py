@@ -142,8 +142,12 @@ class Plan:
             raise ValueError(msg)
         random = np.random.default_rng(seed)
         entries = []
+        pools: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
         for i in range(len(request)):
-            pool = cells.rows_for(request, i)
+            where = tuple(request.where(i).items())
+            if where not in pools:
+                pools[where] = cells.rows_for(request, i)
+            pool = pools[where]
             n = len(pool) if n_samples is None else n_samples
             rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
             chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
