@@ -30,7 +30,6 @@ from scvi_perturb.data.reader import (
     align_genes,
     check_adata,
     check_mudata,
-    sampled_values,
 )
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
@@ -50,8 +49,8 @@ from scvi_perturb.model.base.reference import (
     Plan,
     Reference,
     Vocabulary,
+    kept_controls,
     reference_from_adata,
-    reference_from_screen,
     warn_of_batches,
 )
 from scvi_perturb.model.base.saving import SavingMixin
@@ -117,7 +116,7 @@ class PerturbationModel(SavingMixin):
         self.batch_effects_: list[tuple[int, int]] = []
         self.trained_on_: dict[str, Any] = {}
         self.library_shifts_: dict[int, float] = {}
-        self._looked_at = ("", "")
+        self.controls_: Reference | None = None
 
     # Registration ---------------------------------------------------------------------------
 
@@ -498,21 +497,15 @@ class PerturbationModel(SavingMixin):
         return self.adata if modality is None else self.adata.mod[modality]
 
     def _fingerprint(self) -> str:
-        """Return the fingerprint of the data, taken anew when a look at them shows a change."""
+        """Return the fingerprint of the data."""
         reader, data, screen = self._reader(None), self._plain_adata(), self._screen
-        codes = (one.tobytes() for one in reader.codes.values())
-        values = (one.tobytes() for one in sampled_values(reader.counts))
-        look = _digest([id(self.adata), *data.obs_names, *codes, *values])
-        if self._looked_at[0] != look:
-            columns = [column.name for column in screen.metadata]
-            annotation = None
-            if not screen.is_perturbed:
-                annotation, columns = WITHOUT_CONDITIONS, [*screen.keys.context, *columns]
-            found = data_hash(
-                data, screen.keys, annotation=annotation, columns=columns, counts=reader.counts
-            )
-            self._looked_at = (look, found)
-        return self._looked_at[1]
+        columns = [column.name for column in screen.metadata]
+        annotation = None
+        if not screen.is_perturbed:
+            annotation, columns = WITHOUT_CONDITIONS, [*screen.keys.context, *columns]
+        return data_hash(
+            data, screen.keys, annotation=annotation, columns=columns, counts=reader.counts
+        )
 
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
@@ -550,23 +543,11 @@ class PerturbationModel(SavingMixin):
         return plan
 
     def _training_controls(self) -> Reference:
-        if self.adata is None:
-            msg = (
-                "The model was loaded without data, so there are no training controls to start "
-                "from. Pass control cells as `reference=`, or load with `adata`."
-            )
+        """Return those that were kept when the model was trained."""
+        if self.controls_ is None:
+            msg = "This model holds no training controls. Pass control cells as `reference=`."
             raise SchemaError(msg)
-        if self.trained_on_.get("fingerprint") != self._fingerprint():
-            msg = (
-                "The data of this model are not those that it was trained on: counts, labels, "
-                "genes, or cells or their order differ. Which of these cells are training controls "
-                "is not known; pass control cells as `reference=`."
-            )
-            raise SchemaError(msg)
-        reader = self._reader(None)
-        allowed = np.sort(self.train_indices_)
-        rows = allowed[reader.codes[Key.CONDITION][allowed] == 0]
-        return reference_from_screen(reader, rows, self._screen, self._plain_adata().obs_names)
+        return self.controls_
 
     def _reader(self, adata: AnnData | MuData | None) -> ScreenReader:
         """Register data with the model where that is still to be done, and open them."""
@@ -647,6 +628,8 @@ class PerturbationModel(SavingMixin):
         if not self._screen.is_continuous:
             sizes = reader.library_sizes()
             self.library_shifts_ = library_shifts(reader.codes, sizes, parts.train)
+            names = self._plain_adata().obs_names
+            self.controls_ = kept_controls(reader, parts.train, self._screen, names)
         self._after_training(reader, parts.train)
         self.is_trained_ = True
         self.trained_on_ = {
