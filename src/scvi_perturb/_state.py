@@ -36,6 +36,8 @@ _CLASSES: Final = (
     "scvi_perturb.module.causal:CausalConfig",
     "scvi_perturb.module.diffusion:DiffusionConfig",
     "scvi_perturb.module.flow:FlowConfig",
+    "scvi_perturb.model.base.reference:ControlSums",
+    "scvi_perturb.model.base.reference:Reference",
     "scvi_perturb.model.causal.effects:OperatorErrors",
 )
 #: Subclasses of these may be in a file too, once the program that reads it has defined them.

@@ -132,8 +132,9 @@ def test_released_data_are_freed(case, simulated):
     assert seen() is None
     assert passed() is None
     assert model.adata is None
+    assert model.sample([SINGLE], n_samples=5).n_obs == 5
     with pytest.raises(SchemaError, match="without data"):
-        model.sample([SINGLE])
+        model.get_latent_representation()
     again = model.sample([SINGLE], reference=controls(simulated), n_samples=5)
     np.testing.assert_array_equal(dense(again.X), expected)
     np.testing.assert_array_equal(model.get_latent_representation(simulated.copy()), latent)

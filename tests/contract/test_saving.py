@@ -68,8 +68,7 @@ def test_loaded_model_gives_equal_results(case, trained, folder):
 def test_loading_without_data_then_with_data(case, trained, folder, simulated):
     loaded = case.model.load(folder, adata=False)
     assert loaded.adata is None
-    with pytest.raises(SchemaError, match=r"loaded without data.*reference="):
-        loaded.sample([SINGLE])
+    assert_same_results(loaded, trained)
     for verb in (loaded.get_latent_representation, getattr(loaded, case.likelihood), loaded.train):
         with pytest.raises(SchemaError, match="loaded without data"):
             verb()
@@ -124,8 +123,7 @@ def test_new_labels_are_taken_as_a_live_model_takes_them(
     np.testing.assert_allclose(*latents, atol=1e-5)
     reference = adata[adata.obs["perturbation"] == "control"].copy()
     assert_same_results(loaded, trained, reference=reference)
-    with pytest.raises(SchemaError, match=r"not those that it was trained on.*reference="):
-        loaded.sample([SINGLE])
+    assert_same_results(loaded, trained)
     with pytest.raises(SchemaError, match=rf"{column}.*{label.replace('+', '[+]')}"):
         loaded.train()
     cells = np.flatnonzero(adata.obs["perturbation"] == "NEW")[:3]
@@ -133,8 +131,7 @@ def test_new_labels_are_taken_as_a_live_model_takes_them(
         for verb in (loaded.sample, loaded.predict):
             with pytest.raises(UnknownPerturbationError, match="NEW"):
                 verb(["NEW"], reference=reference)
-        told = "NEW|not those that it was trained on"  # the latter where controls are needed first
-        with pytest.raises((SchemaError, UnknownPerturbationError), match=told):
+        with pytest.raises((SchemaError, UnknownPerturbationError), match="NEW"):
             getattr(loaded, case.likelihood)(indices=cells)
 
 
@@ -148,13 +145,13 @@ def shuffled(adata):
 
 
 @pytest.mark.parametrize("change", [doubled, shuffled])
-def test_other_data_under_the_same_names_are_not_those_of_training(case, folder, simulated, change):
+def test_other_data_under_the_same_names_are_not_those_of_training(
+    case, trained, folder, simulated, change
+):
     adata = simulated.copy()
     change(adata)
     loaded = case.model.load(folder, adata)
-    for verb in (loaded.sample, loaded.predict):
-        with pytest.raises(SchemaError, match="not those that it was trained on"):
-            verb([SINGLE])
+    assert_same_results(loaded, trained)  # the controls of training are kept
     split = make_split(simulated)
     with pytest.raises(SchemaError, match="split was made for other data"):
         loaded.train(split=split)

@@ -73,3 +73,33 @@ def test_request_that_is_refused_writes_nothing(trained):
     with pytest.raises(ValueError, match="'nobody'"):
         trained.sample(["nobody"], path="cells.h5ad")
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_effects_go_to_a_file_row_by_row(trained):
+    in_memory = trained.predict(ASKED, n_samples=20)
+    path = Path("new folder", "effects.h5ad")
+    streamed = trained.predict(ASKED, n_samples=20, path=path)
+    assert streamed.isbacked
+    streamed.file.close()
+    read = anndata.read_h5ad(path)
+    np.testing.assert_array_equal(read.X, in_memory.X)
+    assert [*read.layers] == sorted(in_memory.layers)
+    for name, values in in_memory.layers.items():
+        np.testing.assert_array_equal(read.layers[name], values)
+    for column in in_memory.obs:
+        assert read.obs[column].tolist() == in_memory.obs[column].tolist()
+    assert read.var_names.equals(in_memory.var_names)
+    assert read.uns["scvi_perturb"] == in_memory.uns["scvi_perturb"]
+
+
+def test_effects_that_fail_leave_no_file(trained, monkeypatch):
+    def fail(*_, **__):
+        msg = "out of power"
+        raise OSError(msg)
+
+    monkeypatch.setattr(trained, "_novelty_at", fail)
+    monkeypatch.setattr(trained, "_novelty", fail)
+    monkeypatch.setattr(trained, "_warn_outside", fail, raising=False)
+    with pytest.raises(OSError, match="out of power"):
+        trained.predict(ASKED, n_samples=5, path="effects.h5ad")
+    assert list(Path.cwd().iterdir()) == []

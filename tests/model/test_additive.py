@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from scvi_perturb.data import Condition, ConditionTable
+from scvi_perturb.model.base.additive import fit_additive
 from scvi_perturb.model.base.reference import to_tensors
-from scvi_perturb.model.base.training import fit_additive
 
 N_LATENT, N_CELLS = 6, 60
 NAMES = [f"p{i}" for i in range(10)]

@@ -9,7 +9,7 @@ import pytest
 
 from scvi_perturb.data.request import Request
 from scvi_perturb.model.base.reference import Plan
-from scvi_perturb.model.hybrid.recentred import RequestGroups, control_profiles
+from scvi_perturb.model.hybrid.recentred import RequestGroups
 from tests.model._small import make_reference, make_request, make_screen, parse
 
 SCREEN = make_screen([parse("A"), parse("B")])
@@ -123,10 +123,10 @@ def expected(rows):
 def test_control_is_the_profile_of_all_cells_of_the_context():
     cells = reference()
     groups, _ = groups_of(make_request("A", "B", cell_type=("", "T")), cells, n_samples=1)
-    made = control_profiles(groups, np.arange(len(groups)))
+    made = groups.control_profiles(np.arange(len(groups)))
     for row, pool in zip(made, groups.pool, strict=True):
         np.testing.assert_allclose(row, expected(pool))
-    np.testing.assert_array_equal(control_profiles(groups, np.array([1])), made[[1]])
+    np.testing.assert_array_equal(groups.control_profiles(np.array([1])), made[[1]])
 
 
 def test_control_of_a_batch_is_that_of_its_cells_where_there_are():
@@ -137,7 +137,7 @@ def test_control_of_a_batch_is_that_of_its_cells_where_there_are():
     groups, _ = groups_of(request, cells)
     assert [own.tolist() for own in groups.control] == [[1, 4], [2], [0, 3], [1, 2, 4]]
     assert [own.tolist() for own in groups.pool] == [[1, 2, 4], [1, 2, 4], [0, 3], [1, 2, 4]]
-    made = control_profiles(groups, np.arange(4))
+    made = groups.control_profiles(np.arange(4))
     np.testing.assert_allclose(made, [expected(rows) for rows in groups.control])
     unlabelled = reference()
     groups, _ = groups_of(request, unlabelled)

@@ -91,7 +91,10 @@ def test_sampled_cells_have_the_mean_that_is_predicted(model, monkeypatch):
     found = np.stack([scores(cells, effects, row) for row in range(len(MIXED))])
     assert found.max() < 4.5, "120 genes: 4.5 is passed once in a thousand times"
     # The generator alone has other means: it was hardly trained.
-    monkeypatch.setattr(RecentredModel, "_factors", lambda *args, **_: np.ones((len(args[1]), 30)))
+    ones = np.ones(30)
+    monkeypatch.setattr(
+        RecentredModel, "_factors", lambda *args, **_: ((i, ones) for i in range(len(args[1])))
+    )
     alone = model.sample(MIXED, n_samples=2000)
     assert min(scores(alone, effects, row).max() for row in range(len(MIXED))) > 6
 
@@ -102,13 +105,16 @@ def test_few_cells_are_moved_as_many_are(model, monkeypatch, library_size):
     own, found = RecentredModel._factors, []
 
     def recorded(*args, **options):
-        found.append(own(*args, **options))
-        return found[-1]
+        found.append([])
+        for group, factor in own(*args, **options):
+            found[-1].append(factor)
+            yield group, factor
 
     monkeypatch.setattr(RecentredModel, "_factors", recorded)
     request = asked(SINGLE, NEW_PAIR, cell_type=TYPES)
     for n_samples in (1, 200, None):
         model.sample(request, n_samples=n_samples, library_size=library_size)
+    assert len(found[0]) == 2
     assert np.abs(np.log(found[0])).max() > 0.1
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
@@ -247,7 +253,7 @@ def test_without_refits_the_generator_has_one_half(model):
     stack = model.mean_.predict(table).layers["lfc"]
     groups = RequestGroups.make(model._plan(table, None, 500, 0), model._screen)
     sampler = SamplerConfig.of("heun")
-    own = model._own_shares(groups, sampler=sampler, seed=0)
+    own = np.stack([*model._own_shares(groups, sampler=sampler, seed=0)])
     control = found.X - found.layers["lfc"]
     generator = np.log1p(1e4 * own) - control
     assert np.abs(generator - stack).max() > 0.1

@@ -142,6 +142,10 @@ class ConditionTable:
         )
         raise SchemaError(msg)
 
+    def find_component(self, name: str, kind: str = "") -> int | None:
+        """Return a component's id; None if it is not in the table."""
+        return self._id.get((name, kind))
+
     def component_index(self, name: str, kind: str = "") -> int:
         """Return a component's id.
 
@@ -150,8 +154,9 @@ class ConditionTable:
         UnknownPerturbationError
             If it is not in the table.
         """
-        if (name, kind) in self._id:
-            return self._id[name, kind]
+        place = self.find_component(name, kind)
+        if place is not None:
+            return place
         raise UnknownPerturbationError(
             f"{name} ({kind})" if kind else name,
             (known for known, _ in self.components),

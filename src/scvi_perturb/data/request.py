@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from scvi_perturb._core import Column, SchemaError, shown
 from scvi_perturb.data.condition import Component, Condition, as_labels, is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.screen import Screen
@@ -137,10 +137,12 @@ def parse_conditions(
     perturbation, leaves out what has several values, or cannot be parsed.
     """
     known = tuple(known)
-    every = {part for condition in known for part in condition.components}
-    by_name: dict[str, set[Component]] = {}
-    for part in every:
-        by_name.setdefault(part.name, set()).add(part)
+    by_name: dict[str | None, _Values] = {None: _Values(set(), set())}  # None: of all names
+    for part in {part for condition in known for part in condition.components}:
+        for name in (part.name, None):
+            values = by_name.setdefault(name, _Values(set(), set()))
+            values.doses.add(part.dose)
+            values.kinds.add(part.kind)
     times = {condition.time for condition in known if condition.time is not None}
     parsed = []
     for row in table.to_dict(orient="records"):
@@ -152,7 +154,7 @@ def parse_conditions(
         condition = keys.parse(**given)
         if not condition.is_control:
             parts = [
-                _completed(part, given, keys, by_name.get(part.name, every))
+                _completed(part, given, keys, by_name.get(part.name, by_name[None]))
                 for part in condition.components
             ]
             time = condition.time
@@ -163,15 +165,22 @@ def parse_conditions(
     return parsed
 
 
+class _Values(NamedTuple):
+    """Doses and kinds that a screen has."""
+
+    doses: set[float]
+    kinds: set[str]
+
+
 def _completed(
-    part: Component, given: Mapping[str, object], keys: ScreenKeys, known: Collection[Component]
+    part: Component, given: Mapping[str, object], keys: ScreenKeys, known: _Values
 ) -> Component:
     """Fill in dose and kind of a component from those that are known, where there is one choice."""
     kind, dose = part.kind, part.dose
-    if keys.kind is not None and "kind" not in given and known:
-        kind = _only({one.kind for one in known}, "kind", part.name, keys.kind)
+    if keys.kind is not None and "kind" not in given and known.kinds:
+        kind = _only(known.kinds, "kind", part.name, keys.kind)
     if keys.dose is not None and "dose" not in given:
-        dose = _only({one.dose for one in known}, "dose", part.name, keys.dose)
+        dose = _only(known.doses, "dose", part.name, keys.dose)
     return Component(part.name, dose=dose, kind=kind)
 
 

@@ -108,6 +108,10 @@ class PerturbationFeatures:
             made[key] = np.where(mask[:, None], values[rows], np.float32(0)), mask
         return made
 
+    def place(self, name: str) -> int:
+        """Return the place of a name that is there among `names`."""
+        return self._row[name]
+
     def has(self, name: str, modality: str | None = None) -> bool:
         """Whether `name` has the modality, or any if None."""
         if modality is None:

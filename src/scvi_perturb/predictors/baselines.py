@@ -12,7 +12,6 @@ from scvi_perturb.data.condition import Condition
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.profiles import (
     here_or_mean,
-    mean_of_context,
     measured_alone,
     measured_here,
     names_of_singles,
@@ -87,8 +86,8 @@ class ContextMean(MeanPredictor):
         if self.over == "contexts":
             return self._over_contexts(request)
         if self.over == "all":
-            return np.mean([d for seen in self.deltas.values() for d in seen.values()], axis=0)
-        return mean_of_context(self.deltas, request.context)
+            return self.profiles.mean_change((None,) * len(self.profiles.keys.context))
+        return self.profiles.mean_change(request.context)
 
     def _over_contexts(self, request: RequestRow) -> NDArray[np.float64]:
         seen = self.deltas.get(request.condition, {})
@@ -135,7 +134,7 @@ class MatchingMean(MeanPredictor):
             seen = measured_alone(self.deltas, component, request.condition.time)
             here = measured_here(seen, request.context)
             parts.append(
-                np.mean(here, axis=0) if here else mean_of_context(self.deltas, request.context)
+                np.mean(here, axis=0) if here else self.profiles.mean_change(request.context)
             )
         return np.mean(parts, axis=0)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.request import Context
     from scvi_perturb.predictors.profiles import Profile
     from scvi_perturb.predictors.request import ControlCells, Predictor
@@ -77,7 +78,9 @@ class ExternalMeans(MeanPredictor):
         conditions = [keys.parse(**{roles[c]: v for c, v in row.items()}) for row in described]
         contexts = context_labels(obs, self.profiles.keys.context)
         rows = [RequestRow(what, own) for what, own in zip(conditions, contexts, strict=True)]
-        self._rows = [row for row in rows if not row.condition.is_control]
+        self._places: dict[Condition, list[tuple[Context, int]]] = {}
+        for i, row in enumerate(row for row in rows if not row.condition.is_control):
+            self._places.setdefault(row.condition, []).append((row.context, i))
         self._given = self._changes_of(table, rows)
 
     def _changes_of(self, table: AnnData, rows: list[RequestRow]) -> Floats:
@@ -105,15 +108,12 @@ class ExternalMeans(MeanPredictor):
         return np.stack(changes) if changes else np.zeros((0, values.shape[1]))
 
     def _change(self, request: RequestRow) -> Floats:
-        of_condition = [i for i, row in enumerate(self._rows) if row.condition == request.condition]
-        if not of_condition:
-            known = sorted({str(row.condition) for row in self._rows})
-            raise UnknownPerturbationError(str(request.condition), known)
-        found = [
-            i for i in of_condition if _no_contradiction(request.context, self._rows[i].context)
-        ]
+        places = self._places.get(request.condition)
+        if places is None:
+            raise UnknownPerturbationError(str(request.condition), sorted(map(str, self._places)))
+        found = [i for own, i in places if _no_contradiction(request.context, own)]
         if not found:
-            own = sorted({self._rows[i].context for i in of_condition}, key=str)
+            own = sorted({own for own, _ in places}, key=str)
             msg = f"Means of {request.condition} were given for {own}, not for {request.context}."
             raise SchemaError(msg)
         made: Floats = self._given[found].mean(axis=0)

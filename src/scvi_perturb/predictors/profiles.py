@@ -16,7 +16,7 @@ from scvi_perturb._core import (
     log_normalize_cells,
     warn,
 )
-from scvi_perturb.data.condition import Condition
+from scvi_perturb.data.condition import Condition, row_codes
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.request import context_labels, read_chunks, seen_cells
 
@@ -84,17 +84,14 @@ class Moments:
         library: Floats | None = None,
     ) -> None:
         """Add cells, raw counts `(n, n_genes)`, of groups `(n,)`; None sums them to libraries."""
-        n = len(group)
-        ones, places = np.ones(n), (group, np.arange(n))
-        member = sparse.csr_matrix((ones, places), (len(self.libraries), n))
         if self.products is None:
-            self.squares += _dense(member @ _square(log_normalize_cells(rows)))
+            add_by_group(self.squares, group, _square(log_normalize_cells(rows)))
             return
         if library is None:
             library = np.asarray(rows.sum(axis=1), np.float64).ravel()
-        self.squares += _dense(member @ _square(rows))
-        self.libraries += member @ library**2
-        self.products += _dense((member @ sparse.diags(library)) @ rows)
+        add_by_group(self.squares, group, _square(rows))
+        self.libraries += np.bincount(group, library**2, minlength=len(self.libraries))
+        add_by_group(self.products, group, rows, weight=library)
 
     def variances(
         self, sums: Floats, n_cells: NDArray[np.int64], totals: Floats | None = None
@@ -114,22 +111,30 @@ class Moments:
 
         Reference: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 1981.
         """
-        n = n_cells.astype(np.float64)[:, None]
-        if n.max(initial=0.0) < 2:
+        if n_cells.max(initial=0) < 2:
             return None
-        if self.products is None:
-            spread, scale = self.squares - sums**2 / n, 1 / n**2
-        else:
-            total = sums.sum(axis=1) if totals is None else totals
-            total = np.maximum(total, 1.0)[:, None]
-            share = sums / total
-            spread = self.squares - 2 * share * self.products
-            spread += share**2 * self.libraries[:, None]
-            scale = (TARGET_SUM / (1 + TARGET_SUM * share) / total) ** 2
-        made: Floats = np.maximum(spread, 0.0) * scale * (n / np.maximum(n - 1, 1))
+        total = sums.sum(axis=1) if totals is None else totals
+        made = np.empty(sums.shape, np.float32)
+        of_a_cell = np.zeros(sums.shape[1])
         enough = n_cells >= 2
-        of_a_cell = (made * n)[enough].mean(axis=0)
-        made[~enough] = of_a_cell / n[~enough]
+        for rows in np.array_split(np.arange(len(sums)), -(-len(sums) // _ROWS)):
+            n = n_cells[rows].astype(np.float64)[:, None]
+            found = self._spread(rows, sums[rows], n, total[rows]) * (n / np.maximum(n - 1, 1))
+            of_a_cell += (found * n)[enough[rows]].sum(axis=0)
+            made[rows] = found
+        made[~enough] = of_a_cell / enough.sum() / n_cells[~enough, None]
+        return made
+
+    def _spread(self, rows: NDArray[np.intp], sums: Floats, n: Floats, totals: Floats) -> Floats:
+        """Return the variance of some groups' profiles, not yet divided by what one mean costs."""
+        if self.products is None:
+            return np.maximum(self.squares[rows] - sums**2 / n, 0.0) * (1 / n**2)
+        total = np.maximum(totals, 1.0)[:, None]
+        share = sums / total
+        spread = self.squares[rows] - 2 * share * self.products[rows]
+        spread += share**2 * self.libraries[rows, None]
+        made: Floats = np.maximum(spread, 0.0)
+        made *= (TARGET_SUM / (1 + TARGET_SUM * share) / total) ** 2
         return made
 
 
@@ -139,9 +144,29 @@ def _square(values: Any) -> Any:  # noqa: ANN401
     return np.asarray(values, np.float64) ** 2
 
 
-def _dense(values: Any) -> Floats:  # noqa: ANN401
-    return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float64)
+def add_by_group(
+    table: Floats,
+    group: NDArray[np.int64],
+    rows: Any,  # noqa: ANN401
+    *,
+    weight: Floats | None = None,
+) -> None:
+    """Add rows `(n, n_genes)`, times a weight `(n,)`, to the rows of a table that are their groups.
 
+    What it costs follows what the rows hold, and not the size of the table.
+    """
+    own, place = np.unique(group, return_inverse=True)
+    n = len(group)
+    weights = np.ones(n) if weight is None else weight
+    sums = sparse.csr_matrix((weights, (place, np.arange(n))), (len(own), n)) @ rows
+    if sparse.issparse(sums):  # a product of CSR names no place twice
+        table[np.repeat(own, np.diff(sums.indptr)), sums.indices] += sums.data
+    else:
+        table[own] += sums
+
+
+#: Rows of a table that are worked on together.
+_ROWS: Final = 256
 
 #: "pseudobulk": `log1p` of the summed counts; "cell_mean": mean over cells of their `log1p`;
 #: "effects": rows are changes from control already, and are averaged as they are.
@@ -157,12 +182,11 @@ class TrainingProfiles:
     `keys`: Where the screen says what was done, to which cells, and holds its counts. `var_names`:
     Genes, in the order of all arrays. `kind`: What a profile is. `conditions`, `contexts`: Of each
     group. `known`: Conditions of the whole screen, held-out ones included, by which requests are
-    read. `n_cells`: Number of cells of each group, `(n_groups,)`. `sums`: Sum over the cells of
-    each group of counts ("pseudobulk"), of log-normalised values ("cell_mean") or of changes
-    ("effects"), `(n_groups, n_genes)`. `variances`: Sampling variance of each group's profile,
-    `(n_groups, n_genes)`; None where they were not asked for, or are not known. `libraries`: Sum of
-    the library sizes of each group, `(n_groups,)`, where these are more than the counts of the
-    genes that are there; None where they are the sums of these.
+    read. `n_cells`: Number of cells of each group, `(n_groups,)`. `libraries`: Sum of the library
+    sizes of each group, `(n_groups,)`, where these are more than the counts of the genes that are
+    there; None where they are the sums of these. `all_sums`, `all_variances`: The tables behind
+    `sums` and `variances`. `places`: Row of the tables of each group, `(n_groups,)`; None where
+    these are all rows. Profiles without some groups share the tables.
     """
 
     keys: ScreenKeys
@@ -172,9 +196,28 @@ class TrainingProfiles:
     contexts: tuple[Context, ...]
     known: tuple[Condition, ...]
     n_cells: NDArray[np.int64]
-    sums: NDArray[np.float64]
-    variances: NDArray[np.float64] | None = None
-    libraries: NDArray[np.float64] | None = None
+    libraries: NDArray[np.float64] | None
+    all_sums: NDArray[np.float64]
+    all_variances: NDArray[np.float32] | None = None
+    places: NDArray[np.intp] | None = None
+
+    @property
+    def sums(self) -> NDArray[np.float64]:
+        """Sum over the cells of each group, `(n_groups, n_genes)`.
+
+        Of counts ("pseudobulk"), of log-normalised values ("cell_mean") or of changes ("effects").
+        """
+        return self.all_sums if self.places is None else self.all_sums[self.places]
+
+    @property
+    def variances(self) -> NDArray[np.float32] | None:
+        """Sampling variance of each group's profile, `(n_groups, n_genes)`.
+
+        None where they were not asked for, or are not known.
+        """
+        if self.all_variances is None or self.places is None:
+            return self.all_variances
+        return self.all_variances[self.places]
 
     @classmethod
     def from_screen(
@@ -197,22 +240,16 @@ class TrainingProfiles:
         cells = seen_cells(adata, split)
         obs = adata.obs.iloc[cells]
         codes, table = encode_obs(obs, keys, require_control=kind != "effects")
-        contexts = _cell_contexts(obs, keys.context)
-        context_names = sorted(set(contexts), key=str)
-        place = {context: i for i, context in enumerate(context_names)}
-        context_codes = np.array([place[context] for context in contexts])
+        context_names, context_codes = _cell_contexts(obs, keys.context)
         pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
         sums = np.zeros((len(pairs), adata.n_vars))
         n_cells = np.bincount(group, minlength=len(pairs))
-        totals = None
-        if library is not None:
-            totals = np.zeros(len(pairs))
-            np.add.at(totals, group, library[cells])
+        totals = None if library is None else np.bincount(group, library[cells], len(pairs))
         moments = None
         if with_variances and kind != "effects":
             moments = Moments.empty(sums.shape, per_cell=kind == "cell_mean")
         for part, rows in read_chunks(adata, keys.layer, cells, effects=kind == "effects"):
-            sums += _group_sums(rows, group[part], len(pairs), kind)
+            add_by_group(sums, group[part], _summed(rows, kind))
             if moments is not None:
                 moments.add(rows, group[part], None if library is None else library[cells[part]])
         return cls(
@@ -223,30 +260,38 @@ class TrainingProfiles:
             contexts=tuple(context_names[pair % len(context_names)] for pair in pairs),
             known=encode_obs(adata.obs, keys)[1].conditions,
             n_cells=n_cells,
-            sums=sums,
-            variances=None if moments is None else moments.variances(sums, n_cells, totals),
             libraries=totals,
+            all_sums=sums,
+            all_variances=None if moments is None else moments.variances(sums, n_cells, totals),
         )
 
     def without(self, left_out: Iterable[int]) -> TrainingProfiles:
-        """Return the profiles of all but some groups."""
+        """Return the profiles of all but some groups; tables and changes are shared."""
         kept = np.setdiff1d(np.arange(len(self.conditions)), list(left_out))
-        return replace(
+        made = replace(
             self,
             conditions=tuple(self.conditions[i] for i in kept),
             contexts=tuple(self.contexts[i] for i in kept),
             n_cells=self.n_cells[kept],
-            sums=self.sums[kept],
-            variances=None if self.variances is None else self.variances[kept],
             libraries=None if self.libraries is None else self.libraries[kept],
+            places=kept if self.places is None else self.places[kept],
         )
+        if len(made.control_groups) == len(self.control_groups):
+            there = set(zip(made.conditions, made.contexts, strict=True))
+            kept_ones = (
+                (what, {own: change for own, change in seen.items() if (what, own) in there})
+                for what, seen in self.deltas.items()
+            )
+            vars(made)["deltas"] = {what: seen for what, seen in kept_ones if seen}
+        return made
 
     def profile(self, groups: Iterable[int]) -> NDArray[np.float64]:
         """Return the profile of the cells of all `groups` together, `(n_genes,)`."""
         chosen = list(groups)
         total = None if self.libraries is None else float(self.libraries[chosen].sum())
         n_cells = int(self.n_cells[chosen].sum())
-        return _profile(self.sums[chosen].sum(axis=0), n_cells, self.kind, total)
+        rows = chosen if self.places is None else self.places[chosen]
+        return _profile(self.all_sums[rows].sum(axis=0), n_cells, self.kind, total)
 
     def profile_of(
         self,
@@ -254,17 +299,20 @@ class TrainingProfiles:
         library: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """Return the profile of other cells, given as counts `(n, n_genes)`."""
-        sums = _group_sums(counts, np.zeros(counts.shape[0], np.int64), 1, self.kind)[0]
+        sums = np.zeros((1, counts.shape[1]))
+        add_by_group(sums, np.zeros(counts.shape[0], np.int64), _summed(counts, self.kind))
         total = None if library is None else float(library.sum())
-        return _profile(sums, counts.shape[0], self.kind, total)
+        return _profile(sums[0], counts.shape[0], self.kind, total)
+
+    @cached_property
+    def control_groups(self) -> dict[Context, int]:
+        """The group of the controls of each context that has some."""
+        groups = enumerate(zip(self.conditions, self.contexts, strict=True))
+        return {own: i for i, (what, own) in groups if what.is_control}
 
     def controls(self, context: Context) -> list[int]:
         """Return the control groups whose context agrees with what `context` says."""
-        return [
-            i
-            for i, (condition, own) in enumerate(zip(self.conditions, self.contexts, strict=True))
-            if condition.is_control and agrees(context, own)
-        ]
+        return [i for own, i in self.control_groups.items() if agrees(context, own)]
 
     def control_profile(self, context: Context) -> NDArray[np.float64]:
         """Return the profile of the training controls of a context, `(n_genes,)`.
@@ -277,9 +325,7 @@ class TrainingProfiles:
             return np.zeros(len(self.var_names))
         groups = self.controls(context)
         if not groups:
-            known = sorted(
-                {self.contexts[i] for i in self.controls((None,) * len(context))}, key=str
-            )
+            known = sorted(self.control_groups, key=str)
             msg = (
                 f"No training control has context {context}; there are {known}. Pass control "
                 "cells of this context as `reference`."
@@ -303,7 +349,7 @@ class TrainingProfiles:
         if self.kind == "effects":
             controls = {own: self.control_profile(own) for own in self.contexts}
         else:
-            controls = {own: self.profile([i]) for i, (what, own) in groups if what.is_control}
+            controls = {own: self.profile([i]) for own, i in self.control_groups.items()}
         found: dict[Condition, dict[Context, NDArray[np.float64]]] = {}
         for i, (what, own) in groups:
             if own in controls and not what.is_control:
@@ -315,6 +361,31 @@ class TrainingProfiles:
                 "cells are not used, since their change from control is unknown."
             )
         return found
+
+    def mean_change(self, context: Context) -> NDArray[np.float64]:
+        """Return the mean change of all conditions in a context, each counted once, `(n_genes,)`.
+
+        Raises `SchemaError`: If no perturbation was measured there.
+        """
+        if context not in self._mean_changes:
+            total, n = np.zeros(len(self.var_names)), 0
+            for seen in self.deltas.values():
+                for change in measured_here(seen, context):
+                    total += change
+                    n += 1
+            if not n:
+                msg = (
+                    f"No perturbation was measured in context {context}; use "
+                    "`ContextMean('contexts')` for contexts of which only controls were seen."
+                )
+                raise SchemaError(msg)
+            self._mean_changes[context] = total / n
+        return self._mean_changes[context]
+
+    @cached_property
+    def _mean_changes(self) -> dict[Context, NDArray[np.float64]]:
+        """Those that were asked for."""
+        return {}
 
     def known_names(self) -> list[str]:
         """Return the labels of all treated training conditions."""
@@ -329,17 +400,9 @@ def agrees(asked: Context, own: Context) -> bool:
     return all(a is None or a == b for a, b in zip(asked, own, strict=True))
 
 
-def _group_sums(
-    counts: Any,  # noqa: ANN401
-    group: NDArray[np.int64],
-    n_groups: int,
-    kind: Profile,
-) -> NDArray[np.float64]:
-    values = log_normalize_cells(counts) if kind == "cell_mean" else counts
-    n_cells = len(group)
-    member = sparse.csr_matrix((np.ones(n_cells), (group, np.arange(n_cells))), (n_groups, n_cells))
-    sums = member @ values
-    return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=np.float64)
+def _summed(counts: Any, kind: Profile) -> Any:  # noqa: ANN401
+    """Return what a profile is the sum of."""
+    return log_normalize_cells(counts) if kind == "cell_mean" else counts
 
 
 def _profile(
@@ -350,7 +413,10 @@ def _profile(
     return np.log1p(TARGET_SUM * sums / max(sums.sum() if total is None else total, 1.0))
 
 
-def _cell_contexts(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Context]:
+def _cell_contexts(
+    obs: pd.DataFrame, context_keys: Sequence[str]
+) -> tuple[list[Context], NDArray[np.int64]]:
+    """Return the contexts in order, and which of them each cell has."""
     absent = sorted(set(context_keys) - set(obs.columns))
     if absent:
         msg = f"obs has no column {absent[0]!r}; it has {sorted(map(str, obs.columns))}."
@@ -360,7 +426,11 @@ def _cell_contexts(obs: pd.DataFrame, context_keys: Sequence[str]) -> list[Conte
         n_missing = int(obs[missing[0]].isna().sum())
         msg = f"obs[{missing[0]!r}] is missing for {n_missing} cells; label or drop them."
         raise SchemaError(msg)
-    return context_labels(obs, context_keys)
+    first, inverse = row_codes(obs, context_keys)
+    found = context_labels(obs.iloc[first], context_keys)
+    names = sorted(set(found), key=str)
+    place = {context: i for i, context in enumerate(names)}
+    return names, np.array([place[context] for context in found], np.int64)[inverse]
 
 
 def measured_alone(deltas: Deltas, component: Component, time: float | None) -> ByContext:
@@ -376,21 +446,6 @@ def measured_here(seen: ByContext, context: Context) -> list[NDArray[np.float64]
 def here_or_mean(seen: ByContext, context: Context) -> NDArray[np.float64]:
     """Return the change in the context; where it was not measured there, the mean over others."""
     return np.mean(measured_here(seen, context) or list(seen.values()), axis=0)
-
-
-def mean_of_context(deltas: Deltas, context: Context) -> NDArray[np.float64]:
-    """Return the mean change of all training conditions in a context, each counted once.
-
-    Raises `SchemaError`: If no perturbation was measured there.
-    """
-    here = [delta for seen in deltas.values() for delta in measured_here(seen, context)]
-    if not here:
-        msg = (
-            f"No perturbation was measured in context {context}; use "
-            "`ContextMean('contexts')` for contexts of which only controls were seen."
-        )
-        raise SchemaError(msg)
-    return np.mean(here, axis=0)
 
 
 def names_of_singles(deltas: Deltas) -> list[str]:

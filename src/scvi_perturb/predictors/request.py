@@ -184,12 +184,21 @@ def read_chunks(
         values = values.tocsr()
     for start in range(0, len(cells), CHUNK):
         part = slice(start, start + CHUNK)
-        rows = values[cells[part]]
+        rows = _rows_at(values, cells[part])
         if effects:
             check_effects(rows, where=where, names=adata.obs_names[cells[part]])
         else:
             check_raw_counts(rows, where=where, layers=held)
         yield part, rows
+
+
+def _rows_at(values: Any, chosen: NDArray[np.int64]) -> Any:  # noqa: ANN401
+    """Return some rows, sorted; neighbours in a file are read in one piece."""
+    first, stop = int(chosen[0]), int(chosen[-1]) + 1
+    if isinstance(values, _OfFiles) or stop - first > 2 * len(chosen):
+        return values[chosen]
+    rows = values[first:stop]
+    return rows if len(chosen) == stop - first else rows[chosen - first]
 
 
 class _OfFiles:

@@ -8,25 +8,30 @@ whole combination is the same. Novelty is posterior over prior variance (Rasmuss
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from scvi_perturb.similarity.kernels import CosineKernel, compare_names, near, weighted_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from scvi_perturb.data.condition import Component
     from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
 
+    Floats = np.ndarray
+
 
 SHARED, ADDITIVE, EXACT = 0.1, 0.6, 0.3
 #: Label of a context that is not known; it is like no other.
 UNKNOWN = "(unknown)"
-#: Trained rows that are looked at, those that share a component with a request first.
+#: Trained rows that are looked at, those that share a component with what is asked first.
 MAX_TRAINED = 1500
+#: Rows that are asked together.
+_TOGETHER: Final = 256
 NOISE = 1e-3
 #: Width of the kernels of log doses and log times: a factor of three is half as informative.
 LOG_WIDTH = float(np.log(3.0) / np.sqrt(2 * np.log(2.0)))
@@ -39,92 +44,130 @@ def novelty(
 ) -> np.ndarray:
     """Return posterior over prior variance of each row asked for, `(n,)`.
 
+    Of more than 1,500 trained rows, those are looked at that share a component with the row, or
+    with one of the 255 rows that are asked with it, and then others.
+
     `asked`: What is requested. `trained`: Conditions and contexts with training cells, controls
     left out. `features`: What is known of components, to compare them where they are not the same.
     """
     controls = np.array([row.condition.is_control for row in asked])
+    left = np.where(controls, 0.0, 1.0)
     if not trained:
-        return np.where(controls, 0.0, 1.0)
-    trained = _nearest(asked, trained)
-    joint = _kernel([*asked, *trained], features)
-    n = len(asked)
-    known = joint[n:, n:] + NOISE * np.eye(len(trained))
-    cross = joint[:n, n:]
-    gain = np.einsum("ij,ij->i", cross, np.linalg.solve(known, cross.T).T)
-    prior = np.diag(joint)[:n]
-    left = np.clip(1.0 - gain / np.maximum(prior, 1e-12), 0.0, 1.0)
+        return left
+    prior, nearest = _Prior.of([*asked, *trained], features), _Nearest.of(trained)
+    for start in range(0, len(asked), _TOGETHER):
+        rows = asked[start : start + _TOGETHER]
+        near_by = nearest.rows(rows)
+        known = prior.between(near_by, near_by) + NOISE * np.eye(len(near_by))
+        cross = prior.between(rows, near_by)
+        gain = np.einsum("ij,ij->i", cross, np.linalg.solve(known, cross.T).T)
+        own = np.diag(prior.between(rows, rows))
+        left[start : start + len(rows)] = np.clip(1.0 - gain / np.maximum(own, 1e-12), 0.0, 1.0)
     return np.where(controls, 0.0, left)
 
 
-def _nearest(asked: Sequence[RequestRow], trained: Sequence[RequestRow]) -> list[RequestRow]:
-    """Return at most `MAX_TRAINED` trained rows: the cost is cubic in their number."""
-    names = {part.name for row in asked for part in row.condition.components}
-    shares = [any(p.name in names for p in row.condition.components) for row in trained]
-    order = np.argsort(~np.array(shares), kind="stable")[:MAX_TRAINED]
-    return [trained[i] for i in order]
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """Trained rows, and those of each name: the cost of what is known is cubic in their number."""
+
+    trained: Sequence[RequestRow]
+    places: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, trained: Sequence[RequestRow]) -> Self:
+        places: dict[str, list[int]] = {}
+        for i, row in enumerate(trained):
+            for part in row.condition.components:
+                places.setdefault(part.name, []).append(i)
+        return cls(trained, places)
+
+    def rows(self, asked: Iterable[RequestRow]) -> list[RequestRow]:
+        """Return at most `MAX_TRAINED` rows, those first that share a name with one asked for."""
+        names = {part.name for row in asked for part in row.condition.components}
+        shared = {place for name in names for place in self.places.get(name, ())}
+        others = (i for i in range(min(len(self.trained), MAX_TRAINED)) if i not in shared)
+        return [self.trained[i] for i in [*sorted(shared), *others][:MAX_TRAINED]]
 
 
-def _kernel(rows: list[RequestRow], features: PerturbationFeatures | None) -> np.ndarray:
-    """Return the prior covariance of the rows, `(n, n)`."""
-    parts = sorted({p for row in rows for p in row.condition.components}, key=_order)
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """The prior covariance of rows; `kernels` compare the features of their components."""
+
+    features: PerturbationFeatures | None
+    kernels: dict[str, CosineKernel]
+
+    @classmethod
+    def of(cls, rows: Sequence[RequestRow], features: PerturbationFeatures | None) -> Self:
+        """Centre the features over the components of all rows."""
+        if features is None:
+            return cls(None, {})
+        table = features.table([part.name for part in _parts(rows)])
+        centres = {
+            name: (values[has] if has.any() else values[:1]).mean(axis=0)
+            for name, (values, has) in table.items()
+            if len(values)
+        }
+        return cls(features, {name: CosineKernel(centre) for name, centre in centres.items()})
+
+    def between(self, rows: Sequence[RequestRow], others: Sequence[RequestRow]) -> Floats:
+        """Return the covariance of rows with others, `(n_rows, n_others)`."""
+        parts, other_parts = _parts(rows), _parts(others)
+        holds, other_holds = _held(rows, parts), _held(others, other_parts)
+        additive = holds @ self._similarity(parts, other_parts) @ other_holds.T
+        additive *= np.nan_to_num(near(_hours(rows), _hours(others), LOG_WIDTH), nan=1.0)
+        codes = {row.condition: i for i, row in enumerate([*rows, *others])}
+        code, other_code = (np.array([codes[one.condition] for one in x]) for x in (rows, others))
+        effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == other_code[None])
+        made: Floats = effect * (0.5 + 0.5 * _context_agreement(rows, others))
+        return made
+
+    def _similarity(self, parts: list[Component], others: list[Component]) -> Floats:
+        """Return how alike components at doses are, `(n_parts, n_others)`."""
+        kind, other_kind = (np.array([p.kind for p in x], dtype=str) for x in (parts, others))
+        name, other_name = (np.array([p.name for p in x], dtype=str) for x in (parts, others))
+        same_kind = kind[:, None] == other_kind[None]
+        alike = ((name[:, None] == other_name[None]) & same_kind).astype(float)
+        if self.kernels and self.features is not None:
+            tables = (self.features.table(x.tolist()) for x in (name, other_name))
+            found = weighted_mean(
+                compare_names(*tables, self.kernels), dict.fromkeys(self.kernels, 1.0)
+            )
+            alike = np.maximum(alike, np.clip(found, 0.0, 1.0) * same_kind)
+        dose, other_dose = (np.log([p.dose for p in x]) for x in (parts, others))
+        return alike * near(dose, other_dose, LOG_WIDTH)
+
+
+def _parts(rows: Iterable[RequestRow]) -> list[Component]:
+    parts = {part for row in rows for part in row.condition.components}
+    return sorted(parts, key=lambda part: (part.name, part.kind, part.dose))
+
+
+def _held(rows: Sequence[RequestRow], parts: Sequence[Component]) -> Floats:
+    """Return which parts each row holds, as rows of unit length, `(n_rows, n_parts)`."""
     number = {part: i for i, part in enumerate(parts)}
-    holds = np.zeros((len(rows), max(len(parts), 1)))
+    holds = np.zeros((len(rows), len(parts)))
     for i, row in enumerate(rows):
-        for part in row.condition.components:
-            holds[i, number[part]] = 1.0
-    size = np.sqrt(np.maximum(holds.sum(axis=1), 1.0))
-    additive = (holds @ _part_similarity(parts, features) @ holds.T) / np.outer(size, size)
-    additive = additive * _time_similarity(rows)
-    codes = {row.condition: i for i, row in enumerate(rows)}
-    code = np.array([codes[row.condition] for row in rows])
-    effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == code[None])
-    return effect * (0.5 + 0.5 * _context_agreement(rows))
+        own = row.condition.components
+        holds[i, [number[part] for part in own]] = 1 / np.sqrt(max(len(own), 1))
+    return holds
 
 
-def _part_similarity(parts: list[Component], features: PerturbationFeatures | None) -> np.ndarray:
-    """Return how alike components at doses are, `(n_parts, n_parts)`."""
-    if not parts:
-        return np.zeros((1, 1))
-    names, kinds = [p.name for p in parts], [p.kind for p in parts]
-    labels = np.array([f"{name}\0{kind}" for name, kind in zip(names, kinds, strict=True)])
-    same = (labels[:, None] == labels[None]).astype(float)
-    alike = same
-    if features is not None:
-        kind = np.array(kinds)
-        related = _feature_similarity(names, features) * (kind[:, None] == kind[None])
-        alike = np.maximum(same, related)
-    dose = np.log([p.dose for p in parts])
-    return alike * near(dose, dose, LOG_WIDTH)
-
-
-def _feature_similarity(names: list[str], features: PerturbationFeatures) -> np.ndarray:
-    """Return the mean cosine of the centred features of names, negative ones as 0."""
-    table = features.table(names)
-    centres = {m: v[has].mean(axis=0) if has.any() else v[0] for m, (v, has) in table.items()}
-    kernels = {modality: CosineKernel(centre) for modality, centre in centres.items()}
-    alike = weighted_mean(compare_names(table, table, kernels), dict.fromkeys(kernels, 1.0))
-    return np.clip(alike, 0.0, 1.0)
-
-
-def _time_similarity(rows: list[RequestRow]) -> np.ndarray:
-    """Return how alike times are; a time that is not recorded is like any."""
+def _hours(rows: Iterable[RequestRow]) -> Floats:
+    """Return the logarithm of times; NaN where none is recorded, which is like any."""
     given = [row.condition.time for row in rows]
-    hours = np.log1p(np.array([np.nan if time is None else time for time in given]))
-    return np.nan_to_num(near(hours, hours, LOG_WIDTH), nan=1.0)
+    return np.log1p(np.array([np.nan if time is None else time for time in given]))
 
 
-def _context_agreement(rows: list[RequestRow]) -> np.ndarray:
+def _context_agreement(rows: Sequence[RequestRow], others: Sequence[RequestRow]) -> Floats:
     """Return the share of context columns that agree; an empty label agrees with all."""
     n_columns = len(rows[0].context)
     if n_columns == 0:
-        return np.ones((len(rows),) * 2)
-    agree = np.zeros((len(rows),) * 2)
-    for labels in np.array([[label or "" for label in row.context] for row in rows]).T:
-        empty = labels == ""
-        same = (labels[:, None] == labels[None]) & (labels != UNKNOWN)
-        agree += same | empty[:, None] | empty[None]
+        return np.ones((len(rows), len(others)))
+    agree = np.zeros((len(rows), len(others)))
+    columns = (
+        np.array([[label or "" for label in row.context] for row in x]).T for x in (rows, others)
+    )
+    for labels, other in zip(*columns, strict=True):
+        same = (labels[:, None] == other[None]) & (labels != UNKNOWN)[:, None]
+        agree += same | (labels == "")[:, None] | (other == "")[None]
     return agree / n_columns
-
-
-def _order(part: Component) -> tuple[str, str, float]:
-    return part.name, part.kind, part.dose

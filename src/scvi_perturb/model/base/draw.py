@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import anndata
@@ -19,7 +18,6 @@ from scvi_perturb._core import TARGET_SUM, UNS_KEY, Key, SchemaError, generator
 from scvi_perturb._files import writing_hdf5
 from scvi_perturb._version import __version__
 from scvi_perturb.data.matching import group_controls
-from scvi_perturb.data.reader import read_rows
 from scvi_perturb.generative.counts import sample_counts
 from scvi_perturb.model.base.latents import chunks, encode_cells, means_of_own
 from scvi_perturb.module.base import ConditionBatch
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.generative.samplers import SamplerConfig
-    from scvi_perturb.model.base.reference import Plan, Reference
+    from scvi_perturb.model.base.reference import Plan
     from scvi_perturb.module.base import ConditionTensors, CountParameters, Representation
 
     Floats = NDArray[np.float64]
@@ -131,41 +129,48 @@ def library_shifts(
     groups = group_controls(context, codes[Key.BATCH][train], condition == 0)
     centre = np.array([size[groups.pool(g)].mean() for g in range(len(groups.start))])
     change = size - centre[groups.group]
-    shifts = {}
-    for code in np.unique(condition[condition != 0]):
-        own = condition == code
-        means, variances = [], []
-        for place in np.unique(context[own]):
-            there = change[own & (context == place)]
-            spread = size[context == place].var()
-            means.append(there.mean())
-            variances.append(spread / len(there))
-        shift = float(np.mean(means))
-        error = float(np.sum(variances)) / len(means) ** 2
-        shifts[int(code)] = shift * max(0.0, 1.0 - error / shift**2) if shift else 0.0
-    return shifts
+    means: dict[int, list[float]] = {}
+    variances: dict[int, list[float]] = {}
+    spread = {place: size[context == place].var() for place in np.unique(context).tolist()}
+    treated = np.flatnonzero(condition != 0)
+    order = treated[np.lexsort((context[treated], condition[treated]))]
+    pairs = np.stack([condition[order], context[order]])
+    ends = np.flatnonzero((np.diff(pairs) != 0).any(axis=0)) + 1
+    for own in np.split(order, ends) if len(order) else []:
+        code = int(condition[own[0]])
+        means.setdefault(code, []).append(float(change[own].mean()))
+        variances.setdefault(code, []).append(spread[int(context[own[0]])] / len(own))
+    return {code: _shrunken(own, variances[code]) for code, own in means.items()}
 
 
-def library_shift(condition: Condition, shifts: dict[int, float], table: ConditionTable) -> float:
-    """Return the change of the log library size expected under a condition.
+def _shrunken(means: list[float], variances: list[float]) -> float:
+    shift, error = float(np.mean(means)), float(np.sum(variances)) / len(means) ** 2
+    return shift * max(0.0, 1.0 - error / shift**2) if shift else 0.0
+
+
+def expected_library_shifts(
+    conditions: Iterable[Condition], shifts: dict[int, float], table: ConditionTable
+) -> NDArray[np.float64]:
+    """Return the change of the log library size expected under each condition, `(n,)`.
 
     A trained condition has its own; another is the sum over its components, each the mean of
     the trained conditions of that component alone; what was never seen alone changes nothing.
     """
-    if condition.is_control:
-        return 0.0
     known = {table.conditions[code]: shift for code, shift in shifts.items()}
-    if condition in known:
-        return known[condition]
-    total = 0.0
-    for part in condition.components:
-        alone = [
-            shift
-            for other, shift in known.items()
-            if [(p.name, p.kind) for p in other.components] == [(part.name, part.kind)]
-        ]
-        total += float(np.mean(alone)) if alone else 0.0
-    return total
+    alone: dict[tuple[str, str], list[float]] = {}
+    for condition, shift in known.items():
+        if len(condition.components) == 1:
+            (part,) = condition.components
+            alone.setdefault((part.name, part.kind), []).append(shift)
+    of_part = {part: float(np.mean(own)) for part, own in alone.items()}
+
+    def change(condition: Condition) -> float:
+        if condition in known:
+            return known[condition]
+        parts = ((part.name, part.kind) for part in condition.components)
+        return sum(of_part.get(part, 0.0) for part in parts)
+
+    return np.array([change(condition) for condition in conditions], dtype=np.float64)
 
 
 LibrarySize = float | Literal["reference", "predicted"]
@@ -213,8 +218,7 @@ class DrawOptions:
         """
         factor, number = None, None
         if library_size == "predicted":
-            changes = [library_shift(c, shifts, screen.table) for c in request.conditions]
-            factor = np.exp(changes)
+            factor = np.exp(expected_library_shifts(request.conditions, shifts, screen.table))
         elif library_size != "reference":
             number = float(library_size)
         return cls(batch_codes(request, screen, seen_batch), number, factor, population)
@@ -347,98 +351,6 @@ def _draw_blocks(
         if random is None:
             random = generator(None if seed is None else seed + 1, chunk.library.device)
         yield draw_matrix(chunk, likelihood, random)
-
-
-N_BOOTSTRAP = 200
-
-
-def effects_adata(
-    drawn: Iterator[Drawn],
-    plan: Plan,
-    screen: Screen,
-    *,
-    likelihood: str,
-    interval: float,
-    seed: int | None,
-) -> AnnData:
-    """Return one row a condition: profile, effect, and a bootstrap interval over cells.
-
-    Reference cells are resampled `N_BOOTSTRAP` times, each together with the cells drawn from
-    it: a drawn cell keeps much of its reference, and their difference is what is uncertain.
-    From a single reference cell no interval can be had, and it is NaN.
-    """
-    random = np.random.default_rng(seed)
-    rows = []
-    shares = (
-        (int(plan.row[i]), share)
-        for chunk in drawn
-        for i, share in zip(chunk.cells, expected_proportions(chunk, likelihood), strict=True)
-    )
-    for row, group in groupby(shares, key=lambda pair: pair[0]):
-        used = plan.reference[plan.row == row]
-        expected = np.stack([share for _, share in group]) * plan.cells.library[used][:, None]
-        rows.append(_effect(expected, plan.cells, used, interval, random))
-    layers = {key: np.stack([r[key] for r in rows]) for key in rows[0]}
-    n_cells = np.bincount(plan.row, minlength=len(plan.request))
-    return effects_table(layers.pop("profile"), layers, plan.request, screen, n_cells)
-
-
-def effects_table(
-    profile: np.ndarray,
-    layers: dict[str, np.ndarray],
-    request: Request,
-    screen: Screen,
-    n_cells: np.ndarray | int,
-) -> AnnData:
-    """Return profiles and layers, `(n_rows, n_genes)` each, with a row of `obs` a condition."""
-    frame = condition_frame(request, screen)
-    frame["n_cells"] = n_cells
-    frame.index = pd.Index([f"row{i}" for i in range(len(frame))])
-    for column in frame:
-        if frame[column].dtype == object:
-            frame[column] = frame[column].astype("category")
-    return AnnData(
-        X=profile, obs=frame, var=pd.DataFrame(index=pd.Index(screen.genes)), layers=layers
-    )
-
-
-def _effect(
-    expected: np.ndarray,
-    cells: Reference,
-    used: np.ndarray,
-    interval: float,
-    random: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """Return profile, effect and interval of one population, each `(n_genes,)`.
-
-    `expected` holds the expected counts of the drawn cells, `used` the reference cell of each.
-    Both profiles are those of summed counts.
-    """
-    pool, place = np.unique(used, return_inverse=True)
-    control, library = read_rows(cells.counts, pool), cells.library[pool].astype(float)
-    profile = _log(expected.sum(axis=0, dtype=np.float64) / cells.library[used].sum())
-    effect = profile - _log(cells.profile(pool))
-    n = len(pool)
-    weights = random.multinomial(n, np.full(n, 1 / n), N_BOOTSTRAP).astype(np.float64)
-    drawn = weights[:, place]
-    predicted = (drawn @ expected) / (drawn @ cells.library[used])[:, None]
-    observed = np.asarray(weights @ control) / (weights @ library)[:, None]
-    spread = _log(predicted) - _log(observed)
-    if n == 1:
-        spread = np.full_like(spread, np.nan)
-    low, high = np.quantile(spread, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
-    results = {
-        "profile": profile,
-        "lfc": effect,
-        "lower": np.minimum(low, effect),
-        "upper": np.maximum(high, effect),
-        "std": spread.std(axis=0, ddof=1),
-    }
-    return {key: value.astype(np.float32) for key, value in results.items()}
-
-
-def _log(share: np.ndarray) -> np.ndarray:
-    return np.log1p(TARGET_SUM * share)
 
 
 #: Key of `obsm` of the latents that cells were carried to.
@@ -636,14 +548,23 @@ class CsrFileWriter:
             {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
             | {"shape": np.array([self.n_rows, self.n_columns], dtype=np.int64)}
         )
-        self._file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        anndata.io.write_elem(self._file, "obs", obs)
-        anndata.io.write_elem(self._file, "var", pd.DataFrame(index=pd.Index(list(genes))))
-        anndata.io.write_elem(self._file, "uns", uns)
-        for name in ("layers", "obsm", "varm", "obsp", "varp"):
-            anndata.io.write_elem(self._file, name, {})
+        write_annotations(self._file, obs=obs, genes=genes, uns=uns)
 
     def _extend(self, name: str, values: np.ndarray) -> None:
         array = self._arrays[name]
         array.resize((array.shape[0] + len(values),))
         array[array.shape[0] - len(values) :] = values
+
+
+def write_annotations(
+    file: h5py.File, *, obs: pd.DataFrame, genes: Sequence[str], uns: dict[str, Any]
+) -> None:
+    """Make a file with `X`, and layers if there are any, one of AnnData."""
+    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    anndata.io.write_elem(file, "obs", obs)
+    anndata.io.write_elem(file, "var", pd.DataFrame(index=pd.Index(list(genes))))
+    anndata.io.write_elem(file, "uns", uns)
+    for name in ("layers", "obsm", "varm", "obsp", "varp"):
+        file.require_group(name).attrs.update(
+            {"encoding-type": "dict", "encoding-version": "0.1.0"}
+        )

@@ -30,7 +30,6 @@ from scvi_perturb.data.reader import (
     align_genes,
     check_adata,
     check_mudata,
-    sampled_values,
 )
 from scvi_perturb.data.request import RequestRow, parse_request
 from scvi_perturb.data.screen import Screen
@@ -40,18 +39,18 @@ from scvi_perturb.model.base.draw import (
     Drawn,
     cell_obs,
     draw_matrix,
-    effects_adata,
     library_shifts,
     provenance,
     write_cells,
 )
+from scvi_perturb.model.base.effects import effect_blocks, effects_adata, with_support
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.reference import (
     Plan,
     Reference,
     Vocabulary,
+    kept_controls,
     reference_from_adata,
-    reference_from_screen,
     warn_of_batches,
 )
 from scvi_perturb.model.base.saving import SavingMixin
@@ -117,7 +116,7 @@ class PerturbationModel(SavingMixin):
         self.batch_effects_: list[tuple[int, int]] = []
         self.trained_on_: dict[str, Any] = {}
         self.library_shifts_: dict[int, float] = {}
-        self._looked_at = ("", "")
+        self.controls_: Reference | None = None
 
     # Registration ---------------------------------------------------------------------------
 
@@ -314,6 +313,7 @@ class PerturbationModel(SavingMixin):
         n_samples: int | None = 500,
         seed: int | None = 0,
         sampler: SamplerName | SamplerConfig = "heun",
+        path: str | Path | None = None,
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -323,6 +323,8 @@ class PerturbationModel(SavingMixin):
             As for :meth:`sample`.
         interval
             Coverage aimed at, between 0 and 1.
+        path
+            File to stream to (`.h5ad`), row by row; the result is returned backed.
 
         Returns
         -------
@@ -342,10 +344,14 @@ class PerturbationModel(SavingMixin):
         """
         config = SamplerConfig.of(sampler, self._samplers)
         plan = self._plan(conditions, reference, n_samples, seed)
-        drawn = self._draw(plan, sampler=config, seed=seed, library_size="reference")
-        result = self._effects(drawn, plan, interval=interval, seed=seed)
-        result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
-        return result
+        return self._effects(
+            self._draw(plan, sampler=config, seed=seed, library_size="reference"),
+            plan,
+            interval=interval,
+            uns=self._provenance(config, seed, "log1p(counts per 10,000)"),
+            path=path,
+            inputs=(self.adata, reference),
+        )
 
     def get_latent_representation(
         self,
@@ -462,20 +468,23 @@ class PerturbationModel(SavingMixin):
         plan: Plan,
         *,
         interval: float,
-        seed: int | None,
+        uns: dict[str, Any],
+        path: str | Path | None,
+        inputs: Iterable[object],
     ) -> AnnData:
         """Return the effects of drawn cells, with the novelty of what was asked."""
-        result = effects_adata(
-            drawn,
-            plan,
+        return effects_adata(
+            effect_blocks(
+                drawn, plan, likelihood=self._representation().likelihood, interval=interval
+            ),
+            plan.request,
             self._screen,
-            likelihood=self._representation().likelihood,
-            interval=interval,
-            seed=seed,
+            n_cells=np.bincount(plan.row),
+            annotate=lambda: with_support(self._novelty(plan)),
+            uns=uns,
+            path=path,
+            inputs=inputs,
         )
-        result.obs["novelty"] = self._novelty(plan)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        return result
 
     # Shared machinery ---------------------------------------------------------------------
 
@@ -488,21 +497,15 @@ class PerturbationModel(SavingMixin):
         return self.adata if modality is None else self.adata.mod[modality]
 
     def _fingerprint(self) -> str:
-        """Return the fingerprint of the data, taken anew when a look at them shows a change."""
+        """Return the fingerprint of the data."""
         reader, data, screen = self._reader(None), self._plain_adata(), self._screen
-        codes = (one.tobytes() for one in reader.codes.values())
-        values = (one.tobytes() for one in sampled_values(reader.counts))
-        look = _digest([id(self.adata), *data.obs_names, *codes, *values])
-        if self._looked_at[0] != look:
-            columns = [column.name for column in screen.metadata]
-            annotation = None
-            if not screen.is_perturbed:
-                annotation, columns = WITHOUT_CONDITIONS, [*screen.keys.context, *columns]
-            found = data_hash(
-                data, screen.keys, annotation=annotation, columns=columns, counts=reader.counts
-            )
-            self._looked_at = (look, found)
-        return self._looked_at[1]
+        columns = [column.name for column in screen.metadata]
+        annotation = None
+        if not screen.is_perturbed:
+            annotation, columns = WITHOUT_CONDITIONS, [*screen.keys.context, *columns]
+        return data_hash(
+            data, screen.keys, annotation=annotation, columns=columns, counts=reader.counts
+        )
 
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
@@ -540,23 +543,11 @@ class PerturbationModel(SavingMixin):
         return plan
 
     def _training_controls(self) -> Reference:
-        if self.adata is None:
-            msg = (
-                "The model was loaded without data, so there are no training controls to start "
-                "from. Pass control cells as `reference=`, or load with `adata`."
-            )
+        """Return those that were kept when the model was trained."""
+        if self.controls_ is None:
+            msg = "This model holds no training controls. Pass control cells as `reference=`."
             raise SchemaError(msg)
-        if self.trained_on_.get("fingerprint") != self._fingerprint():
-            msg = (
-                "The data of this model are not those that it was trained on: counts, labels, "
-                "genes, or cells or their order differ. Which of these cells are training controls "
-                "is not known; pass control cells as `reference=`."
-            )
-            raise SchemaError(msg)
-        reader = self._reader(None)
-        allowed = np.sort(self.train_indices_)
-        rows = allowed[reader.codes[Key.CONDITION][allowed] == 0]
-        return reference_from_screen(reader, rows, self._screen, self._plain_adata().obs_names)
+        return self.controls_
 
     def _reader(self, adata: AnnData | MuData | None) -> ScreenReader:
         """Register data with the model where that is still to be done, and open them."""
@@ -637,6 +628,8 @@ class PerturbationModel(SavingMixin):
         if not self._screen.is_continuous:
             sizes = reader.library_sizes()
             self.library_shifts_ = library_shifts(reader.codes, sizes, parts.train)
+            names = self._plain_adata().obs_names
+            self.controls_ = kept_controls(reader, parts.train, self._screen, names)
         self._after_training(reader, parts.train)
         self.is_trained_ = True
         self.trained_on_ = {
@@ -658,8 +651,9 @@ class PerturbationModel(SavingMixin):
             plan.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
         )
         asked, row = [], []
+        ends = np.searchsorted(plan.row, np.arange(len(request) + 1))
         for i, condition in enumerate(request.conditions):
-            used = labels[np.unique(plan.reference[plan.row == i])]
+            used = labels[np.unique(plan.reference[ends[i] : ends[i + 1]])]
             for column, label in request.where(i).items():
                 used[:, columns.index(column)] = label
             contexts = sorted({tuple(map(str, context)) for context in used})

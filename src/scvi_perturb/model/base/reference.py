@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from scvi_perturb.data.reader import (
     row_sums,
 )
 from scvi_perturb.module.base import ConditionTensors
+from scvi_perturb.predictors.profiles import add_by_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +51,9 @@ class Reference:
     `counts`: Raw counts, `(n_cells, n_genes)`, any row-readable storage. `library`: Library sizes,
     `(n_cells,)`. `context`, `batch`: Codes of training, `(n_cells,)`; labels never trained on have
     later codes. `labels`: Context columns and batch as text, one row a cell; index = names of the
-    cells. `is_given`: Whether they are the user's, and not the training controls.
+    cells. `is_given`: Whether they are the user's, and not the training controls. `sums`: Of
+    training controls that are a sample, summed counts and library sizes of all by context and
+    batch.
     """
 
     counts: object
@@ -59,6 +62,7 @@ class Reference:
     batch: np.ndarray
     labels: pd.DataFrame
     is_given: bool = False
+    sums: ControlSums | None = None
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -77,7 +81,15 @@ class Reference:
         }
 
     def profile(self, rows: np.ndarray) -> np.ndarray:
-        """Return the proportions of the summed counts of `rows`, `(n_genes,)`."""
+        """Return the proportions of the summed counts of `rows`, `(n_genes,)`.
+
+        Where these are all that a sample holds of some contexts and batches, those of all training
+        controls there.
+        """
+        if self.sums is not None:
+            found = self.sums.shares(self, rows)
+            if found is not None:
+                return found
         counts = read_rows(self.counts, rows)
         total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
         return total / self.library[rows].sum()
@@ -142,8 +154,12 @@ class Plan:
             raise ValueError(msg)
         random = np.random.default_rng(seed)
         entries = []
+        pools: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
         for i in range(len(request)):
-            pool = cells.rows_for(request, i)
+            where = tuple(request.where(i).items())
+            if where not in pools:
+                pools[where] = cells.rows_for(request, i)
+            pool = pools[where]
             n = len(pool) if n_samples is None else n_samples
             rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
             chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
@@ -204,13 +220,12 @@ class Vocabulary:
         return self._id(Component(name, kind=kinds[0] if kinds else ""), seen)
 
     def _id(self, part: Component, seen: np.ndarray) -> int:
-        pairs = self.table.components
-        place = pairs.index((part.name, part.kind)) if (part.name, part.kind) in pairs else None
+        place = self.table.find_component(part.name, part.kind)
         featured = self.features is not None and part.name in self.features
         if place is not None and (seen[place] or featured):
             return place
         if featured:
-            return len(pairs) + self.features.names.index(part.name)  # type: ignore[union-attr]
+            return self.table.n_components + self.features.place(part.name)  # type: ignore[union-attr]
         raise UnknownPerturbationError(
             part.name,
             self.known(seen),
@@ -260,6 +275,84 @@ def reference_doses(table: ConditionTable, codes: Iterable[int], n_ids: int) -> 
         if pair in doses:
             result[i] = np.median(doses[pair])
     return torch.from_numpy(result)
+
+
+#: Training controls that are kept with a model: of each context, and in all.
+KEPT_OF_CONTEXT: Final = 8_192
+KEPT: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSums:
+    """Sums over all training controls of each context and batch.
+
+    `context`, `batch`: Codes, `(n,)`. `counts`: `(n, n_genes)`. `library`: `(n,)`.
+    """
+
+    context: np.ndarray
+    batch: np.ndarray
+    counts: np.ndarray
+    library: np.ndarray
+
+    @classmethod
+    def of(cls, reader: ScreenReader, rows: np.ndarray) -> Self:
+        """Add up control cells, block by block."""
+        codes = np.stack([reader.codes[key][rows] for key in (Key.CONTEXT, Key.BATCH)], axis=1)
+        pairs, group = np.unique(codes, axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        counts, library = np.zeros((len(pairs), reader.counts.shape[1])), np.zeros(len(pairs))
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // KEPT_OF_CONTEXT)):
+            cells = read_rows(reader.counts, rows[part])
+            add_by_group(counts, group[part], cells)
+            given = reader.library
+            size = row_sums(cells, len(part)) if given is None else given[rows[part]]
+            library += np.bincount(group[part], size, minlength=len(pairs))
+        return cls(pairs[:, 0], pairs[:, 1], counts, library)
+
+    def shares(self, cells: Reference, rows: np.ndarray) -> np.ndarray | None:
+        """Return the shares of summed counts where `rows` are whole contexts and batches."""
+        chosen = np.zeros(len(cells), bool)
+        chosen[rows] = True
+        total, library = np.zeros(self.counts.shape[1]), 0.0
+        for i in range(len(self.library)):
+            here = (cells.context == self.context[i]) & (cells.batch == self.batch[i])
+            if chosen[here].any():
+                if not chosen[here].all():
+                    return None
+                total, library = total + self.counts[i], library + self.library[i]
+        return total / library
+
+
+def kept_controls(
+    reader: ScreenReader, train: np.ndarray, screen: Screen, names: pd.Index
+) -> Reference:
+    """Return the training controls that requests start from when none are given.
+
+    All of them, unless a context has more than 8,192, or all have more than 65,536: then as many of
+    each such context, drawn evenly from its batches by a fixed seed, and the sums over all.
+
+    `train`: Training cells. `names`: Of all cells.
+    """
+    allowed = np.sort(train)
+    rows = allowed[reader.codes[Key.CONDITION][allowed] == 0]
+    context, batch = reader.codes[Key.CONTEXT][rows], reader.codes[Key.BATCH][rows]
+    distinct = np.unique(context)
+    most = min(KEPT_OF_CONTEXT, KEPT // max(len(distinct), 1))
+    random = np.random.default_rng(0).random(len(rows))
+    chosen = []
+    for one in distinct:
+        own = np.flatnonzero(context == one)
+        own = own[np.lexsort((random[own], batch[own]))]
+        if len(own) > most:
+            first = np.flatnonzero(np.diff(batch[own], prepend=-1))
+            even = np.linspace(0, len(own) - 1, most).astype(int)
+            own = own[np.union1d(even, first)]
+        chosen.append(own)
+    kept = np.sort(np.concatenate(chosen)) if chosen else np.arange(0)
+    made = reference_from_screen(reader, rows[kept], screen, names)
+    if len(kept) < len(rows):
+        made.sums = ControlSums.of(reader, rows)
+    return made
 
 
 def reference_from_screen(

@@ -12,11 +12,11 @@ from sklearn.utils.extmath import randomized_svd
 
 from scvi_perturb._core import Key, SchemaError
 from scvi_perturb.data.matching import group_controls
+from scvi_perturb.model.base.additive import fit_additive
 from scvi_perturb.model.base.latents import chunks, encode_cells
 from scvi_perturb.model.base.reference import reference_doses, to_tensors
 from scvi_perturb.model.base.setup import check_known_labels, check_training_cells
 from scvi_perturb.model.base.training import (
-    fit_additive,
     mean_proportions,
 )
 from scvi_perturb.model.causal.draw import metadata_tensors
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from scvi_perturb.data.reader import ScreenReader
     from scvi_perturb.data.screen import Screen
+    from scvi_perturb.model.base.additive import AdditiveFit
     from scvi_perturb.model.base.reference import Vocabulary
-    from scvi_perturb.model.base.training import AdditiveFit
     from scvi_perturb.module.causal import CausalModule, GroupedAutoencoder
     from scvi_perturb.train.runner import Stage
 

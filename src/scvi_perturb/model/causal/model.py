@@ -36,10 +36,10 @@ from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
     DrawOptions,
     cell_obs,
-    effects_table,
-    library_shift,
+    expected_library_shifts,
     write_cells,
 )
+from scvi_perturb.model.base.effects import effects_adata, with_support
 from scvi_perturb.model.base.setup import (
     check_folder,
     completed,
@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scvi_perturb.data.reader import ScreenReader
+    from scvi_perturb.data.request import Request
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.model.base.draw import Drawn, LibrarySize
@@ -487,6 +488,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         n_samples: int | None = 500,
         seed: int | None = 0,
         conditioning: str | Sequence[str] = CONDITIONING,
+        path: str | Path | None = None,
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -496,6 +498,8 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             As for :meth:`sample`.
         interval
             Coverage aimed at, between 0 and 1.
+        path
+            As for :meth:`PerturbDiffusion.predict`.
 
         Returns
         -------
@@ -515,12 +519,16 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             if reference is not None:
                 msg = "Signatures are predicted from their metadata; leave `reference` out."
                 raise SchemaError(msg)
-            return self._predict_signatures(conditions, interval=interval, seed=seed)
+            return self._predict_signatures(conditions, interval=interval, seed=seed, path=path)
         plan = self._plan(conditions, reference, n_samples, seed)
-        drawn = self._draw(plan, seed=seed, conditioning=kept)
-        result = self._effects(drawn, plan, interval=interval, seed=seed)
-        result.uns = self._provenance(None, seed, "log1p(counts per 10,000)")
-        return result
+        return self._effects(
+            self._draw(plan, seed=seed, conditioning=kept),
+            plan,
+            interval=interval,
+            uns=self._provenance(None, seed, "log1p(counts per 10,000)"),
+            path=path,
+            inputs=(self.adata, reference),
+        )
 
     def get_latent_representation(
         self,
@@ -704,13 +712,18 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
         if self._screen.is_continuous:
             return np.ones(len(which))
         shifts, table = self.library_shifts_, self._screen.table
-        shift = np.array([library_shift(c, shifts, table) for c in rows.conditions])
+        shift = expected_library_shifts(rows.conditions, shifts, table)
         return metadata_library(
             rows.batch[which], shift[which], self.depth_, library_size=library_size, seed=seed
         )
 
     def _predict_signatures(
-        self, conditions: str | Sequence[str] | pd.DataFrame, *, interval: float, seed: int | None
+        self,
+        conditions: str | Sequence[str] | pd.DataFrame,
+        *,
+        interval: float,
+        seed: int | None,
+        path: str | Path | None,
     ) -> AnnData:
         """Predict mean signatures of conditions, averaged over identities of their context."""
         self._check_trained()
@@ -722,11 +735,31 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             {c: [label or np.nan for label in labels] for c, labels in asked.items()},
             index=range(len(request)),
         )
-        rows, network = parse_metadata(frame, screen), self.module.representation
-        warn_untrained_labels(network, rows)
+        rows = parse_metadata(frame, screen)
+        warn_untrained_labels(self.module.representation, rows)
+        labels = frame.reindex(columns=list(screen.keys.context)).fillna(UNKNOWN)
+        places = [
+            RequestRow(condition, tuple(map(str, labels.iloc[i])))
+            for i, condition in enumerate(request.conditions)
+        ]
+        return effects_adata(
+            self._signature_blocks(rows, request, interval=interval, seed=seed),
+            request,
+            screen,
+            n_cells=1,
+            annotate=lambda: with_support(self._novelty_at(places)),
+            uns=self._provenance(None, seed, self._units),
+            path=path,
+            inputs=(self.adata,),
+        )
+
+    def _signature_blocks(
+        self, rows: MetadataRows, request: Request, *, interval: float, seed: int | None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the mean signature of each row."""
+        network = self.module.representation
         fields, random = row_fields(network, rows), generator(seed, self._device())
         tensors = condition_tensors(network, self._vocabulary, request.conditions)
-        profiles, effects = [], []
         for i in range(len(request)):
             at = torch.full((N_SIGNATURE_DRAWS,), i, dtype=torch.long, device=random.device)
             own = {name: values[at] for name, values in fields.items()}
@@ -741,21 +774,5 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
                 errors=OperatorErrors(**self.operator_errors_),
                 interval=interval,
             )
-            profiles.append(control + gene["lfc"])
-            effects.append(gene)
-        result = effects_table(
-            np.stack(profiles),
-            {k: np.stack([g[k] for g in effects]) for k in ("lfc", "lower", "upper", "std")},
-            request,
-            screen,
-            1,
-        )
-        labels = frame.reindex(columns=list(screen.keys.context)).fillna(UNKNOWN)
-        places = [
-            RequestRow(condition, tuple(map(str, labels.iloc[i])))
-            for i, condition in enumerate(request.conditions)
-        ]
-        result.obs["novelty"] = self._novelty_at(places)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        result.uns = self._provenance(None, seed, self._units)
-        return result
+            tables = {"X": control + gene["lfc"]} | gene
+            yield {name: values[None] for name, values in tables.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -12,10 +14,10 @@ from scvi_perturb._checks import check_choice, check_type, checked
 from scvi_perturb._core import drawn_seed
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
-from scvi_perturb.model.base.draw import effects_table
+from scvi_perturb.model.base.effects import effects_adata, with_support
 from scvi_perturb.model.base.training import all_or_nothing
 from scvi_perturb.model.hybrid.confidence import with_confidence
-from scvi_perturb.model.hybrid.recentred import RecentredModel, RequestGroups
+from scvi_perturb.model.hybrid.recentred import N_ROWS, RecentredModel, RequestGroups
 from scvi_perturb.model.hybrid.stack import fit_own_mean, fit_stack
 from scvi_perturb.module.autoencoder import AutoencoderConfig
 from scvi_perturb.module.diffusion import DiffusionConfig
@@ -24,7 +26,7 @@ from scvi_perturb.predictors.external import ExternalMeans
 from scvi_perturb.train.runner import one_training
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -41,6 +43,16 @@ if TYPE_CHECKING:
 _GENERATORS: Final = (
     "Pass DiffusionConfig(...), FlowConfig(...), or the configuration of your own generator."
 )
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What was asked, noted while means are predicted: of each group, and of each row."""
+
+    scenario: list[str] = field(default_factory=list)
+    novelty: list[np.ndarray] = field(default_factory=list)
+    row_scenario: list[str] = field(default_factory=list)
+    row_novelty: list[np.ndarray] = field(default_factory=list)
 
 
 @checked
@@ -201,6 +213,7 @@ class HybridResidualModel(RecentredModel):
         n_samples: int | None = 500,
         seed: int | None = 0,
         sampler: SamplerName | SamplerConfig = "heun",
+        path: str | Path | None = None,
     ) -> AnnData:
         """Predict the mean profile and the effect of conditions, with intervals.
 
@@ -210,6 +223,8 @@ class HybridResidualModel(RecentredModel):
             As for :meth:`sample`; cells are drawn for the generator's part of the mean alone.
         interval
             Coverage aimed at, between 0 and 1.
+        path
+            File to stream to (`.h5ad`), 64 rows at a time; the result is returned backed.
 
         Returns
         -------
@@ -237,27 +252,55 @@ class HybridResidualModel(RecentredModel):
         config = SamplerConfig.of(sampler, self._samplers)
         plan = self._plan(conditions, reference, n_samples, seed)
         groups = RequestGroups.make(plan, self._screen)
-        shares = None
-        if self.mean is None:
-            shares = self._own_shares(groups, sampler=config, seed=seed)
-        means = self._means(groups, np.arange(len(groups)), shares, interval=interval)
-        rows = means.by_row(groups.row, groups.library)
-        layers = {"lfc": rows.effect, "lower": rows.lower, "upper": rows.upper, "std": rows.std}
-        result = effects_table(
-            rows.profile.astype(np.float32),
-            {name: values.astype(np.float32) for name, values in layers.items()},
+        asked = _Asked()
+        return effects_adata(
+            self._mean_blocks(groups, asked, interval=interval, seed=seed, sampler=config),
             plan.request,
             self._screen,
-            np.bincount(plan.row),
+            n_cells=np.bincount(plan.row),
+            annotate=lambda: self._annotation(groups, asked),
+            uns=self._provenance(config, seed, "log1p(counts per 10,000)"),
+            path=path,
+            inputs=(self.adata, reference),
         )
-        result.obs["scenario"] = rows.scenario
-        stated = ~np.isnan(rows.novelty)
-        own = rows.novelty if stated.all() else self._novelty(plan)
-        result.obs["novelty"] = np.where(stated, rows.novelty, own)
-        result.obs["support"] = 1.0 - result.obs["novelty"]
-        result.uns = self._provenance(config, seed, "log1p(counts per 10,000)")
-        self._warn_outside(groups, means)
-        return result
+
+    def _mean_blocks(
+        self,
+        groups: RequestGroups,
+        asked: _Asked,
+        *,
+        interval: float,
+        seed: int | None,
+        sampler: SamplerConfig,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the means of some rows at a time, and note what they were asked as."""
+        own, library = None, groups.library
+        if self.mean is None:
+            own = self._own_shares(groups, sampler=sampler, seed=seed)
+        given = groups.given(self._stack().profiles)
+        for chosen in groups.blocks(N_ROWS):
+            shares = None if own is None else np.stack(list(islice(own, len(chosen))))
+            means = self._means(groups, chosen, shares, given=given, interval=interval)
+            rows = means.by_row(groups.row[chosen], library[chosen])
+            asked.scenario += means.answer.scenario
+            asked.novelty.append(means.answer.novelty)
+            asked.row_scenario += rows.scenario
+            asked.row_novelty.append(rows.novelty)
+            yield {
+                "X": rows.profile,
+                "lfc": rows.effect,
+                "lower": rows.lower,
+                "upper": rows.upper,
+                "std": rows.std,
+            }
+
+    def _annotation(self, groups: RequestGroups, asked: _Asked) -> dict[str, Any]:
+        """Return what `obs` says of each row, and warn of what calibration does not cover."""
+        self._warn_outside(groups, asked.scenario, np.concatenate(asked.novelty))
+        found = np.concatenate(asked.row_novelty)
+        stated = ~np.isnan(found)
+        own = found if stated.all() else self._novelty(groups.plan)
+        return {"scenario": asked.row_scenario} | with_support(np.where(stated, found, own))
 
     def predict_mean(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
@@ -33,7 +33,7 @@ from scvi_perturb.predictors.profiles import proportions
 from scvi_perturb.predictors.request import ControlCells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from scvi_perturb.data.condition import Condition
     from scvi_perturb.data.request import Context
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.draw import LibrarySize
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import CountParameters
+    from scvi_perturb.predictors.profiles import TrainingProfiles
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean, StackPrediction
 
@@ -65,6 +66,7 @@ class RequestGroups:
     requests: list[RequestRow]
     pool: list[np.ndarray]
     control: list[np.ndarray]
+    _profiles: dict[int, Floats] = field(default_factory=dict)
 
     @classmethod
     def make(cls, plan: Plan, screen: Screen) -> Self:
@@ -124,6 +126,35 @@ class RequestGroups:
     def library(self) -> Floats:
         """Summed library size of the cells of each group, `(n_groups,)`."""
         return np.bincount(self.of, weights=self.plan.library)
+
+    def control_profiles(self, chosen: np.ndarray) -> Floats:
+        """Return the profile of the control cells of chosen groups.
+
+        Not of those alone that were drawn: their sampling noise would be that of the prediction.
+        """
+        for rows in (self.control[i] for i in chosen):
+            if id(rows) not in self._profiles:
+                self._profiles[id(rows)] = logged(self.plan.cells.profile(rows))
+        return np.stack([self._profiles[id(self.control[i])] for i in chosen])
+
+    def blocks(self, n_rows: int) -> Iterator[np.ndarray]:
+        """Yield the groups of so many rows of the request at a time."""
+        for start in range(0, int(self.row[-1]) + 1, n_rows):
+            yield np.arange(*np.searchsorted(self.row, [start, start + n_rows]))
+
+    def given(self, profiles: TrainingProfiles) -> ControlCells | None:
+        """Return the reference cells as predictors of means take them; None if none were given."""
+        given = self.plan.cells
+        if not given.is_given:
+            return None
+        columns = given.labels.reindex(columns=list(profiles.keys.context))
+        rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
+        return ControlCells(
+            read_rows(given.counts, np.arange(len(given))),
+            [tuple(row) for row in rows],
+            given.labels.index,
+            None if profiles.libraries is None else given.library.astype(np.float64),
+        )
 
 
 def _distinct(labels: np.ndarray) -> tuple[list[Context], np.ndarray]:
@@ -229,51 +260,12 @@ def logged(shares: Floats) -> Floats:
     return made
 
 
-def control_profiles(groups: RequestGroups, chosen: np.ndarray) -> Floats:
-    """Return the profile of the control cells of chosen groups.
-
-    Not of those alone that were drawn: their sampling noise would be that of the prediction.
-    """
-    made: dict[int, Floats] = {}
-    for rows in (groups.control[i] for i in chosen):
-        if id(rows) not in made:
-            made[id(rows)] = logged(groups.plan.cells.profile(rows))
-    return np.stack([made[id(groups.control[i])] for i in chosen])
-
-
-def ask_stack(
-    stack: StackedMean,
-    groups: RequestGroups,
-    chosen: np.ndarray,
-    *,
-    generator: Floats | None,
-    interval: float | None,
-) -> StackPrediction:
-    """Ask predictors about groups.
-
-    `stack`: Stage one. `chosen`: Which of the groups. `generator`: Change of each chosen group's
-    mean by the generator alone, `(n_chosen, n_genes)`; None where it has no part in the mean.
-    `interval`: Coverage; None leaves intervals out.
-    """
-    reference, given = None, groups.plan.cells
-    if given.is_given:
-        columns = given.labels.reindex(columns=list(stack.profiles.keys.context))
-        rows = columns.astype(object).where(columns.notna(), None).to_numpy(dtype=object)
-        reference = ControlCells(
-            read_rows(given.counts, np.arange(len(given))),
-            [tuple(row) for row in rows],
-            given.labels.index,
-            None if stack.profiles.libraries is None else given.library.astype(np.float64),
-        )
-    requests = [groups.requests[i] for i in chosen]
-    outside = None if generator is None else {GENERATOR: generator}
-    return stack.predict_changes(requests, reference, interval=interval, external=outside)
-
-
 #: Cells of each group by which its factors are found.
 N_PILOT = 1000
-#: RequestGroups whose pilots are in memory together.
+#: Groups whose pilots are in memory together.
 N_TOGETHER = 32
+#: Rows of a request whose means are asked for together.
+N_ROWS = 64
 
 
 @checked
@@ -304,8 +296,15 @@ class RecentredModel(LatentModel):
         factors = self._factors(groups, sampler=sampler, seed=seed, library_size=library_size)
         drawn = super()._draw(plan, sampler=sampler, seed=seed, library_size=library_size)
         likelihood = self._representation().likelihood
+        held: dict[int, np.ndarray] = {}
         for chunk in drawn:
-            own = factors[groups.of[chunk.cells]]
+            of = groups.of[chunk.cells]
+            first = np.searchsorted(groups.row, plan.row[chunk.cells[0]])
+            held = {group: own for group, own in held.items() if group >= first}
+            while int(of.max()) not in held:
+                held |= [next(factors)]
+            used, place = np.unique(of, return_inverse=True)
+            own = np.stack([held[group] for group in used.tolist()])[place]
             yield rescaled(chunk, own, likelihood, partial=self._partial)
 
     def _factors(
@@ -315,22 +314,21 @@ class RecentredModel(LatentModel):
         sampler: SamplerConfig,
         seed: int | None,
         library_size: LibrarySize,
-    ) -> np.ndarray:
-        """Return the factor of each gene in each group, `(n_groups, n_genes)`."""
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each group in turn with the factor of each gene, `(n_genes,)`."""
         own_seed = None if seed is None else seed + 2
         pilot, of = groups.pilot(N_PILOT, own_seed)
         drawn = super()._draw(pilot, sampler=sampler, seed=own_seed, library_size=library_size)
-        factors = np.ones((len(groups), len(self._screen.genes)))
-        populations = self._populations(drawn, of)
+        populations, given = self._populations(drawn, of), groups.given(self._stack().profiles)
         while some := list(islice(populations, N_TOGETHER)):
             chosen = np.array([group for group, _, _ in some])
             shares = np.stack([population_shares(own, size) for _, own, size in some])
-            means = self._means(groups, chosen, shares, interval=None)
+            means = self._means(groups, chosen, shares, given=given, interval=None)
             for (group, own, size), target in zip(some, means.shares, strict=True):
-                factors[group] = gene_factors(
-                    own.astype(np.float64), size, target, partial=self._partial
+                yield (
+                    group,
+                    gene_factors(own.astype(np.float64), size, target, partial=self._partial),
                 )
-        return factors
 
     def _own_shares(
         self,
@@ -338,15 +336,15 @@ class RecentredModel(LatentModel):
         *,
         sampler: SamplerConfig,
         seed: int | None,
-    ) -> np.ndarray:
-        """Return the shares of the genes in each group by the generator, `(n_groups, n_genes)`."""
+    ) -> Iterator[np.ndarray]:
+        """Yield the shares of the genes in each group by the generator, `(n_genes,)`."""
         order, plan = np.argsort(groups.of, kind="stable"), groups.plan
         some = replace(
             plan, row=plan.row[order], reference=plan.reference[order], draw=plan.draw[order]
         )
         drawn = super()._draw(some, sampler=sampler, seed=seed, library_size="reference")
-        populations = self._populations(drawn, groups.of[order])
-        return np.stack([population_shares(own, size) for _, own, size in populations])
+        for _, own, size in self._populations(drawn, groups.of[order]):
+            yield population_shares(own, size)
 
     def _populations(
         self, drawn: Iterable[Drawn], group: np.ndarray
@@ -359,21 +357,21 @@ class RecentredModel(LatentModel):
         chosen: np.ndarray,
         shares: np.ndarray | None,
         *,
+        given: ControlCells | None,
         interval: float | None,
     ) -> GroupMeans:
-        """Return the means of some groups, given the generator's shares, `(n_chosen, n_genes)`."""
-        control, generator = control_profiles(groups, chosen), None
+        """Return the means of some groups.
+
+        `shares`: The generator's, `(n_chosen, n_genes)`; None where it has no part in the mean.
+        `given`: Of `groups.given`. `interval`: Coverage; None leaves intervals out.
+        """
+        control, outside = groups.control_profiles(chosen), None
         if shares is not None and self.mean is None:
             if not self._partial:  # those of zero-inflated counts do not sum to one
                 shares = shares / shares.sum(axis=1, keepdims=True)
-            generator = logged(shares) - control
-        answer = ask_stack(
-            self._stack(),
-            groups,
-            chosen,
-            generator=generator,
-            interval=interval,
-        )
+            outside = {GENERATOR: logged(shares) - control}
+        requests = [groups.requests[i] for i in chosen]
+        answer = self._stack().predict_changes(requests, given, interval=interval, external=outside)
         return GroupMeans(control, answer, self._partial)
 
     def _unit_parameters(
@@ -390,7 +388,8 @@ class RecentredModel(LatentModel):
         request = self._request_of(condition, code, cells)
         groups = RequestGroups.make(Plan.make(request, cells, None, 0), self._screen)
         shares = np.tile(population_shares(own, sizes), (len(groups), 1))
-        means = self._means(groups, np.arange(len(groups)), shares, interval=None)
+        given = groups.given(self._stack().profiles)
+        means = self._means(groups, np.arange(len(groups)), shares, given=given, interval=None)
         target = population_shares(means.shares, groups.library)
         factor = gene_factors(own, sizes, target, partial=self._partial)
         moving = torch.from_numpy(factor.astype(np.float32)).to(latents.device)
@@ -409,18 +408,20 @@ class RecentredModel(LatentModel):
         known = screen.keys.batch is not None and code[2] < len(screen.batches)
         return Request((condition,), context, (screen.batches[code[2]][0],) if known else None)
 
-    def _warn_outside(self, groups: RequestGroups, means: GroupMeans) -> None:
-        """Warn of what is asked but lies outside what calibration covers."""
+    def _warn_outside(
+        self, groups: RequestGroups, scenario: Sequence[str], novelty: np.ndarray
+    ) -> None:
+        """Warn of what is asked but lies outside what calibration covers, by group."""
         stack, found = self._stack(), dict[str, str]()
-        for i, scenario in enumerate(means.answer.scenario):
-            if scenario == "seen":
+        for request, own, new in zip(groups.requests, scenario, novelty, strict=True):
+            if own == "seen":
                 continue
-            limit, novelty = stack.max_novelty(scenario), means.answer.novelty[i]
-            name = str(groups.requests[i].condition)
+            limit = stack.max_novelty(own)
             if limit is None:
-                found[name] = f"{scenario}: nothing like it could be left out of training"
-            elif novelty > limit:
-                found[name] = f"novelty {novelty:.2f}, left out at most {limit:.2f}"
+                why = f"{own}: nothing like it could be left out of training"
+                found[str(request.condition)] = why
+            elif new > limit:
+                found[str(request.condition)] = f"novelty {new:.2f}, left out at most {limit:.2f}"
         if found:
             told = [f"{name} ({why})" for name, why in found.items()]
             more = "" if len(told) <= 5 else f", and {len(told) - 5} more"

@@ -15,11 +15,11 @@ from scvi_perturb._files import write_text
 from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
+from scvi_perturb.model.base.additive import fit_additive
 from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
 from scvi_perturb.model.base.reference import reference_doses, to_tensors
 from scvi_perturb.model.base.training import (
     CellSplit,
-    fit_additive,
     mean_proportions,
     n_batches,
     representation_stage,
