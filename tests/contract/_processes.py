@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from scvi_perturb.model.base.latents import encode_cells, encode_in_shares
 from scvi_perturb.testing import SINGLE, fit, make_model, make_screen
 from tests.contract.registry import MODELS
 
@@ -62,9 +63,13 @@ def together(folder: Path) -> None:
         strategy = "ddp_find_unused_parameters_true"
         fit(case, model, devices=2, strategy=strategy, callbacks=[listener])
         cells = model.sample([SINGLE], n_samples=5)
+        reader = model._reader(None)
+        given = model._representation(), reader.__getitem__, len(reader), torch.device("cpu")
         found = {
             "weights": model.module.state_dict(),
             "history": {name: frame[name].tolist() for name, frame in model.history_.items()},
+            "latents": encode_cells(*given)[0],
+            "latents_in_shares": encode_in_shares(*given, n_processes=2)[0],
             "cells": torch.from_numpy(cells.X.toarray()),
             "random_states": listener.states,
             "trained": model.is_trained_,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_perturb.model.base.training import n_batches, n_processes
 from scvi_perturb.testing import fit, make_model
 from tests._source import ROOT
 from tests.contract._processes import KILLED_OF_EPOCHS
@@ -71,6 +72,18 @@ def test_processes_draw_the_same_cells_and_train_on_different_noise(processes):
     first, second = (process["random_states"] for process in processes)
     assert len(first) == len(second) > 0
     assert all(one != two for one, two in zip(first, second, strict=True))
+
+
+def test_each_process_encodes_its_share_of_the_cells(processes):
+    first, second = processes
+    assert torch.equal(first["latents_in_shares"], second["latents_in_shares"])
+    torch.testing.assert_close(first["latents_in_shares"], first["latents"])
+
+
+def test_steps_are_those_of_all_processes():
+    assert n_processes({"devices": 4, "num_nodes": 2}) == 8
+    assert n_processes({"devices": "auto"}) == 1
+    assert n_batches(1000, 10, {"devices": 4, "num_nodes": 2}) == 13
 
 
 def test_nothing_but_logs_is_written(folder):

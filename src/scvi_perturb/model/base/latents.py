@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
+from torch import distributed
 
 from scvi_perturb._core import (
     Key,
@@ -75,6 +76,27 @@ def encode_cells(
         means.append(mean.float().cpu())
         variances.append(log_variance.float().cpu())
     return torch.cat(means), torch.cat(variances)
+
+
+def encode_in_shares(
+    representation: Representation,
+    read: Callable[[np.ndarray], Batch],
+    n_cells: int,
+    device: torch.device,
+    *,
+    n_processes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `encode_cells` does; of processes that train together each encodes its share."""
+    if n_processes < 2 or not (distributed.is_available() and distributed.is_initialized()):
+        return encode_cells(representation, read, n_cells, device)
+    n, rank = distributed.get_world_size(), distributed.get_rank()
+    own = np.array_split(np.arange(n_cells), n)[rank]
+    parts: list[Any] = [None] * n
+    distributed.all_gather_object(
+        parts, encode_cells(representation, lambda rows: read(own[rows]), len(own), device)
+    )
+    mean, log_variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    return mean, log_variance
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 from functools import wraps
@@ -46,10 +47,15 @@ def all_or_nothing(train: Train) -> Train:
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 
 
+def n_processes(trainer_kwargs: dict[str, Any]) -> int:
+    """Return how many processes train, as far as arguments of the Trainer say."""
+    counts = [trainer_kwargs.get(name) for name in ("devices", "num_nodes")]
+    return math.prod(n for n in counts if isinstance(n, int) and n > 1)
+
+
 def n_batches(n_cells: int, batch_size: int, trainer_kwargs: dict[str, Any]) -> int:
     """Return the number of batches of an epoch in each process."""
-    devices = trainer_kwargs.get("devices")
-    share = -(-n_cells // (devices if isinstance(devices, int) and devices > 1 else 1))
+    share = -(-n_cells // n_processes(trainer_kwargs))
     return max(1, -(-share // batch_size))
 
 

@@ -16,12 +16,13 @@ from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.additive import fit_additive
-from scvi_perturb.model.base.latents import LatentPairs, encode_cells, make_pairs
+from scvi_perturb.model.base.latents import LatentPairs, encode_in_shares, make_pairs
 from scvi_perturb.model.base.reference import reference_doses, to_tensors
 from scvi_perturb.model.base.training import (
     CellSplit,
     mean_proportions,
     n_batches,
+    n_processes,
     representation_stage,
 )
 from scvi_perturb.module.base import ConditionBatch
@@ -233,8 +234,12 @@ class TwoStageFit:
         """Train stage two on cached latents, for `n_steps` or as long as held-out error says."""
         model, codes = self.model, self.reader.codes
         model.module.eval()
-        latents = encode_cells(
-            model.module.representation, self.reader.__getitem__, len(self.reader), model._device()
+        latents = encode_in_shares(
+            model.module.representation,
+            self.reader.__getitem__,
+            len(self.reader),
+            model._device(),
+            n_processes=n_processes(self.trainer_kwargs),
         )
         pairs = make_pairs(
             latents,
