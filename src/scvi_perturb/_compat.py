@@ -113,6 +113,14 @@ def quiet_lightning() -> Iterator[None]:
         logger.removeFilter(is_no_tip)
 
 
+@contextmanager
+def quiet_zarr() -> Iterator[None]:
+    """Keep a notice of anndata 0.12 on its next default off the screen."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)
+        yield
+
+
 def torch_device(accelerator: str, device: int | str) -> torch.device:
     """Return the device of scvi-tools' arguments.
 

@@ -62,6 +62,7 @@ _OWN: Final[dict[str, dict[str, str] | str]] = {
         "benchmark": "scvi_perturb.cli._app:benchmark",
         "check": "scvi_perturb.cli._app:check",
         "demo": "scvi_perturb.cli._app:demo",
+        "shard": "scvi_perturb.cli._app:shard",
     },
     "metrics": "scvi_perturb.metrics:OWN_METRICS",
     "methods": "scvi_perturb.benchmark.methods:OWN_METHODS",

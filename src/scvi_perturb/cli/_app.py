@@ -17,7 +17,7 @@ from scvi_perturb.registry import registry
 #: Instead of a column: do not use what would be found.
 OFF: Final = "none"
 #: Commands of this package; others are entry points of the group `scvi_perturb.commands`.
-OWN: Final = ("benchmark", "check", "demo")
+OWN: Final = ("benchmark", "check", "demo", "shard")
 
 _COLUMNS = Group(
     "Columns of the screen", help=f"Left out, a column is looked for; '{OFF}' uses no such column."
@@ -126,6 +126,32 @@ class BenchmarkOptions:
     backend: Literal["processes", "ray"] = "processes"
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOptions:
+    """How shards are written.
+
+    Parameters
+    ----------
+    layer
+        Layer of the raw counts; else X.
+    in_order
+        Keep the order of the cells; else it is random, which is better for training.
+    buffer
+        Cells in memory at a time.
+    seed
+        Seed of the order.
+    overwrite
+        Replace shards that are there.
+    """
+
+    layer: str | None = None
+    in_order: bool = False
+    buffer: PositiveInt = 65_536
+    seed: NonNegativeInt = 0
+    overwrite: bool = False
+
+
 def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
     """Look a screen over: what was found in it, what is wrong with it.
 
@@ -180,6 +206,25 @@ def benchmark(study: Path, /, *, options: BenchmarkOptions = BenchmarkOptions())
     from scvi_perturb.cli._benchmark import run_benchmark
 
     return run_benchmark(study, options, Console())
+
+
+def shard(file: Path, out: Path, /, *, options: ShardOptions = ShardOptions()) -> None:
+    """Write a screen as shards of zarr, for training on more cells than fit into memory.
+
+    The folder holds obs, var, uns and the counts. It appears when it is complete.
+
+    Parameters
+    ----------
+    file
+        Screen, .h5ad.
+    out
+        Folder to write.
+    """
+    from rich.console import Console
+
+    from scvi_perturb.cli._shard import run_shard
+
+    run_shard(file, out, options, Console())
 
 
 def _app(command: str) -> App:

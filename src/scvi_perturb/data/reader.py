@@ -13,7 +13,7 @@ from scipy import sparse
 from scvi_perturb._checks import CONVERSIONS, checked, how_to_pass, how_to_read
 from scvi_perturb._core import METADATA_PREFIX, Key, SchemaError
 from scvi_perturb._files import is_file
-from scvi_perturb.data.shards import StoredRows, check_shards, is_stored_csr
+from scvi_perturb.data.shards import StoredRows, check_shards, is_stored_csr, open_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -398,9 +398,17 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
         If it cannot be read: it is cut off, or of another format; the line that converts the usual
         ones is named.
     """
+    return _read(Path(path), backed=False)
+
+
+def open_backed(path: str | PathLike[str]) -> AnnData:
+    """Open an `.h5ad` file, or a folder of zarr, with matrices left on disk; see `read_screen`."""
+    return _read(Path(path), backed=True)
+
+
+def _read(path: Path, *, backed: bool) -> AnnData:
     import anndata
 
-    path = Path(path)
     is_zarr = any(is_file(path / name) for name in (".zgroup", "zarr.json"))
     if not is_file(path) and not is_zarr and not path.is_dir():
         msg = f"There is no file {path}."
@@ -409,8 +417,11 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
     if not is_zarr and (path.is_dir() or suffix.lower() in CONVERSIONS):
         msg = f"{path} is no .h5ad file; {how_to_read(path)}"
         raise SchemaError(msg)
+    if is_zarr and backed:
+        return open_shards(path)
     try:
-        adata = anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path)
+        backing = "r" if backed else None
+        adata = anndata.read_zarr(path) if is_zarr else anndata.read_h5ad(path, backed=backing)
     except Exception as error:  # anndata raises what HDF5, NumPy and pandas raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         msg = (
@@ -418,5 +429,6 @@ def read_screen(path: str | PathLike[str]) -> AnnData:
             f"not be an AnnData file; copy or download it again. The reason given: {reason}"
         )
         raise SchemaError(msg) from error
-    check_shards(path, adata)
+    if is_zarr:
+        check_shards(path, adata)
     return adata

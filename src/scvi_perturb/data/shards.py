@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from scvi_perturb._checks import checked
+from scvi_perturb._compat import quiet_zarr
 from scvi_perturb._core import SchemaError
 from scvi_perturb._files import is_file, writing_folder
 
@@ -242,11 +243,12 @@ def write_shards(
     with writing_folder(path, overwrite=overwrite, own=_NAMES) as folder:
         root = zarr.open_group(folder, mode="w", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        write_elem(root, "obs", adata.obs.iloc[order])
-        write_elem(root, "var", adata.var)
-        write_elem(root, "uns", dict(adata.uns))
-        for name in ("layers", "obsm", "obsp", "varm", "varp"):
-            write_elem(root, name, {})
+        with quiet_zarr():
+            write_elem(root, "obs", adata.obs.iloc[order])
+            write_elem(root, "var", adata.var)
+            write_elem(root, "uns", dict(adata.uns))
+            for name in ("layers", "obsm", "obsp", "varm", "varp"):
+                write_elem(root, name, {})
         digest = _write_counts(root, counts, order, adata.n_vars, buffer, progress)
         names = _digest_of_names(adata.obs_names[order], adata.var_names)
         root.attrs[_MANIFEST] = {
