@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Up to so many rows one eigendecomposition is made: 11 s and 0.5 GB of one core.
 MOST_EXACT: Final = 4_000
 #: Inducing rows at most, and the rows drawn at random that they are chosen from.
-_N_INDUCING: Final = 1_000
+_N_INDUCING: Final = 2_000
 _N_CANDIDATES: Final = 4_000
 #: Below this share of the largest variance a further inducing row is rounding.
 _ROUNDING: Final = 1e-8
