@@ -73,7 +73,7 @@ def test_profiles_of_whole_contexts_and_batches_are_those_of_all_controls(reader
     for context in (0, 1):
         whole = np.flatnonzero(kept.context == context)
         own = rows[reader.codes[Key.CONTEXT][rows] == context]
-        expected = np.asarray(reader.counts[own].sum(axis=0)).ravel()
+        expected = np.asarray(reader.counts[own].sum(axis=0), np.float64).ravel()
         np.testing.assert_allclose(kept.profile(whole), expected / expected.sum(), rtol=1e-12)
     some = np.flatnonzero(kept.context == 0)[:7]
     expected = np.asarray(kept.counts[some].sum(axis=0)).ravel()

@@ -169,6 +169,7 @@ def test_groups_are_left_out_with_all_that_belongs_to_them(with_variances):
     if with_variances:
         np.testing.assert_array_equal(made.variances, profiles.variances[kept])
     assert made.var_names is profiles.var_names
+    assert made.all_sums is profiles.all_sums
     assert len(profiles.conditions) == 6
 
 

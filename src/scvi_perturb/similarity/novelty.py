@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
+from scipy import sparse
 
 from scvi_perturb.similarity.kernels import CosineKernel, compare_names, near, weighted_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from scvi_perturb.data.condition import Component
     from scvi_perturb.data.request import RequestRow
@@ -112,29 +113,36 @@ class _Prior:
     def between(self, rows: Sequence[RequestRow], others: Sequence[RequestRow]) -> Floats:
         """Return the covariance of rows with others, `(n_rows, n_others)`."""
         parts, other_parts = _parts(rows), _parts(others)
-        holds, other_holds = _held(rows, parts), _held(others, other_parts)
-        additive = holds @ self._similarity(parts, other_parts) @ other_holds.T
-        additive *= np.nan_to_num(near(_hours(rows), _hours(others), LOG_WIDTH), nan=1.0)
-        codes = {row.condition: i for i, row in enumerate([*rows, *others])}
-        code, other_code = (np.array([codes[one.condition] for one in x]) for x in (rows, others))
-        effect = SHARED + ADDITIVE * additive + EXACT * (code[:, None] == other_code[None])
+        additive = _held(rows, parts) @ self._similarity(parts, other_parts)
+        additive = additive @ _held(others, other_parts).T
+        hours = _hours(rows), _hours(others)
+        if not np.isnan(hours[0]).all() and not np.isnan(hours[1]).all():
+            additive *= np.nan_to_num(near(*hours, LOG_WIDTH), nan=1.0)
+        same = _equal(*([row.condition for row in x] for x in (rows, others)))
+        effect = SHARED + ADDITIVE * additive + EXACT * same
         made: Floats = effect * (0.5 + 0.5 * _context_agreement(rows, others))
         return made
 
     def _similarity(self, parts: list[Component], others: list[Component]) -> Floats:
         """Return how alike components at doses are, `(n_parts, n_others)`."""
-        kind, other_kind = (np.array([p.kind for p in x], dtype=str) for x in (parts, others))
-        name, other_name = (np.array([p.name for p in x], dtype=str) for x in (parts, others))
-        same_kind = kind[:, None] == other_kind[None]
-        alike = ((name[:, None] == other_name[None]) & same_kind).astype(float)
+        names = [part.name for part in parts], [part.name for part in others]
+        same_kind = _equal(*([part.kind for part in x] for x in (parts, others)))
+        alike = (_equal(*names) & same_kind).astype(float)
         if self.kernels and self.features is not None:
-            tables = (self.features.table(x.tolist()) for x in (name, other_name))
             found = weighted_mean(
-                compare_names(*tables, self.kernels), dict.fromkeys(self.kernels, 1.0)
+                compare_names(*map(self.features.table, names), self.kernels),
+                dict.fromkeys(self.kernels, 1.0),
             )
             alike = np.maximum(alike, np.clip(found, 0.0, 1.0) * same_kind)
-        dose, other_dose = (np.log([p.dose for p in x]) for x in (parts, others))
+        dose, other_dose = (np.log([part.dose for part in x]) for x in (parts, others))
         return alike * near(dose, other_dose, LOG_WIDTH)
+
+
+def _equal(one: Sequence[Hashable], other: Sequence[Hashable]) -> np.ndarray:
+    """Return where two lists hold the same, `(n_one, n_other)`."""
+    code: dict[Hashable, int] = {}
+    codes = [np.array([code.setdefault(x, len(code)) for x in own], int) for own in (one, other)]
+    return np.equal.outer(*codes)
 
 
 def _parts(rows: Iterable[RequestRow]) -> list[Component]:
@@ -142,14 +150,15 @@ def _parts(rows: Iterable[RequestRow]) -> list[Component]:
     return sorted(parts, key=lambda part: (part.name, part.kind, part.dose))
 
 
-def _held(rows: Sequence[RequestRow], parts: Sequence[Component]) -> Floats:
+def _held(rows: Sequence[RequestRow], parts: Sequence[Component]) -> sparse.csr_matrix:
     """Return which parts each row holds, as rows of unit length, `(n_rows, n_parts)`."""
     number = {part: i for i, part in enumerate(parts)}
-    holds = np.zeros((len(rows), len(parts)))
-    for i, row in enumerate(rows):
-        own = row.condition.components
-        holds[i, [number[part] for part in own]] = 1 / np.sqrt(max(len(own), 1))
-    return holds
+    own = [[number[part] for part in row.condition.components] for row in rows]
+    sizes = np.array([len(one) for one in own], int)
+    values = np.repeat(1 / np.sqrt(np.maximum(sizes, 1)), sizes)
+    places = np.array([place for one in own for place in one], int)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    return sparse.csr_matrix((values, places, ends), (len(rows), len(parts)))
 
 
 def _hours(rows: Iterable[RequestRow]) -> Floats:
@@ -164,10 +173,10 @@ def _context_agreement(rows: Sequence[RequestRow], others: Sequence[RequestRow])
     if n_columns == 0:
         return np.ones((len(rows), len(others)))
     agree = np.zeros((len(rows), len(others)))
-    columns = (
-        np.array([[label or "" for label in row.context] for row in x]).T for x in (rows, others)
-    )
-    for labels, other in zip(*columns, strict=True):
-        same = (labels[:, None] == other[None]) & (labels != UNKNOWN)[:, None]
-        agree += same | (labels == "")[:, None] | (other == "")[None]
+    for i in range(n_columns):
+        own, other = ([row.context[i] or "" for row in x] for x in (rows, others))
+        known = np.array([label != UNKNOWN for label in own])
+        empty, other_empty = (np.array([label == "" for label in x]) for x in (own, other))
+        same = _equal(own, other) & known[:, None]
+        agree += same | empty[:, None] | other_empty[None]
     return agree / n_columns
