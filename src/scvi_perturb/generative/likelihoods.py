@@ -10,6 +10,7 @@ they are evaluated as written.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn.functional import softplus
 from scvi_perturb._checks import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: Least-squares fits at Chebyshev nodes on 1 / z in (0, 1], highest power first: of z r(z), error
 #: 7e-8, and of z^2 r'(z), error 4e-8.
@@ -215,6 +216,174 @@ class _NegativeBinomial(torch.autograd.Function):
                 d_mean.view(-1).scatter_add_(0, counts.flat, terms)
                 d_mean.mul_(grad[:, None])
         return None, d_mean, d_theta, d_zi
+
+
+#: Entries of a chunk of rows: a few arrays of this length fit into a core's cache.
+_CHUNK: Final = 1 << 18
+
+
+def _row_chunks(matrix: Tensor) -> Iterator[slice]:
+    """Yield slices of rows whose entries fit into the cache of a CPU; elsewhere one of all."""
+    n_rows, n_columns = matrix.shape
+    step = max(1, _CHUNK // n_columns) if matrix.device.type == "cpu" else max(1, n_rows)
+    for start in range(0, n_rows, step):
+        yield slice(start, start + step)
+
+
+@lru_cache(maxsize=8)
+def _coefficients(dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], ...]:
+    """Return the coefficients of both fits as tensors: a number is converted at every use."""
+    with torch.inference_mode(mode=False):
+        fits = (torch.tensor(fit, dtype=dtype, device=device) for fit in (_REMAINDER, _SLOPE))
+        return tuple(fit.unbind() for fit in fits)
+
+
+def _horner(coefficients: tuple[Tensor, ...], u: Tensor) -> Tensor:
+    value = torch.addcmul(coefficients[1], u, coefficients[0])
+    for coefficient in coefficients[2:]:
+        torch.addcmul(coefficient, value, u, out=value)
+    return value
+
+
+class _AtNonZeros(NamedTuple):
+    """What the derivative needs of the non-zeros: rows, `theta`, mean over theta, `x + theta`."""
+
+    rows: Tensor
+    theta: Tensor
+    ratio: Tensor
+    total: Tensor
+    log_total: Tensor
+
+
+def _non_zero_terms(
+    counts: _Counts, rows: Tensor, mean: Tensor, theta: Tensor
+) -> tuple[Tensor, _AtNonZeros]:
+    """Return the terms of the log-likelihood at the non-zeros, and what they were made of.
+
+    `mean` is that of the non-zeros, `theta` one value a gene.
+    """
+    theta_at, x = counts.take(theta), counts.values
+    total, ratio = x + theta_at, mean / theta_at
+    log_total = torch.log1p(x / theta_at)
+    log_mean = torch.log(mean + _EPSILON).sub_(torch.log1p(ratio)).sub_(1)
+    inverse = total.reciprocal()
+    # Of lgamma(x + theta) - lgamma(theta) - x log(theta), see `_log_rising`.
+    terms = _horner(_coefficients(theta.dtype, theta.device)[0], inverse).mul_(inverse)
+    terms.addcmul_(total - 0.5, log_total).addcmul_(x, log_mean)
+    terms.sub_(counts.take(_stirling_remainder(theta))).sub_(torch.lgamma(x + 1))
+    return terms, _AtNonZeros(rows, theta_at, ratio, total, log_total)
+
+
+def _non_zero_slopes(counts: _Counts, at: _AtNonZeros, theta: Tensor) -> Tensor:
+    """Return the derivative of the terms of the non-zeros in theta."""
+    inverse = at.total.reciprocal()
+    slope = _horner(_coefficients(theta.dtype, theta.device)[1], inverse)
+    slope = slope.mul_(inverse).sub_(0.5).mul_(inverse).add_(at.log_total)
+    slope.sub_(counts.take(_digamma_excess(theta)))
+    return slope.sub_(counts.values / torch.addcmul(at.theta, at.theta, at.ratio))
+
+
+class _ProportionsNegativeBinomial(torch.autograd.Function):
+    """Log-likelihood `(n_cells,)` from logits of proportions, library sizes and dispersions.
+
+    With `r` the mean over theta and `p` the proportions, the derivative in `log p` is
+    `a = x / (1 + r) - theta r / (1 + r)`, dense in the second term only, and that in the logits is
+    `a - p sum(a)`: a few passes over the matrix of cells and genes, which stays in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
+        counts: _Counts,
+        starts: Tensor,
+        logits: Tensor,
+        library: Tensor,
+        theta: Tensor,
+    ) -> Tensor:
+        """Return the log-likelihood of each cell."""
+        n_genes = len(theta)
+        with torch.autocast(logits.device.type, enabled=False):
+            shares = torch.empty(logits.shape, dtype=theta.dtype, device=logits.device)
+            log_ratio = shares.new_empty(len(logits), n_genes)
+            inverse, dense = theta.reciprocal(), torch.empty_like(library)
+            for rows in _row_chunks(logits):
+                torch.softmax(logits[rows], dim=-1, dtype=theta.dtype, out=shares[rows])
+                own = torch.mul(shares[rows, :n_genes], inverse, out=log_ratio[rows])
+                own.mul_(library[rows, None]).log1p_()
+                torch.mv(own, theta, out=dense[rows])
+            cells = torch.arange(len(logits), device=logits.device)
+            cells = torch.repeat_interleave(cells, starts.diff(), output_size=len(counts.values))
+            mean = counts.take(shares).mul_(library.index_select(0, cells))
+            terms, at = _non_zero_terms(counts, cells, mean, theta)
+            result = torch.segment_reduce(terms, "sum", offsets=starts, initial=0).sub_(dense)
+        ctx.dtype = logits.dtype
+        ctx.save_for_backward(*counts, *at, starts, shares, log_ratio, library, theta)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients in logits and inverse dispersions."""
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        counts, at = _Counts(*saved[:3]), _AtNonZeros(*saved[3:8])
+        starts, shares, log_ratio, library, theta = saved[8:]
+        n_genes = len(theta)
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_at = grad.index_select(0, at.rows)
+            own = counts.values / (at.ratio + 1)
+            total = torch.segment_reduce(own, "sum", offsets=starts, initial=0)
+            d_logits, d_theta = torch.empty_like(shares), torch.zeros_like(theta)
+            inverse = theta.reciprocal()
+            for rows in _row_chunks(shares):
+                part = torch.mul(shares[rows, :n_genes], inverse, out=d_logits[rows, :n_genes])
+                part.mul_(library[rows, None])
+                part.div_(part + 1)
+                d_theta.addmv_(part.T, grad[rows]).addmv_(log_ratio[rows].T, grad[rows], alpha=-1)
+                total[rows] -= torch.mv(part, theta)
+                part.mul_(theta).neg_()
+                d_logits[rows, n_genes:] = 0
+                d_logits[rows].addcmul_(shares[rows], total[rows, None], value=-1)
+                d_logits[rows].mul_(grad[rows, None])
+            d_logits.view(-1).scatter_add_(0, counts.flat, own.mul_(grad_at))
+            slope = _non_zero_slopes(counts, at, theta).mul_(grad_at)
+            d_theta.index_add_(0, counts.genes, slope)
+        return None, None, d_logits.to(ctx.dtype), None, d_theta
+
+
+@checked
+def nb_log_prob_of_logits(
+    counts: tuple[Tensor, Tensor, Tensor], logits: Tensor, library: Tensor, theta: Tensor
+) -> Tensor:
+    """Return the negative binomial log-likelihood of each cell under proportions of its library.
+
+    As :func:`nb_log_prob` at `mu = library softmax(logits)`, in about a third of the time.
+
+    `counts`: Compressed rows: non-zero values, their columns, and where each row starts, with the
+    number of all as last, `(n_cells + 1,)`. `logits`: Unnormalised log proportions, `(n_cells,
+    n_genes)`, or with columns after those for what is not counted. `library`: Library sizes,
+    `(n_cells,)`. `theta`: Inverse dispersions, > 0, `(n_genes,)`. Returns log-likelihood
+    `(n_cells,)` in nats; gradients are of logits and dispersions. Raises `ValueError`: If the
+    shapes do not match.
+    """
+    values, columns, starts = counts
+    n_cells, n_columns = logits.shape
+    if len(starts) != n_cells + 1 or library.shape != (n_cells,) or len(theta) > n_columns:
+        msg = (
+            f"{len(starts)} starts of rows, library sizes {tuple(library.shape)} and "
+            f"{len(theta)} dispersions do not fit logits {tuple(logits.shape)}; expected "
+            f"{n_cells + 1}, ({n_cells},) and at most {n_columns}."
+        )
+        raise ValueError(msg)
+    dtype = _real(logits, theta)
+    places = torch.arange(0, n_cells * n_columns, n_columns, device=columns.device)
+    flat = torch.repeat_interleave(places, starts.diff(), output_size=len(columns)).add_(columns)
+    found = _Counts(values.to(dtype), flat, columns)
+    return cast(
+        "Tensor",
+        _ProportionsNegativeBinomial.apply(
+            found, starts, logits, library.to(dtype), theta.to(dtype)
+        ),
+    )
 
 
 def _real(*tensors: Tensor) -> torch.dtype:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scvi_perturb.data.datamodule import ScreenDataModule
-from scvi_perturb.data.reader import read_rows
+from scvi_perturb.data.reader import CompressedCells, read_rows
 from scvi_perturb.nn.perturbation import hill_factor
 from scvi_perturb.train.runner import Stage
 
@@ -83,8 +83,9 @@ def representation_stage(
     batch_size, n_in_epoch = batches
     wanted = round(config.representation_steps / n_in_epoch)
     epochs = max_epochs or int(np.clip(wanted, FEWEST_EPOCHS, MOST_EPOCHS))
+    source = CompressedCells(reader) if getattr(module, "reads_sparse", False) else reader
     data = ScreenDataModule(
-        reader,
+        source,
         train_idx=parts.train,
         val_idx=parts.validation,
         batch_size=batch_size,
@@ -99,6 +100,7 @@ def representation_stage(
         patience=config.patience if config.early_stopping else None,
         keep_best=config.keep_best,
         gradient_clip=config.gradient_clip[0],
+        compile=config.compile,
     )
 
 
