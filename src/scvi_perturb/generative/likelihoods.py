@@ -218,18 +218,6 @@ class _NegativeBinomial(torch.autograd.Function):
         return None, d_mean, d_theta, d_zi
 
 
-#: Entries of a chunk of rows: a few arrays of this length fit into a core's cache.
-_CHUNK: Final = 1 << 18
-
-
-def _row_chunks(matrix: Tensor) -> Iterator[slice]:
-    """Yield slices of rows whose entries fit into the cache of a CPU; elsewhere one of all."""
-    n_rows, n_columns = matrix.shape
-    step = max(1, _CHUNK // n_columns) if matrix.device.type == "cpu" else max(1, n_rows)
-    for start in range(0, n_rows, step):
-        yield slice(start, start + step)
-
-
 @lru_cache(maxsize=8)
 def _coefficients(dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], ...]:
     """Return the coefficients of both fits as tensors: a number is converted at every use."""
@@ -256,14 +244,14 @@ class _AtNonZeros(NamedTuple):
 
 
 def _non_zero_terms(
-    counts: _Counts, rows: Tensor, mean: Tensor, theta: Tensor
+    counts: _Counts, rows: Tensor, ratio: Tensor, theta: Tensor
 ) -> tuple[Tensor, _AtNonZeros]:
     """Return the terms of the log-likelihood at the non-zeros, and what they were made of.
 
-    `mean` is that of the non-zeros, `theta` one value a gene.
+    `ratio` is the mean over theta at the non-zeros, `theta` one value a gene.
     """
     theta_at, x = counts.take(theta), counts.values
-    total, ratio = x + theta_at, mean / theta_at
+    total, mean = x + theta_at, ratio * theta_at
     log_total = torch.log1p(x / theta_at)
     log_mean = torch.log(mean + _EPSILON).sub_(torch.log1p(ratio)).sub_(1)
     inverse = total.reciprocal()
@@ -286,9 +274,9 @@ def _non_zero_slopes(counts: _Counts, at: _AtNonZeros, theta: Tensor) -> Tensor:
 class _ProportionsNegativeBinomial(torch.autograd.Function):
     """Log-likelihood `(n_cells,)` from logits of proportions, library sizes and dispersions.
 
-    With `r` the mean over theta and `p` the proportions, the derivative in `log p` is
-    `a = x / (1 + r) - theta r / (1 + r)`, dense in the second term only, and that in the logits is
-    `a - p sum(a)`: a few passes over the matrix of cells and genes, which stays in the cache.
+    With `r` the mean over theta, `s = r / (1 + r)` and `p` the proportions, the derivative in
+    `log p` is `a = x / (1 + r) - theta s`, dense in the second term only, and that in the logits
+    is `a - p sum(a)`, where `p` is `r theta` over the library: `r` is all that is kept.
     """
 
     @staticmethod
@@ -301,23 +289,19 @@ class _ProportionsNegativeBinomial(torch.autograd.Function):
         theta: Tensor,
     ) -> Tensor:
         """Return the log-likelihood of each cell."""
-        n_genes = len(theta)
         with torch.autocast(logits.device.type, enabled=False):
-            shares = torch.empty(logits.shape, dtype=theta.dtype, device=logits.device)
-            log_ratio = shares.new_empty(len(logits), n_genes)
-            inverse, dense = theta.reciprocal(), torch.empty_like(library)
-            for rows in _row_chunks(logits):
-                torch.softmax(logits[rows], dim=-1, dtype=theta.dtype, out=shares[rows])
-                own = torch.mul(shares[rows, :n_genes], inverse, out=log_ratio[rows])
-                own.mul_(library[rows, None]).log1p_()
-                torch.mv(own, theta, out=dense[rows])
+            shares = torch.softmax(logits, dim=-1, dtype=theta.dtype)
+            others = shares[:, len(theta) :].clone()
+            ratio = shares[:, : len(theta)].contiguous() if others.numel() else shares
+            ratio.mul_(theta.reciprocal()).mul_(library[:, None])
+            log_ratio = torch.log1p(ratio)
             cells = torch.arange(len(logits), device=logits.device)
             cells = torch.repeat_interleave(cells, starts.diff(), output_size=len(counts.values))
-            mean = counts.take(shares).mul_(library.index_select(0, cells))
-            terms, at = _non_zero_terms(counts, cells, mean, theta)
-            result = torch.segment_reduce(terms, "sum", offsets=starts, initial=0).sub_(dense)
+            terms, at = _non_zero_terms(counts, cells, counts.take(ratio), theta)
+            result = torch.segment_reduce(terms, "sum", offsets=starts, initial=0)
+            result.addmv_(log_ratio, theta, alpha=-1)
         ctx.dtype = logits.dtype
-        ctx.save_for_backward(*counts, *at, starts, shares, log_ratio, library, theta)
+        ctx.save_for_backward(*counts, *at, starts, others, ratio, log_ratio, library, theta)
         return result
 
     @staticmethod
@@ -326,25 +310,22 @@ class _ProportionsNegativeBinomial(torch.autograd.Function):
         """Return the gradients in logits and inverse dispersions."""
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         counts, at = _Counts(*saved[:3]), _AtNonZeros(*saved[3:8])
-        starts, shares, log_ratio, library, theta = saved[8:]
-        n_genes = len(theta)
+        starts, others, ratio, log_ratio, library, theta = saved[8:]
         with torch.autocast(grad.device.type, enabled=False):
-            grad_at = grad.index_select(0, at.rows)
+            share = ratio + 1
+            torch.div(ratio, share, out=share)
+            d_theta = torch.mv(share.T, grad).addmv_(log_ratio.T, grad, alpha=-1)
             own = counts.values / (at.ratio + 1)
             total = torch.segment_reduce(own, "sum", offsets=starts, initial=0)
-            d_logits, d_theta = torch.empty_like(shares), torch.zeros_like(theta)
-            inverse = theta.reciprocal()
-            for rows in _row_chunks(shares):
-                part = torch.mul(shares[rows, :n_genes], inverse, out=d_logits[rows, :n_genes])
-                part.mul_(library[rows, None])
-                part.div_(part + 1)
-                d_theta.addmv_(part.T, grad[rows]).addmv_(log_ratio[rows].T, grad[rows], alpha=-1)
-                total[rows] -= torch.mv(part, theta)
-                part.mul_(theta).neg_()
-                d_logits[rows, n_genes:] = 0
-                d_logits[rows].addcmul_(shares[rows], total[rows, None], value=-1)
-                d_logits[rows].mul_(grad[rows, None])
+            total.addmv_(share, theta, alpha=-1)
+            # Minus theta (s + r sum(a) / library), in the memory of s.
+            scale = (total / library.clamp_min(_EPSILON))[:, None]
+            d_logits = share.addcmul_(ratio, scale).mul_(theta).mul_(-grad[:, None])
+            grad_at = grad.index_select(0, at.rows)
             d_logits.view(-1).scatter_add_(0, counts.flat, own.mul_(grad_at))
+            if others.numel():
+                d_others = others.mul(-(total * grad)[:, None])
+                d_logits = torch.cat([d_logits, d_others], dim=1)
             slope = _non_zero_slopes(counts, at, theta).mul_(grad_at)
             d_theta.index_add_(0, counts.genes, slope)
         return None, None, d_logits.to(ctx.dtype), None, d_theta
@@ -375,7 +356,8 @@ def nb_log_prob_of_logits(
         )
         raise ValueError(msg)
     dtype = _real(logits, theta)
-    places = torch.arange(0, n_cells * n_columns, n_columns, device=columns.device)
+    n_genes = len(theta)
+    places = torch.arange(0, n_cells * n_genes, n_genes, device=columns.device)
     flat = torch.repeat_interleave(places, starts.diff(), output_size=len(columns)).add_(columns)
     found = _Counts(values.to(dtype), flat, columns)
     return cast(
