@@ -16,14 +16,11 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
-    from scvi.module.base import LossOutput
-    from scvi.train import TrainingPlan
     from torch import Generator, Tensor
 
 __all__ = [
     "forget_data",
     "layer_names",
-    "log_loss_components",
     "quiet_lightning",
     "read_pickled_model",
     "setup_arguments",
@@ -77,21 +74,6 @@ def forget_data(model: BaseModelClass) -> None:
         if model._setup_adata_manager_store.get(key) is manager:
             del model._setup_adata_manager_store[key]
     model._adata = model._adata_manager = None
-
-
-def log_loss_components(
-    plan: TrainingPlan, output: LossOutput, metrics: dict[str, Any], mode: str
-) -> None:
-    """Log reconstruction, divergence and extra metrics of a batch.
-
-    scvi-tools' method runs under `inference_mode`, in which the in-place synchronisation of
-    distributed training on CPU fails as soon as there are extra metrics; the function it wraps
-    does not.
-    """
-    from scvi.train import TrainingPlan
-
-    method = TrainingPlan.compute_and_log_metrics
-    getattr(method, "__wrapped__", method)(plan, output, metrics, mode)
 
 
 @contextmanager

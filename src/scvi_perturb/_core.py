@@ -51,8 +51,13 @@ _PACKAGE: Final = str(Path(__file__).parent)
 TARGET_SUM: Final = 1e4
 
 
+#: Names in a batch of its counts as compressed rows: the non-zeros, their columns, and the first of
+#: each row with the number of all as last.
+NON_ZEROS: Final = ("values", "columns", "starts")
+
 #: A batch: `X (B, G)`, `condition (B,)`, `context (B,)`, `batch (B,)`, `library (B,)`, and where
-#: the storage knows them `rows` and `columns` of the non-zero counts.
+#: the storage knows them `rows` and `columns` of the non-zero counts. In place of `X` it can hold
+#: the counts as `NON_ZEROS`.
 Batch: TypeAlias = "dict[str, torch.Tensor]"
 
 

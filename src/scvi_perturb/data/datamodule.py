@@ -175,6 +175,13 @@ class ScreenDataModule(pl.LightningDataModule):
         """Return validation batches in fixed order, or nothing."""
         return self._loader(self.val_idx, seed=None) if self.n_val else []
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move the tensors of a batch; Lightning looks for tensors in everything."""
+        del dataloader_idx
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Complete a batch on its device."""
         del dataloader_idx

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from scvi_perturb._checks import CONVERSIONS, checked, how_to_pass, how_to_read
-from scvi_perturb._core import METADATA_PREFIX, Key, SchemaError
+from scvi_perturb._core import METADATA_PREFIX, NON_ZEROS, Key, SchemaError
 from scvi_perturb._files import is_file
 from scvi_perturb.data.shards import StoredRows, check_shards, is_stored_csr, open_shards
 
@@ -225,10 +225,10 @@ def align_genes(adata: AnnData, genes: Sequence[str]) -> AnnData:
     return aligned.to_memory() if adata.isbacked else aligned.copy()
 
 
+#: Share of non-zeros above which whole matrices are multiplied faster than sparse ones.
+_MANY = 0.2
 #: Rows that are summed at a time.
 _CHUNK = 8192
-#: Non-zero counts of a batch that is still to be `completed`.
-_VALUES = "values"
 
 
 class ScreenReader:
@@ -285,10 +285,13 @@ class ScreenReader:
         """Whether cells are read fastest in order, many at a time."""
         return isinstance(self.counts, StoredRows)
 
-    def batches(self, parts: Sequence[np.ndarray], batch_size: int) -> Iterator[Batch]:
+    def batches(
+        self, parts: Sequence[np.ndarray], batch_size: int, *, compressed: bool = False
+    ) -> Iterator[Batch]:
         """Yield the cells of each part in batches that are still to be `completed`.
 
-        What is on disk is read a part at a time, the next one meanwhile.
+        What is on disk is read a part at a time, the next one meanwhile. If `compressed`, dense
+        counts are compressed too.
         """
         if self.on_disk:
             for part, rows in zip(parts, self.counts.parts(parts), strict=True):
@@ -299,16 +302,29 @@ class ScreenReader:
         for part in parts:
             for start in range(0, len(part), batch_size):
                 chosen = part[start : start + batch_size]
-                yield self._batch(chosen, read_rows(self.counts, chosen))
+                rows = read_rows(self.counts, chosen)
+                yield self._batch(chosen, sparse.csr_matrix(rows) if compressed else rows)
 
-    def completed(self, batch: Batch) -> Batch:
-        """Return a batch with dense counts, made on the device that it is on, and library sizes."""
+    def completed(self, batch: Batch, *, compressed: bool = False) -> Batch:
+        """Return a batch with dense counts, made on the device that it is on, and library sizes.
+
+        If `compressed`, the counts stay `NON_ZEROS`; where many are not zero, `X` is there too: it
+        is the faster input then.
+        """
         batch = dict(batch)
-        if _VALUES in batch:
-            values, n_genes = batch.pop(_VALUES), self.counts.shape[1]
-            dense = values.new_zeros(len(batch[Key.CONDITION]) * n_genes)
-            dense[batch["rows"] * n_genes + batch["columns"]] = values
-            batch[Key.X] = dense.view(-1, n_genes)
+        if NON_ZEROS[0] in batch:
+            values, columns, starts = (batch[name] for name in NON_ZEROS)
+            n_cells, n_genes = len(batch[Key.CONDITION]), self.counts.shape[1]
+            cells = torch.arange(n_cells, device=values.device)
+            rows = cells.repeat_interleave(starts.diff(), output_size=len(values))
+            if not compressed or len(values) > _MANY * n_cells * n_genes:
+                dense = values.new_zeros(n_cells * n_genes)
+                batch[Key.X] = dense.scatter_(0, rows * n_genes + columns, values).view(-1, n_genes)
+            if not compressed:
+                batch |= {"rows": rows, "columns": columns.long()}
+                del batch["values"], batch["starts"]
+            elif Key.LIBRARY not in batch:
+                batch[Key.LIBRARY] = values.new_zeros(n_cells).index_add_(0, rows, values)
         if Key.LIBRARY not in batch:
             batch[Key.LIBRARY] = batch[Key.X].sum(dim=1)
         return batch
@@ -319,15 +335,37 @@ class ScreenReader:
             column = torch.from_numpy(values[chosen])
             batch[key] = column.float() if column.is_floating_point() else column.long()
         if sparse.issparse(rows):
-            sizes = np.diff(rows.indptr)
-            batch["rows"] = torch.from_numpy(np.repeat(np.arange(len(chosen)), sizes))
-            batch["columns"] = torch.from_numpy(rows.indices.astype(np.int64))
-            batch[_VALUES] = torch.from_numpy(rows.data.astype(np.float32))
+            parts = (rows.data.astype(np.float32), rows.indices, rows.indptr)
+            batch |= dict(zip(NON_ZEROS, map(torch.from_numpy, parts), strict=True))
         else:
             batch[Key.X] = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
         if self.library is not None:
             batch[Key.LIBRARY] = torch.from_numpy(self.library[chosen])
         return batch
+
+
+class CompressedCells:
+    """The cells of a screen in batches whose counts stay compressed, for modules that take them."""
+
+    def __init__(self, reader: ScreenReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.reader)
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the cells at `indices`."""
+        (batch,) = self.batches([indices], max(len(indices), 1))
+        return self.completed(batch)
+
+    def batches(self, parts: Sequence[np.ndarray], batch_size: int) -> Iterator[Batch]:
+        """Yield the cells of each part in batches that are still to be `completed`."""
+        return self.reader.batches(parts, batch_size, compressed=True)
+
+    def completed(self, batch: Batch) -> Batch:
+        """Return a batch as the module takes it."""
+        return self.reader.completed(batch, compressed=True)
 
 
 def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any array-like storage

@@ -10,6 +10,7 @@ they are evaluated as written.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
@@ -215,6 +216,156 @@ class _NegativeBinomial(torch.autograd.Function):
                 d_mean.view(-1).scatter_add_(0, counts.flat, terms)
                 d_mean.mul_(grad[:, None])
         return None, d_mean, d_theta, d_zi
+
+
+@lru_cache(maxsize=8)
+def _coefficients(dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], ...]:
+    """Return the coefficients of both fits as tensors: a number is converted at every use."""
+    with torch.inference_mode(mode=False):
+        fits = (torch.tensor(fit, dtype=dtype, device=device) for fit in (_REMAINDER, _SLOPE))
+        return tuple(fit.unbind() for fit in fits)
+
+
+def _horner(coefficients: tuple[Tensor, ...], u: Tensor) -> Tensor:
+    value = torch.addcmul(coefficients[1], u, coefficients[0])
+    for coefficient in coefficients[2:]:
+        torch.addcmul(coefficient, value, u, out=value)
+    return value
+
+
+class _AtNonZeros(NamedTuple):
+    """What the derivative needs of the non-zeros: rows, `theta`, mean over theta, `x + theta`."""
+
+    rows: Tensor
+    theta: Tensor
+    ratio: Tensor
+    total: Tensor
+    log_total: Tensor
+
+
+def _non_zero_terms(
+    counts: _Counts, rows: Tensor, ratio: Tensor, theta: Tensor
+) -> tuple[Tensor, _AtNonZeros]:
+    """Return the terms of the log-likelihood at the non-zeros, and what they were made of.
+
+    `ratio` is the mean over theta at the non-zeros, `theta` one value a gene.
+    """
+    theta_at, x = counts.take(theta), counts.values
+    total, mean = x + theta_at, ratio * theta_at
+    log_total = torch.log1p(x / theta_at)
+    log_mean = torch.log(mean + _EPSILON).sub_(torch.log1p(ratio)).sub_(1)
+    inverse = total.reciprocal()
+    # Of lgamma(x + theta) - lgamma(theta) - x log(theta), see `_log_rising`.
+    terms = _horner(_coefficients(theta.dtype, theta.device)[0], inverse).mul_(inverse)
+    terms.addcmul_(total - 0.5, log_total).addcmul_(x, log_mean)
+    terms.sub_(counts.take(_stirling_remainder(theta))).sub_(torch.lgamma(x + 1))
+    return terms, _AtNonZeros(rows, theta_at, ratio, total, log_total)
+
+
+def _non_zero_slopes(counts: _Counts, at: _AtNonZeros, theta: Tensor) -> Tensor:
+    """Return the derivative of the terms of the non-zeros in theta."""
+    inverse = at.total.reciprocal()
+    slope = _horner(_coefficients(theta.dtype, theta.device)[1], inverse)
+    slope = slope.mul_(inverse).sub_(0.5).mul_(inverse).add_(at.log_total)
+    slope.sub_(counts.take(_digamma_excess(theta)))
+    return slope.sub_(counts.values / torch.addcmul(at.theta, at.theta, at.ratio))
+
+
+class _ProportionsNegativeBinomial(torch.autograd.Function):
+    """Log-likelihood `(n_cells,)` from logits of proportions, library sizes and dispersions.
+
+    With `r` the mean over theta, `s = r / (1 + r)` and `p` the proportions, the derivative in
+    `log p` is `a = x / (1 + r) - theta s`, dense in the second term only, and that in the logits
+    is `a - p sum(a)`, where `p` is `r theta` over the library: `r` is all that is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch gives contexts no type
+        counts: _Counts,
+        starts: Tensor,
+        logits: Tensor,
+        library: Tensor,
+        theta: Tensor,
+    ) -> Tensor:
+        """Return the log-likelihood of each cell."""
+        with torch.autocast(logits.device.type, enabled=False):
+            shares = torch.softmax(logits, dim=-1, dtype=theta.dtype)
+            others = shares[:, len(theta) :].clone()
+            ratio = shares[:, : len(theta)].contiguous() if others.numel() else shares
+            ratio.mul_(theta.reciprocal()).mul_(library[:, None])
+            log_ratio = torch.log1p(ratio)
+            cells = torch.arange(len(logits), device=logits.device)
+            cells = torch.repeat_interleave(cells, starts.diff(), output_size=len(counts.values))
+            terms, at = _non_zero_terms(counts, cells, counts.take(ratio), theta)
+            result = torch.segment_reduce(terms, "sum", offsets=starts, initial=0)
+            result.addmv_(log_ratio, theta, alpha=-1)
+        ctx.dtype = logits.dtype
+        ctx.save_for_backward(*counts, *at, starts, others, ratio, log_ratio, library, theta)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients in logits and inverse dispersions."""
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        counts, at = _Counts(*saved[:3]), _AtNonZeros(*saved[3:8])
+        starts, others, ratio, log_ratio, library, theta = saved[8:]
+        with torch.autocast(grad.device.type, enabled=False):
+            share = ratio + 1
+            torch.div(ratio, share, out=share)
+            d_theta = torch.mv(share.T, grad).addmv_(log_ratio.T, grad, alpha=-1)
+            own = counts.values / (at.ratio + 1)
+            total = torch.segment_reduce(own, "sum", offsets=starts, initial=0)
+            total.addmv_(share, theta, alpha=-1)
+            # Minus theta (s + r sum(a) / library), in the memory of s.
+            scale = (total / library.clamp_min(_EPSILON))[:, None]
+            d_logits = share.addcmul_(ratio, scale).mul_(theta).mul_(-grad[:, None])
+            grad_at = grad.index_select(0, at.rows)
+            d_logits.view(-1).scatter_add_(0, counts.flat, own.mul_(grad_at))
+            if others.numel():
+                d_others = others.mul(-(total * grad)[:, None])
+                d_logits = torch.cat([d_logits, d_others], dim=1)
+            slope = _non_zero_slopes(counts, at, theta).mul_(grad_at)
+            d_theta.index_add_(0, counts.genes, slope)
+        return None, None, d_logits.to(ctx.dtype), None, d_theta
+
+
+@checked
+def nb_log_prob_of_logits(
+    counts: tuple[Tensor, Tensor, Tensor], logits: Tensor, library: Tensor, theta: Tensor
+) -> Tensor:
+    """Return the negative binomial log-likelihood of each cell under proportions of its library.
+
+    As :func:`nb_log_prob` at `mu = library softmax(logits)`, in about a third of the time.
+
+    `counts`: Compressed rows: non-zero values, their columns, and where each row starts, with the
+    number of all as last, `(n_cells + 1,)`. `logits`: Unnormalised log proportions, `(n_cells,
+    n_genes)`, or with columns after those for what is not counted. `library`: Library sizes,
+    `(n_cells,)`. `theta`: Inverse dispersions, > 0, `(n_genes,)`. Returns log-likelihood
+    `(n_cells,)` in nats; gradients are of logits and dispersions. Raises `ValueError`: If the
+    shapes do not match.
+    """
+    values, columns, starts = counts
+    n_cells, n_columns = logits.shape
+    if len(starts) != n_cells + 1 or library.shape != (n_cells,) or len(theta) > n_columns:
+        msg = (
+            f"{len(starts)} starts of rows, library sizes {tuple(library.shape)} and "
+            f"{len(theta)} dispersions do not fit logits {tuple(logits.shape)}; expected "
+            f"{n_cells + 1}, ({n_cells},) and at most {n_columns}."
+        )
+        raise ValueError(msg)
+    dtype = _real(logits, theta)
+    n_genes = len(theta)
+    places = torch.arange(0, n_cells * n_genes, n_genes, device=columns.device)
+    flat = torch.repeat_interleave(places, starts.diff(), output_size=len(columns)).add_(columns)
+    found = _Counts(values.to(dtype), flat, columns)
+    return cast(
+        "Tensor",
+        _ProportionsNegativeBinomial.apply(
+            found, starts, logits, library.to(dtype), theta.to(dtype)
+        ),
+    )
 
 
 def _real(*tensors: Tensor) -> torch.dtype:

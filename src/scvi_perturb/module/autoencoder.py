@@ -11,15 +11,18 @@ from scvi.module.base import LossOutput
 from torch import Tensor, nn
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import Key
+from scvi_perturb._core import NON_ZEROS, Key
+from scvi_perturb.generative.likelihoods import nb_log_prob_of_logits
 from scvi_perturb.module.base import (
     CountModule,
     CountParameters,
     Likelihood,
     batch_weights,
     counts_log_prob,
+    dispersion_of,
 )
-from scvi_perturb.nn.layers import CountDecoder, Dispersion, ExpressionEncoder
+from scvi_perturb.nn.layers import CountDecoder, Decoded, Dispersion, ExpressionEncoder
+from scvi_perturb.nn.sparse import SparseRows, dense_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,10 +150,24 @@ class CountAutoencoder(CountModule):
             n_layers=0 if config.decoder == "linear" else 1,
         )
 
+    @property
+    def reads_sparse(self) -> bool:
+        """Whether batches may hold the non-zeros alone: no step needs the others one by one."""
+        return self.likelihood == "nb" and self.config.dispersion == "gene"
+
     def encode(self, tensors: Batch) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latent, `(B, n_latent)` each."""
-        inputs = self.transform(tensors) if self.likelihood == "normal" else tensors[Key.X].log1p()
-        return self.encoder(inputs, batch_weights(tensors[Key.BATCH], self.seen_batch))
+        batches = batch_weights(tensors[Key.BATCH], self.seen_batch)
+        if Key.X in tensors:
+            counts = tensors[Key.X]
+            inputs = self.transform(tensors) if self.likelihood == "normal" else counts.log1p()
+            return self.encoder(inputs, batches)
+        values, columns, starts = (tensors[name] for name in NON_ZEROS)
+        if values.device.type == "cpu":
+            return self.encoder(SparseRows(values.log1p(), columns, starts, batches))
+        # Other devices multiply whole matrices faster: it is made there, not moved.
+        inputs = dense_rows(values.log1p(), columns, starts, n_columns=self.n_genes)
+        return self.encoder(inputs, batches)
 
     def decode(self, latent: Tensor, library: Tensor, batch: Tensor) -> CountParameters:
         """Return the parameters of the counts at `latent (B, n_latent)`, `library (B,)`."""
@@ -160,28 +177,40 @@ class CountAutoencoder(CountModule):
 
     def _get_generative_input(
         self, tensors: Batch, inference_outputs: dict[str, Tensor], **_: object
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         return {
             "latent": inference_outputs["z"],
             "library": tensors[Key.LIBRARY],
             "batch": tensors[Key.BATCH],
+            "sparse": self.reads_sparse and NON_ZEROS[0] in tensors,
         }
 
     def generative(
-        self, latent: Tensor, library: Tensor, batch: Tensor
-    ) -> dict[str, CountParameters]:
-        """Return the parameters of the counts."""
+        self, latent: Tensor, library: Tensor, batch: Tensor, *, sparse: bool = False
+    ) -> dict[str, CountParameters | Decoded]:
+        """Return the parameters of the counts; for `sparse` batches before the softmax."""
+        if sparse:
+            return {"px": self.decoder(latent, batch_weights(batch, self.seen_batch))}
         return {"px": self.decode(latent, library, batch)}
 
     def loss(
         self,
         tensors: Batch,
         inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, CountParameters],
+        generative_outputs: dict[str, CountParameters | Decoded],
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Return the negative evidence lower bound, its divergence weighted by `kl_weight`."""
-        reconstruction = -self.log_prob(tensors, generative_outputs["px"])
+        parameters = generative_outputs["px"]
+        if isinstance(parameters, CountParameters):
+            reconstruction = -self.log_prob(tensors, parameters)
+        else:
+            reconstruction = -nb_log_prob_of_logits(
+                tuple(tensors[name] for name in NON_ZEROS),
+                parameters.logits,
+                tensors[Key.LIBRARY],
+                dispersion_of(parameters),
+            )
         mean, log_variance = inference_outputs["qz_m"], inference_outputs["qz_logv"]
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
         return LossOutput(

@@ -134,6 +134,11 @@ def batch_weights(batch: Tensor, seen: Tensor) -> Tensor:
     return torch.where(known[:, None], functional.one_hot(code, n_batch).float(), mean)
 
 
+def dispersion_of(decoded: Decoded) -> Tensor:
+    """Return the inverse dispersions of decoded counts, single precision."""
+    return decoded.log_dispersion.float().clamp(-8, 12).exp()
+
+
 class CountModule(BaseModuleClass):
     """An autoencoder of counts, or of real values with a Normal likelihood."""
 
@@ -181,7 +186,7 @@ class CountModule(BaseModuleClass):
 
     def inference(self, tensors: Batch) -> dict[str, Tensor]:
         """Return the posterior of the latent and one draw from it."""
-        mean, log_variance = self.encode(tensors)
+        mean, log_variance = (part.float() for part in self.encode(tensors))
         noise = torch.randn_like(mean)
         return {
             "qz_m": mean,
@@ -190,7 +195,7 @@ class CountModule(BaseModuleClass):
         }
 
     def _count_parameters(self, decoded: Decoded, library: Tensor) -> CountParameters:
-        dispersion = decoded.log_dispersion.float().clamp(-8, 12).exp()
+        dispersion = dispersion_of(decoded)
         if self.likelihood == "normal":
             return CountParameters(decoded.logits.float(), dispersion, None)
         proportions = torch.softmax(decoded.logits.float(), dim=-1)[:, : self.n_genes]

@@ -194,6 +194,7 @@ class LatentGenerator(BaseModuleClass):
         self.learned = Networks(encoder, network, self.n_contexts, config.n_condition)
         self.average = deepcopy(self.learned).requires_grad_(requires_grad=False)
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.long))
+        self._n_updates = 0
         self.register_buffer("latent_shift", torch.zeros(n_latent))
         self.register_buffer("latent_scale", torch.ones(n_latent))
         self.register_buffer("target_shift", torch.zeros(n_latent))
@@ -309,10 +310,14 @@ class LatentGenerator(BaseModuleClass):
         self.additive.log_ec50.fill_(log_ec50)
         self.additive.log_slope.fill_(log_slope)
 
+    def before_steps(self) -> None:
+        """Read the number of updates once: a step must not wait for the device."""
+        self._n_updates = int(self.n_updates)
+
     def after_step(self) -> None:
         """Move the average towards the present weights."""
         self.n_updates += 1
-        n = int(self.n_updates)
+        n = self._n_updates = self._n_updates + 1
         decay = min(self.config.ema_decay, (1 + n) / (10 + n))
         with torch.no_grad():
             average: list[Tensor] = list(self.average.parameters())

@@ -10,6 +10,8 @@ from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scvi_perturb.nn.sparse import SparseRows, sparse_linear
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -152,16 +154,23 @@ class ExpressionEncoder(nn.Module):
         # their sum would be far too large.
         self.linear_scale = (n_genes + n_batch) ** -0.5
 
-    def forward(self, inputs: Tensor, batch_weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor | SparseRows, batch_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance, each `(n_cells, n_latent)`.
 
-        `inputs`: Transformed counts, `(n_cells, n_genes)`. `batch_weights`: Membership in each
-        batch, `(n_cells, n_batch)`, rows sum to one.
+        `inputs`: Transformed counts, `(n_cells, n_genes)`, or sparse with the batches beside them.
+        `batch_weights`: Membership in each batch, `(n_cells, n_batch)`, rows sum to one.
         """
-        inputs = _with_batch(inputs, batch_weights)
-        hidden = self.hidden(inputs)
+        if isinstance(inputs, SparseRows):
+            hidden = sparse_linear(inputs, cast("nn.Linear", self.hidden[0]))
+            for layer in self.hidden[1:]:
+                hidden = layer(hidden)
+        else:
+            inputs = inputs if batch_weights is None else _with_batch(inputs, batch_weights)
+            hidden = self.hidden(inputs)
         mean = self.mean(hidden)
-        if self.linear is not None:
+        if self.linear is not None and not isinstance(inputs, SparseRows):
             mean = mean + self.linear(inputs * self.linear_scale)
         return mean, self.log_variance(hidden).clamp(-8.0, 4.0)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from scvi.train import TrainingPlan
 
 from scvi_perturb._checks import checked
-from scvi_perturb._compat import log_loss_components
+from scvi_perturb._core import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scvi.module.base import BaseModuleClass, LossOutput
 
     from scvi_perturb._core import Batch
@@ -52,6 +54,79 @@ class PlanConfig:
     n_steps_kl_warmup: int = 500
 
 
+#: Batches after which sums are formed: until then every batch is only noted.
+_NOTED: Final = 256
+
+
+class LossSums:
+    """Sums of losses over batches, on their device: what is logged waits for it once an epoch."""
+
+    def __init__(self) -> None:
+        #: Cells of the batches whose means were taken last.
+        self.n_cells = 0
+        self._noted: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._sums: dict[str, torch.Tensor] = {}
+        self._cells = self._batches = 0
+
+    def add(self, output: LossOutput) -> None:
+        """Note the loss of a batch and its parts."""
+        parts = {
+            "loss": output.loss,
+            "reconstruction_loss": output.reconstruction_loss_sum,
+            "kl_local": output.kl_local_sum,
+            "kl_global": output.kl_global_sum,
+            **output.extra_metrics,
+        }
+        noted = {name: torch.as_tensor(part).detach() for name, part in parts.items()}
+        self._noted.append((output.n_obs_minibatch, noted))
+        if len(self._noted) == _NOTED:
+            self._sum()
+
+    def take(self) -> dict[str, torch.Tensor]:
+        """Return the means over cells, the bound among them, and start anew."""
+        if self._noted:
+            self._sum()
+        sums, n_cells, n_batches = self._sums, self._cells, self._batches
+        self._sums, self._cells, self._batches, self.n_cells = {}, 0, 0, n_cells
+        if not sums:
+            return {}
+        means = {name: total / n_cells for name, total in sums.items()}
+        means["kl_global"] = sums["kl_global"] / n_batches
+        bound = means["reconstruction_loss"] + means["kl_local"] + means["kl_global"] / n_cells
+        return {"elbo": bound, **means}
+
+    def _sum(self) -> None:
+        """Add what was noted to the sums; parts that are means are weighted by their cells."""
+        sizes = [n for n, _ in self._noted]
+        for name in self._noted[0][1]:
+            values = torch.stack([parts[name] for _, parts in self._noted]).double()
+            if name not in {"reconstruction_loss", "kl_local", "kl_global"}:
+                values = values * values.new_tensor(sizes)
+            self._sums[name] = self._sums.get(name, 0.0) + values.sum()
+        self._cells += sum(sizes)
+        self._batches += len(sizes)
+        self._noted.clear()
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a compiled function that runs as it is, with a warning, where that fails."""
+    calls = [torch.compile(function)]
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if not calls:
+            return function(*args, **kwargs)
+        try:
+            return calls[0](*args, **kwargs)
+        except Exception as error:
+            calls.clear()
+            reason = str(error).strip().partition("\n")[0]
+            warn(f"The module could not be compiled and runs as it is: {reason}")
+            return function(*args, **kwargs)
+
+    return call
+
+
 class StagePlan(TrainingPlan):
     """Optimise one module.
 
@@ -61,9 +136,13 @@ class StagePlan(TrainingPlan):
         A module whose `forward(batch, loss_kwargs=...)` returns a `LossOutput` last.
     config
         Optimiser and schedule.
+    compile_module
+        Whether the module is compiled, where that works.
     """
 
-    def __init__(self, module: BaseModuleClass, config: PlanConfig) -> None:
+    def __init__(
+        self, module: BaseModuleClass, config: PlanConfig, *, compile_module: bool = False
+    ) -> None:
         super().__init__(
             module,
             optimizer="Custom",
@@ -79,26 +158,64 @@ class StagePlan(TrainingPlan):
             max_kl_weight=MAX_KL_WEIGHT if config.max_kl_weight is None else config.max_kl_weight,
         )
         self.config = config
+        self.sums = {"train": LossSums(), "validation": LossSums()}
+        self._forward = compiled(module.forward) if compile_module else module.forward
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the divergence at this step; a number, for nothing waits for the device."""
+        share = self.global_step / self.n_steps_kl_warmup if self.n_steps_kl_warmup else 1.0
+        return float(self.max_kl_weight) * min(1.0, share)
 
     def forward(self, batch: Batch, loss_kwargs: dict[str, Any]) -> LossOutput:
         """Return the loss of a batch."""
-        return self.module(batch, loss_kwargs=loss_kwargs)[-1]
+        return self._forward(batch, loss_kwargs=loss_kwargs)[-1]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss to be minimised and log its parts, averaged over the epoch."""
+        """Return the loss to be minimised."""
         del batch_idx
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of a validation batch, with the divergence at its full weight."""
+        """Evaluate a validation batch, with the divergence at its full weight."""
         del batch_idx
         self._step(batch, "validation")
 
+    def on_train_start(self) -> None:
+        """Tell the module that steps follow."""
+        before = getattr(self.module, "before_steps", None)
+        if before is not None:
+            before()
+
     def on_train_batch_end(self, *_: object) -> None:
-        """Let the module follow its weights, e.g. by a moving average."""
+        """Let the module follow its weights, e.g. by a moving average; log at the last batch."""
         after_step = getattr(self.module, "after_step", None)
         if after_step is not None:
             after_step()
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            self._log_means("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation cells."""
+        self._log_means("validation")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients; Lightning refuses to with a fused optimiser in mixed precision.
+
+        It does so for the sake of scaled gradients, which bfloat16 has no need of.
+        """
+        if not gradient_clip_val:
+            return
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(weights, gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and its schedule, stepped with every batch."""
@@ -112,18 +229,22 @@ class StagePlan(TrainingPlan):
             full = self.max_kl_weight
             self.loss_kwargs["kl_weight"] = self.kl_weight if mode == "train" else full
         output = self(batch, loss_kwargs=self.loss_kwargs)
-        self.log(
-            f"{mode}_loss",
-            output.loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=output.n_obs_minibatch,
-            sync_dist=self.use_sync_dist,
-        )
-        metrics = self.train_metrics if mode == "train" else self.val_metrics
-        log_loss_components(self, output, metrics, mode)
+        self.sums[mode].add(output)
         return output.loss
+
+    def _log_means(self, mode: str) -> None:
+        means, n_cells = self.sums[mode].take(), self.sums[mode].n_cells
+        for name, value in means.items():
+            key = f"{mode}_{name}" if name == "loss" else f"{name}_{mode}"
+            self.log(
+                key,
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=n_cells,
+                sync_dist=self.use_sync_dist,
+            )
 
     def _lr_factor(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(self.config.n_warmup_steps, 1))
@@ -172,6 +293,9 @@ class TrainConfig:
         Cells of counts on disk that are held in memory and shuffled at a time, in stage one.
     reader
         What reads counts on disk in stage one: "plain", or "annbatch" (shards only).
+    compile
+        Whether both stages are compiled by `torch.compile`: pays on a GPU and in long trainings.
+        Where it fails, a warning says so and the stage runs as it is.
     """
 
     representation: PlanConfig = field(default_factory=PlanConfig)
@@ -193,3 +317,4 @@ class TrainConfig:
     balanced: bool = False
     buffer: int = 16_384
     reader: Literal["plain", "annbatch"] = "plain"
+    compile: bool = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import lightning
 import pandas as pd
+import torch
 from scvi.train import Trainer, TrainRunner
 
 from scvi_perturb._checks import checked
@@ -51,10 +52,23 @@ def one_training(train: _Train) -> _Train:
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             msg = f"train() and the Trainer have no argument {unknown[0]!r}.{hint}"
             raise TypeError(msg)
+        _check_precision(kwargs.get("precision"))
         with ALONE:
             train(*args, **kwargs)
 
     return cast("_Train", run)
+
+
+def _check_precision(precision: object) -> None:
+    """Raise `ValueError` for a precision in which training would not hold."""
+    if precision in {None, 32, "32", "32-true", "bf16", "bf16-mixed"}:
+        return
+    msg = (
+        f"precision={precision!r} is not supported; expected '32-true' or 'bf16-mixed'. Numbers of "
+        "half precision end at 65,504, below the library size of many cells, and weights kept in "
+        "bfloat16 do not take up small steps; data are single precision."
+    )
+    raise ValueError(msg)
 
 
 class StageRunner(TrainRunner):
@@ -183,6 +197,8 @@ class Stage:
         Whether the weights of the best validation loss are restored at the end.
     gradient_clip
         Largest norm of a gradient.
+    compile
+        Whether the module is compiled, where that works.
     """
 
     name: str
@@ -193,6 +209,7 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     gradient_clip: float | None = None
+    compile: bool = False
 
 
 @checked
@@ -227,7 +244,7 @@ def fit_stage(
         model.history_ = {**(model.history_ or {}), **state["history"]}
         return
     kwargs = _trainer_kwargs(stage, trainer_kwargs, checkpoint_dir, every_n_epochs)
-    plan = StagePlan(stage.module, stage.plan)
+    plan = StagePlan(stage.module, stage.plan, compile_module=stage.compile)
     runner = StageRunner(
         model,
         plan,
@@ -236,7 +253,16 @@ def fit_stage(
         stage=stage.name,
         trainer_kwargs=kwargs,
     )
-    runner()
+    try:
+        runner()
+    except torch.OutOfMemoryError as error:
+        msg = (
+            f"The device ran out of memory in the stage {stage.name!r}, in batches of "
+            f"{getattr(stage.data, 'batch_size', '?')} cells. Lower batch_size, or "
+            "TrainConfig.generator_batch_size in the stage 'generator'; pass "
+            "precision='bf16-mixed'; or train on fewer genes or with smaller layers."
+        )
+        raise torch.OutOfMemoryError(msg) from error
     if finished and checkpoint_dir and runner.trainer.is_global_zero:
         history = {k: v for k, v in model.history_.items() if k.startswith(f"{stage.name}_")}
         state = {"weights": stage.module.state_dict(), "history": history}

@@ -13,7 +13,7 @@ import torch
 
 from scvi_perturb._core import Key
 from scvi_perturb.data.datamodule import ScreenDataModule
-from scvi_perturb.data.reader import read_rows
+from scvi_perturb.data.reader import CompressedCells, read_rows
 from scvi_perturb.train.runner import Stage
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def representation_stage(
     epochs = max_epochs or int(np.clip(wanted, FEWEST_EPOCHS, MOST_EPOCHS))
     if reader.on_disk:
         reader.counts.use(config.reader)
+    source = CompressedCells(reader) if getattr(module, "reads_sparse", False) else reader
     data = ScreenDataModule(
-        reader,
+        source,
         train_idx=parts.train,
         val_idx=parts.validation,
         batch_size=batch_size,
@@ -107,6 +108,7 @@ def representation_stage(
         patience=config.patience if config.early_stopping else None,
         keep_best=config.keep_best,
         gradient_clip=config.gradient_clip[0],
+        compile=config.compile,
     )
 
 

@@ -322,6 +322,7 @@ class TwoStageFit:
             epochs,
             keep_best=False,
             gradient_clip=self.config.gradient_clip[1],
+            compile=self.config.compile,
         )
         extra: dict[str, Any] = {"max_steps": n_steps}
         if callback is not None:
