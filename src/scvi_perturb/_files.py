@@ -12,11 +12,13 @@ import errno
 import gzip
 import io
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import zlib
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     import h5py
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
@@ -36,6 +39,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_text",
+    "scratch",
     "write_anndata",
     "write_bytes",
     "write_table",
@@ -50,6 +54,8 @@ __all__ = [
 UNFINISHED: Final = ".unfinished-"
 #: Text and JSON are read up to so many bytes, counted when unpacked.
 MOST_BYTES: Final = 1 << 30
+#: Larger arrays of latents and pairs are on disk.
+MOST_IN_MEMORY: Final = 1 << 30
 _BLOCK: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 #: A spreadsheet takes text that begins so for a formula.
@@ -201,6 +207,23 @@ class _Sink(io.RawIOBase):
         """Close the file."""
         self._file.close()
         super().close()
+
+
+def scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of float32, in a file without a name if it is large; it ends with the array.
+
+    Raises `OSError`: If the disk of the temporary folder is too small for it.
+    """
+    import numpy as np
+
+    n_bytes = 4 * math.prod(shape)
+    if n_bytes <= MOST_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    folder = Path(tempfile.gettempdir())
+    with _explained(folder, _FULL | _CLOSED), tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up later ends the interpreter
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def write_anndata(path: str | os.PathLike[str], adata: AnnData) -> None:

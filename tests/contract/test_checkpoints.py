@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,6 +87,21 @@ def test_killed_run_goes_on(case, simulated, whole, when):
     with pytest.raises(KilledError):
         train(case, simulated, checkpoint_dir="run", callbacks=[kill])
     assert_same(train(case, simulated, checkpoint_dir=Path("run")), whole)
+
+
+def test_killed_run_on_disk_goes_on(simulated, tmp_path):
+    case = next(one for one in MODELS if one.name == "PerturbDiffusion")
+    simulated.write_h5ad(tmp_path / "screen.h5ad")
+    screen = anndata.read_h5ad(tmp_path / "screen.h5ad", backed="r")
+    config = TrainConfig(buffer=64, balanced=True)
+    options = {"max_epochs": 3, "n_steps": 2, "batch_size": 16, "config": config}
+    kill = copy(KILLS["in the first stage"])
+    runs = []
+    for given in ({}, {"callbacks": [kill], "checkpoint_dir": "run"}, {"checkpoint_dir": "run"}):
+        runs.append(make_model(case, screen))
+        with pytest.raises(KilledError) if "callbacks" in given else nullcontext():
+            runs[-1].train(seed=0, enable_progress_bar=False, **options, **given)
+    assert_same(runs[2], runs[0])
 
 
 @pytest.mark.parametrize("when", ["in the first stage", "in the second stage"])

@@ -14,6 +14,7 @@ from scipy import sparse
 from scvi.dataloaders import CollectionAdapter
 
 from scvi_perturb import SchemaError
+from scvi_perturb.data import open_shards, write_shards
 from scvi_perturb.testing import SETUP, SINGLE, dense, fit, make_model, make_split
 
 #: In no order, with one cell twice.
@@ -56,12 +57,20 @@ def _backed_dense(adata, folder):
     return _backed(_dense(adata, folder), folder)
 
 
+def _shards(adata, folder):
+    write_shards(adata, folder / "screen.zarr", layer="counts", shuffle=False)
+    made = open_shards(folder / "screen.zarr")
+    made.layers["counts"] = made.X
+    return made
+
+
 STORAGE = {
     "csc": _csc,
     "dense": _dense,
     "backed": _backed,
     "backed dense": _backed_dense,
     "files": _collection,
+    "shards": _shards,
 }
 
 

@@ -124,7 +124,8 @@ class _StreamLoader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of an epoch."""
         source, sampler = cast("Stream", self.dataset), cast("BatchSampler", self.sampler)
-        return source.batches(sampler.parts(), sampler.batch_size)
+        # Only now, not when the iterator is made: Lightning tells the epoch in between.
+        yield from source.batches(sampler.parts(), sampler.batch_size)
 
 
 class ScreenDataModule(pl.LightningDataModule):

@@ -16,6 +16,7 @@ from scvi_perturb._core import (
     generator,
     warn,
 )
+from scvi_perturb._files import scratch
 from scvi_perturb.data.matching import group_controls, match_controls
 from scvi_perturb.generative.coupling import couple
 
@@ -68,14 +69,31 @@ def encode_cells(
     n_cells: int,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and log variance of the latents of `n_cells` cells, on the CPU."""
-    means, variances = [], []
+    """Return mean and log variance of the latents of `n_cells` cells, on the CPU.
+
+    They are in memory, or in a temporary file where they are large, see `scratch`.
+    """
+    made: list[torch.Tensor] = []
     for rows in chunks(n_cells):
         tensors = {k: v.to(device) for k, v in read(rows).items()}
-        mean, log_variance = representation.encode(tensors)
-        means.append(mean.float().cpu())
-        variances.append(log_variance.float().cpu())
-    return torch.cat(means), torch.cat(variances)
+        found = representation.encode(tensors)
+        made = made or [_table(n_cells, one.shape[1]) for one in found]
+        for table, values in zip(made, found, strict=True):
+            table[rows[0] : rows[-1] + 1] = values
+    return made[0], made[1]
+
+
+def _table(n_cells: int, n_latent: int) -> torch.Tensor:
+    return torch.from_numpy(scratch((n_cells, n_latent)))
+
+
+def _gathered(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return `table[index]`, as large as it may be."""
+    made = _table(len(index), table.shape[1])
+    for rows in chunks(len(index), 32 * CHUNK):
+        part = slice(rows[0], rows[-1] + 1)
+        made[part] = table[index[part]]
+    return made
 
 
 def encode_in_shares(
@@ -160,7 +178,7 @@ def make_pairs(
     part = np.full(len(mean), 2)
     part[train], part[validation] = 0, 1
     apart = 3 * condition + part
-    sure = torch.full_like(mean, EXACT_LOG_VARIANCE)
+    sure = mean.new_full((1, 1), EXACT_LOG_VARIANCE).expand_as(mean)  # no memory
     given = (torch.from_numpy(condition), torch.from_numpy(context))
     if config.reference != "cell":
         pools = [mean[groups.pool(g)].mean(0) for g in range(len(groups.start))]
@@ -171,16 +189,16 @@ def make_pairs(
     matched = torch.from_numpy(
         match_controls(groups, method=method, latent=mean.numpy(), condition=apart, seed=seed)
     )
-    start = mean[matched]
-    move = mean - start
+    start, start_log_variance = (_gathered(table, matched) for table in latents)
+    move = torch.sub(mean, start, out=_table(*mean.shape))
     if config.n_neighbours > 1:
         where = np.stack([apart, context], axis=1)
         # Not of `start`: which controls are matched depends on all cells, held-out ones included.
         scale = mean[torch.from_numpy(train)].std(0).clamp_min(1e-3)
-        mean_move = _smooth(move, start / scale, where, config.n_neighbours)
-        move = torch.lerp(mean_move, move, config.residual)
-        return LatentPairs(move, sure, start, log_variance[matched], *given)
-    return LatentPairs(move, log_variance, start, log_variance[matched], *given)
+        mean_move = _smooth(move, start, scale, where, config.n_neighbours)
+        torch.lerp(mean_move, move, config.residual, out=move)
+        log_variance = sure
+    return LatentPairs(move, log_variance, start, start_log_variance, *given)
 
 
 def _sources(
@@ -193,18 +211,29 @@ def _sources(
 
 
 def _smooth(
-    move: torch.Tensor, start: torch.Tensor, where: np.ndarray, n_neighbours: int
+    move: torch.Tensor,
+    start: torch.Tensor,
+    scale: torch.Tensor,
+    where: np.ndarray,
+    n_neighbours: int,
 ) -> torch.Tensor:
-    """Average displacements over the pairs that start nearest, in the same condition, context."""
-    smooth = move.numpy().copy()
+    """Average displacements over the pairs that start nearest, in the same condition, context.
+
+    Distances are in units of `scale`, `(n_latent,)`.
+    """
+    smooth = _table(*move.shape)
     _, group = np.unique(where, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        k = min(n_neighbours, len(members))
-        near = NearestNeighbors(n_neighbors=k).fit(start[members].numpy())
-        index = near.kneighbors(return_distance=False, X=start[members].numpy())
-        smooth[members] = move.numpy()[members][index].mean(axis=1)
-    return torch.from_numpy(smooth)
+        moves = move[members]
+        if len(members) > n_neighbours:
+            points = (start[members] / scale).numpy()
+            near = NearestNeighbors(n_neighbors=n_neighbours).fit(points)
+            moves = moves[near.kneighbors(return_distance=False, X=points)]
+            smooth[members] = moves.mean(dim=1)
+        else:
+            smooth[members] = moves.mean(dim=0)
+    return smooth
 
 
 @dataclass(frozen=True, slots=True)
