@@ -99,6 +99,7 @@ class ScreenDataModule(pl.LightningDataModule):
         self.test_idx = np.zeros(0, dtype=np.int64) if test_idx is None else test_idx
         self.batch_size = batch_size
         self.seed = seed if seed is not None else int(np.random.default_rng().integers(2**31))
+        self._moved: BatchSource | None = None
 
     @property
     def n_train(self) -> int:
@@ -125,6 +126,16 @@ class ScreenDataModule(pl.LightningDataModule):
         del dataloader_idx
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
+    def _resident(self) -> BatchSource:
+        """Return the source on the device of the training, where it can be and fits there."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        move = getattr(self.source, "on", None)
+        if move is None or device.type != "cuda":
+            return self.source
+        if self._moved is None:
+            self._moved = move(device)
+        return self._moved
+
     def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
         sampler = BatchSampler(indices, self.batch_size, seed=seed)
         if self.trainer:
@@ -132,5 +143,5 @@ class ScreenDataModule(pl.LightningDataModule):
         # A generator of its own: each pass draws a seed for worker processes, and would otherwise
         # draw it from the numbers that noise and dropout are made of.
         random = torch.Generator().manual_seed(self.seed)
-        source = cast("Dataset", self.source)
+        source = cast("Dataset", self._resident())
         return DataLoader(source, sampler=sampler, batch_size=None, generator=random)
