@@ -157,6 +157,7 @@ class ScreenDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.buffer, self.group = buffer, group
         self.seed = seed if seed is not None else int(np.random.default_rng().integers(2**31))
+        self._moved: BatchSource | None = None
 
     @property
     def n_train(self) -> int:
@@ -188,6 +189,16 @@ class ScreenDataModule(pl.LightningDataModule):
         del dataloader_idx
         return self.source.completed(batch) if isinstance(self.source, Stream) else batch
 
+    def _resident(self) -> BatchSource:
+        """Return the source on the device of the training, where it can be and fits there."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        move = getattr(self.source, "on", None)
+        if move is None or device.type != "cuda":
+            return self.source
+        if self._moved is None:
+            self._moved = move(device)
+        return self._moved
+
     def _loader(self, indices: np.ndarray, *, seed: int | None) -> DataLoader:
         group = None if self.group is None else self.group[indices]
         sampler = BatchSampler(indices, self.batch_size, seed=seed, buffer=self.buffer, group=group)
@@ -196,6 +207,6 @@ class ScreenDataModule(pl.LightningDataModule):
         # A generator of its own: each pass draws a seed for worker processes, and would otherwise
         # draw it from the numbers that noise and dropout are made of.
         random = torch.Generator().manual_seed(self.seed)
-        source = cast("Dataset", self.source)
-        kind = _StreamLoader if isinstance(self.source, Stream) else DataLoader
-        return kind(source, sampler=sampler, batch_size=None, generator=random)
+        source = self._resident()
+        kind = _StreamLoader if isinstance(source, Stream) else DataLoader
+        return kind(cast("Dataset", source), sampler=sampler, batch_size=None, generator=random)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scvi.data import AnnDataManager
 
     from scvi_perturb._core import Batch
+    from scvi_perturb.data.datamodule import BatchSource
 
 #: An array, a SciPy sparse matrix, or a backed dataset: no common type is there to name.
 Matrix: TypeAlias = Any
@@ -315,9 +316,12 @@ class ScreenReader:
         if NON_ZEROS[0] in batch:
             values, columns, starts = (batch[name] for name in NON_ZEROS)
             n_cells, n_genes = len(batch[Key.CONDITION]), self.counts.shape[1]
+            many = len(values) > _MANY * n_cells * n_genes
+            if compressed and not many and Key.LIBRARY in batch:
+                return batch
             cells = torch.arange(n_cells, device=values.device)
             rows = cells.repeat_interleave(starts.diff(), output_size=len(values))
-            if not compressed or len(values) > _MANY * n_cells * n_genes:
+            if many or not compressed:
                 dense = values.new_zeros(n_cells * n_genes)
                 batch[Key.X] = dense.scatter_(0, rows * n_genes + columns, values).view(-1, n_genes)
             if not compressed:
@@ -366,6 +370,52 @@ class CompressedCells:
     def completed(self, batch: Batch) -> Batch:
         """Return a batch as the module takes it."""
         return self.reader.completed(batch, compressed=True)
+
+    def on(self, device: torch.device) -> BatchSource:
+        """Return the cells as a source on a device, or themselves where there is no room.
+
+        Half of the free memory is left to the training.
+        """
+        counts = self.reader.counts
+        if not sparse.issparse(counts):
+            return self
+        size = 8 * counts.nnz + 4 * counts.shape[0]
+        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] // 2:
+            return self
+        return ResidentCells(self.reader, device)
+
+
+class ResidentCells:
+    """The cells of a screen on a device: a batch is put together there, and nothing is moved."""
+
+    def __init__(self, reader: ScreenReader, device: torch.device) -> None:
+        counts = _canonical(reader.counts.tocsr(copy=True))
+        self.device, self._lengths = device, np.diff(counts.indptr)
+        self.values = torch.from_numpy(counts.data.astype(np.float32)).to(device)
+        self.columns = torch.from_numpy(counts.indices.astype(np.int32)).to(device)
+        self.starts = torch.from_numpy(counts.indptr.astype(np.int64)).to(device)
+        fields: Batch = {k: torch.from_numpy(v) for k, v in reader.codes.items()}
+        fields[Key.LIBRARY] = torch.from_numpy(reader.library_sizes())
+        self.fields = {name: field.to(device) for name, field in fields.items()}
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self._lengths)
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the cells at `indices`, still to be `completed`."""
+        # The host knows how long the result is, so that it need not ask.
+        n_values = int(self._lengths[indices].sum())
+        rows = torch.from_numpy(indices).to(self.device, non_blocking=True)
+        batch = {name: field.index_select(0, rows) for name, field in self.fields.items()}
+        first, last = self.starts[rows], self.starts[rows + 1]
+        starts = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(last - first, 0, out=starts[1:])
+        place = torch.arange(n_values, device=self.device)
+        shift = torch.repeat_interleave(first - starts[:-1], last - first, output_size=n_values)
+        at = place.add_(shift)
+        found = (self.values.index_select(0, at), self.columns.index_select(0, at), starts)
+        return batch | dict(zip(NON_ZEROS, found, strict=True))
 
 
 def read_rows(matrix: Any, indices: np.ndarray) -> Any:  # noqa: ANN401 - any array-like storage

@@ -132,7 +132,7 @@ class LatentDiffusion(LatentGenerator):
             return to_x0(output, x_t, time, self.schedule, kind)
 
         def denoise(x_t: Tensor, t: float) -> Tensor:
-            time = torch.tensor([t], device=x_t.device, dtype=x_t.dtype)
+            time = torch.full((1,), t, device=x_t.device, dtype=x_t.dtype)
             x_0 = predict(x_t, time, embedded)
             if guidance_scale == 1.0:
                 return x_0

@@ -347,8 +347,10 @@ class LatentGenerator(BaseModuleClass):
         networks = self.networks
         target, reference, code = self._draw_pairs(tensors)
         hidden = self._draw_hidden(code)
-        used, place = torch.unique(code, return_inverse=True)
-        rows = self.table.rows(used)
+        # All conditions of a small screen, else those of each cell: which of them occur is not
+        # asked, for the answer would be waited for.
+        small = len(self.table.time) <= len(code)
+        rows, place = (self.table, code) if small else (self.table.rows(code), slice(None))
         effect = self.additive_effect(rows)[place] * (~hidden)[:, None]
         condition = networks.encoder(*rows)[place]
         condition = torch.where(hidden[:, None], networks.hidden_condition, condition)

@@ -232,7 +232,11 @@ class CountDecoder(nn.Module):
         else:
             log_dispersion = _DISPERSION_SCALE * self.log_dispersion[0]
         zeros = None if self.zeros is None else self.zeros(hidden)
-        logits = self.logits(hidden)
+        if torch.is_autocast_enabled(hidden.device.type):
+            # The mean profile is single precision; what half of it rounds is the departure.
+            logits = functional.linear(hidden, self.logits.weight).float() + self.logits.bias
+        else:
+            logits = self.logits(hidden)
         if self.linear is not None:
             logits = logits + self.linear(inputs)
         return Decoded(logits, log_dispersion, zeros)

@@ -156,15 +156,16 @@ class PerturbationEncoder(nn.Module):
         return self.projections[name](scaled), present[component]
 
     def _interact(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        several = mask.sum(1) > 1
-        out = torch.zeros_like(vectors)
-        if self.attention is not None and bool(several.any()):
-            chosen = vectors[several]
-            mixed, _ = self.attention(
-                chosen, chosen, chosen, key_padding_mask=~mask[several], need_weights=False
-            )
-            out[several] = mixed
-        return out
+        """Return what the components of combinations tell each other; of others nothing."""
+        if self.attention is None or mask.shape[1] == 1:
+            return torch.zeros_like(vectors)
+        several = (mask.sum(1) > 1)[:, None]
+        # A row without any component would have no weights; it is not used.
+        ignored = ~mask & several
+        mixed, _ = self.attention(
+            vectors, vectors, vectors, key_padding_mask=ignored, need_weights=False
+        )
+        return torch.where(several[..., None], mixed, torch.zeros_like(mixed))
 
 
 def _standardisation(rows: Tensor) -> tuple[Tensor, Tensor]:

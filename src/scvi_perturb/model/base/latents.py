@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -139,7 +139,7 @@ class LatentPairs:
 
     def __getitem__(self, indices: np.ndarray) -> Batch:
         """Return the pairs at `indices` as a batch."""
-        index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        index = torch.from_numpy(np.asarray(indices, dtype=np.int64)).to(self.target.device)
         return {
             "target_mean": self.target[index],
             "target_log_variance": self.target_log_variance[index],
@@ -148,6 +148,10 @@ class LatentPairs:
             Key.CONDITION: self.condition[index],
             Key.CONTEXT: self.context[index],
         }
+
+    def on(self, device: torch.device) -> LatentPairs:
+        """Return the pairs on a device."""
+        return LatentPairs(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
 def make_pairs(
