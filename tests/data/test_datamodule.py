@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from math import ceil
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -151,7 +152,8 @@ def test_processes_get_their_own_shares():
     shares = []
     for rank in range(2):
         made = module()
-        made.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
+        on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+        made.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=on_cpu)
         shares.append(joined(read(made.train_dataloader())))
     assert len(shares[0]) == len(shares[1]) == 15
     assert sorted(joined(shares)) == sorted(INDICES[:30])
