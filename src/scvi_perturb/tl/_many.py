@@ -16,7 +16,6 @@ import numpy as np
 from scvi_perturb._checks import checked
 from scvi_perturb._cluster import by_ray
 from scvi_perturb._core import UNS_KEY, SchemaError, drawn_seed
-from scvi_perturb.benchmark.runner import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,5 +172,8 @@ def _unpacked(packed: _Packed) -> PerturbationModel:
 
 
 def _answer_packed(part: _Part, packed: _Packed) -> AnnData:
+    """Return the answer to a part in a process of a cluster."""
+    from scvi_perturb.benchmark.runner import quiet
+
     with quiet():
         return _answer(part, _unpacked(packed))
