@@ -240,6 +240,8 @@ class World:
             r"train\.(?!BestWeights|Checkpoint).*": None,
             r"data\.\w+\.(mean)": None,
             r"(pp|tl|data|benchmark)\.(?!Setting)\w+\.(control|features|conditions|kind)$": None,
+            r"tl\.ask_many\.conditions": [SINGLE, PAIR],
+            r"tl\.ask_many\.options": {"n_samples": 4},
             r"data\.split\.kind": "unseen_perturbation",
             r"data\.(ScreenKeys|SimulatorConfig|SplitOptions|ConditionTable)\.\w+": None,
             r"data\.SplitOptions\.check_kind\.kind": "cells",

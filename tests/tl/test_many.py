@@ -34,7 +34,7 @@ def assert_same(one, two, *, exact=True):
 
 
 def test_a_part_is_the_verb_with_its_own_seed(model):
-    many = svp.tl.ask_many(model, ASKED, chunk_size=2, n_samples=10, seed=3)
+    many = svp.tl.ask_many(model, ASKED, chunk_size=2, seed=3, options={"n_samples": 10})
     seeds = [np.random.SeedSequence([3, start]).generate_state(1)[0] for start in (0, 2)]
     first = model.predict(ASKED[:2], n_samples=10, seed=int(seeds[0]))
     second = model.predict(ASKED[2:], n_samples=10, seed=int(seeds[1]))
@@ -45,9 +45,9 @@ def test_a_part_is_the_verb_with_its_own_seed(model):
 
 
 def test_cells_are_drawn_in_order_and_a_table_is_cut_alike(model):
-    names = svp.tl.ask_many(model, ASKED, verb="sample", chunk_size=1, n_samples=5)
+    names = svp.tl.ask_many(model, ASKED, verb="sample", chunk_size=1, options={"n_samples": 5})
     table = names.obs[["perturbation"]].drop_duplicates().astype(str).reset_index(drop=True)
-    again = svp.tl.ask_many(model, table, verb="sample", chunk_size=1, n_samples=5)
+    again = svp.tl.ask_many(model, table, verb="sample", chunk_size=1, options={"n_samples": 5})
     assert [*names.obs["perturbation"]] == [name for name in ASKED for _ in range(5)]
     assert names.obs_names[-1] == "row2_draw4"
     assert_same(names, again)
@@ -55,7 +55,7 @@ def test_cells_are_drawn_in_order_and_a_table_is_cut_alike(model):
 
 def test_what_cannot_be_asked_in_parts(model):
     with pytest.raises(ValueError, match="`path`"):
-        svp.tl.ask_many(model, ASKED, verb="sample", path="cells.h5ad")
+        svp.tl.ask_many(model, ASKED, verb="sample", options={"path": "cells.h5ad"})
     with pytest.raises(ValueError, match="No condition"):
         svp.tl.ask_many(model, [])
     with pytest.raises(svp.UnknownPerturbationError):
@@ -72,10 +72,11 @@ def test_without_ray_the_error_says_what_to_install(model, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_answers_alike_and_names_what_a_dead_worker_had(model):
     ray = pytest.importorskip("ray", reason=RAY)
-    here = svp.tl.ask_many(model, ASKED, chunk_size=1, n_samples=10)
+    options = {"chunk_size": 1, "options": {"n_samples": 10}}
+    here = svp.tl.ask_many(model, ASKED, **options)
     try:
         ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
-        there = svp.tl.ask_many(model, ASKED, backend="ray", chunk_size=1, n_samples=10)
+        there = svp.tl.ask_many(model, ASKED, backend="ray", **options)
         with pytest.raises(WorkerError, match="conditions A, A\\+B died 3 times"):
             list(by_ray(lambda item, _: os._exit(item), [1], names=["conditions A, A+B"]))
         with pytest.raises(svp.UnknownPerturbationError, match="'Z'"):

@@ -16,10 +16,9 @@ import numpy as np
 from scvi_perturb._checks import checked
 from scvi_perturb._cluster import by_ray
 from scvi_perturb._core import UNS_KEY, SchemaError, drawn_seed
-from scvi_perturb.benchmark.runner import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -59,7 +58,7 @@ def ask_many(
     backend: Literal["here", "ray"] = "here",
     chunk_size: int = 64,
     seed: int | None = 0,
-    **options: Any,  # noqa: ANN401
+    options: Mapping[str, Any] | None = None,
 ) -> AnnData:
     """Predict or sample many conditions in parts, on this machine or on many.
 
@@ -83,8 +82,9 @@ def ask_many(
         Conditions a part.
     seed
         Seed of all draws; None draws one.
-    **options
-        Further arguments of the verb, such as `n_samples`, `reference`, `interval`; not `path`.
+    options
+        Further arguments of the verb by name, such as `n_samples`, `reference`, `interval`; not
+        `path`.
 
     Returns
     -------
@@ -102,7 +102,8 @@ def ask_many(
     WorkerError
         When a process of the cluster dies three times with the same conditions, which are named.
     """
-    if "path" in options:
+    given = dict(options or {})
+    if "path" in given:
         msg = "ask_many returns its result in memory; leave `path` out, or call the model's sample."
         raise ValueError(msg)
     if not len(conditions):
@@ -113,8 +114,8 @@ def ask_many(
     for start in range(0, len(conditions), chunk_size):
         some = conditions[start : start + chunk_size]
         own = int(np.random.SeedSequence([root, start]).generate_state(1)[0])
-        given = some if hasattr(some, "columns") else [*some]
-        parts.append(_Part(start, given, verb, options | {"seed": own}))
+        asked = some if hasattr(some, "columns") else [*some]
+        parts.append(_Part(start, asked, verb, given | {"seed": own}))
     if backend == "ray":
         names = [_named(part) for part in parts]
         found = dict(by_ray(_answer_packed, parts, names=names, shared=_packed(model)))
@@ -173,5 +174,8 @@ def _unpacked(packed: _Packed) -> PerturbationModel:
 
 
 def _answer_packed(part: _Part, packed: _Packed) -> AnnData:
+    """Return the answer to a part in a process of a cluster."""
+    from scvi_perturb.benchmark.runner import quiet
+
     with quiet():
         return _answer(part, _unpacked(packed))
