@@ -11,7 +11,7 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
-from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing
+from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing, chunks
 from scvi_perturb.predictors.gaussian_process.kernel import (
     ConditionKernel,
     Contexts,
@@ -174,7 +174,9 @@ class Posterior:
 
     def mean(self, points: Points, controls: Floats) -> Floats:
         """Return predicted changes alone, from control profiles, both `(n, n_genes)`."""
-        made = [self._values(self._compared(points.some(own))) for own in _chunks(len(controls))]
+        made = [
+            self._values(self._compared(points.some(own))) for own in chunks(len(controls), _CHUNK)
+        ]
         return self.scale.back(self.outputs.genes(np.concatenate(made)), controls)
 
     def at(self, points: Points, controls: Floats) -> GPPrediction:
@@ -182,7 +184,7 @@ class Posterior:
 
         Standard deviations are brought back from the scale to first order.
         """
-        parts = [self._at(points.some(own), controls[own]) for own in _chunks(len(controls))]
+        parts = [self._at(points.some(own), controls[own]) for own in chunks(len(controls), _CHUNK)]
         if len(parts) == 1:
             return parts[0]
         mean, std, novelty = (
@@ -227,10 +229,6 @@ class Posterior:
 
     def _between(self, left: Points, right: Points) -> Floats:
         return self.kernel.between(left, right)(self.fitted.theta) / self.fitted.unit
-
-
-def _chunks(n: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +280,12 @@ class ConditionGP(MeanPredictor):
     of a context; their noise is counted as if it were not. With `profile="pseudobulk"` the profiles
     that changes lead to are scaled to counts that sum to ten thousand.
 
-    Time grows with the cube of the number of rows and memory with its square: 5,000 rows of 2,000
-    genes take less than a minute of one core and 2.7 GB. Hyperparameters are tuned on at most
-    `n_tuning` rows, whole groups drawn at random. There are no inducing points: beyond 10,000 rows
-    (four times the memory, eight times the time) take a subset of conditions.
+    Hyperparameters are tuned on at most `n_tuning` rows, whole groups drawn at random. Up to 4,000
+    rows the posterior is exact, by one eigendecomposition in double precision, whose time grows
+    with the cube of rows. Beyond, what different perturbations share goes by at most 2,000 inducing
+    rows; within a perturbation, over its doses and contexts, nothing is left out (PIC). Time and
+    memory then grow with rows. The fit holds which it was: `posterior.fitted.spectrum` is a
+    `Spectrum` or an `Inducing`.
 
     Where training has a single context, nothing tells how much contexts matter: others are taken
     for the same, and `novelty` does not count them.
@@ -331,7 +331,8 @@ class ConditionGP(MeanPredictor):
     References
     ----------
     Rasmussen and Williams, Gaussian Processes for Machine Learning, MIT Press 2006, sections 2.2,
-    5.4.1 and 5.4.2.
+    5.4.1 and 5.4.2; Snelson and Ghahramani, Local and global sparse Gaussian process
+    approximations, AISTATS 2007.
     """
 
     name: ClassVar[str] = "condition_gp"
@@ -361,6 +362,9 @@ class ConditionGP(MeanPredictor):
         self.n_tuning = n_tuning
         self.pseudocount = pseudocount
         self._posterior: Posterior | None = None
+        #: Names with their kinds, and kinds, of training.
+        self._seen: set[tuple[str, str]] = set()
+        self._kinds: set[str] = set()
 
     @property
     def posterior(self) -> Posterior:
@@ -408,6 +412,8 @@ class ConditionGP(MeanPredictor):
             if self.leave_out == "auto"
             else self.leave_out
         )
+        self._seen = {(part.name, part.kind) for r in requests for part in r.condition.components}
+        self._kinds = {kind for _, kind in self._seen}
         self._posterior = Posterior.learn(
             self._rows(requests),
             features=self.features if covered else None,
@@ -434,7 +440,8 @@ class ConditionGP(MeanPredictor):
         rows = [group[request.condition, request.context] for request in requests]
         noise = None
         if profiles.variances is not None:
-            controls = [profiles.controls(request.context)[0] for request in requests]
+            start = {own: profiles.controls(own)[0] for own in {r.context for r in requests}}
+            controls = [start[request.context] for request in requests]
             noise = profiles.variances[rows], profiles.variances[controls]
         labels = tuple(
             dict.fromkeys(
@@ -572,10 +579,10 @@ class ConditionGP(MeanPredictor):
 
     def _unknown(self, request: RequestRow) -> str | None:
         """Return the name of a component that nothing is known about."""
-        kernel, parts = self.posterior.kernel, self.posterior.points.parts
+        kernel = self.posterior.kernel
         for part in request.condition.components:
-            seen = any(part.name == other.name and part.kind == other.kind for other in parts)
-            kind = any(part.kind == other.kind for other in parts)
-            if not seen and not (kind and kernel.knows(part.name)):
+            if (part.name, part.kind) not in self._seen and not (
+                part.kind in self._kinds and kernel.knows(part.name)
+            ):
                 return part.name
         return None
