@@ -62,11 +62,11 @@ def write_large_screen(
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([n_cells, n_genes])
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        names = ["control", *(f"pert_{i:05d}" for i in range(n_perturbations))]
+        names = pd.Index(["control", *(f"pert_{i:05d}" for i in range(n_perturbations))])
         obs = pd.DataFrame({"perturbation": pd.Categorical.from_codes(label, names)})
         places = np.arange(n_cells) % n_contexts
         obs["cell_type"] = pd.Categorical.from_codes(
-            places, [f"type_{i:02d}" for i in range(n_contexts)]
+            places, pd.Index([f"type_{i:02d}" for i in range(n_contexts)])
         )
         obs.index = pd.Index([f"cell_{i}" for i in range(n_cells)])
         write_elem(file, "obs", obs)

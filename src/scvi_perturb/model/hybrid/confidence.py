@@ -52,8 +52,10 @@ def with_confidence(effects: AnnData, cells: AnnData | None, level: float) -> Co
         found = np.zeros((2, *effects.shape))
         place = pd.Index(effects.obs_names).get_indexer(rows)
         counts = cells.uns["scvi_perturb"]["units"] == "counts"
+        order = np.argsort(place, kind="stable")
+        ends = np.searchsorted(place[order], np.arange(effects.n_obs + 1))
         for i in range(effects.n_obs):
-            own = cells.X[place == i]
+            own = cells.X[order[ends[i] : ends[i + 1]]]
             values = log_normalize_cells(own).toarray() if counts else np.asarray(own)
             found[:, i] = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
         cell_lower, cell_upper = table(found[0]), table(found[1])

@@ -413,10 +413,11 @@ class RecentredModel(LatentModel):
     ) -> None:
         """Warn of what is asked but lies outside what calibration covers, by group."""
         stack, found = self._stack(), dict[str, str]()
+        limits = {own: stack.max_novelty(own) for own in {*scenario} - {"seen"}}
         for request, own, new in zip(groups.requests, scenario, novelty, strict=True):
             if own == "seen":
                 continue
-            limit = stack.max_novelty(own)
+            limit = limits[own]
             if limit is None:
                 why = f"{own}: nothing like it could be left out of training"
                 found[str(request.condition)] = why
