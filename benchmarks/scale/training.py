@@ -99,7 +99,11 @@ def _bounds_of_scvi(
     bound = _Bound()
     options: dict[str, Any] = {"datasplitter_kwargs": {"external_indexing": list(parts)}}
     model.train(
-        max_epochs=n_epochs, check_val_every_n_epoch=1, callbacks=[bound], **options, **quiet(setting)
+        max_epochs=n_epochs,
+        check_val_every_n_epoch=1,
+        callbacks=[bound],
+        **options,
+        **quiet(setting),
     )
     return bound
 

@@ -301,7 +301,11 @@ class ScreenReader:
         chosen, rows, batch = self._read(indices)
         rows = sparse.csr_matrix(rows, dtype=np.float32)
         batch |= dict(
-            zip(NON_ZEROS, map(torch.from_numpy, (rows.data, rows.indices, rows.indptr)), strict=True)
+            zip(
+                NON_ZEROS,
+                map(torch.from_numpy, (rows.data, rows.indices, rows.indptr)),
+                strict=True,
+            )
         )
         if self.library is None:
             batch[Key.LIBRARY] = torch.from_numpy(np.asarray(rows.sum(axis=1)).ravel())
@@ -353,7 +357,7 @@ class ResidentCells:
     """The cells of a screen on a device: a batch is put together there, and nothing is moved."""
 
     def __init__(self, reader: ScreenReader, device: torch.device) -> None:
-        counts = reader.counts.copy() if reader.counts.has_canonical_format else reader.counts.tocsr()
+        counts = reader.counts.tocsr(copy=True)
         counts.sum_duplicates()
         counts.eliminate_zeros()
         self.device, self._lengths = device, np.diff(counts.indptr)

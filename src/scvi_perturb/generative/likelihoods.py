@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from scvi_perturb._checks import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 #: Least-squares fits at Chebyshev nodes on 1 / z in (0, 1], highest power first: of z r(z), error
 #: 7e-8, and of z^2 r'(z), error 4e-8.

@@ -118,7 +118,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         try:
             return calls[0](*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - of the compiler, a C++ compiler, the driver
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
             calls.clear()
             reason = str(error).strip().partition("\n")[0]
             warn(f"The module could not be compiled and runs as it is: {reason}")

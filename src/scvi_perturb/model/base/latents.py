@@ -109,7 +109,6 @@ class LatentPairs:
             Key.CONTEXT: self.context[index],
         }
 
-
     def on(self, device: torch.device) -> LatentPairs:
         """Return the pairs on a device."""
         return LatentPairs(*(getattr(self, one.name).to(device) for one in fields(self)))
