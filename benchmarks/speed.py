@@ -260,11 +260,11 @@ def report(frame: pd.DataFrame, setting: Setting) -> str:
     note = (
         f"{setting.n_cells:,} cells x {setting.n_genes:,} genes, simulated, {setting.density:.0%} "
         f"non-zero; {setting.n_layers} hidden layer of {setting.n_hidden}, latent "
-        f"{setting.n_latent}; {1 + setting.n_epochs} epochs with validation on a tenth of the cells "
-        f"after each, stage one without the first and without validation; median of "
+        f"{setting.n_latent}; {1 + setting.n_epochs} epochs with validation on a tenth of the "
+        f"cells after each, stage one without the first and without validation; median of "
         f"{setting.n_repeats} trainings of either in turn; SCVI with the same likelihood (nb); "
-        f"stage two in batches of 256 or more; seconds of the CPU, on a GPU of the wall. {device}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads; {packages}."
+        f"stage two in batches of 256 or more; seconds of the CPU, on a GPU of the wall. "
+        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}."
     )
     return f"# Speed\n\n{markdown_table(['', 'value', 'unit'], rows)}\n\n{note}\n"
 

@@ -12,6 +12,7 @@ from scvi_perturb.generative.likelihoods import (
     _log_rising,
     _log_rising_slope,
     _stirling_remainder,
+    nb_log_prob_of_logits,
 )
 
 N_CELLS, N_GENES = 6, 40
@@ -250,3 +251,51 @@ def test_slope_is_the_derivative():
     (slope,) = torch.autograd.grad(rising.sum(), theta)
     with torch.no_grad():
         torch.testing.assert_close(_log_rising_slope(x, theta, _digamma_excess(theta)), slope)
+
+
+def proportions_case(*, n_other=0, dtype=torch.float64):
+    """Return logits, library sizes, dispersions, counts and their compressed rows; one is empty."""
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(6, 9 + n_other, generator=random, dtype=dtype)
+    library = torch.rand(6, generator=random, dtype=dtype) * 40 + 1
+    theta = torch.rand(9, generator=random, dtype=dtype) * 3 + 0.1
+    counts = torch.poisson(torch.rand(6, 9, generator=random) * 3, generator=random).to(dtype)
+    counts[2] = 0
+    rows = counts.to_sparse_csr()
+    return logits, library, theta, counts, (rows.values(), rows.col_indices(), rows.crow_indices())
+
+
+@pytest.mark.parametrize("n_other", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_likelihood_of_proportions_is_that_of_their_means(n_other, dtype):
+    logits, library, theta, counts, rows = proportions_case(n_other=n_other, dtype=dtype)
+    weight = torch.arange(1, 7, dtype=dtype)
+    found = []
+    for compressed in (True, False):
+        given = logits.clone().requires_grad_(), theta.clone().requires_grad_()
+        if compressed:
+            value = nb_log_prob_of_logits(rows, given[0], library, given[1])
+        else:
+            mean = given[0].softmax(1)[:, :9] * library[:, None]
+            value = nb_log_prob(counts, mean, given[1])
+        (weight * value).sum().backward()
+        found.append((value.detach(), *(tensor.grad for tensor in given)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_proportions_are_those_of_finite_differences():
+    logits, library, theta, _, rows = proportions_case(n_other=1)
+
+    def value(logits, theta):
+        return nb_log_prob_of_logits(rows, logits, library, theta)
+
+    given = (logits.requires_grad_(), theta.requires_grad_())
+    # The fits to Stirling's remainder are good to 1e-7, and so are differences to 1e-4.
+    assert torch.autograd.gradcheck(value, given, eps=1e-3, atol=1e-3, rtol=1e-3)
+
+
+def test_compressed_rows_that_do_not_fit_are_named():
+    logits, library, theta, _, rows = proportions_case()
+    with pytest.raises(ValueError, match="7 starts of rows, library sizes \\(5,\\)"):
+        nb_log_prob_of_logits(rows, logits, library[:5], theta)

@@ -118,6 +118,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         try:
             return calls[0](*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             calls.clear()
             reason = str(error).strip().partition("\n")[0]
