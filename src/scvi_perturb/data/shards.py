@@ -31,7 +31,7 @@ N_BLOCKS: Final = 64
 #: Rows between two that are asked for which are read with them: that costs less than to stop.
 _GAP: Final = 32
 #: Stored values in a chunk, which is read as a whole, and in a shard, which is one file.
-_CHUNK, _SHARD = 1 << 16, 1 << 24
+_CHUNK, _SHARD = 1 << 15, 1 << 24
 _MANIFEST: Final = "scvi_perturb_shards"
 _SHARD_IT: Final = "write the folder anew with `scvi-perturb shard`"
 
@@ -315,7 +315,7 @@ class _Growing:
     """A one-dimensional array on disk that grows by whole shards."""
 
     def __init__(self, group: zarr.Group, name: str, dtype: np.dtype[Any]) -> None:
-        from zarr.codecs import ZstdCodec
+        from zarr.codecs import BloscCodec, Crc32cCodec
 
         self._array = group.create_array(
             name,
@@ -323,7 +323,7 @@ class _Growing:
             dtype=dtype,
             chunks=(_CHUNK,),
             shards=(_SHARD,),
-            compressors=ZstdCodec(level=1, checksum=True),
+            compressors=[BloscCodec(cname="lz4", clevel=3, shuffle="shuffle"), Crc32cCodec()],
             config={"write_empty_chunks": True},
         )
         self._held: list[NDArray[Any]] = []
