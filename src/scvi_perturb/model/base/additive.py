@@ -85,7 +85,7 @@ def fit_additive(
     return AdditiveFit(vectors, prior.log_ec50, prior.log_slope)
 
 
-class _Prior(NamedTuple):
+class _ComponentPrior(NamedTuple):
     """A prior of components, by the error with it; `size` is its mean variance of a condition."""
 
     error: float
@@ -103,7 +103,7 @@ def _chosen_prior(
     noise: Floats,
     reference_dose: torch.Tensor,
     alike: FeatureKernel,
-) -> _Prior:
+) -> _ComponentPrior:
     """Return the prior of least error when each condition is left out in turn."""
     few = len(mean) <= _FEWEST
     shares = (0.0,) if few or not alike.units else FEATURE_SHARES
@@ -126,7 +126,9 @@ def _chosen_prior(
                 # Of equals the first: where each component has one condition, the level does not
                 # matter to those left out, and rounding must not choose it.
                 error = float(f"{error:.8g}")
-                tried.append(_Prior(error, log_ec50, log_slope, common, share, level, size))
+                tried.append(
+                    _ComponentPrior(error, log_ec50, log_slope, common, share, level, size)
+                )
     return min(tried)
 
 
