@@ -57,7 +57,9 @@ def test_peak_memory_holds_what_was_freed():
 @pytest.mark.filterwarnings("ignore")
 def test_scvi_is_timed():
     setting = speed.Setting(n_hidden=8, n_latent=4, batch_size=100, n_epochs=2, accelerator="cpu")
-    assert speed.train_scvi(simulate(300, 40), setting) > 100
+    run = speed.train_scvi(simulate(300, 40), setting)
+    assert run.speed > 100
+    assert run.seconds > 0
 
 
 def test_report_names_the_setting():

@@ -106,8 +106,7 @@ def test_batch_norm_fails_on_one_cell():
 
 
 def test_metrics_are_computed_under_inference_mode():
-    # `_compat.log_loss_components` calls the function underneath: in place synchronisation of
-    # two processes on CPUs fails under it.
+    # `StagePlan` logs itself: in place synchronisation of two processes on CPUs fails under it.
     assert hasattr(TrainingPlan.compute_and_log_metrics, "__wrapped__")
 
 

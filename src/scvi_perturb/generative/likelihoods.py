@@ -271,6 +271,14 @@ def _non_zero_slopes(counts: _Counts, at: _AtNonZeros, theta: Tensor) -> Tensor:
     return slope.sub_(counts.values / torch.addcmul(at.theta, at.theta, at.ratio))
 
 
+def _row_sums(terms: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+    """Sum terms by row; Apple's devices cannot reduce segments."""
+    if terms.device.type == "mps":
+        return terms.new_zeros(len(starts) - 1).index_add_(0, rows, terms)
+    found: Tensor = torch.segment_reduce(terms, "sum", offsets=starts, initial=0)
+    return found
+
+
 class _ProportionsNegativeBinomial(torch.autograd.Function):
     """Log-likelihood `(n_cells,)` from logits of proportions, library sizes and dispersions.
 
@@ -298,7 +306,7 @@ class _ProportionsNegativeBinomial(torch.autograd.Function):
             cells = torch.arange(len(logits), device=logits.device)
             cells = torch.repeat_interleave(cells, starts.diff(), output_size=len(counts.values))
             terms, at = _non_zero_terms(counts, cells, counts.take(ratio), theta)
-            result = torch.segment_reduce(terms, "sum", offsets=starts, initial=0)
+            result = _row_sums(terms, cells, starts)
             result.addmv_(log_ratio, theta, alpha=-1)
         ctx.dtype = logits.dtype
         ctx.save_for_backward(*counts, *at, starts, others, ratio, log_ratio, library, theta)
@@ -316,7 +324,7 @@ class _ProportionsNegativeBinomial(torch.autograd.Function):
             torch.div(ratio, share, out=share)
             d_theta = torch.mv(share.T, grad).addmv_(log_ratio.T, grad, alpha=-1)
             own = counts.values / (at.ratio + 1)
-            total = torch.segment_reduce(own, "sum", offsets=starts, initial=0)
+            total = _row_sums(own, at.rows, starts)
             total.addmv_(share, theta, alpha=-1)
             # Minus theta (s + r sum(a) / library), in the memory of s.
             scale = (total / library.clamp_min(_EPSILON))[:, None]

@@ -99,7 +99,9 @@ class LossSums:
         """Add what was noted to the sums; parts that are means are weighted by their cells."""
         sizes = [n for n, _ in self._noted]
         for name in self._noted[0][1]:
-            values = torch.stack([parts[name] for _, parts in self._noted]).double()
+            values = torch.stack([parts[name] for _, parts in self._noted])
+            if values.device.type != "mps":  # has single precision only
+                values = values.double()
             if name not in {"reconstruction_loss", "kl_local", "kl_global"}:
                 values = values * values.new_tensor(sizes)
             self._sums[name] = self._sums.get(name, 0.0) + values.sum()
