@@ -18,6 +18,8 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from numpy.typing import NDArray
+
 
 class Key:
     """Keys under which the fields of a screen are registered, and named in a batch."""
@@ -213,6 +215,27 @@ def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any: 
     made = sparse.csr_matrix(counts, dtype=np.float64)
     made.data = np.log1p(made.data * np.repeat(factor, np.diff(made.indptr)))
     return made
+
+
+def add_by_group(
+    table: NDArray[np.float64],
+    group: NDArray[np.int64],
+    rows: Any,  # noqa: ANN401
+    *,
+    weight: NDArray[np.float64] | None = None,
+) -> None:
+    """Add rows `(n, n_genes)`, times a weight `(n,)`, to the rows of a table that are their groups.
+
+    What it costs follows what the rows hold, and not the size of the table.
+    """
+    own, place = np.unique(group, return_inverse=True)
+    n = len(group)
+    weights = np.ones(n) if weight is None else weight
+    sums = sparse.csr_matrix((weights, (place, np.arange(n))), (len(own), n)) @ rows
+    if sparse.issparse(sums):  # a product of CSR names no place twice
+        table[np.repeat(own, np.diff(sums.indptr)), sums.indices] += sums.data
+    else:
+        table[own] += sums
 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
