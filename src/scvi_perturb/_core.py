@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     import torch
+    from numpy.typing import NDArray
 
 
 class Key:
@@ -220,6 +221,27 @@ def log_normalize_cells(counts: Any, *, target_sum: float = TARGET_SUM) -> Any: 
     made = sparse.csr_matrix(counts, dtype=np.float64)
     made.data = np.log1p(made.data * np.repeat(factor, np.diff(made.indptr)))
     return made
+
+
+def add_by_group(
+    table: NDArray[np.float64],
+    group: NDArray[np.int64],
+    rows: Any,  # noqa: ANN401
+    *,
+    weight: NDArray[np.float64] | None = None,
+) -> None:
+    """Add rows `(n, n_genes)`, times a weight `(n,)`, to the rows of a table that are their groups.
+
+    What it costs follows what the rows hold, and not the size of the table.
+    """
+    own, place = np.unique(group, return_inverse=True)
+    n = len(group)
+    weights = np.ones(n) if weight is None else weight
+    sums = sparse.csr_matrix((weights, (place, np.arange(n))), (len(own), n)) @ rows
+    if sparse.issparse(sums):  # a product of CSR names no place twice
+        table[np.repeat(own, np.diff(sums.indptr)), sums.indices] += sums.data
+    else:
+        table[own] += sums
 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:

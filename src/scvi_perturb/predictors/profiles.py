@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi_perturb._core import (
     TARGET_SUM,
     SchemaError,
+    add_by_group,
     log_normalize_cells,
     warn,
 )
@@ -142,27 +143,6 @@ def _square(values: Any) -> Any:  # noqa: ANN401
     if sparse.issparse(values):
         return values.astype(np.float64).power(2)
     return np.asarray(values, np.float64) ** 2
-
-
-def add_by_group(
-    table: Floats,
-    group: NDArray[np.int64],
-    rows: Any,  # noqa: ANN401
-    *,
-    weight: Floats | None = None,
-) -> None:
-    """Add rows `(n, n_genes)`, times a weight `(n,)`, to the rows of a table that are their groups.
-
-    What it costs follows what the rows hold, and not the size of the table.
-    """
-    own, place = np.unique(group, return_inverse=True)
-    n = len(group)
-    weights = np.ones(n) if weight is None else weight
-    sums = sparse.csr_matrix((weights, (place, np.arange(n))), (len(own), n)) @ rows
-    if sparse.issparse(sums):  # a product of CSR names no place twice
-        table[np.repeat(own, np.diff(sums.indptr)), sums.indices] += sums.data
-    else:
-        table[own] += sums
 
 
 #: Rows of a table that are worked on together.

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 
 from scvi_perturb._compat import layer_names
-from scvi_perturb._core import Key, SchemaError, UnknownPerturbationError
+from scvi_perturb._core import Key, SchemaError, UnknownPerturbationError, add_by_group
 from scvi_perturb.data.condition import Component, Condition, as_labels, distinct_rows
 from scvi_perturb.data.condition_table import ConditionArrays, ConditionTable
 from scvi_perturb.data.fields import encode_labels
@@ -28,7 +28,6 @@ from scvi_perturb.data.reader import (
     row_sums,
 )
 from scvi_perturb.module.base import ConditionTensors
-from scvi_perturb.predictors.profiles import add_by_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
