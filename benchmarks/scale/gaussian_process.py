@@ -18,7 +18,7 @@ from scvi_perturb.predictors.gaussian_process.signal import Spectrum
 from scvi_perturb.predictors.profiles import TrainingProfiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -83,7 +83,7 @@ class Screen:
             found = sums[i] / sums[i].sum()
             variances[i] = (1e4 / (1 + 1e4 * found)) ** 2 * found / sums[i].sum()
         profiles = TrainingProfiles(
-            keys=ScreenKeys("perturbation", context=["cell_type"]),
+            keys=ScreenKeys("perturbation", context=("cell_type",)),
             var_names=pd.Index([f"g{i}" for i in range(n_genes)]),
             kind="pseudobulk",
             conditions=tuple(Condition(()) if p < 0 else conditions[p] for p, _ in pairs),
@@ -162,8 +162,12 @@ def _accuracy(n_names: int) -> Iterator[Row]:
     def by_inducing() -> Inducing:
         return Inducing.of(made.kernel, points, outputs, fitted)
 
+    makers: list[tuple[str, Callable[[], Spectrum | Inducing]]] = [
+        ("one decomposition", decomposed),
+        ("inducing rows", by_inducing),
+    ]
     found = []
-    for name, make in (("one decomposition", decomposed), ("inducing rows", by_inducing)):
+    for name, make in makers:
         fitting, spectrum = cpu_seconds(make)
         weights = spectrum.weights(fitted.signal.ratios)
         gp._posterior = replace(made, fitted=replace(fitted, spectrum=spectrum), weights=weights)

@@ -172,7 +172,7 @@ class HybridResidualModel(RecentredModel):
         if self.mean is not None:  # first, since it may be refused
             own = fit_own_mean(self, self.mean, adata, split, seed=seed)
         self.mean_ = None
-        vars(self).pop("calibration_", None)
+        self.__dict__.pop("calibration_", None)
         super().train(
             max_epochs,
             split=split,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias, cast
 
 import numpy as np
 
@@ -138,7 +138,8 @@ class Posterior:
         search = Search.of(rows, kernel, tune=tune, n_components=n_components, n_tuning=n_tuning)
         scale, outputs, fitted = search.best(pseudocounts, like)
         chosen, members = search.chosen, search.members
-        stated = calibration(fitted.spectrum, outputs.subset(chosen), fitted.signal, members)
+        tuned_on = cast("Spectrum", fitted.spectrum)  # of few rows: one decomposition
+        stated = calibration(tuned_on, outputs.subset(chosen), fitted.signal, members)
         if len(rows.requests) > MOST_EXACT:
             fitted = replace(fitted, spectrum=Inducing.of(kernel, points, outputs, fitted))
         elif len(chosen) < len(rows.requests):

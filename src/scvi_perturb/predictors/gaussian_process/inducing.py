@@ -183,8 +183,7 @@ def _root(low: Floats, spread: Floats) -> Floats:
     scaled = low / np.sqrt(spread)[:, None]
     within = scaled.T @ scaled
     within[np.diag_indices(len(within))] += 1.0
-    made: Floats = np.linalg.cholesky(within)
-    return made
+    return np.asarray(np.linalg.cholesky(within), np.float64)
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, cast
 
 import numpy as np
 from scipy import sparse
@@ -586,7 +586,8 @@ class Search:
         """Return squared errors of profiles when a group is left out, `(n_groups,)`."""
         some, chosen = outputs.subset(self.chosen), self.chosen
         predicted = some.genes(
-            some.values - left_out(fitted.spectrum, fitted.signal.ratios, self.members)
+            some.values
+            - left_out(cast("Spectrum", fitted.spectrum), fitted.signal.ratios, self.members)
         )
         controls = self.rows.controls
         if controls is not None:

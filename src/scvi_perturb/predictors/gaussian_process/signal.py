@@ -298,7 +298,8 @@ def _by_size(members: Sequence[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
     """Return the rows of groups, those of one size together, `(n_groups, size)`."""
     sizes = np.array([len(rows) for rows in members])
     return [
-        np.stack([members[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)
+        np.stack([members[i] for i in np.flatnonzero(sizes == size).tolist()])
+        for size in np.unique(sizes)
     ]
 
 
