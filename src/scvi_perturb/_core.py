@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -234,6 +235,9 @@ def add_by_group(
 
     What it costs follows what the rows hold, and not the size of the table.
     """
+    import numpy as np
+    from scipy import sparse
+
     own, place = np.unique(group, return_inverse=True)
     n = len(group)
     weights = np.ones(n) if weight is None else weight
