@@ -37,12 +37,15 @@ extensions = [
 exclude_patterns = ["_build"]
 default_role = "code"
 
-html_theme = "furo"
+html_theme = "sphinx_book_theme"
 html_title = f"{project} {version}"
 html_theme_options = {
-    "source_repository": "https://github.com/scvi-perturb/scvi-perturb/",
-    "source_branch": "main",
-    "source_directory": "docs/",
+    "repository_url": "https://github.com/scvi-perturb/scvi-perturb",
+    "repository_branch": "main",
+    "path_to_docs": "docs",
+    "use_repository_button": True,
+    "use_issues_button": True,
+    "show_navbar_depth": 1,
 }
 
 # What a package names in __all__ is its reference, in that order; types come from the signatures.

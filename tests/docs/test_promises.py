@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import re
 from collections import defaultdict
 from functools import cache
 
@@ -64,3 +65,12 @@ def test_what_is_promised_is_still_written(page):
 def test_what_is_promised_is_tested(page):
     named = [test.split("::") for _, test in PROMISES[page]]
     assert [f"{file}::{name}" for file, name in named if name not in _tests(file)] == []
+
+
+def test_tests_named_in_the_questions_exist():
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)` \|", text))
+    files = (ROOT / "tests").rglob("test_*.py")
+    known = {name for file in files for name in _tests(file.relative_to(ROOT).as_posix())}
+    assert named
+    assert named <= known

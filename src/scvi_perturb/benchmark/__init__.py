@@ -1,4 +1,4 @@
-"""Methods compared on tasks, beside trivial predictions and a replicate of the experiment."""
+"""Compare methods on tasks with trivial predictions and a replicate of the experiment."""
 
 from __future__ import annotations
 

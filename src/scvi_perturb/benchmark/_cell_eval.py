@@ -1,4 +1,4 @@
-"""Predicted cells in the form that cell-eval2 scores, the judge of the Virtual Cell Challenge."""
+"""Convert predicted cells for cell-eval2, the scorer of the Virtual Cell Challenge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def to_cell_eval(
     control_label: str = CONTROL,
     max_counts_per_cell: int = 1_000_000,
 ) -> AnnData:
-    """Return cells as the preset `vcc2026` of cell-eval2 accepts them.
+    """Convert cells to the format that the preset `vcc2026` of cell-eval2 accepts.
 
     Use it for the prediction and, with the same arguments, for the real cells. The preset knows
     one context at a time: convert cell types apart. It leaves each perturbation's own gene out of

@@ -1,4 +1,4 @@
-"""One method in one trial: fit, ask, score, and what it cost."""
+"""Evaluate one method in one trial: fit, predict, score, and measure its cost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _STATUS: Final = Path("/proc/self/status")
 
 @checked
 def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.DataFrame:
-    """Score a prediction that was made elsewhere, by whatever means.
+    """Score a prediction that was made elsewhere.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def evaluate(trial: Trial, predicted: AnnData, *, cells: bool = True) -> pd.Data
 
 
 def score_method(trial: Trial, method: Method) -> Record:
-    """Fit a method on the visible cells, ask it, and score its prediction.
+    """Fit a method on the visible cells, and score its prediction.
 
     A method that knows too little of a condition, and any other error, is recorded with its
     message. A leak is raised: it fails the run.

@@ -1,4 +1,4 @@
-"""The held-out conditions of a trial: what is asked, and what was measured."""
+"""The held-out conditions of a trial: the requests and the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method predicts, checked, as populations that can be compared with the truth."""
+"""Check predictions and convert them to populations that can be compared with the truth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _EQUAL: Final = 1e-5
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method predicts for a trial, or for one condition of it; nothing if it refused."""
+    """The prediction of a method for a trial or one of its conditions; empty if it refused."""
 
     trial: Trial
     cells: AnnData | None = None

@@ -1,4 +1,4 @@
-"""From scores of conditions to what a reader believes: beside trivial, beside a replicate."""
+"""Summarise scores of conditions relative to trivial predictions and a replicate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROOM = 5.0
 
 @checked
 def summarize(frame: pd.DataFrame, *, n_boot: int = 1000, seed: int | None = 0) -> pd.DataFrame:
-    """Return each metric of each method with its score between trivial and replicate.
+    """Return each metric of each method, with its score between trivial and replicate.
 
     `s = (u - b) / (r - b)`: 0 is no better than the best trivial prediction, 1 as good as
     repeating the experiment; it is not clipped. Intervals are of a bootstrap over perturbations

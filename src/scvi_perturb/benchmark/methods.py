@@ -1,4 +1,4 @@
-"""Methods that are compared: trivial predictions, predictors and models, found by name."""
+"""The methods to compare: trivial predictions, predictors and models, by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _N_DRAWS: Final = 100
 @checked
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a method may know before it sees the data.
+    """The information that a method gets before it sees the data.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Setting:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to predict, by name.
+    """A named way to predict.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Method:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
 
     def applies(self, task: Task) -> bool:
-        """Whether it can be asked about a task."""
+        """Whether the method applies to a task."""
         return (
             task.values in self.values
             and (self.kinds is None or task.kind in self.kinds)
@@ -123,7 +123,7 @@ class Method:
 
 @checked
 class ModelPredictor:
-    """A generative model in the protocol of predictors: set up and trained by `fit`.
+    """A generative model with the interface of a predictor: `fit` registers and trains it.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ class ModelPredictor:
         return self.model.sample(conditions, reference=reference, n_samples=n_samples, seed=seed)
 
     def nll(self, cells: AnnData) -> NDArray[np.float64]:
-        """Return the negative log-likelihood of cells, its bound if the model has a bound only.
+        """Return the negative log-likelihood of cells, or its bound if the model has only a bound.
 
         Parameters
         ----------

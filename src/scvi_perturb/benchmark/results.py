@@ -1,4 +1,4 @@
-"""The results of a study: a record of each method in each trial, read, summed up, shown."""
+"""The results of a study: a record of each method in each trial, and summaries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FORMAT: Final = 1
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Scores of one method in one fold of a task with one seed, and where they come from.
+    """Scores of one method in one fold of a task with one seed, with their provenance.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
-        """Write the record; a run that is killed meanwhile leaves no half of it."""
+        """Write the record, whole or not at all."""
         path = record_path(folder, self.task, self.method, self.seed, self.fold)
         state = {"format": _FORMAT} | asdict(self)
         write_text(path, json.dumps(state, allow_nan=True), make_folder=True)
@@ -107,7 +107,7 @@ class Record:
 
 
 def record_path(folder: Path, task: str, method: str, seed: int, fold: int) -> Path:
-    """Return where a record stands."""
+    """Return the path of a record."""
     return folder / "records" / task / method / f"seed{seed}_fold{fold}.json"
 
 
@@ -209,7 +209,7 @@ class Results:
         return found
 
     def frame(self) -> pd.DataFrame:
-        """Return every score in one tidy table.
+        """Return all scores as a tidy table.
 
         Returns one row a task, method, seed, fold, condition and metric: `numerator`, `denominator`
         and `value`; besides `role` of the method and what is known of the condition (`n_cells`,
@@ -236,12 +236,12 @@ class Results:
         return table[[*first, *(name for name in table if name not in first)]]
 
     def status(self) -> pd.DataFrame:
-        """Return what became of each method in each trial: `status`, `message`, `warnings`."""
+        """Return the outcome of each method in each trial: `status`, `message`, `warnings`."""
         columns = ("task", "method", "role", "seed", "fold", "status", "message", "warnings")
         return pd.DataFrame([{c: getattr(r, c) for c in columns} for r in self.records()])
 
     def cost(self) -> pd.DataFrame:
-        """Return what each method cost, mean over trials.
+        """Return the mean cost of each method over trials.
 
         Returns one row a task and method: seconds of training and of prediction, cells trained and
         predicted a second, peak memory in MiB above what was held before, trained parameters.
@@ -261,7 +261,7 @@ class Results:
     def summary(
         self, *, clear: bool = False, n_boot: int = 1000, seed: int | None = 0
     ) -> pd.DataFrame:
-        """Return each metric beside the best trivial prediction and the replicate.
+        """Return each metric next to the best trivial prediction and the replicate.
 
         `clear`: Only conditions with a clear effect: the changes of two halves of their cells
         correlate at least by 0.5. Conditions without cells all count. `n_boot`: Bootstrap samples
@@ -275,7 +275,7 @@ class Results:
     def strata(
         self, by: Stratum = "effect", *, n: int = 2, n_boot: int = 1000, seed: int | None = 0
     ) -> pd.DataFrame:
-        """Return the summary of conditions that differ in size of effect or in distance.
+        """Return summaries of conditions grouped by effect size or by distance from training.
 
         `by`: "effect", "agreement", "n_cells"; or how far from training: "n_seen",
         "feature_distance", "context_distance"; see `HeldOutCondition.about`. `n`: Number of strata

@@ -1,4 +1,4 @@
-"""Run a study: in this process, in several, or on many machines; go on where it stopped."""
+"""Run or resume a study in this process, in several processes, or on many machines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(
     fresh: bool = False,
     progress: Callable[[Record], None] | None = None,
 ) -> Results:
-    """Judge every method of a study on every task that it applies to.
+    """Run every method of a study on every task that it applies to.
 
     Each score is written as soon as it is known. What is in `out` already, and was made by the
     same definitions and version, is not made again, save what failed.
@@ -98,7 +98,7 @@ def run(
 
 @checked
 def missing_jobs(study: Study, out: str | Path, *, fresh: bool = False) -> list[Job]:
-    """Return what of a study is still to be done.
+    """Return the jobs of a study that are not done yet.
 
     That is what is not there, was made by other definitions, or failed.
 
@@ -207,7 +207,7 @@ def _check_sendable(jobs: Sequence[Job]) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show errors only inside the block; what users need to know is raised or written down."""
+    """Show only errors inside the block; what users need is raised or recorded."""
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A study: which methods are compared on which tasks, in Python or written down in a file."""
+"""A study: methods and tasks to compare, defined in Python or in a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One trial, with the methods that are to be judged in it."""
+    """One trial, with the methods to run in it."""
 
     task: Task
     seed: int
@@ -69,7 +69,7 @@ class Job:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Tasks, methods and seeds; each method is asked about each task that it applies to.
+    """Tasks, methods and seeds; each method runs on each task that it applies to.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Study:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study, and how the file asks for it to be run.
+    """A study, with the run settings of its file.
 
     Parameters
     ----------
@@ -291,13 +291,13 @@ _Files = Annotated[list[_File], Field(description="a list of texts, such as ['a'
 
 
 class StudyTable(BaseModel):
-    """A table of a study file: no keys but those it knows, no values but those of their type."""
+    """A table of a study file, which accepts only known keys and values of the right type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class RootTable(StudyTable):
-    """What stands at the top of a study file."""
+    """The top level of a study file."""
 
     out: _Text = "results"
     seeds: _Seeds = [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""A task: which data, which question, and how what is held out is chosen."""
+"""A task: the data, the question, and the choice of held-out conditions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A question about a screen, asked of every method in the same way.
+    """A prediction task on a screen, the same for every method.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Task:
         return range(len(self.fold_options) or self.n_folds)
 
     def split(self, adata: AnnData, *, seed: int | None, fold: int) -> Split:
-        """Return what is held out in a fold.
+        """Return the split of a fold.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A trial: one fold of a task with one seed. What methods may see, and what they are asked."""
+"""A trial: one fold of a task with one seed, with the visible cells and the requests."""
 
 from __future__ import annotations
 

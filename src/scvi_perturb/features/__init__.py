@@ -1,4 +1,4 @@
-"""What is known about a perturbation before it is measured."""
+"""Features of perturbations: prior knowledge about genes and molecules."""
 
 from scvi_perturb.features.clusters import cluster_perturbations
 from scvi_perturb.features.genes import gene_set_membership, read_gmt

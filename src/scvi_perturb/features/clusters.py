@@ -1,4 +1,4 @@
-"""Clusters of perturbations that are alike, to be held out together."""
+"""Clusters of similar perturbations, to hold out together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def cluster_perturbations(
     features: PerturbationFeatures, names: Iterable[str], *, n_clusters: int | None = None
 ) -> dict[str, str]:
-    """Return a cluster for each perturbation, for `SplitOptions(groups=...)`.
+    """Cluster perturbations by their features, for `SplitOptions(groups=...)`.
 
     Agglomerative clustering with average linkage. The distance is that of Tanimoto, 1 - (sum of
     minima / sum of maxima), where a modality holds counts or bits (on bits it is Jaccard's), and

@@ -96,7 +96,7 @@ def gene_set_membership(
     min_size: int = 5,
     max_size: int = 500,
 ) -> pd.DataFrame:
-    """Return which gene sets each gene is in.
+    """Return a table of genes by gene sets: 1 if the gene is a member.
 
     All sets of the size asked for are columns, whichever genes are asked for, so that tables of
     other genes fit. Names are compared as they are written, capitals included.

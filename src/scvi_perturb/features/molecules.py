@@ -75,7 +75,7 @@ def molecular_fingerprints(
     n_bits: int | None = None,
     invalid: Invalid = "raise",
 ) -> pd.DataFrame:
-    """Return which parts a molecule has, or how many of each: RDKit's fingerprints.
+    """Return RDKit fingerprints: which substructures a molecule has, or how many of each.
 
     Molecules are taken as they are written: salts and mixtures keep all their parts.
     Stereochemistry does not count.
@@ -183,7 +183,7 @@ def murcko_scaffolds(
     generic: bool = False,
     invalid: Invalid = "raise",
 ) -> pd.Series[str]:
-    """Return the scaffold of each molecule: its rings and what links them.
+    """Return the Murcko scaffold of each molecule: its rings and their linkers.
 
     The framework of Bemis & Murcko (J. Med. Chem. 1996). Molecules of one scaffold are alike, so a
     fair test of unseen molecules holds out scaffolds whole: pass the result as
@@ -243,7 +243,7 @@ def molecular_descriptors(
     ranks: bool = True,
     invalid: Invalid = "raise",
 ) -> pd.DataFrame:
-    """Return sizes, charges, surfaces, solubility and counts of groups: RDKit's descriptors.
+    """Return RDKit descriptors: size, charge, surface, solubility and counts of groups.
 
     Their units have nothing in common and some span orders of magnitude, so that a distance of
     values is that of one or two of them. Ranks are all alike, and suit the similarity of what is

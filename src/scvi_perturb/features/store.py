@@ -1,4 +1,4 @@
-"""What is known about perturbations, in several modalities, with gaps marked."""
+"""Features of perturbations in several modalities, with missing entries marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @checked
 class PerturbationFeatures:
-    """Features of perturbations: names x several modalities.
+    """Features of perturbations: one table per modality, with one row per name.
 
     A name may lack a modality: its row is absent or all NaN. That is marked, never filled in. The
     store does not change after it is made.
@@ -92,7 +92,7 @@ class PerturbationFeatures:
     def table(
         self, names: Iterable[str]
     ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """Return the features of `names`, in their order, with the gaps marked.
+        """Return the features of `names`, in their order, with missing entries marked.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The mathematics of generation: schedules, diffusion, samplers, flows, likelihoods."""
+"""Numerics of generative models: schedules, diffusion, samplers, flows, likelihoods."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def draw_rows(
 def draw_dense(
     mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, generator: torch.Generator
 ) -> NonZeros:
-    """Draw every entry as gamma-Poisson: simple, and fast where entries are drawn in parallel."""
+    """Draw every entry as gamma-Poisson; fast if entries are drawn in parallel."""
     mean = mu
     if theta is not None:
         shape = theta.expand_as(mu).contiguous()
@@ -170,7 +170,7 @@ def sample_counts(
     *,
     generator: torch.Generator | None = None,
 ) -> csr_matrix:
-    """Draw counts from Poisson, negative binomial or zero-inflated laws.
+    """Draw counts from Poisson, negative binomial or zero-inflated distributions.
 
     `mu`: Means `(n_cells, n_genes)`, >= 0, on any device. `theta`: Inverse dispersions, > 0,
     `(n_genes,)` or `(n_cells, n_genes)`; None draws from Poisson. `zi_logits`: Logits of the

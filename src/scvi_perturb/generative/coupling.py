@@ -1,4 +1,4 @@
-"""Which point of one sample goes with which point of another: mini-batch optimal transport."""
+"""Match the points of two samples by mini-batch optimal transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaussian diffusion: adding noise, what the network predicts, and the loss."""
+"""Gaussian diffusion: noising, parameterisations of the network, and the loss."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class DiscreteDiffusion:
         n_evaluations: int = 20,
         generator: torch.Generator,
     ) -> Tensor:
-        """Draw states of the data, with one call of the network a step.
+        """Draw states of the data, with one call of the network per step.
 
         A masked state is classified in the step in which it loses its mask.
 

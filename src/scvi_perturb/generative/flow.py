@@ -29,7 +29,7 @@ def training_times(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw training times, stratified: the same law, less noise in the loss.
+    """Draw stratified training times, which reduce the noise of the loss.
 
     `n`: Number of times. `law`: `"uniform"`, or `"logit-normal"`, with more weight on the middle,
     where the velocity of a flow from noise is hardest to learn (Esser et al. 2024). `device`,
@@ -44,7 +44,7 @@ def training_times(
 
 
 def flow_loss(velocity: Tensor, source: Tensor, data: Tensor) -> Tensor:
-    """Return the squared error of a velocity at a point of the line, averaged over dimensions.
+    """Return the squared error of the velocity at points of a line, averaged over dimensions.
 
     `velocity`: Predicted at `(1 - t) source + t data`, `(n, n_dim)`. `source`, `data`: Ends of the
     line, `(n, n_dim)`. Returns `(n,)`.
@@ -73,7 +73,7 @@ def integrate(
     n_steps: int = 10,
     solver: Solver = "heun",
 ) -> Iterator[Tensor]:
-    """Follow a field and yield the state at each of the times after the first.
+    """Integrate a velocity field and yield the state at each time after the first.
 
     `field`: `(t, x) -> dx/dt`. `x`: State at the first time, `(n, n_dim)`. `times`: At least two,
     rising or falling: backwards in time is as good as forwards. `n_steps`: Steps over a span of
@@ -103,7 +103,7 @@ def integrate(
 def integrate_adaptive(
     field: Field, x: Tensor, *, times: Sequence[float] = (0.0, 1.0), tolerance: float = 1e-6
 ) -> Iterator[Tensor]:
-    """Follow a field with the adaptive Dormand-Prince method, as `integrate`.
+    """Integrate a velocity field with the adaptive Dormand-Prince method, as `integrate`.
 
     For checks: the number of evaluations is not bounded, and depends on all rows.
 
@@ -181,7 +181,7 @@ def exact_divergence(field: Field, t: float, x: Tensor) -> tuple[Tensor, Tensor]
 def hutchinson_divergence(
     n_probes: int, like: Tensor, generator: torch.Generator | None = None
 ) -> Divergence:
-    """Return an unbiased estimate of the divergence, `(n_probes, n)`, that keeps its probes.
+    """Return an unbiased estimate of the divergence, `(n_probes, n)`, with fixed probes.
 
     The probes are random signs. With the same probes at all times, the integral over time is
     unbiased too, and the spread over probes is that of the integral.
@@ -212,7 +212,7 @@ def _derivative(field: Field, t: float, x: Tensor, direction: Tensor) -> tuple[T
 
 
 class FlowDensity(NamedTuple):
-    """Log-densities and how far off they may be, nats, each `(n,)`.
+    """Log-densities and their numerical errors in nats, each `(n,)`.
 
     `log_density`: Of the points. `step_error`: Absolute difference from the same with half the
     steps (of one step, from two). `standard_error`: Of the probes, zero with the exact trace.
@@ -242,7 +242,7 @@ def flow_log_density(
     divergence: Divergence = exact_divergence,
     with_step_error: bool = True,
 ) -> FlowDensity:
-    """Return `log p(x_1)` by following points back to a source of standard normal noise.
+    """Return `log p(x_1)` by integrating back to standard normal noise.
 
     `log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(t, x_t) dt`.
 

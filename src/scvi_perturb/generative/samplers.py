@@ -25,7 +25,7 @@ LOG_SNR_LIMIT: Final = 15.0
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule offers; `t` and the results are tensors of one shape."""
+    """Interface of schedules; `t` and the results are tensors of one shape."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the scale of the data in `x_t`."""
@@ -368,7 +368,7 @@ def dpm_solver_2m(
     n_evaluations: int = 20,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Second-order multi-step sampler, DPM-Solver++(2M): one evaluation a step.
+    """Second-order multi-step sampler, DPM-Solver++(2M): one evaluation per step.
 
     The denoised data are extrapolated in the log-SNR from the last two steps, except in the first
     and the last step.

@@ -1,4 +1,4 @@
-"""What "good" means: one function a metric, and a registry with direction and units.
+"""Metrics, one function each, and a registry with their directions and units.
 
 Metrics know neither models nor AnnData: they compare populations of cells, or their profiles.
 """

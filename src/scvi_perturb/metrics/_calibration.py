@@ -1,4 +1,4 @@
-"""Do intervals hold what they promise: at the level of cells, and at that of mean effects.
+"""Calibration of intervals, for single cells and for mean effects.
 
 The two levels answer different questions and are never mixed. *Cell level* (`randomized_pit`,
 `coverage`, `interval_width`, `calibration_error`): where does the value of a single new cell fall
@@ -106,7 +106,7 @@ def interval_width(predicted: Floats, level: float) -> Floats:
 
 @checked
 def calibration_error(pit: Floats) -> float:
-    """Return the mean distance of the distribution of ranks from a uniform one. Cell level.
+    """Return the mean distance between the distribution of ranks and a uniform one. Cell level.
 
     The absolute difference of the share of ranks up to u and u itself, mean over 20 equally
     spaced u (0.025 to 0.975) and over genes.
@@ -146,7 +146,7 @@ def effect_pit(
     observed_change: Floats,
     observed_variance: Floats | float,
 ) -> Floats:
-    """Return where measured mean changes fall in their predicted normal distribution. Effect level.
+    """Return the quantiles of measured mean changes in their predicted normals. Effect level.
 
     `Phi((observed - predicted) / sqrt(std^2 + observed_variance))`: the measured change differs
     from the predicted one by the error of the prediction and by its own sampling noise.
@@ -216,7 +216,7 @@ def effect_coverage(
 
 
 def cells_of_genes(predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
-    """Return two sets of cells of the same genes as float64; refuse values that are not finite."""
+    """Return two sets of cells with the same genes as float64; refuse non-finite values."""
     predicted, observed = (np.asarray(x, dtype=np.float64) for x in (predicted, observed))
     shapes = predicted.shape, observed.shape
     if any(len(shape) != 2 or min(shape) < 1 for shape in shapes) or shapes[0][1] != shapes[1][1]:

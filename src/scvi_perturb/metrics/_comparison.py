@@ -1,4 +1,4 @@
-"""What a metric is given: a prediction, the real cells that answer it, and their real control."""
+"""The inputs of a metric: a prediction, the measured cells, and their measured controls."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Space:
         n_genes: int = 200,
         seed: int | None = 0,
     ) -> Self:
-        """Fit all of it on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
+        """Fit the space on log-normalised training cells `(n_cells, n_genes)`, dense or sparse.
 
         `cells`: Log-normalised training cells. `n_components`, `n_states`, `n_genes`: Numbers of
         principal components, of cell states, of most variable genes; fewer where the data do not
@@ -80,7 +80,7 @@ class Space:
 @checked
 @dataclass(frozen=True)
 class CellPopulation:
-    """A population of cells by its profile, and by the cells where there are any.
+    """A population of cells: its profile, and its cells if they are known.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class CellPopulation:
 @checked
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Conditions that are ranked among each other: those of one context, held out together.
+    """The conditions that are ranked against each other: held out together, in one context.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class GroundTruth:
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:
-        """Genes that count: all but the perturbation's own, `(n_genes,)`."""
+        """Genes that are scored: all except the perturbed ones, `(n_genes,)`."""
         kept = np.ones(len(self.observed.mean), bool)
         kept[list(self.own_genes)] = False
         return kept
@@ -237,7 +237,7 @@ class GroundTruth:
 
     @cached_property
     def variable_genes(self) -> NDArray[np.intp]:
-        """Genes on which the structure of cells is compared, the perturbation's own left out."""
+        """Genes on which the structure of cells is compared, without the perturbed ones."""
         genes = None if self.space is None else self.space.genes
         if genes is None:
             variance = gene_moments(self.control.known_cells)[1]
@@ -245,7 +245,7 @@ class GroundTruth:
         return genes[self.kept[genes]]
 
     def project(self, cells: Matrix) -> Floats:
-        """Return cells in the components of `space`, the perturbation's own genes left out.
+        """Return cells in the components of `space`, without the perturbed genes.
 
         Raises `SchemaError`: If there is no space.
         """
@@ -264,14 +264,14 @@ class GroundTruth:
 @checked
 @dataclass(frozen=True)
 class Comparison:
-    """A prediction of one condition, and the condition as it was measured."""
+    """A prediction of one condition, with the condition as measured."""
 
     predicted: CellPopulation
     truth: GroundTruth
 
     @property
     def profiles(self) -> tuple[Floats, Floats, Floats]:
-        """Predicted, observed and control profile without the perturbation's own genes."""
+        """Predicted, observed and control profile, without the perturbed genes."""
         truth, kept = self.truth, self.truth.kept
         return self.predicted.mean[kept], truth.observed.mean[kept], truth.control.mean[kept]
 
@@ -282,7 +282,7 @@ class Comparison:
 
     @property
     def stated_effects(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """What `effect_pit` takes, without the perturbation's own genes.
+        """The arguments of `effect_pit`, without the perturbed genes.
 
         Stated change and standard error, measured change and its sampling variance.
 

@@ -1,4 +1,4 @@
-"""Which genes differ from control cells, and whether a prediction finds them."""
+"""Differential expression against control cells, and whether a prediction reproduces it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DifferentialExpression:
 
 @dataclass(frozen=True, slots=True)
 class SortedControl:
-    """Control cells made ready for many tests. Make it with `SortedControl.of`.
+    """Control cells prepared for many tests. Create it with `SortedControl.of`.
 
     `keys`: Different values above 0, gene by gene, smallest first, and one key above them all,
     `(n_values + 1,)`: the gene in the upper, the value in the lower 32 bits. `counts`: How many

@@ -1,4 +1,4 @@
-"""Metrics of whole populations of cells: distances, proper scores, structure, composition.
+"""Metrics of populations of cells: distances, proper scores, structure, composition.
 
 The proper scores reward the true distribution most. Predicted cells are a sample, and it is the
 distribution that is judged: the estimators are *fair*, their expectation does not depend on the
@@ -129,7 +129,7 @@ def energy_distance(
 
 @checked
 def energy_ratio(energy: Number, *, floor: Number, shifted: Number) -> tuple[Number, Number]:
-    """Return an energy distance as a share of what lies beyond the mean: the terms of a ratio.
+    """Return an energy distance relative to shifted controls and replicate, as terms of a ratio.
 
     Over several conditions the ratio is the sum of the numerators over the sum of the
     denominators, so that conditions count by what there is to predict and none is divided by a
@@ -236,7 +236,7 @@ def energy_score(
 def variogram_score(
     predicted: Floats, observed: Floats, *, order: float = 0.5, max_genes: int = 50
 ) -> float:
-    """Return the fair variogram score: are differences between genes of one cell right.
+    """Return the fair variogram score, which compares differences between genes within a cell.
 
     `(|y_g - y_h|^p - E|X_g - X_h|^p)^2` with p the `order`, mean over real cells y and over pairs
     of the first `max_genes` genes. It sees wrong correlations, to which the energy score is nearly
@@ -285,7 +285,7 @@ def variance_ratio(
 def log_variance_ratios(
     predicted: Matrix, observed: Matrix, genes: NDArray[np.intp] | None = None
 ) -> Floats:
-    """Return the logarithm of predicted over real variance between cells, of each chosen gene.
+    """Return the log ratio of predicted to real variance between cells, for each chosen gene.
 
     0 is right, below 0 the predicted cells are too alike. Kept within plus and minus
     `MAX_LOG_RATIO`: a gene that varies in the real cells but not in the predicted ones has -13.8,
@@ -327,7 +327,7 @@ def correlation_agreement(
     *,
     max_genes: int = 200,
 ) -> float:
-    """Return the Pearson correlation over pairs of genes of predicted and real correlations.
+    """Return the Pearson correlation between predicted and real gene-gene correlations.
 
     Correlations are shrunken towards 0 by the share of them that is sampling noise (Schaefer and
     Strimmer 2005). One share for all pairs leaves their Pearson correlation as it is, up to the
@@ -370,7 +370,7 @@ def zero_fraction_error(predicted: Matrix, observed: Matrix) -> float:
 @checked
 @dataclass(frozen=True, slots=True)
 class CellStates:
-    """Cell states as regions of a space: a cell belongs to the state whose centre is nearest.
+    """Cell states: each cell belongs to the state with the nearest centre.
 
     `centres`: Centres of the states, `(n_states, d)`.
     """

@@ -1,4 +1,4 @@
-"""Metrics of the mean response: how far and in which direction it moves from control."""
+"""Metrics of the mean response: size and direction of the change from control."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def nmse(
     observed_variance: Floats | float = 0.0,
     control_variance: Floats | float = 0.0,
 ) -> float:
-    """Return the squared error of the mean over that of predicting no change, freed of noise.
+    """Return the squared error of the mean over that of no change, corrected for noise.
 
     `(|predicted - observed|^2 - noise of observed) / (|observed - control|^2 - noise)`, sums over
     genes. The real condition is known from finitely many cells, which adds its sampling variance
@@ -117,7 +117,7 @@ def nmse_terms(
     control_variance: Floats | float = 0.0,
     kept: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
-    """Return what `nmse` divides: the squared error and the squared effect, freed of noise.
+    """Return the terms of `nmse`: squared error and squared effect, corrected for noise.
 
     Of several conditions, divide the sum of the first by the sum of the second: single conditions
     with little effect have ratios of any size. `predicted_variance`, the sampling variance of a
@@ -227,7 +227,7 @@ def weighted_r2(predicted: Floats, observed: Floats, weights: Floats) -> float:
 def discrimination(
     predicted: Floats, observed: Floats, *, targeted: NDArray[np.bool_] | None = None
 ) -> Floats:
-    """Return how early each prediction finds its own condition among all real ones.
+    """Return the rank of each prediction's own condition among all real ones.
 
     Real conditions are ordered by the cosine distance of their change to the predicted change;
     `1 - rank / (n - 1)`, where equal distances share the mean of their ranks. A prediction that is

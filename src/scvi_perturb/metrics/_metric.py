@@ -1,4 +1,4 @@
-"""What a metric is, the registry of metrics, and the scores of predictions by all of them."""
+"""The definition of a metric, the registry of metrics, and the scoring of predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Direction = Literal["higher", "lower", "nearer", "none"]
 
 
 class Terms(NamedTuple):
-    """A metric of several conditions: `sum(numerator) / sum(denominator)` is that of them all."""
+    """A metric of several conditions: in total `sum(numerator) / sum(denominator)`."""
 
     numerator: Floats
     """`(n_conditions,)`; NaN where the metric is not defined."""
@@ -50,7 +50,7 @@ class Terms(NamedTuple):
 @checked
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric and how to read it.
+    """A metric and how to interpret it.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ BASIC: Final = (
 
 @checked
 def each(function: Callable[[Comparison], float]) -> Callable[[Sequence[Comparison]], Terms]:
-    """Return a function of one condition as a metric that is the mean over conditions."""
+    """Return a metric that averages a function of one condition over conditions."""
 
     def compute(cases: Sequence[Comparison]) -> Terms:
         return mean_terms([function(case) for case in cases])
@@ -122,7 +122,7 @@ def each(function: Callable[[Comparison], float]) -> Callable[[Sequence[Comparis
 
 
 def mean_terms(values: Sequence[float]) -> Terms:
-    """Return values, one a condition, as the terms of their mean."""
+    """Return values, one per condition, as the terms of their mean."""
     made = np.asarray(values, dtype=np.float64)
     return Terms(made, np.where(np.isfinite(made), 1.0, np.nan))
 
@@ -155,7 +155,7 @@ def score(comparison: Comparison, names: Iterable[str] | None = None) -> dict[st
 
 @checked
 def score_all(cases: Sequence[Comparison], names: Iterable[str] | None = None) -> pd.DataFrame:
-    """Return metrics of several conditions that were predicted by one method.
+    """Return the metrics of several conditions predicted by one method.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Our own metrics: what each takes from a comparison, and how it is read."""
+"""The metrics of this package: their inputs from a comparison, and their interpretation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From counts to what metrics compare: normalised cells and profiles of populations."""
+"""Normalised cells and population profiles, the inputs of metrics."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def zero_fraction(cells: Matrix) -> Floats:
 
 @checked
 def pseudobulk(counts: Matrix, *, target_sum: float = TARGET_SUM) -> Floats:
-    """Return the profile of a population: `log1p` of its summed counts, scaled.
+    """Return the profile of a population: `log1p` of its summed and scaled counts.
 
     The mean over cells of `log1p` depends on the dispersion too and can be moved without moving
     the mean; the profile of sums cannot.

@@ -1,4 +1,4 @@
-"""Draw real and predicted cells, effects, training and benchmarks.
+"""Plots of real and predicted cells, effects, training and benchmarks.
 
 Functions return Axes and show nothing.
 """

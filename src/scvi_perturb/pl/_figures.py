@@ -53,7 +53,7 @@ def effect_scatter(
     n_labels: int = 8,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw predicted against measured effects of genes, one panel a condition.
+    """Plot predicted against measured effects of genes, one panel per condition.
 
     Each panel has the line of equality and the Pearson correlation over all genes.
 
@@ -177,7 +177,7 @@ _LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
 
 @checked
 def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw the losses of every stage of training.
+    """Plot the losses of every stage of training.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def umap_real_and_predicted(
     seed: int | None = 0,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw real and predicted cells in one UMAP, side by side.
+    """Plot real and predicted cells in one UMAP, side by side.
 
     Counts are brought to `log1p` of counts per ten thousand; principal components are fitted on
     real cells alone and both are projected onto them; one UMAP is made of all.

@@ -1,4 +1,4 @@
-"""Bring a screen into the form that the models read, and check it."""
+"""Bring a screen into canonical form, and check it."""
 
 from __future__ import annotations
 

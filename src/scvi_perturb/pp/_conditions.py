@@ -1,4 +1,4 @@
-"""Conditions as public screens write them: controls, components, doses, kinds, identifiers."""
+"""Read conditions from public screens: controls, components, doses, kinds, identifiers."""
 
 from __future__ import annotations
 

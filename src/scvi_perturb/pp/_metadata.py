@@ -35,7 +35,7 @@ _SEXES = {
 
 @dataclasses.dataclass(slots=True)
 class UnknownValues:
-    """The values of one field that were not understood, and their numbers of cells."""
+    """The values of one field that were not understood, with their numbers of cells."""
 
     expected: str  # what would have been understood
     suggest: Callable[[str], list[str]] | None = None  # what a value may have meant

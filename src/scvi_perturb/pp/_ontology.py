@@ -1,4 +1,4 @@
-"""Terms of ontologies: how their identifiers are written, their files, and what a label means."""
+"""Ontology terms: their identifiers, their files, and the meaning of labels."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class OntologyTerm:
 
 @checked
 class OntologyTerms:
-    """Terms of an ontology, against which labels are checked.
+    """The terms of an ontology, used to check labels.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class OntologyTerms:
         return found or self._by_id.get(term_identifier(identifier) or "")
 
     def match(self, label: str) -> OntologyTerm | None:
-        """Return the one term that has this name or else this exact synonym, whatever its case.
+        """Return the only term with this name or exact synonym, ignoring case.
 
         None if there is no such term, if it is obsolete, or if there are several.
         """
@@ -158,7 +158,7 @@ class OntologyTerms:
         return found[0] if len(found) == 1 else None
 
     def suggest(self, label: str) -> list[str]:
-        """Return what a label or identifier that matches nothing may have meant, at most three.
+        """Return at most three suggestions for a label or identifier that matches nothing.
 
         These are the terms that it could be, the term that replaces an obsolete one, or else the
         names that are spelt most alike.

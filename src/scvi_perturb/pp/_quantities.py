@@ -1,4 +1,4 @@
-"""Doses, times and ages as people write them, as numbers of one unit; and what is missing."""
+"""Convert written doses, times and ages to numbers in one unit, and detect missing values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look a screen over before a model is trained on it."""
+"""Check a screen before training."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ScreenReport:
         return self.controls_by_batch.shape[1] > 1
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
+        """Return the report as a few lines of text."""
         controls = ", ".join(f"{context} {n}" for context, n in self.n_controls.items())
         lines = [
             f"{self.n_cells} cells x {self.n_genes} genes, {self.n_conditions} conditions",
@@ -98,7 +98,7 @@ def validate(
     features: PerturbationFeatures | None = None,
     min_cells: int = 10,
 ) -> ScreenReport:
-    """Report on a screen; nothing is changed and no problem raises.
+    """Report on a screen; change nothing, and list problems instead of raising them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where common layouts of public screens keep what the models read."""
+"""The columns of common layouts of public screens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results for readers: figures, tables in Markdown, and a page in one file."""
+"""Reports of results: figures, Markdown tables, and a self-contained HTML page."""
 
 from __future__ import annotations
 

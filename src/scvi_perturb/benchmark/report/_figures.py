@@ -66,7 +66,7 @@ def score_bars(
     titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the score of every method: 0 is the best trivial prediction, 1 the replicate.
+    """Plot the score of every method: 0 is the best trivial prediction, 1 the replicate.
 
     Lines are 95 % intervals over conditions. Scores below -1.5 and above 2 are arrows with their
     number at the end of the axis. Where no method has a score, as there is no replicate or it is
@@ -110,7 +110,7 @@ def metric_values(
     titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a metric of every method, with lines at the best trivial prediction and the replicate.
+    """Plot a metric of every method, with lines at the best trivial prediction and the replicate.
 
     `summary`, `task`, `metric`, `titles`, `ax`: As for :func:`score_bars`. Returns methods by role,
     the best first, with 95 % intervals over conditions. Values far from all others are arrows with
@@ -149,7 +149,7 @@ def calibration_curve(
     titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw which share of real values lies below each predicted quantile.
+    """Plot the share of real values below each predicted quantile.
 
     On the diagonal predicted distributions are right. Above it at the left and below it at the
     right, real values lie outside more often than predicted ones: predictions are too alike.
@@ -198,7 +198,7 @@ def change_scatter(
     titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw predicted against measured changes of the genes that change most in each condition.
+    """Plot predicted against measured changes of the top genes of each condition.
 
     `records`, `titles`, `ax`: As for :func:`calibration_curve`. `task`, `method`: Whose are drawn,
     over all folds and seeds. Returns with the line of equality and the Pearson correlation over all
@@ -232,7 +232,7 @@ def cost_dots(
     titles: Mapping[str, str] | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw seconds of training and prediction, and memory, of each method on logarithmic axes.
+    """Plot training time, prediction time and memory of each method on logarithmic axes.
 
     `cost`: From `Results.cost`. `task`, `titles`: As for :func:`score_bars`. `axes`: Two to draw
     on; None makes a figure. Returns seconds; peak memory in MiB above what was held before. Below a

@@ -1,4 +1,4 @@
-"""The report of a benchmark: one page in HTML that needs no other file."""
+"""The report of a benchmark as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Picture:
 
 @checked
 def write_report(results: Results, path: str | Path) -> Path:
-    """Write a page with the tables and figures of all tasks, and what the metrics mean.
+    """Write an HTML page with the tables and figures of all tasks and the meaning of the metrics.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @checked
 def markdown_tables(results: Results, *, title: str = "Leaderboard") -> str:
-    """Return the key metrics of every task in Markdown, with what the numbers mean.
+    """Return the key metrics of every task in Markdown, with an explanation of the numbers.
 
     `results`: From `run`, or of a folder. `title`: Heading of the page. Returns a page: for each
     task a heading, the note, a table of means and one of cells; the same again for conditions with
