@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
 import numpy as np
@@ -121,7 +121,7 @@ def _balanced(indices: np.ndarray, group: np.ndarray, random: np.random.Generato
 class _StreamLoader(DataLoader):
     """A loader of batches that a stream makes in the order of the sampler."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Any:  # noqa: ANN401 - torch's own type, which is private
         """Yield the batches of an epoch."""
         source, sampler = cast("Stream", self.dataset), cast("BatchSampler", self.sampler)
         # Only now, not when the iterator is made: Lightning tells the epoch in between.

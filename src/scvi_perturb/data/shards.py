@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -88,7 +88,7 @@ class StoredRows:
         for part in parts:
             runs, wanted = _runs(part)
             spans = [(int(self._ends[start]), int(self._ends[stop])) for start, stop in runs]
-            sizes = np.concatenate([np.diff(self._ends[a : b + 1]) for a, b in runs] or [[]])
+            sizes = _joined([np.diff(self._ends[a : b + 1]) for a, b in runs], np.int64)
             found = sparse.csr_matrix(
                 (
                     _joined([data[a:b] for a, b in spans], self.dtype),
@@ -332,7 +332,7 @@ class _Growing:
     def append(self, values: NDArray[Any]) -> None:
         """Add values; they are written when they fill a shard."""
         self._held.append(np.ascontiguousarray(values, dtype=self._array.dtype))
-        self._digest.update(self._held[-1])
+        self._digest.update(self._held[-1].data)
         if sum(map(len, self._held)) >= _SHARD:
             joined = np.concatenate(self._held)
             whole = len(joined) // _SHARD * _SHARD
@@ -387,7 +387,8 @@ def open_shards(path: str | PathLike[str]) -> AnnData:
         found = {key: read_elem(root[key]) for key in ("obs", "var", "uns") if key in root}
         matrices = {"X": root["X"]} if "X" in root else {}
         if "layers" in root:
-            matrices |= dict(root["layers"].groups())
+            layers = root["layers"]
+            matrices |= dict(layers.groups()) if isinstance(layers, zarr.Group) else {}
     except Exception as error:  # zarr and anndata raise what codecs, NumPy and pandas raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         msg = f"{path} could not be read: {reason}. Copy it again, or {_SHARD_IT}."
@@ -406,6 +407,27 @@ def _is_csr(matrix: Any) -> bool:  # noqa: ANN401
     return matrix.attrs.get("encoding-type") == "csr_matrix"
 
 
+class _Manifest(NamedTuple):
+    """What `write_shards` noted: digests of names and counts, and the size of each file."""
+
+    names: str
+    counts: str
+    files: dict[str, int]
+
+    @classmethod
+    def of(cls, stated: object, path: Path) -> Self:
+        """Read it from the attributes of a folder.
+
+        Raises `SchemaError`: If parts are missing, or are of other types.
+        """
+        match stated:
+            case {"names": str(names), "counts": str(counts), "files": dict(files)}:
+                if all(isinstance(size, int) for size in files.values()):
+                    return cls(names, counts, files)
+        msg = f"The list of shards in {path / 'zarr.json'} is incomplete or damaged; {_SHARD_IT}."
+        raise SchemaError(msg)
+
+
 def check_shards(path: Path, adata: AnnData) -> None:
     """Raise `SchemaError` unless annotation and files are those that were written together.
 
@@ -416,23 +438,24 @@ def check_shards(path: Path, adata: AnnData) -> None:
     if not is_file(path / "zarr.json"):
         return
     root = zarr.open_group(path, mode="r")
-    manifest = root.attrs.get(_MANIFEST)
-    if manifest is None:
+    stated = root.attrs.get(_MANIFEST)
+    if stated is None:
         return
+    manifest = _Manifest.of(stated, path)
     names = _digest_of_names(adata.obs_names, adata.var_names)
-    if manifest["names"] != names or root["X"].attrs.get(_MANIFEST) != manifest["counts"]:
-        what = "cells or genes" if manifest["names"] != names else "counts"
+    if manifest.names != names or root["X"].attrs.get(_MANIFEST) != manifest.counts:
+        what = "cells or genes" if manifest.names != names else "counts"
         msg = f"{path} holds the {what} of another screen; {_SHARD_IT}."
         raise SchemaError(msg)
     now = _files(path)
-    missing = sorted(set(manifest["files"]) - set(now))
+    missing = sorted(set(manifest.files) - set(now))
     if missing:
         msg = f"{path} lacks {len(missing)} shards, such as {missing[0]}: copy it again, or "
         raise SchemaError(msg + f"{_SHARD_IT}.")
-    other = sorted(name for name, size in manifest["files"].items() if now[name] != size)
+    other = sorted(name for name, size in manifest.files.items() if now[name] != size)
     if other:
         msg = (
-            f"{path / other[0]} has {now[other[0]]} bytes; {manifest['files'][other[0]]} were "
+            f"{path / other[0]} has {now[other[0]]} bytes; {manifest.files[other[0]]} were "
             f"written. It is cut off or of another screen: copy it again, or {_SHARD_IT}."
         )
         raise SchemaError(msg)

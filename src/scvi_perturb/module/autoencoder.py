@@ -205,8 +205,9 @@ class CountAutoencoder(CountModule):
         if isinstance(parameters, CountParameters):
             reconstruction = -self.log_prob(tensors, parameters)
         else:
+            values, columns, starts = (tensors[name] for name in NON_ZEROS)
             reconstruction = -nb_log_prob_of_logits(
-                tuple(tensors[name] for name in NON_ZEROS),
+                (values, columns, starts),
                 parameters.logits,
                 tensors[Key.LIBRARY],
                 dispersion_of(parameters),

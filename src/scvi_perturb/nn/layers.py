@@ -164,8 +164,7 @@ class ExpressionEncoder(nn.Module):
         """
         if isinstance(inputs, SparseRows):
             hidden = sparse_linear(inputs, cast("nn.Linear", self.hidden[0]))
-            for layer in self.hidden[1:]:
-                hidden = layer(hidden)
+            hidden = cast("nn.Sequential", self.hidden[1:])(hidden)
         else:
             inputs = inputs if batch_weights is None else _with_batch(inputs, batch_weights)
             hidden = self.hidden(inputs)

@@ -96,7 +96,7 @@ class Moments:
 
     def variances(
         self, sums: Floats, n_cells: NDArray[np.int64], totals: Floats | None = None
-    ) -> Floats | None:
+    ) -> NDArray[np.float32] | None:
         """Return the sampling variance of the profile of each group.
 
         Of a mean over cells it is the variance over cells by their number. Of a pseudobulk,
@@ -115,7 +115,7 @@ class Moments:
         if n_cells.max(initial=0) < 2:
             return None
         total = sums.sum(axis=1) if totals is None else totals
-        made = np.empty(sums.shape, np.float32)
+        made: NDArray[np.float32] = np.empty(sums.shape, np.float32)
         of_a_cell = np.zeros(sums.shape[1])
         enough = n_cells >= 2
         for rows in np.array_split(np.arange(len(sums)), -(-len(sums) // _ROWS)):
@@ -224,7 +224,9 @@ class TrainingProfiles:
         pairs, group = np.unique(codes * len(context_names) + context_codes, return_inverse=True)
         sums = np.zeros((len(pairs), adata.n_vars))
         n_cells = np.bincount(group, minlength=len(pairs))
-        totals = None if library is None else np.bincount(group, library[cells], len(pairs))
+        totals: Floats | None = None
+        if library is not None:
+            totals = np.asarray(np.bincount(group, library[cells], len(pairs)), np.float64)
         moments = None
         if with_variances and kind != "effects":
             moments = Moments.empty(sums.shape, per_cell=kind == "cell_mean")

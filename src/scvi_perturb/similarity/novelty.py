@@ -129,9 +129,9 @@ class _Prior:
         same_kind = _equal(*([part.kind for part in x] for x in (parts, others)))
         alike = (_equal(*names) & same_kind).astype(float)
         if self.kernels and self.features is not None:
+            table, other_table = map(self.features.table, names)
             found = weighted_mean(
-                compare_names(*map(self.features.table, names), self.kernels),
-                dict.fromkeys(self.kernels, 1.0),
+                compare_names(table, other_table, self.kernels), dict.fromkeys(self.kernels, 1.0)
             )
             alike = np.maximum(alike, np.clip(found, 0.0, 1.0) * same_kind)
         dose, other_dose = (np.log([part.dose for part in x]) for x in (parts, others))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anndata
 import numpy as np
+import pandas as pd
 
 from scvi_perturb._checks import checked
 from scvi_perturb._cluster import by_ray
@@ -20,7 +21,6 @@ from scvi_perturb._core import UNS_KEY, SchemaError, drawn_seed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -114,7 +114,7 @@ def ask_many(
     for start in range(0, len(conditions), chunk_size):
         some = conditions[start : start + chunk_size]
         own = int(np.random.SeedSequence([root, start]).generate_state(1)[0])
-        asked = some if hasattr(some, "columns") else [*some]
+        asked = some if isinstance(some, pd.DataFrame) else [*some]
         parts.append(_Part(start, asked, verb, given | {"seed": own}))
     if backend == "ray":
         names = [_named(part) for part in parts]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
@@ -50,8 +50,8 @@ def effects_adata(
     request: Request,
     screen: Screen,
     *,
-    n_cells: ArrayLike,
-    annotate: Callable[[], Mapping[str, ArrayLike]] = dict,
+    n_cells: NDArray[np.intp] | int,
+    annotate: Callable[[], Mapping[str, np.ndarray]] = dict,
     uns: dict[str, Any] | None = None,
     path: str | Path | None = None,
     inputs: Iterable[object] = (),
@@ -102,7 +102,10 @@ def _fill(tables: Mapping[str, Any], blocks: Iterable[Block], check: Callable[[]
 
 
 def _effects_obs(
-    request: Request, screen: Screen, n_cells: ArrayLike, more: Mapping[str, ArrayLike]
+    request: Request,
+    screen: Screen,
+    n_cells: NDArray[np.intp] | int,
+    more: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
     frame = condition_frame(request, screen)
     frame["n_cells"] = n_cells
@@ -135,7 +138,7 @@ def _effect(
     control = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
     weights = (library.astype(np.float32), (place, np.arange(len(used))))
     expected = sparse.csr_matrix(weights, (n, len(used))) @ shares.astype(np.float32)
-    size = np.bincount(place, library)
+    size = np.asarray(np.bincount(place, library), np.float64)
     own_size = cells.library[pool].astype(np.float64)
     share, moved = _influences(expected, size)
     own_share, own_moved = _influences(control.astype(np.float32), own_size)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scvi_perturb.generative.samplers import SamplerName
     from scvi_perturb.model.hybrid.confidence import Confidence
     from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.stack.scenarios import AnsweredScenario
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean
     from scvi_perturb.train.plan import TrainConfig
 
@@ -49,7 +50,7 @@ _GENERATORS: Final = (
 class _Asked:
     """What was asked, noted while means are predicted: of each group, and of each row."""
 
-    scenario: list[str] = field(default_factory=list)
+    scenario: list[AnsweredScenario] = field(default_factory=list)
     novelty: list[np.ndarray] = field(default_factory=list)
     row_scenario: list[str] = field(default_factory=list)
     row_novelty: list[np.ndarray] = field(default_factory=list)

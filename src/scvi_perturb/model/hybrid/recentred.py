@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from scvi_perturb.module.base import CountParameters
     from scvi_perturb.predictors.profiles import TrainingProfiles
     from scvi_perturb.predictors.request import Predictor
+    from scvi_perturb.predictors.stack.scenarios import AnsweredScenario
     from scvi_perturb.predictors.stack.stacked_mean import StackedMean, StackPrediction
 
     Floats = np.ndarray
@@ -409,7 +410,7 @@ class RecentredModel(LatentModel):
         return Request((condition,), context, (screen.batches[code[2]][0],) if known else None)
 
     def _warn_outside(
-        self, groups: RequestGroups, scenario: Sequence[str], novelty: np.ndarray
+        self, groups: RequestGroups, scenario: Sequence[AnsweredScenario], novelty: np.ndarray
     ) -> None:
         """Warn of what is asked but lies outside what calibration covers, by group."""
         stack, found = self._stack(), dict[str, str]()

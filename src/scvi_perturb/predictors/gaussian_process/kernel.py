@@ -310,7 +310,7 @@ class Rows:
     requests: list[RequestRow]
     changes: Floats
     controls: Floats | None
-    noise: tuple[Floats, Floats] | None
+    noise: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     n_each: Floats
     contexts: Contexts
     members: list[NDArray[np.intp]]
@@ -319,7 +319,7 @@ class Rows:
     def on(self, scale: Scale) -> tuple[Floats, Floats | None]:
         """Return changes on a scale, and their sampling variances there, to first order."""
         if self.controls is None:
-            return self.changes, None if self.noise is None else self.noise[0] + self.noise[1]
+            return self.changes, None
         changes = scale.changes(self.changes, self.controls)
         if self.noise is None:
             return changes, None

@@ -120,7 +120,7 @@ class ControlPrior:
 
     contexts: tuple[Context, ...]
     profiles: Floats
-    variances: Floats
+    variances: NDArray[np.float32]
     of_a_cell: Floats
 
     @classmethod

@@ -48,6 +48,9 @@ RequestScenario = Literal[
     "unseen_perturbation",
 ]
 
+#: What an answer calls it; "control" is no change.
+AnsweredScenario = RequestScenario | Literal["control"]
+
 SCENARIOS: Final[tuple[RequestScenario, ...]] = get_args(RequestScenario)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from scvi_perturb.predictors.stack.fit import (
 from scvi_perturb.predictors.stack.intervals import LEVELS, ErrorModel
 from scvi_perturb.predictors.stack.scenarios import (
     SCENARIOS,
+    AnsweredScenario,
     RequestScenario,
     TrainingCoverage,
     default_members,
@@ -71,7 +72,7 @@ class StackPrediction:
     lower: Floats
     upper: Floats
     novelty: Floats
-    scenario: list[RequestScenario | Literal["control"]]
+    scenario: list[AnsweredScenario]
 
     @classmethod
     def empty(cls, n: int, n_genes: int) -> Self:
@@ -428,7 +429,7 @@ class StackedMean(MeanPredictor):
             rows, n_folds=self.n_folds, seed=self.seed, has_features=self.features is not None
         )
 
-    def max_novelty(self, scenario: RequestScenario | Literal["control"]) -> float | None:
+    def max_novelty(self, scenario: AnsweredScenario) -> float | None:
         """Return the largest novelty of what was left out for a scenario; None if nothing was."""
         if scenario == "control":
             return 0.0
