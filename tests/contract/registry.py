@@ -5,6 +5,8 @@ A new model is one entry here; no test is written for it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scvi_perturb import (
     CausalConfig,
     CausalPerturbVAE,
@@ -15,9 +17,10 @@ from scvi_perturb import (
     PerturbFlow,
 )
 from scvi_perturb.generative import SAMPLERS, SOLVERS
+from scvi_perturb.predictors import Additive
 from scvi_perturb.testing import ModelCase, make_screen
 
-__all__ = ["MODELS", "make_searchable"]
+__all__ = ["MODELS", "TRAINED", "make_searchable"]
 
 CPU = {"accelerator": "cpu", "enable_progress_bar": False}
 _NETWORK = {"width": 16, "n_blocks": 1, "n_condition": 8, "n_neighbours": 5}
@@ -116,6 +119,16 @@ MODELS = (
         units={"normal": "log1p(counts per 10,000)"},
         samplers=(),
     ),
+)
+
+#: One model of each kind of training, for tests that train it again and again: `PerturbFlow` is
+#: trained as `PerturbDiffusion` is, and one predictor of the mean stands for the stack.
+TRAINED = tuple(
+    replace(case, init=case.init | {"mean": Additive(profile="pseudobulk")})
+    if case.model is HybridResidualModel
+    else case
+    for case in MODELS
+    if case.model is not PerturbFlow
 )
 
 

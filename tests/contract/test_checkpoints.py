@@ -16,9 +16,15 @@ from lightning.pytorch.callbacks import Callback
 from scvi_perturb import NotTrainedError
 from scvi_perturb.testing import SINGLE, dense, fit, make_model
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract.registry import MODELS, make_searchable
+from tests.contract.registry import MODELS, TRAINED, make_searchable
 
 EPOCHS = 4
+
+
+@pytest.fixture(scope="session", params=TRAINED, ids=lambda case: case.name)
+def case(request):
+    """A model of each kind of training."""
+    return request.param
 
 
 class Kill(Callback):
@@ -158,7 +164,7 @@ def test_checkpoints_can_be_rarer_than_epochs(case, simulated, whole):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in MODELS if c.searched is not None], ids=lambda c: c.name, indirect=True
+    "case", [c for c in TRAINED if c.searched is not None], ids=lambda c: c.name, indirect=True
 )
 def test_length_that_was_searched_for_is_the_same_after_a_kill(case):
     config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)

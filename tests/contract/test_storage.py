@@ -16,9 +16,16 @@ from scvi.dataloaders import CollectionAdapter
 from scvi_perturb import SchemaError
 from scvi_perturb.data import open_shards, write_shards
 from scvi_perturb.testing import SETUP, SINGLE, dense, fit, make_model, make_split
+from tests.contract.registry import TRAINED
 
 #: In no order, with one cell twice.
 INDICES = [290, 7, 3, 5, 151, 149, 7]
+
+
+@pytest.fixture(scope="session", params=TRAINED, ids=lambda case: case.name)
+def case(request):
+    """A model of each kind of training."""
+    return request.param
 
 
 def _plain(simulated):
