@@ -11,13 +11,14 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
-from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing, chunks
+from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing
 from scvi_perturb.predictors.gaussian_process.kernel import (
     ConditionKernel,
     Contexts,
     Points,
     Rows,
     Search,
+    chunks,
 )
 from scvi_perturb.predictors.gaussian_process.signal import PSEUDOCOUNTS, Spectrum, calibration
 from scvi_perturb.predictors.profiles import renormalized
