@@ -46,8 +46,6 @@ _CHUNK: Final = 512
 #: of names, with all its doses, kinds, times and contexts; "context": all that was seen in it.
 LeaveOut = Literal["auto", "row", "condition", "perturbation", "context"]
 
-LEAVE_OUT = ("auto", "row", "condition", "perturbation", "context")
-
 _KEYS: dict[str, Callable[[RequestRow], Any]] = {
     "row": lambda row: row,
     "condition": lambda row: row.condition,
