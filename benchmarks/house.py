@@ -20,7 +20,9 @@ MODELS = ("CausalPerturbVAE", "HybridResidualModel", "PerturbFlow", "PerturbDiff
 #: What a table shows, and the most that it may be.
 BARS = {
     "source files": 160,
-    "lines": 41_500,  # 38,000 when the house was moved into; files and checks of input came after
+    # 38,000 when the house was moved into; then came checks of files and input, and of late shards,
+    # training on sparse rows, inducing rows, effects streamed to files, and clusters.
+    "lines": 44_000,
     "lines of the longest file": 800,
     "most files in one folder": 16,
     "modules with one importer, outside their folder": 0,

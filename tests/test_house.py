@@ -33,6 +33,7 @@ PASS_ON = {
     # to what is wrapped
     ("_checks", "entry"),
     ("train", "run"),
+    ("train", "call"),
     # to `json.dumps` and `adata.write`
     ("_state", "_dumps"),
     ("model", "save"),

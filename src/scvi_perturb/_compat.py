@@ -22,6 +22,7 @@ __all__ = [
     "forget_data",
     "layer_names",
     "quiet_lightning",
+    "quiet_zarr",
     "read_pickled_model",
     "setup_arguments",
     "setup_method_name",

@@ -54,8 +54,6 @@ __all__ = [
 UNFINISHED: Final = ".unfinished-"
 #: Text and JSON are read up to so many bytes, counted when unpacked.
 MOST_BYTES: Final = 1 << 30
-#: Larger arrays of latents and pairs are on disk.
-MOST_IN_MEMORY: Final = 1 << 30
 _BLOCK: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 #: A spreadsheet takes text that begins so for a formula.
@@ -210,15 +208,13 @@ class _Sink(io.RawIOBase):
 
 
 def scratch(shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array of float32, in a file without a name if it is large; it ends with the array.
+    """Return an array of float32 in a file without a name, which ends with the array.
 
     Raises `OSError`: If the disk of the temporary folder is too small for it.
     """
     import numpy as np
 
     n_bytes = 4 * math.prod(shape)
-    if n_bytes <= MOST_IN_MEMORY:
-        return np.empty(shape, np.float32)
     folder = Path(tempfile.gettempdir())
     with _explained(folder, _FULL | _CLOSED), tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):  # a disk that fills up later ends the interpreter

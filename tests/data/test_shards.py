@@ -191,6 +191,11 @@ def _other_cells(folder):
     anndata.io.write_elem(zarr.open_group(folder), "obs", obs.iloc[::-1])
 
 
+def _damaged_list(folder):
+    root = zarr.open_group(folder)
+    root.attrs["scvi_perturb_shards"] = dict(root.attrs["scvi_perturb_shards"]) | {"files": None}
+
+
 def _no_zarr(folder):
     (folder / "zarr.json").unlink()
 
@@ -202,6 +207,7 @@ def _no_zarr(folder):
         (_cut, "It is cut off or of another screen"),
         (_other_counts, "holds the counts of another screen"),
         (_other_cells, "holds the cells or genes of another screen"),
+        (_damaged_list, "list of shards in .* is incomplete or damaged"),
         (_no_zarr, "is no folder of zarr"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from scvi_perturb.model.base.draw import Drawn, expected_proportions
-from scvi_perturb.model.base.effects import effect_blocks, effects_adata
+from scvi_perturb.model.base.draw import Drawn, effect_blocks, effects_adata, expected_proportions
 from scvi_perturb.model.base.reference import Plan
 from scvi_perturb.module import CountParameters
 from tests.model._small import make_reference, make_request, make_screen

@@ -42,7 +42,7 @@ def _made(n_neighbours):
 @pytest.mark.parametrize("n_neighbours", [1, 5])
 def test_latents_and_pairs_on_disk_are_those_in_memory(n_neighbours, monkeypatch, tmp_path):
     memory = _made(n_neighbours)
-    monkeypatch.setattr(_files, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("scvi_perturb.model.base.latents.MOST_IN_MEMORY", 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     disk = _made(n_neighbours)
     for one, other in zip(memory[0], disk[0], strict=True):
@@ -57,7 +57,6 @@ def test_a_disk_that_is_too_small_is_said(monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_files, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="the disk is full"):
         _files.scratch((10, 3))

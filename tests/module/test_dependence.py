@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.module._dependence import hsic, total_correlation
+from scvi_perturb.module.causal import hsic, total_correlation
 
 
 def draws(n, k, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scvi_perturb.nn.sparse import SparseRows, dense_rows, sparse_linear
+from scvi_perturb.nn.layers import SparseRows, sparse_linear
 
 
 def rows_of(n_others):
@@ -31,8 +31,3 @@ def test_layer_and_its_gradients_are_those_of_the_matrix(n_others, bias):
         found.append((result, *grads))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_matrix_is_made_of_its_rows():
-    matrix, rows = rows_of(0)
-    assert torch.equal(dense_rows(*rows[:3], n_columns=7), matrix)

@@ -309,19 +309,20 @@ class ScreenReader:
     def completed(self, batch: Batch, *, compressed: bool = False) -> Batch:
         """Return a batch with dense counts, made on the device that it is on, and library sizes.
 
-        If `compressed`, the counts stay `NON_ZEROS`; where many are not zero, `X` is there too: it
-        is the faster input then.
+        If `compressed`, the counts stay `NON_ZEROS`; where many are not zero, and on devices other
+        than CPUs, `X` is there too: it is the faster input then.
         """
         batch = dict(batch)
         if NON_ZEROS[0] in batch:
             values, columns, starts = (batch[name] for name in NON_ZEROS)
             n_cells, n_genes = len(batch[Key.CONDITION]), self.counts.shape[1]
             many = len(values) > _MANY * n_cells * n_genes
-            if compressed and not many and Key.LIBRARY in batch:
+            with_dense = not compressed or many or values.device.type != "cpu"
+            if not with_dense and Key.LIBRARY in batch:
                 return batch
             cells = torch.arange(n_cells, device=values.device)
             rows = cells.repeat_interleave(starts.diff(), output_size=len(values))
-            if many or not compressed:
+            if with_dense:
                 dense = values.new_zeros(n_cells * n_genes)
                 batch[Key.X] = dense.scatter_(0, rows * n_genes + columns, values).view(-1, n_genes)
             if not compressed:

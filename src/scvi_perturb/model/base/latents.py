@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from scvi_perturb.module.generator import GeneratorConfig
 
 CHUNK = 2048
+#: Larger arrays of latents and pairs are on disk.
+MOST_IN_MEMORY: Final = 1 << 30
 #: Couplings that `match_controls` knows by name.
 _METHODS: Final = {"exact": "ot", "random": "random"}
 #: Log variance of what is known exactly.
@@ -84,7 +86,9 @@ def encode_cells(
 
 
 def _table(n_cells: int, n_latent: int) -> torch.Tensor:
-    return torch.from_numpy(scratch((n_cells, n_latent)))
+    if 4 * n_cells * n_latent > MOST_IN_MEMORY:
+        return torch.from_numpy(scratch((n_cells, n_latent)))
+    return torch.empty(n_cells, n_latent)
 
 
 def _gathered(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

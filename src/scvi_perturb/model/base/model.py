@@ -39,11 +39,13 @@ from scvi_perturb.model.base.draw import (
     Drawn,
     cell_obs,
     draw_matrix,
+    effect_blocks,
+    effects_adata,
     library_shifts,
     provenance,
+    with_support,
     write_cells,
 )
-from scvi_perturb.model.base.effects import effect_blocks, effects_adata, with_support
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.reference import (
     Plan,

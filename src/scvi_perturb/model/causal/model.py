@@ -36,10 +36,11 @@ from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import (
     DrawOptions,
     cell_obs,
+    effects_adata,
     expected_library_shifts,
+    with_support,
     write_cells,
 )
-from scvi_perturb.model.base.effects import effects_adata, with_support
 from scvi_perturb.model.base.setup import (
     check_folder,
     completed,

@@ -14,7 +14,7 @@ from scvi_perturb._checks import check_choice, check_type, checked
 from scvi_perturb._core import drawn_seed
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
-from scvi_perturb.model.base.effects import effects_adata, with_support
+from scvi_perturb.model.base.draw import effects_adata, with_support
 from scvi_perturb.model.base.training import all_or_nothing
 from scvi_perturb.model.hybrid.confidence import with_confidence
 from scvi_perturb.model.hybrid.recentred import N_ROWS, RecentredModel, RequestGroups

@@ -34,9 +34,13 @@ from scvi_perturb.model.base.setup import (
     check_training_cells,
 )
 from scvi_perturb.model.base.training import all_or_nothing
-from scvi_perturb.model.latent.bound import average_likelihood
 from scvi_perturb.model.latent.fit import TwoStageFit
-from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder, ScviRepresentation
+from scvi_perturb.module.autoencoder import (
+    AutoencoderConfig,
+    CountAutoencoder,
+    ScviRepresentation,
+    average_likelihood,
+)
 from scvi_perturb.module.base import ConditionBatch, CountParameters
 from scvi_perturb.module.count_diffusion import RawCounts
 from scvi_perturb.module.generator import GeneratorConfig, LatentGenerator, TwoStageModule

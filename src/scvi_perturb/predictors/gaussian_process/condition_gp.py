@@ -11,13 +11,14 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.base import MeanPredictor, learned
-from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing, chunks
+from scvi_perturb.predictors.gaussian_process.inducing import MOST_EXACT, Inducing
 from scvi_perturb.predictors.gaussian_process.kernel import (
     ConditionKernel,
     Contexts,
     Points,
     Rows,
     Search,
+    chunks,
 )
 from scvi_perturb.predictors.gaussian_process.signal import PSEUDOCOUNTS, Spectrum, calibration
 from scvi_perturb.predictors.profiles import renormalized
@@ -44,8 +45,6 @@ _CHUNK: Final = 512
 #: "row": a condition in a context; "condition": a condition in all contexts; "perturbation": a set
 #: of names, with all its doses, kinds, times and contexts; "context": all that was seen in it.
 LeaveOut = Literal["auto", "row", "condition", "perturbation", "context"]
-
-LEAVE_OUT = ("auto", "row", "condition", "perturbation", "context")
 
 _KEYS: dict[str, Callable[[RequestRow], Any]] = {
     "row": lambda row: row,

@@ -10,9 +10,9 @@ from scipy import sparse
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dpstrf
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scvi_perturb.predictors.gaussian_process.kernel import chunks
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.predictors.gaussian_process.kernel import (
@@ -184,11 +184,6 @@ def _root(low: Floats, spread: Floats) -> Floats:
     within = scaled.T @ scaled
     within[np.diag_indices(len(within))] += 1.0
     return np.asarray(np.linalg.cholesky(within), np.float64)
-
-
-def chunks(n: int, size: int) -> Iterator[slice]:
-    """Return slices of a number of rows in turn."""
-    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _blocks(points: Points) -> dict[tuple[str, ...], list[int]]:

@@ -30,7 +30,7 @@ from scvi_perturb.similarity.kernels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 #: Before the name of a modality, the name of its weight: of similarity, and of products.
 FEATURES: Final = "features:"
 LINEAR: Final = "linear:"
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Return slices of a number of rows in turn."""
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_perturb.model.latent.bound import average_likelihood
-from scvi_perturb.module.autoencoder import AutoencoderConfig, CountAutoencoder
+from scvi_perturb.module.autoencoder import (
+    AutoencoderConfig,
+    CountAutoencoder,
+    average_likelihood,
+)
 
 N_CELLS, N_GENES, N_LATENTS = 300, 40, 30
 
