@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from benchmarks._kang_frame import Case
+    from scvi_perturb.metrics import Matrix
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "_static"
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -68,13 +69,19 @@ def draw_cells() -> Figure:
     _draw_umap(axes[:3], case, cells)
     svp.pl.effect_scatter(
         effect.layers["lfc"],
-        (case.observed.mean - case.control.mean)[None],
+        (_profile(case.screen.X[case.split.test]) - _profile(case.reference.X))[None],
         genes=case.screen.var_names,
         titles=["effect of each gene"],
         axes=[axes[3]],
     )
     axes[3].set(xlabel="measured log change", ylabel="predicted log change")
     return figure
+
+
+def _profile(counts: Matrix) -> np.ndarray:
+    """Return the logarithm of summed counts per ten thousand, as `predict` does."""
+    total = np.asarray(counts.sum(axis=0), dtype=float).ravel()
+    return np.log1p(1e4 * total / total.sum())
 
 
 def _draw_umap(axes: list[Axes], case: Case, cells: AnnData) -> None:
