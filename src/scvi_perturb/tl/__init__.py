@@ -5,5 +5,13 @@ from __future__ import annotations
 from scvi_perturb.tl._cells import effects, response_score, score_cells
 from scvi_perturb.tl._differential import differential_expression
 from scvi_perturb.tl._many import ask_many
+from scvi_perturb.tl._power import power
 
-__all__ = ["ask_many", "differential_expression", "effects", "response_score", "score_cells"]
+__all__ = [
+    "ask_many",
+    "differential_expression",
+    "effects",
+    "power",
+    "response_score",
+    "score_cells",
+]

@@ -18,7 +18,7 @@ from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.request import read_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,25 +70,46 @@ def context_columns(keys: ScreenKeys, block_key: str | None) -> tuple[str, ...]:
     return tuple(column for column in keys.context if column != block_key)
 
 
-def contrasts(
-    adata: AnnData, *, block_key: str | None, keys: ScreenKeys, min_cells: int
-) -> list[Contrast]:
-    """Return every condition that has a block with enough cells on both sides.
+def condition_names(effects: AnnData) -> list[str]:
+    """Return the name of the condition of each row that `predict` returned.
 
-    Raises `SchemaError`: If a column is absent, counts are not raw, there are no controls, or no
-    condition is left. Warns of blocks that are left out.
+    The context is part of it where there are several rows of one condition.
     """
-    context = context_columns(keys, block_key)
+    columns = [name for name in effects.obs if name not in ("novelty", "support")]
+    if not columns:
+        return [str(name) for name in effects.obs_names]
+    obs = effects.obs[columns]
+    first, *others = columns
+    varied = [name for name in others if obs[name].nunique() > 1]
+    return [
+        ", ".join([str(row[0]), *(f"{n} {v}" for n, v in zip(varied, row[1:], strict=True))])
+        for row in obs[[first, *varied]].itertuples(index=False, name=None)
+    ]
+
+
+def pseudobulks(adata: AnnData, *, block_key: str | None, keys: ScreenKeys) -> TrainingProfiles:
+    """Return the sums of counts of every condition, context and block, and what cells vary.
+
+    Raises `SchemaError`: If a column is absent, counts are not raw, or there are no controls.
+    """
     blocks = () if block_key is None else (block_key,)
     library = None if keys.library is None else adata.obs[keys.library].to_numpy(np.float64)
-    profiles = TrainingProfiles.from_screen(
+    return TrainingProfiles.from_screen(
         adata,
         None,
-        keys=replace(keys, context=(*context, *blocks)),
+        keys=replace(keys, context=(*context_columns(keys, block_key), *blocks)),
         kind="pseudobulk",
         with_variances=True,
         library=library,
     )
+
+
+def contrasts(profiles: TrainingProfiles, *, n_context: int, min_cells: int) -> list[Contrast]:
+    """Return every condition that has a block with enough cells on both sides.
+
+    `n_context`: Labels of a group that are its context; the block comes after them, if there is
+    one. Warns of pseudobulks that are left out.
+    """
     enough = profiles.n_cells >= min_cells
     controls = {own: i for own, i in profiles.control_groups.items() if enough[i]}
     pairs: dict[tuple[Condition, Context], list[tuple[int, int]]] = {}
@@ -97,15 +118,9 @@ def contrasts(
         if what.is_control:
             continue
         if enough[i] and own in controls:
-            pairs.setdefault((what, own[: len(context)]), []).append((i, controls[own]))
+            pairs.setdefault((what, own[:n_context]), []).append((i, controls[own]))
         else:
             n_left_out += 1
-    if not pairs:
-        msg = (
-            f"No condition has {min_cells} cells and {min_cells} control cells in one "
-            f"{'block' if blocks else 'context'}; lower min_cells, or choose another block_key."
-        )
-        raise SchemaError(msg)
     if n_left_out:
         warn(
             f"{n_left_out} pseudobulks were left out: they, or the control cells beside them, have "
@@ -261,7 +276,7 @@ def _summed(
 
 
 def write_table(
-    adata: AnnData, key_added: str, table: pd.DataFrame, facts: dict[str, str | int | float]
+    adata: AnnData, key_added: str, table: pd.DataFrame, facts: Mapping[str, str]
 ) -> None:
     """Write a table to `uns[key_added]`, and how it was made to `uns["scvi_perturb"]`."""
     recorded = dict(adata.uns.get(UNS_KEY, {}))

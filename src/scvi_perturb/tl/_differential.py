@@ -13,7 +13,13 @@ from scipy.stats import t as student
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, warn
-from scvi_perturb.tl._blocks import context_columns, contrasts, real_units, write_table
+from scvi_perturb.tl._blocks import (
+    context_columns,
+    contrasts,
+    pseudobulks,
+    real_units,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,9 +101,16 @@ def differential_expression(
     """
     _check_unit(adata, unit, block_key)
     cells, keys, sampled = real_units(adata, reference, block_key=block_key, keys=keys)
-    found = contrasts(cells, block_key=block_key, keys=keys, min_cells=min_cells)
-    most = max(len(one.blocks) for one in found)
-    if unit == "block" and most < 2:
+    profiles = pseudobulks(cells, block_key=block_key, keys=keys)
+    context = context_columns(keys, block_key)
+    found = contrasts(profiles, n_context=len(context), min_cells=min_cells)
+    if not found:
+        msg = (
+            f"No condition has {min_cells} cells and as many control cells in one block of a "
+            "context; lower min_cells, or choose another block_key."
+        )
+        raise SchemaError(msg)
+    if unit == "block" and max(len(one.blocks) for one in found) < 2:
         msg = (
             f"No condition was measured in two blocks of obs[{block_key!r}] with {min_cells} cells "
             "and controls, so nothing is known about other blocks and there are no p-values. Pass "
@@ -107,7 +120,6 @@ def differential_expression(
     few = sum(len(one.blocks) < 2 for one in found) if unit == "block" else 0
     if few:
         warn(f"{few} conditions were measured in one block only; they get no p-values.")
-    context = context_columns(keys, block_key)
     tables = []
     for one in found:
         tested = (one.counts >= min_count) & (one.sampling.mean(axis=0) > 0)
@@ -115,9 +127,8 @@ def differential_expression(
         tables.append(_table(one, result, tested, cells.var_names, one.columns(context)))
     table = pd.concat(tables, ignore_index=True)
     table["source"] = "predicted" if sampled else "measured"
-    facts = {"function": "differential_expression", "unit": unit, "units": "natural log"}
-    facts |= {"block_key": block_key or "none", "source": str(table["source"].iloc[0])}
-    write_table(adata, key_added, table, facts)
+    facts = {"unit": unit, "block_key": block_key or "none", "units": "natural log"}
+    write_table(adata, key_added, table, {"function": "differential_expression", **facts})
     return table
 
 
