@@ -125,7 +125,7 @@ def test_without_moderation_it_is_the_paired_t_test():
     changes = rng.normal(0.3, 1.0, (5, 2))
     cells = np.full(5, 1_000)
     ones = np.full(2, 1e-3)
-    contrast = Contrast("A", (), (*"abcde",), changes, cells, cells, ones, ones, ones)
+    contrast = Contrast("A", (), (*"abcde",), changes, cells, cells, ones, ones, ones, ones)
     result = block_test(contrast, np.array([True, True]))
     expected = stats.ttest_1samp(changes, 0.0)
     np.testing.assert_allclose(result.lfc / result.se, expected.statistic)
@@ -135,7 +135,7 @@ def test_without_moderation_it_is_the_paired_t_test():
 def test_weights_of_equal_precision_are_equal():
     rng = np.random.default_rng(1)
     changes = rng.normal(size=(4, 30))
-    mean, residual, weight = weighted(changes, np.full((4, 30), 0.5))
+    mean, residual, weight = weighted(changes, np.full((4, 30), 0.5), np.ones(30))
     np.testing.assert_allclose(mean, changes.mean(axis=0))
     np.testing.assert_allclose(residual / weight[0], changes.var(axis=0, ddof=1))
 

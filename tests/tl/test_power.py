@@ -58,13 +58,13 @@ def test_power_without_effect_is_the_level():
 
 
 def test_assurance_is_the_mean_power_over_the_effects():
-    """Powers lie between 0 and 1: the mean of 20,000 has an error below 0.004."""
+    """Powers lie between 0 and 1: the mean of 20,000 has an error below 0.008."""
     noise = _Noise(np.array([0.5]), np.array([0.01]), 4.0, 9, 100, None)
     size = {"n_cells": 20, "n_blocks": 4, "level": 0.05}
-    draws = np.random.default_rng(0).normal(0.2, 0.15, 20_000)
+    draws = np.random.default_rng(0).normal(0.2, 0.15, 5_000)
     mean = _found(draws, np.zeros(1), noise, **size)["power"].mean()
     found = _found(np.array([0.2]), np.array([0.15]), noise, **size)["power"]
-    assert found == pytest.approx(mean, abs=0.016)
+    assert found == pytest.approx(mean, abs=0.03)
 
 
 def test_predicted_effects_have_rows_of_their_own(pilot):

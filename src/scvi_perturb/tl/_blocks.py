@@ -40,7 +40,9 @@ class Contrast:
     `changes`: Profile of the condition minus that of control, `(n_blocks, n_genes)`, natural log;
     the bias of a logarithm to second order is taken off. `n_cells`, `n_control`: Of each block,
     `(n_blocks,)`. `spread`, `control_spread`: Variance between cells of what one cell adds to the
-    profile, pooled over blocks, `(n_genes,)`. `counts`: Sum over both sides, `(n_genes,)`.
+    profile, pooled over blocks, `(n_genes,)`. `slope`: By how much the profile moves with the
+    logarithm of a gene's share, from 0 without counts to 1, mean of both sides, `(n_genes,)`. `counts`: Sum
+    over both sides, `(n_genes,)`.
     """
 
     condition: str
@@ -51,6 +53,7 @@ class Contrast:
     n_control: NDArray[np.int64]
     spread: Floats
     control_spread: Floats
+    slope: Floats
     counts: Floats
 
     @property
@@ -151,6 +154,7 @@ def _contrast(
         n_control=n_control,
         spread=spread,
         control_spread=base,
+        slope=np.mean([-np.expm1(-profiles.profile(side)) for side in (treated, control)], axis=0),
         counts=(profiles.sums[treated] + profiles.sums[control]).sum(axis=0),
     )
 

@@ -122,7 +122,7 @@ def differential_expression(
         warn(f"{few} conditions were measured in one block only; they get no p-values.")
     tables = []
     for one in found:
-        tested = (one.counts >= min_count) & (one.sampling.mean(axis=0) > 0)
+        tested = (one.counts >= min_count) & (one.sampling.mean(axis=0) > 0) & (one.slope > 0)
         result = cell_test(one) if unit == "cell" else block_test(one, tested)
         tables.append(_table(one, result, tested, cells.var_names, one.columns(context)))
     table = pd.concat(tables, ignore_index=True)
@@ -167,7 +167,7 @@ def block_test(contrast: Contrast, tested: NDArray[np.bool_]) -> Tested:
     lfc, se, df = contrast.changes.mean(axis=0), missing.copy(), missing.copy()
     if n_blocks < 2 or not tested.any():
         return Tested(lfc, se, df)
-    mean, residual, weight = weighted(changes, sampling)
+    mean, residual, weight = weighted(changes, sampling, contrast.slope[tested])
     prior = variance_prior(residual, n_blocks - 1)
     total = n_blocks - 1 + prior.df
     if np.isinf(prior.df):
@@ -181,15 +181,22 @@ def block_test(contrast: Contrast, tested: NDArray[np.bool_]) -> Tested:
     return Tested(lfc, se, df)
 
 
-def weighted(changes: Floats, sampling: Floats) -> tuple[Floats, Floats, Floats]:
+def weighted(changes: Floats, sampling: Floats, slope: Floats) -> tuple[Floats, Floats, Floats]:
     """Return means over blocks, residual variances and weights; these are 1 by the variance.
 
-    Beside the sampling of cells, blocks differ by a share of it that is common to all genes.
+    Beside the sampling of cells, the log expression of a gene differs in its change between blocks,
+    by a variance that all genes have in common. It takes the place of voom's trend.
     """
     df = len(changes) - 1
-    average = sampling.mean(axis=0)
-    ratio = np.median(changes.var(axis=0, ddof=1) / average) / (chi2.median(df) / df)
-    weight = 1 / (sampling + max(ratio - 1, 0.0) * average)
+    observed, average = changes.var(axis=0, ddof=1), sampling.mean(axis=0)
+    middle = chi2.median(df) / df
+
+    def excess(between: float) -> float:
+        return float(np.median(observed / (average + between * slope**2)) - middle)
+
+    most = float((observed / slope**2).max()) / middle
+    between = brentq(excess, 0.0, most) if excess(0.0) > 0 else 0.0
+    weight = 1 / (sampling + between * slope**2)
     mean = (weight * changes).sum(axis=0) / weight.sum(axis=0)
     return mean, (weight * (changes - mean) ** 2).sum(axis=0) / df, weight
 

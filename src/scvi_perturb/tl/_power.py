@@ -171,8 +171,8 @@ def _noise(
         total += df * changes.var(axis=0, ddof=1)
         total -= df * spread * (1 / one.n_cells + 1 / one.n_control).mean()
         weight += df
-        tested = one.sampling.mean(axis=0) > 0
-        residual = weighted(one.changes[:, tested], one.sampling[:, tested])[1]
+        there = one.slope > 0
+        residual = weighted(one.changes[:, there], one.sampling[:, there], one.slope[there])[1]
         prior.append(variance_prior(residual, df).df)
     return _Noise(
         spread=spread,
