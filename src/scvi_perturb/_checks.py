@@ -60,10 +60,12 @@ _INTERVALS: Final = {
     "context_shrinkage control_invariance independence_weight operator_shrinkage sparsity "
     "free_bits guidance_scale time times beta_min effect_size batch_effect interaction_strength "
     "context_modulation context_distance identity_sd state_sd library_sd n_warmup_steps fold place "
-    "row first second perturbation min_cells n_other PlanConfig.n_steps n_steps_kl_warmup",
+    "row first second perturbation min_cells n_other PlanConfig.n_steps n_steps_kl_warmup "
+    "rank_effects.threshold",
     "[0, 100]": "sharpnesses",
     "(-inf, inf)": "min_control_cpm",
-    "[2, inf)": "n_tuning",
+    "[2, inf)": "n_tuning differential_expression.min_cells compare_donors.min_cells "
+    "power.n_blocks power.n_cells",
     "[1, inf)": "ConditionGP.n_tuning buffer",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
