@@ -64,6 +64,7 @@ _INTERVALS: Final = {
     "[0, 100]": "sharpnesses",
     "(-inf, inf)": "min_control_cpm",
     "[2, inf)": "n_tuning",
+    "[10, 1000000]": "interactions.n_boot",  # a spread of few draws is none
     "[1, inf)": "ConditionGP.n_tuning buffer",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
