@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MIN_DOSES: Final = 3
 #: Slopes that are tried, and how far beyond the doses the half-maximal one is looked for.
 _SLOPES: Final = np.geomspace(0.5, 4.0, 13)
+_SLOPE_ENDS: Final = np.log(_SLOPES[[0, -1]])
 _BEYOND: Final = 100.0
 _N_EC50: Final = 161
 #: Genes that are fitted together.
@@ -288,47 +289,75 @@ def _fit_part(series: _Series, slope: float | None, level: float) -> pd.DataFram
     """Fit some curves: for each EC50 and slope of the grid, `e0` and `emax` are linear."""
     from scipy import stats
 
-    low, high = series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND
-    ec50 = np.geomspace(low, high, _N_EC50)
-    slopes = _SLOPES if slope is None else np.array([slope])
-    shares = _hill(series.doses, ec50[:, None, None], slopes[:, None])
-    misfit, emax, weight, flat = _linear(shares.reshape(-1, len(series.doses)), series)
-    shape = (len(ec50), len(slopes), -1)
-    best = misfit.argmin(axis=0)
-    every = np.arange(misfit.shape[1])
-    limit = misfit[best, every] + stats.chi2.ppf(level, 1)
+    ends = [series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND]
+    ec50 = np.linspace(*np.log(ends), _N_EC50)
+    slopes = np.log(_SLOPES if slope is None else [slope])
+    tried = np.stack(np.meshgrid(ec50, slopes, indexing="ij")).reshape(2, -1)
+    misfit, _, _, flat = _linear(_hill(series.doses, *np.exp(tried)[..., None]), series)
+    step = np.array([ec50[1] - ec50[0], 0.0 if slope else slopes[1] - slopes[0]])
+    best, emax, e0, least = _refine(series, tried[:, misfit.argmin(axis=0)], step)
+    limit = least + stats.chi2.ppf(level, 1)
+    profile = misfit.reshape(_N_EC50, len(slopes), -1).min(axis=1)
+    is_open = profile[[0, -1]] <= limit
+    at, largest = _ends(series, _box(tried, misfit, limit, best, step), limit, step)
+    largest[(emax > 0).astype(int), np.arange(len(emax))] += np.where(
+        is_open[1], np.copysign(np.inf, emax), 0.0
+    )  # where the EC50 has no upper end, neither has the change at infinite dose
     n_free = len(series.doses) - 3 - (slope is None)
-    lower, upper = _profile_ends(misfit.reshape(shape).min(axis=1), np.log(ec50), limit)
-    slack = np.sqrt(np.maximum(limit - misfit, 0.0) / weight)
-    fits = misfit <= limit
-    ends = np.stack(
-        [
-            np.where(fits, emax - slack, np.inf).min(axis=0),
-            np.where(fits, emax + slack, -np.inf).max(axis=0),
-        ]
-    )
-    open_above = np.isinf(upper)  # then the change at infinite dose has no end either
-    ends[1, open_above & (emax[best, every] > 0)] = np.inf
-    ends[0, open_above & (emax[best, every] < 0)] = -np.inf
-    place = np.unravel_index(best, shape[:2])
-    first = np.log([ec50[place[0]], slopes[place[1]]])
-    step = np.log([ec50[1] / ec50[0], _SLOPES[1] / _SLOPES[0] if slope is None else 1.0])
-    at, power, largest, e0 = _refine(series, first, step)
     return pd.DataFrame(
         {
-            "ec50": at,
-            "ec50_lower": lower,
-            "ec50_upper": upper,
-            "emax": largest,
-            "emax_lower": ends[0],
-            "emax_upper": ends[1],
-            "slope": power,
+            "ec50": np.exp(best[0]),
+            "ec50_lower": np.where(is_open[0], 0.0, np.exp(at[0])),
+            "ec50_upper": np.where(is_open[1], np.inf, np.exp(at[1])),
+            "emax": emax,
+            "emax_lower": largest[0],
+            "emax_upper": largest[1],
+            "slope": np.exp(best[1]),
             "e0": e0,
             "n_doses": len(series.doses) - 1,
             "p_value": stats.chi2.sf(flat, len(series.doses) - 1),
-            "misfit_p_value": stats.chi2.sf(misfit[best, every], n_free) if n_free else np.nan,
+            "misfit_p_value": stats.chi2.sf(least, n_free) if n_free else np.nan,
         }
     )
+
+
+def _box(tried: Floats, misfit: Floats, limit: Floats, best: Floats, step: Floats) -> Floats:
+    """Return the least and largest EC50 and slope that fit, and a step beyond, `(2, 2, n)`.
+
+    `tried`: What was tried, `(2, n_rows, 1 or n)`, logarithms; `best`, `(2, n)`, always fits.
+    """
+    tried = tried[..., None] if tried.ndim == 2 else tried
+    fits = misfit <= limit
+    low = np.minimum(np.where(fits, tried, np.inf).min(axis=1), best) - step.reshape(2, -1)
+    high = np.maximum(np.where(fits, tried, -np.inf).max(axis=1), best) + step.reshape(2, -1)
+    made = np.stack([low, high], axis=1)
+    return made if not np.any(step[1]) else np.stack([made[0], made[1].clip(*_SLOPE_ENDS)])
+
+
+def _ends(series: _Series, box: Floats, limit: Floats, step: Floats) -> tuple[Floats, Floats]:
+    """Return the ends of EC50 (logarithm) and `emax` with which curves fit, `(2, n)` each.
+
+    Each round covers the box of what fitted in the last one, so that the grid becomes as fine as
+    the interval is narrow.
+    """
+    n_ec50, n_slopes = 31, 11 if np.any(step[1]) else 1
+    for _ in range(4):
+        ec50, slopes = (
+            np.linspace(*one, n) for one, n in zip(box, (n_ec50, n_slopes), strict=True)
+        )
+        tried = np.stack([np.repeat(ec50, n_slopes, axis=0), np.tile(slopes, (n_ec50, 1))])
+        misfit, emax, weight, _ = _linear(
+            _hill(series.doses[:, None], *np.exp(tried)[:, :, None]), series
+        )
+        middle = tried[:, misfit.argmin(axis=0), np.arange(misfit.shape[1])]
+        spacing = (box[:, 1] - box[:, 0]) / np.array([[n_ec50 - 1], [max(n_slopes - 1, 1)]])
+        box = _box(tried, misfit, limit, middle, spacing)
+    profile = misfit.reshape(n_ec50, n_slopes, -1).min(axis=1)
+    slack = np.sqrt(np.maximum(limit - misfit, 0.0) / weight)
+    fits = (misfit <= limit) | (misfit == misfit.min(axis=0))
+    low = np.where(fits, emax - slack, np.inf).min(axis=0)
+    high = np.where(fits, emax + slack, -np.inf).max(axis=0)
+    return _crossings(profile, ec50, limit), np.stack([low, high])
 
 
 def _hill(doses: Floats, ec50: Any, slope: Any) -> Floats:  # noqa: ANN401
@@ -355,44 +384,38 @@ def _linear(shares: Floats, series: _Series) -> tuple[Floats, Floats, Floats, Fl
     return np.maximum(flat - emax * shared, 0.0), emax, weight, flat
 
 
-def _profile_ends(misfit: Floats, at: Floats, limit: Floats) -> tuple[Floats, Floats]:
-    """Return where the profile of EC50 crosses its limit; 0 and infinity where it does not."""
-    inside = misfit <= limit
-    every = np.arange(misfit.shape[1])
-
-    def crossing(inner: NDArray[np.intp], outer: NDArray[np.intp]) -> Floats:
+def _crossings(misfit: Floats, at: Floats, limit: Floats) -> Floats:
+    """Return where a profile `(n_rows, n)` crosses its limit, first and last, `(2, n)`."""
+    inside = (misfit <= limit) | (misfit == misfit.min(axis=0))
+    every, last = np.arange(misfit.shape[1]), len(at) - 1
+    made = []
+    for inner, way in ((inside.argmax(axis=0), -1), (last - inside[::-1].argmax(axis=0), 1)):
+        outer = np.clip(inner + way, 0, last)
         below, above = misfit[inner, every], misfit[outer, every]
         part = np.clip((limit - below) / np.maximum(above - below, 1e-300), 0, 1)
-        made: Floats = np.exp(at[inner] + part * (at[outer] - at[inner]))
-        return made
-
-    first = inside.argmax(axis=0)
-    last = len(at) - 1 - inside[::-1].argmax(axis=0)
-    low = np.where(first > 0, crossing(first, np.maximum(first - 1, 0)), 0.0)
-    high = np.where(last < len(at) - 1, crossing(last, np.minimum(last + 1, len(at) - 1)), np.inf)
-    return low, high
+        made.append(at[inner, every] + part * (at[outer, every] - at[inner, every]))
+    return np.stack(made)
 
 
 def _refine(series: _Series, at: Floats, step: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Refine curves on ever finer grids around the best of the first.
 
     `at`: Logarithms of EC50 and slope, `(2, n)`. `step`: Spacing of the first grid, 0 of what is
-    fixed. Returns EC50, slope, `emax` and `e0`, `(n,)`.
+    fixed. Returns `at`, `emax`, `e0` and the misfit, of the best.
     """
-    bounds = np.log(_SLOPES[[0, -1]])
     every = np.arange(at.shape[1])
     for _ in range(12):
         around = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2), axis=0).reshape(2, -1)
         tried = at[:, None] + (step[:, None] * around)[..., None]
         if step[1]:
-            tried[1] = tried[1].clip(*bounds)
+            tried[1] = tried[1].clip(*_SLOPE_ENDS)
         shares = _hill(series.doses[:, None], *np.exp(tried)[:, :, None])
         misfit, emax, *_ = _linear(shares, series)
         best = misfit.argmin(axis=0)
         at, step = tried[:, best, every], step / 1.7
     share, emax = shares[best, :, every].T, emax[best, every]
     e0 = np.average(series.effect - emax * share, axis=0, weights=1 / series.variance)
-    return *np.exp(at), emax, e0
+    return at, emax, e0, misfit.min(axis=0)
 
 
 def _ranges(table: pd.DataFrame, series: _Series) -> NDArray[np.object_]:
