@@ -12,7 +12,7 @@ from scvi_perturb.benchmark.report import (
     metric_values,
     score_bars,
 )
-from scvi_perturb.pl._conditions import dose_response
+from scvi_perturb.pl._conditions import dose_response, similarity_map
 from scvi_perturb.pl._figures import effect_scatter, training_history, umap_real_and_predicted
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "effect_scatter",
     "metric_values",
     "score_bars",
+    "similarity_map",
     "training_history",
     "umap_real_and_predicted",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
-from scvi_perturb._plotting import COLOURS, axes_of, tidy
+from scvi_perturb._plotting import COLOURS, DARK, PALE, axes_of, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,7 @@ def dose_response(curves: pd.DataFrame, points: pd.DataFrame, *, ax: Axes | None
         if np.isfinite(curve["ec50"]):
             _draw_curve(ax, curve, np.geomspace(low, high, 200), colour)
             _draw_ends(ax, curve, (low, high), 0.03 + 0.03 * i, colour)
+    ax.margins(y=0.05 + 0.03 * len(curves))
     ax.set_xscale("log")
     ax.set(xlim=(low / 1.3, high), xlabel="dose (control at the left)")
     ax.set_ylabel("effect (log change from control)")
@@ -97,3 +98,76 @@ def _draw_ends(
     for end, at, marker in (("ec50_lower", low, "<"), ("ec50_upper", high, ">")):
         if curve[end] in {0, np.inf}:
             ax.plot([at], [height], marker, color=colour, ms=5, transform=across)
+
+
+@checked
+def similarity_map(
+    similarity: pd.DataFrame, clusters: pd.DataFrame | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """Draw how alike perturbations are, those of a cluster side by side.
+
+    Parameters
+    ----------
+    similarity
+        From :func:`scvi_perturb.tl.perturbation_similarity`.
+    clusters
+        From :func:`scvi_perturb.tl.cluster_perturbations`: its order, with a frame around each
+        cluster of two and more. None keeps the order of `similarity`.
+    ax
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A square for each two conditions, -1 orange, 1 blue; grey where nothing is known.
+
+    Raises
+    ------
+    SchemaError
+        If columns are missing, or clusters are of other conditions.
+    """
+    needed = ("first", "second", "similarity")
+    if absent := [column for column in needed if column not in similarity]:
+        msg = f"similarity lacks the columns {absent}; pass that of `tl.perturbation_similarity`."
+        raise SchemaError(msg)
+    labels = list(dict.fromkeys([*similarity["first"], *similarity["second"]]))
+    if clusters is not None:
+        if not {"label", "cluster"} <= {*clusters} or {*clusters["label"]} != {*labels}:
+            msg = "clusters are not those of the same conditions; make both from the same data."
+            raise SchemaError(msg)
+        labels = list(clusters["label"])
+    place = {label: i for i, label in enumerate(labels)}
+    values = np.eye(len(labels))
+    rows, columns = (similarity[side].map(place).to_numpy() for side in ("first", "second"))
+    values[rows, columns] = values[columns, rows] = similarity["similarity"]
+    ax = axes_of(ax, (1.8 + 0.22 * len(labels), 1.4 + 0.22 * len(labels)))
+    _draw_map(ax, values, labels)
+    if clusters is not None:
+        for _, own in clusters.groupby("cluster"):
+            _frame(ax, sorted(place[label] for label in own["label"]))
+    return ax
+
+
+def _draw_map(ax: Axes, values: NDArray[np.float64], labels: list[str]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("alike", [COLOURS[1], "white", COLOURS[0]])
+    colours = colours.with_extremes(bad=PALE)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=-1, vmax=1)
+    size = float(np.clip(260 / len(labels), 3, 8))
+    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+    ax.set_yticks(range(len(labels)), labels, fontsize=size)
+    figure = ax.get_figure()
+    if figure is not None:
+        bar = figure.colorbar(image, ax=ax, shrink=0.6)
+        bar.set_label("similarity of effects", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+
+
+def _frame(ax: Axes, places: list[int]) -> None:
+    """Draw a frame around conditions that stand side by side."""
+    from matplotlib.patches import Rectangle
+
+    if len(places) > 1:
+        corner = (places[0] - 0.5, places[0] - 0.5)
+        ax.add_patch(Rectangle(corner, len(places), len(places), fill=False, lw=1.2, ec=DARK))

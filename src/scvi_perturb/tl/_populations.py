@@ -119,8 +119,9 @@ class Populations:
             rows = [int(self.rows[group][0]) for group in groups]
             effects = _dense(self.data.layers["lfc"][rows])
             std = _dense(self.data.layers["std"][rows])
-            rng = np.random.default_rng(self.seed)
-            return effects, effects + std * rng.standard_normal((n_draws, *std.shape)), None
+            own = [np.random.default_rng([self.seed, row]) for row in rows]
+            noise = np.stack([rng.standard_normal((n_draws, std.shape[1])) for rng in own], axis=1)
+            return effects, effects + std * noise, None
         groups = [(Condition(), context), *groups]
         if self.blocks is None:
             drawn = np.stack([self._bootstrap(group, n_draws) for group in groups], axis=1)
