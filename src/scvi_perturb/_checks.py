@@ -67,7 +67,7 @@ _INTERVALS: Final = {
     "[2, inf)": "n_tuning",
     "[-1, 1]": "cluster_perturbations.threshold",
     "[10, 1000000]": "interactions.n_boot perturbation_similarity.n_boot "
-    "cluster_perturbations.n_boot",  # a spread of few draws is none
+    "cluster_perturbations.n_boot enrichment.n_boot",  # a spread of few draws is none
     "[1, inf)": "ConditionGP.n_tuning buffer",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "
