@@ -12,15 +12,18 @@ from scvi_perturb.benchmark.report import (
     metric_values,
     score_bars,
 )
+from scvi_perturb.pl._conditions import dose_response, similarity_map
 from scvi_perturb.pl._figures import effect_scatter, training_history, umap_real_and_predicted
 
 __all__ = [
     "calibration_curve",
     "change_scatter",
     "cost_dots",
+    "dose_response",
     "effect_scatter",
     "metric_values",
     "score_bars",
+    "similarity_map",
     "training_history",
     "umap_real_and_predicted",
 ]
