@@ -226,11 +226,25 @@ def scratch(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
+#: What a folder of zarr with AnnData holds.
+ZARR_NAMES: Final = frozenset(
+    ("X", "layers", "obs", "obsm", "obsp", "raw", "uns", "var", "varm", "varp", "zarr.json")
+)
+
+
 def write_anndata(path: str | os.PathLike[str], adata: AnnData) -> None:
-    """Write an `.h5ad` file; see `writing`."""
+    """Write an `.h5ad` file, or a folder where the name ends in `.zarr`; see `writing`."""
     from anndata.io import write_elem
 
     adata.strings_to_categoricals()  # as AnnData's own method does
+    if Path(path).suffix == ".zarr":
+        import zarr
+
+        from scvi_perturb._compat import quiet_zarr
+
+        with writing_folder(path, overwrite=True, own=ZARR_NAMES) as folder, quiet_zarr():
+            write_elem(zarr.open_group(folder, mode="w", zarr_format=3), "/", adata)
+        return
     with writing_hdf5(path) as (file, _):
         write_elem(file, "/", adata)
 
