@@ -122,8 +122,13 @@ def write_text(path: str | os.PathLike[str], text: str, *, make_folder: bool = F
 def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     """Write a table as CSV without its index, numbers with six digits; see `writing`.
 
-    Text that a spreadsheet would run as a formula is written with an apostrophe before it.
+    Text that a spreadsheet would run as a formula is written with an apostrophe before it. Where
+    the name ends in `.parquet` it is written as that, unchanged, which needs pyarrow.
     """
+    if Path(path).suffix == ".parquet":
+        with writing(path) as temporary:
+            frame.to_parquet(temporary, index=False)
+        return
     plain = frame.rename(columns=_no_formula)
     texts = [*plain.select_dtypes(exclude=["number", "bool"])]
     plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
@@ -240,9 +245,7 @@ def write_anndata(path: str | os.PathLike[str], adata: AnnData) -> None:
     if Path(path).suffix == ".zarr":
         import zarr
 
-        from scvi_perturb._compat import quiet_zarr
-
-        with writing_folder(path, overwrite=True, own=ZARR_NAMES) as folder, quiet_zarr():
+        with writing_folder(path, overwrite=True, own=ZARR_NAMES) as folder:
             write_elem(zarr.open_group(folder, mode="w", zarr_format=3), "/", adata)
         return
     with writing_hdf5(path) as (file, _):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scvi_perturb._core import UnknownPerturbationError
-from scvi_perturb._files import read_json, write_anndata, write_table, writing
+from scvi_perturb._files import read_json, write_anndata, write_table
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import UsageError
 from scvi_perturb.cli._benchmark import WIDE
@@ -143,13 +143,8 @@ def _write_effects(path: Path, effects: AnnData) -> None:
     if path.suffix in _CELLS:
         _write(path, effects)
         return
-    table = effects_table(effects)
-    if path.suffix == ".csv":
-        write_table(path, table)
-        return
     try:
-        with writing(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        write_table(path, effects_table(effects))
     except ImportError as error:
         msg = f"--effects {path}: parquet needs pyarrow (pip install pyarrow), or name a .csv."
         raise UsageError(msg) from error

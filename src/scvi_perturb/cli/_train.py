@@ -180,12 +180,12 @@ def _prepare(
     features = None
     if options.features is not None:
         features = _features(options.features, screen)
-        known = sum(name in features for name in _perturbations(screen))
-        say(
-            console,
-            f"Features: {', '.join(features.modalities)}; they cover {known} of "
-            f"{len(_perturbations(screen))} perturbations of the screen",
-        )
+        names = _perturbations(screen)
+        without = [name for name in names if name not in features]
+        told = f"; none of {', '.join(without[:8])}" if without else ""
+        told += ", ..." if len(without) > 8 else ""
+        n_known = f"{len(names) - len(without)} of {len(names)}"
+        say(console, f"Features of {n_known} perturbations: {', '.join(features.modalities)}{told}")
     if split is not None:
         split.check(screen.adata)
         _check_answerable(split, features)
@@ -327,11 +327,11 @@ def _record(
 
 
 def _example(screen: PreparedScreen, split: Split | None) -> str:
-    """Return something to ask for: what was held out, or a condition."""
+    """Return what to ask for: some of what was held out, or a condition."""
     names = (
         [row["perturbation"] for row in split.held_out if "perturbation" in row] if split else []
     )
     if not names:
         labels = screen.adata.obs[Column.PERTURBATION].astype(str)
         names = [name for name in labels.value_counts().index if name != CONTROL]
-    return f'"{names[0]}"'
+    return " ".join(f'"{name}"' for name in names[:2])
