@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -127,7 +128,9 @@ def fit(
     extra = {} if features is None else {"features": features}
     model: ModelT = model_class(screen.adata, seed=seed, **extra)  # type: ignore[call-arg]
     chosen = {name: value for name, value in given.items() if value is not None}
-    model.train(split=split, seed=seed, enable_progress_bar=progress, **chosen)
+    # What scvi-tools prints when it is interrupted says nothing to a user.
+    with nullcontext() if progress else redirect_stdout(io.StringIO()):
+        model.train(split=split, seed=seed, enable_progress_bar=progress, **chosen)
     return model
 
 
