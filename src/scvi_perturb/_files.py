@@ -120,8 +120,13 @@ def write_text(path: str | os.PathLike[str], text: str, *, make_folder: bool = F
 def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     """Write a table as CSV without its index, numbers with six digits; see `writing`.
 
-    Text that a spreadsheet would run as a formula is written with an apostrophe before it.
+    Text that a spreadsheet would run as a formula is written with an apostrophe before it. Where
+    the name ends in `.parquet` it is written as that, unchanged, which needs pyarrow.
     """
+    if Path(path).suffix == ".parquet":
+        with writing(path) as temporary:
+            frame.to_parquet(temporary, index=False)
+        return
     plain = frame.rename(columns=_no_formula)
     texts = [*plain.select_dtypes(exclude=["number", "bool"])]
     plain = plain.assign(**{name: plain[name].astype(object).map(_no_formula) for name in texts})
@@ -222,11 +227,23 @@ def scratch(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
+#: What a folder of zarr with AnnData holds.
+ZARR_NAMES: Final = frozenset(
+    ("X", "layers", "obs", "obsm", "obsp", "raw", "uns", "var", "varm", "varp", "zarr.json")
+)
+
+
 def write_anndata(path: str | os.PathLike[str], adata: AnnData) -> None:
-    """Write an `.h5ad` file; see `writing`."""
+    """Write an `.h5ad` file, or a folder where the name ends in `.zarr`; see `writing`."""
     from anndata.io import write_elem
 
     adata.strings_to_categoricals()  # as AnnData's own method does
+    if Path(path).suffix == ".zarr":
+        import zarr
+
+        with writing_folder(path, overwrite=True, own=ZARR_NAMES) as folder:
+            write_elem(zarr.open_group(folder, mode="w", zarr_format=3), "/", adata)
+        return
     with writing_hdf5(path) as (file, _):
         write_elem(file, "/", adata)
 

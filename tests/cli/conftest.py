@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scvi_perturb.cli import main
 from scvi_perturb.data import SimulatorConfig, simulate_screen
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def simulate(**kwargs) -> AnnData:
+def simulate(n_cells: int = 420, **kwargs) -> AnnData:
     given = {
         "n_perturbations": 3,
         "n_combinations": 3,
@@ -23,7 +24,7 @@ def simulate(**kwargs) -> AnnData:
         "n_unseen": 0,
         "control_fraction": 0.3,
     }
-    return simulate_screen(n_cells=420, n_genes=60, config=SimulatorConfig(**given | kwargs))
+    return simulate_screen(n_cells=n_cells, n_genes=60, config=SimulatorConfig(**given | kwargs))
 
 
 @pytest.fixture
@@ -50,3 +51,17 @@ def foreign_file(tmp_path: Path, foreign: AnnData) -> Path:
     path = tmp_path / "foreign.h5ad"
     foreign.write_h5ad(path)
     return path
+
+
+#: Of a training that takes a second.
+SHORT = ["--model", "PerturbDiffusion", "--max-epochs", "1", "--n-steps", "5"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a model that `train` wrote, beside its screen."""
+    folder = tmp_path_factory.mktemp("trained")
+    simulate(200, n_contexts=2).write_h5ad(folder / "screen.h5ad")
+    asked = [str(folder / "screen.h5ad"), "--out", str(folder / "model"), *SHORT]
+    assert main(["train", *asked, "--held-out", "pert_01+pert_02", "--seed", "3"]) == 0
+    return folder / "model"

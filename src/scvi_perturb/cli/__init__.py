@@ -1,4 +1,4 @@
-"""The command line: `scvi-perturb demo`, `check`, `benchmark`, and commands of other packages."""
+"""The command line: `scvi-perturb train`, `predict` and so on, and commands of other packages."""
 
 from __future__ import annotations
 

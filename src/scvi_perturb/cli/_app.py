@@ -4,11 +4,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Toml
 from cyclopts.types import NonNegativeInt, PositiveInt
+from cyclopts.validators import Number
 
 from scvi_perturb._core import LeakError, SchemaError, UnknownPerturbationError
 from scvi_perturb._version import versions
@@ -17,7 +20,9 @@ from scvi_perturb.registry import registry
 #: Instead of a column: do not use what would be found.
 OFF: Final = "none"
 #: Commands of this package; others are entry points of the group `scvi_perturb.commands`.
-OWN: Final = ("benchmark", "check", "demo", "shard")
+OWN: Final = ("benchmark", "check", "demo", "predict", "shard", "train")
+#: Commands that read options from a file.
+_CONFIGURED: Final = ("predict", "train")
 
 _COLUMNS = Group(
     "Columns of the screen", help=f"Left out, a column is looked for; '{OFF}' uses no such column."
@@ -53,10 +58,12 @@ class ScreenOptions:
 
     perturbation_key: str | None = None
     control: tuple[str, ...] | None = None
-    context_keys: tuple[str, ...] | None = None
+    context_keys: Annotated[
+        tuple[str, ...] | None, Parameter(name=["--context-keys", "--context"])
+    ] = None
     layer: str | None = None
     dose_key: str | None = None
-    batch_key: str | None = None
+    batch_key: Annotated[str | None, Parameter(name=["--batch-key", "--batch"])] = None
     library_key: str | None = None
 
 
@@ -152,6 +159,102 @@ class ShardOptions:
     overwrite: bool = False
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What is trained, on which cells, and where it goes.
+
+    Parameters
+    ----------
+    out
+        Folder of the model to write.
+    model
+        HybridResidualModel, PerturbDiffusion, PerturbFlow or CausalPerturbVAE.
+    split
+        What is held out: a kind (unseen_combination, unseen_perturbation, unseen_context,
+        context_transfer, dose, cells), or a split.json. Left out, a tenth of the cells validates.
+    held_out
+        Names to hold out: combinations ('A+B'), contexts, or perturbations that --features cover.
+    features
+        What is known of perturbations: gene sets (.gmt), or a table (.csv, .tsv) with one row a
+        perturbation, its name first.
+    max_epochs
+        Epochs at most, where there are two stages of the first; else the model's choice.
+    n_steps
+        Steps of stage two at most; else the model's choice.
+    batch_size
+        Cells a batch; else the model's choice.
+    seed
+        Seed of every random choice.
+    max_cells
+        Cut a larger screen down to so many cells.
+    max_genes
+        Cut a larger screen down to so many genes, the most variable.
+    checkpoints
+        Folder for the state of the run: the same command goes on where it was interrupted.
+    overwrite
+        Replace the folder of a model.
+    config
+        Options, .toml: one key an option, as max_epochs = 20. The command line wins.
+    """
+
+    out: Annotated[Path, Parameter(name=["--out", "--output"])]
+    model: str = "HybridResidualModel"
+    split: str | None = None
+    held_out: tuple[str, ...] | None = None
+    features: tuple[Path, ...] | None = None
+    max_epochs: PositiveInt | None = None
+    n_steps: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+    max_cells: PositiveInt | None = None
+    max_genes: PositiveInt | None = None
+    checkpoints: Path | None = None
+    overwrite: bool = False
+    config: Path | None = None
+    screen: ScreenOptions = ScreenOptions()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """What is asked of a model, and where the answer goes.
+
+    Parameters
+    ----------
+    conditions
+        Perturbations and combinations: 'A' 'A+B'.
+    table
+        Conditions as a table (.csv, .tsv), one row each: perturbation, and where the model knows
+        them dose, time, contexts, batch.
+    reference
+        Control cells to start from, such as those of a new donor (.h5ad, zarr); else the
+        controls that the model was trained on.
+    effects
+        File for the effects with intervals: .h5ad, .zarr, or one row a gene as .csv, .parquet.
+    cells
+        File for drawn cells with integer counts: .h5ad, .zarr.
+    n_cells
+        Cells drawn of each condition.
+    interval
+        Coverage of the intervals, between 0 and 1.
+    seed
+        Seed of every random choice.
+    config
+        Options, .toml: one key an option, as n_cells = 200. The command line wins.
+    """
+
+    conditions: tuple[str, ...] | None = None
+    table: Path | None = None
+    reference: Path | None = None
+    effects: Path | None = None
+    cells: Path | None = None
+    n_cells: PositiveInt = 500
+    interval: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] = 0.9
+    seed: NonNegativeInt = 0
+    config: Path | None = None
+
+
 def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
     """Look a screen over: what was found in it, what is wrong with it.
 
@@ -227,7 +330,52 @@ def shard(file: Path, out: Path, /, *, options: ShardOptions = ShardOptions()) -
     run_shard(file, out, options, Console())
 
 
-def _app(command: str) -> App:
+def train(file: Path, /, *, options: TrainOptions) -> None:
+    """Train a model on a screen and save it.
+
+    The folder holds the model, the control cells it answers from, split.json and run.json. It
+    appears when it is complete.
+
+    ```
+    scvi-perturb train screen.h5ad --out model_dir --split unseen_combination
+    scvi-perturb train screen.h5ad --out model_dir --held-out IRF1 --features sets.gmt
+    ```
+
+    Parameters
+    ----------
+    file
+        Screen, .h5ad or zarr.
+    """
+    from rich.console import Console
+
+    from scvi_perturb.cli._train import run_train
+
+    run_train(file, options, Console())
+
+
+def predict(model: Path, /, *, options: PredictOptions = PredictOptions()) -> None:
+    """Predict effects, and draw cells, of conditions that were measured or not.
+
+    The model answers without the screen it was trained on.
+
+    ```
+    scvi-perturb predict model_dir --conditions "A+B" "C" --effects effects.h5ad
+    scvi-perturb predict model_dir --table requests.csv --cells cells.h5ad --n-cells 200
+    ```
+
+    Parameters
+    ----------
+    model
+        Folder of the model.
+    """
+    from rich.console import Console
+
+    from scvi_perturb.cli._predict import run_predict
+
+    run_predict(model, options, Console())
+
+
+def _app(given: Sequence[str]) -> App:
     """Return the commands; of other packages, only the command that is asked for is loaded.
 
     Raises
@@ -235,8 +383,10 @@ def _app(command: str) -> App:
     UsageError
         If that one cannot be loaded.
     """
+    command = given[0]
     app = App(
         name="scvi-perturb",
+        config=_config(given) if command in _CONFIGURED else None,
         help="Perturbation-response models for single-cell screens.",
         version=lambda: "\n".join(f"{name} {number}" for name, number in versions().items()),
         version_format="plaintext",
@@ -257,6 +407,24 @@ def _app(command: str) -> App:
     return app
 
 
+def _config(given: Sequence[str]) -> list[Toml]:
+    """Return the last file of options that is named, if one is.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    """
+    named = [after for one, after in pairwise((*given, "")) if one == "--config"]
+    named += [one.removeprefix("--config=") for one in given if one.startswith("--config=")]
+    if not named:
+        return []
+    if not Path(named[-1]).is_file():
+        msg = f"--config {named[-1]}: there is no such file."
+        raise UsageError(msg)
+    return [Toml(named[-1], use_commands_as_keys=False, source=named[-1])]
+
+
 #: What a user can mend; anything else is a fault of ours and is shown in full.
 _FORESEEN: Final = (UsageError, SchemaError, LeakError, UnknownPerturbationError, OSError)
 
@@ -271,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given:
             msg = "Name a command; see scvi-perturb --help."
             raise UsageError(msg)
-        app = _app(given[0])
+        app = _app(given)
         done = app(given, exit_on_error=False, print_error=False, result_action="return_value")
         return int(done or 0)
     except CycloptsError as error:

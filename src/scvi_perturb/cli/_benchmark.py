@@ -19,6 +19,7 @@ from scvi_perturb._files import write_table
 from scvi_perturb.benchmark import REPLICATE, missing_jobs, read_study, run, write_report
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import UsageError
+from scvi_perturb.cli._screen import say
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from scvi_perturb.cli._app import BenchmarkOptions
 
 #: Characters of a line where nobody looks on.
-_WIDE: Final = 150
+WIDE: Final = 150
 #: What is printed, as far as it is defined; files hold all.
 _PRINTED: Final = (
     "nmse_vs_no_change",
@@ -62,7 +63,7 @@ def run_benchmark(path: Path, options: BenchmarkOptions, console: Console) -> in
     missing = missing_jobs(study, out, fresh=options.fresh)
     waiting = sum(len(job.methods) + job.replicate for job in missing)
     done = f"; {total - waiting} are there already" if waiting < total else ""
-    _say(
+    say(
         console,
         f"{len(study.tasks)} tasks, {len(study.methods)} methods, {len(study.seeds)} seeds: "
         f"{total} results, replicates of the experiment included{done}",
@@ -77,10 +78,6 @@ def run_benchmark(path: Path, options: BenchmarkOptions, console: Console) -> in
             progress=tell,
         )
     return _finish(results, file, console)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _overruled(file: StudyFile, options: BenchmarkOptions) -> StudyFile:
@@ -119,7 +116,7 @@ def _progress(console: Console, waiting: int) -> Iterator[Callable[[Record], Non
             if new or not console.is_terminal:
                 message = f": {' '.join(record.message.split())}" if new else ""
                 line = f"  {count}/{waiting} {where}, {record.status}{message}"
-                _say(progress.console, line)
+                say(progress.console, line)
 
         yield tell
 
@@ -148,7 +145,7 @@ def _finish(results: Results, file: StudyFile, console: Console) -> int:
     status = results.status()
     write_table(out / "status.csv", status)
     for line in _trouble(status):
-        _say(console, line)
+        say(console, line)
     write_table(out / "scores.csv", results.frame())
     everything, clear = results.summary(), results.summary(clear=True)
     parts = [everything.assign(conditions="all"), clear.assign(conditions="clear effect")]
@@ -156,7 +153,7 @@ def _finish(results: Results, file: StudyFile, console: Console) -> int:
     write_table(out / "summary.csv", summary)
     write_report(results, out / "report.html")
     # A file is not bound to the width of a screen.
-    wide = console if console.is_terminal else Console(file=console.file, width=_WIDE)
+    wide = console if console.is_terminal else Console(file=console.file, width=WIDE)
     for table in _study_tables(everything, clear, file.study, width=wide.width):
         wide.print(table)
     console.print(f"Results are in [bold]{out}[/]; begin with report.html.", soft_wrap=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 
 from scvi_perturb._core import CONTROL, TARGET_SUM, UnknownPerturbationError
 from scvi_perturb._files import write_anndata, write_table, write_text, writing, writing_files
@@ -19,7 +17,8 @@ from scvi_perturb.benchmark.results import CLEAR
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._benchmark import number, score_table
 from scvi_perturb.cli._held_out import Case, cases, hold_out
-from scvi_perturb.cli._screen import PreparedScreen, open_screen, smaller, with_genes
+from scvi_perturb.cli._screen import PreparedScreen, open_screen, smaller, tell, with_genes
+from scvi_perturb.cli._train import fit, one_thread
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.data.simulate.config import SimulatorConfig
 from scvi_perturb.data.simulate.screen import simulate_screen
@@ -36,12 +35,11 @@ from scvi_perturb.metrics import (
 )
 from scvi_perturb.model.diffusion import PerturbDiffusion
 from scvi_perturb.pl import effect_scatter, training_history, umap_real_and_predicted
-from scvi_perturb.pp import validate
 from scvi_perturb.predictors.baselines import Additive, ContextMean, NoChange
 from scvi_perturb.predictors.cells import ShiftedControl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -96,7 +94,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     Raises `UsageError`: When the screen, or what was asked, does not allow for it.
     """
     try:
-        with writing_files(options.out, inputs=[options.data]) as folder, _one_thread():
+        with writing_files(options.out, inputs=[options.data]) as folder, one_thread():
             _run(options, folder, console)
     except KeyboardInterrupt as error:
         msg = "nothing was written."
@@ -158,10 +156,7 @@ def _prepare(options: DemoOptions, console: Console) -> tuple[str, PreparedScree
     screen = with_genes(screen, options.max_genes, split.train)
     # A split belongs to the genes of its screen.
     split, story = hold_out(screen.adata, screen.contexts, named=options.held_out, seed=seed)
-    console.print(f"[bold]Screen[/]: {source}")
-    report = validate(screen.adata, keys=screen.keys)
-    for line in (*screen.notes, *str(report).splitlines()):
-        console.print(f"  {line}", highlight=False, markup=False)
+    tell(screen, source, console)
     console.print("[bold]Held out[/]")
     console.print(f"  {story}", highlight=False, markup=False)
     return source, screen, split, story
@@ -170,23 +165,17 @@ def _prepare(options: DemoOptions, console: Console) -> tuple[str, PreparedScree
 def _train(
     screen: PreparedScreen, split: Split, options: DemoOptions, console: Console
 ) -> PerturbDiffusion:
-    PerturbDiffusion.setup_anndata(
-        screen.adata,
-        context_keys=list(screen.contexts),
-        batch_key=screen.batch,
-        library_key=screen.library,
-    )
-    model = PerturbDiffusion(screen.adata, seed=options.seed)
     search = "" if options.n_steps else ", at first from a part to see how long is best"
     console.print(f"[bold]Training[/]: stage one learns cells, stage two responses{search}")
-    model.train(
-        options.max_epochs,
-        split=split,
-        n_steps=options.n_steps,
+    lengths = {"max_epochs": options.max_epochs, "n_steps": options.n_steps}
+    return fit(
+        PerturbDiffusion,
+        screen,
+        split,
         seed=options.seed,
-        enable_progress_bar=console.is_terminal,
+        progress=console.is_terminal,
+        given=lengths,
     )
-    return model
 
 
 def _with_measured(effects: AnnData, screen: PreparedScreen, asked: Sequence[Case]) -> AnnData:
@@ -341,20 +330,6 @@ def _umap(
     axes = umap_real_and_predicted(real, cells, color="cells", fit_on=screen.adata[split.train])
     axes[0].set_title("real: held-out and control cells")
     return axes
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: for networks this small others hardly help.
-
-    On a machine with other work, threads that wait for each other take many times longer.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _metrics_text(scores: pd.DataFrame, baselines: Mapping[str, str]) -> str:

@@ -16,11 +16,14 @@ from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.data.condition import ScreenKeys, default_keys
 from scvi_perturb.data.reader import check_raw_counts, holds_counts, other_matrices
 from scvi_perturb.metrics import gene_moments, log_normalize
-from scvi_perturb.pp import harmonize
+from scvi_perturb.pp import harmonize, validate
 from scvi_perturb.pp.layouts import source_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
+    from rich.console import Console
 
 _MOST_BATCHES: Final = 100
 #: Labels of contexts that say nothing.
@@ -58,6 +61,49 @@ def open_screen(adata: AnnData, options: ScreenOptions) -> PreparedScreen:
     made = _usable_cells(made, contexts, notes)
     batch = _batch_column(made, options, notes)
     return PreparedScreen(made, contexts, batch, _library_column(made, options, notes), (*notes,))
+
+
+def tell(screen: PreparedScreen, source: str, console: Console) -> None:
+    """Print what was found in a screen, and what is wrong with it."""
+    say(console, f"Screen: {source}")
+    report = validate(screen.adata, keys=screen.keys)
+    for line in (*screen.notes, *str(report).splitlines()):
+        say(console, f"  {line}")
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def open_controls(
+    adata: AnnData,
+    columns: Mapping[str, str],
+    *,
+    control: Sequence[str] | None,
+    layer: str | None,
+    notes: list[str],
+) -> AnnData:
+    """Return the control cells of other data, in the form that a model was trained on.
+
+    `columns`: Those of the canonical fields of training. Raises `UsageError`: If there is none.
+    """
+    fields = {k: v for k, v in columns.items() if k not in ("dose", "dose_unit", "time")}
+    label = fields["perturbation"]
+    if label not in adata.obs:
+        notes.append(f"no column {label!r}: all cells are taken for controls")
+        adata.obs[label] = CONTROL if control is None else control[0]
+    there = {field: column for field, column in fields.items() if column in adata.obs}
+    made = harmonize(adata, there, control=control, copy=False)
+    made = _with_counts(made, layer, notes)
+    is_control = (made.obs[Column.PERTURBATION] == CONTROL).to_numpy()
+    if not is_control.any():
+        msg = f"--reference: column {label!r} has no controls; expected control cells."
+        raise UsageError(msg)
+    if "library_size" not in fields:
+        made.obs["library_size"] = np.asarray(made.X.sum(axis=1), dtype=float).ravel()
+    notes.append(f"{is_control.sum():,} of {made.n_obs:,} cells are controls and used")
+    return _usable_cells(made[is_control].copy(), (), notes)
 
 
 def _canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnData:

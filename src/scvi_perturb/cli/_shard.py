@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
 from scvi_perturb._core import SchemaError
 from scvi_perturb.cli._app import ShardOptions, UsageError
+from scvi_perturb.cli._screen import say
 from scvi_perturb.data.reader import open_backed
 from scvi_perturb.data.shards import write_shards
 
@@ -47,7 +47,6 @@ def run_shard(file: Path, out: Path, options: ShardOptions, console: Console) ->
             raise
         except ValueError as error:  # a folder that is there
             raise UsageError(str(error).replace("overwrite=True", "--overwrite")) from error
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    say(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out}")
+    say(console, f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out}")
     if names := [name for some in left.values() for name in some]:
-        say(f"left out: {', '.join(names)}")
+        say(console, f"left out: {', '.join(names)}")

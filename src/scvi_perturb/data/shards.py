@@ -14,7 +14,7 @@ from scipy import sparse
 from scvi_perturb._checks import checked
 from scvi_perturb._compat import quiet_zarr
 from scvi_perturb._core import SchemaError
-from scvi_perturb._files import is_file, writing_folder
+from scvi_perturb._files import ZARR_NAMES, is_file, writing_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -240,7 +240,7 @@ def write_shards(
     order = np.arange(adata.n_obs)
     if shuffle:
         order = block_order(order, buffer, np.random.default_rng(seed))
-    with writing_folder(path, overwrite=overwrite, own=_NAMES) as folder:
+    with writing_folder(path, overwrite=overwrite, own=ZARR_NAMES) as folder:
         root = zarr.open_group(folder, mode="w", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         with quiet_zarr():
@@ -258,12 +258,6 @@ def write_shards(
             "shuffled": seed if shuffle else None,
             "files": _files(folder),
         }
-
-
-#: What a folder of shards holds.
-_NAMES: Final = frozenset(
-    ("X", "layers", "obs", "obsm", "obsp", "uns", "var", "varm", "varp", "zarr.json")
-)
 
 
 def _counts_of(adata: AnnData, layer: str | None) -> Any:  # noqa: ANN401

@@ -42,7 +42,8 @@ ADATA: Final = "adata.h5ad"
 MDATA: Final = "mdata.h5mu"
 #: What scvi-tools, and this package before format 1, made of a model.
 PICKLE: Final = "model.pt"
-_OWN: Final = {MANIFEST, WEIGHTS, STATE, ARRAYS, ADATA, MDATA, PICKLE}
+#: All of these.
+MODEL_FILES: Final = {MANIFEST, WEIGHTS, STATE, ARRAYS, ADATA, MDATA, PICKLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def write_model(
         raise ValueError(msg)
     text, arrays = pack(dict(attributes))
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    with writing_folder(folder, overwrite=overwrite, own=_OWN) as made:
+    with writing_folder(folder, overwrite=overwrite, own=MODEL_FILES) as made:
         write_text(made / STATE, text)
         write_bytes(made / ARRAYS, safetensors.torch.save(arrays))
         write_bytes(made / WEIGHTS, safetensors.torch.save(plain))
@@ -147,10 +148,10 @@ def checked_manifest(where: Path) -> dict[str, Any]:
             f"is {__version__}, which reads formats up to {FORMAT}. Install the later version."
         )
         raise SchemaError(msg)
-    if not isinstance(files, dict) or not {STATE, ARRAYS, WEIGHTS} <= set(files) <= _OWN:
+    if not isinstance(files, dict) or not {STATE, ARRAYS, WEIGHTS} <= set(files) <= MODEL_FILES:
         msg = f"{where / MANIFEST} does not list the files of a model. Save the model anew."
         raise SchemaError(msg)
-    there = {path.name for path in where.iterdir()} & _OWN - {MANIFEST}
+    there = {path.name for path in where.iterdir()} & MODEL_FILES - {MANIFEST}
     for what, names in (("is missing", set(files) - there), ("is too much", there - set(files))):
         if names:
             msg = (
