@@ -265,6 +265,7 @@ class TwoStageFit:
             if found is not None:  # what was learnt is kept: only the held-out cells are new
                 n_steps = self.config.finish_steps
                 plan = replace(plan, n_steps=n_steps)
+                seed += 1  # not the noise of the search again
         else:
             model.n_steps_ = n_steps
         model._record_trained_pairs(codes, self.parts.train)
@@ -318,7 +319,7 @@ class TwoStageFit:
         parts = CellSplit(train, self.parts.validation[:0], held.cells)
         limit = self.config.max_generator_steps
         self._fit_generator(
-            pairs, parts, limit, name="search", seed=seed + 1, extra={"callbacks": [callback]}
+            pairs, parts, limit, name="search", seed=seed, extra={"callbacks": [callback]}
         )
         history = self.model.history_ or {}
         self.model.history_ = {k: v for k, v in history.items() if not k.startswith("search_")}
