@@ -85,6 +85,7 @@ def test_it_learns_what_a_perturbation_does(transition):
     optimiser = torch.optim.Adam(module.learned.parameters(), lr=1e-2)
     random = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
+    module.before_steps()
     added = torch.tensor([3.0, 0, 0, 0, 0])
     for _ in range(400):
         reference = torch.randint(0, 4, (128, N_GENES), generator=random).float()

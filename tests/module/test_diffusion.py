@@ -165,6 +165,7 @@ def test_average_starts_as_the_weights_and_moves_towards_them():
     stir(module.learned)
     learned = dict(module.learned.named_parameters())
     expected = dict(start)
+    module.before_steps()
     for n in range(1, 4):
         module.after_step()
         decay = min(0.9, (1 + n) / (10 + n))
@@ -178,6 +179,7 @@ def test_average_starts_as_the_weights_and_moves_towards_them():
 def test_average_arrives_and_never_learns_by_itself():
     module = make(ema_decay=0.5)
     stir(module.learned)
+    module.before_steps()
     for _ in range(60):
         module.after_step()
     learned = dict(module.learned.named_parameters())

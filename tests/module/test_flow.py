@@ -174,6 +174,7 @@ def test_a_flow_learns(kind):
     sure = torch.full((n, N_LATENT), -60.0)
     losses = []
     torch.manual_seed(0)
+    module.before_steps()
     for _ in range(60):
         reference = 1.5 + 2 * torch.randn(n, N_LATENT, generator=random)
         batch = {

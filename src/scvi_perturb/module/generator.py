@@ -311,8 +311,9 @@ class LatentGenerator(BaseModuleClass):
         self.additive.log_slope.fill_(log_slope)
 
     def before_steps(self) -> None:
-        """Read the number of updates once: a step must not wait for the device."""
+        """Look up once what each step needs: the number of updates, and what moves where."""
         self._n_updates = int(self.n_updates)
+        self._moved = list(self.average.parameters()), list(self.learned.parameters())
 
     def after_step(self) -> None:
         """Move the average towards the present weights."""
@@ -320,9 +321,7 @@ class LatentGenerator(BaseModuleClass):
         n = self._n_updates = self._n_updates + 1
         decay = min(self.config.ema_decay, (1 + n) / (10 + n))
         with torch.no_grad():
-            average: list[Tensor] = list(self.average.parameters())
-            learned: list[Tensor] = list(self.learned.parameters())
-            get_ema_multi_avg_fn(decay)(average, learned, n)
+            get_ema_multi_avg_fn(decay)(*self._moved, n)
 
     def forward(
         self, tensors: Batch, loss_kwargs: Mapping[str, object] | None = None

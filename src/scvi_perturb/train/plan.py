@@ -69,21 +69,21 @@ class LossSums:
         self._cells = self._batches = 0
 
     def add(self, output: LossOutput) -> None:
-        """Note the loss of a batch and its parts."""
-        parts = {
-            "loss": output.loss,
-            "reconstruction_loss": output.reconstruction_loss_sum,
-            "kl_local": output.kl_local_sum,
-            "kl_global": output.kl_global_sum,
-            **output.extra_metrics,
-        }
+        """Note the loss of a batch, and its parts where one is a divergence of each cell."""
+        parts = {"loss": output.loss, **output.extra_metrics}
+        if any(part.ndim for part in output.kl_local.values()):
+            parts |= {
+                "reconstruction_loss": output.reconstruction_loss_sum,
+                "kl_local": output.kl_local_sum,
+                "kl_global": output.kl_global_sum,
+            }
         noted = {name: torch.as_tensor(part).detach() for name, part in parts.items()}
         self._noted.append((output.n_obs_minibatch, noted))
         if len(self._noted) == _NOTED:
             self._sum()
 
     def take(self) -> dict[str, torch.Tensor]:
-        """Return the means over cells, the bound among them, and start anew."""
+        """Return the means over cells, with a divergence the bound among them, and start anew."""
         if self._noted:
             self._sum()
         sums, n_cells, n_batches = self._sums, self._cells, self._batches
@@ -91,6 +91,8 @@ class LossSums:
         if not sums:
             return {}
         means = {name: total / n_cells for name, total in sums.items()}
+        if "kl_local" not in means:
+            return means
         means["kl_global"] = sums["kl_global"] / n_batches
         bound = means["reconstruction_loss"] + means["kl_local"] + means["kl_global"] / n_cells
         return {"elbo": bound, **means}
@@ -281,6 +283,8 @@ class TrainConfig:
         error on held-out conditions is computed, and after how many checks without improvement the
         search ends. The fewest keep a lucky early check from winning: with averaged targets the
         error hardly rises after its minimum, but fewer steps are worse.
+    finish_steps
+        Steps on all training cells that follow the best of the search, the learning rate falling.
     early_stopping
         Whether stage one stops when the validation loss no longer falls.
     keep_best
@@ -313,6 +317,7 @@ class TrainConfig:
     max_generator_steps: int = 3000
     check_every_n_steps: int = 100
     check_patience: int = 4
+    finish_steps: int = 200
     early_stopping: bool = True
     keep_best: bool = True
     patience: int = 15
