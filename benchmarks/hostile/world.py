@@ -263,7 +263,12 @@ class World:
             r"features\.cluster_perturbations\.names": [SINGLE, "pert_02", "pert_03"],
             r"features\.read_gmt\.path": self.gmt,
             r"pp\.OntologyTerms\.read\.path": self.obo,
-            r"tl\.effects\.predicted": self.models["PerturbDiffusion"].predict(
+            r"tl\.\w+\.(by|keys|unit|signatures|min_count|threshold|reference)": None,
+            r"tl\.\w+\.(block|donor)_key": "batch",
+            r"tl\.power\.(n_cells|n_blocks)": [2, 20],
+            r"tl\.\w+\.min_cells": 2,
+            r"tl\.power\.effect": 0.5,
+            r"tl\.(rank_)?effects\.predicted": self.models["PerturbDiffusion"].predict(
                 [SINGLE], n_samples=4
             ),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,

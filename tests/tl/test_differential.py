@@ -10,7 +10,7 @@ from scipy import sparse, stats
 from statsmodels.stats.multitest import multipletests
 
 import scvi_perturb as svp
-from scvi_perturb.tl._blocks import Contrast
+from scvi_perturb.tl._blocks import BlockContrast
 from scvi_perturb.tl._differential import block_test, variance_prior, weighted
 
 N_GENES = 120
@@ -125,8 +125,8 @@ def test_without_moderation_it_is_the_paired_t_test():
     changes = rng.normal(0.3, 1.0, (5, 2))
     cells = np.full(5, 1_000)
     ones = np.full(2, 1e-3)
-    contrast = Contrast("A", (), (*"abcde",), changes, cells, cells, ones, ones, ones, ones)
-    result = block_test(contrast, np.array([True, True]))
+    contrast = BlockContrast("A", (), (*"abcde",), changes, cells, cells, ones, ones, ones, ones)
+    result = block_test(contrast, np.array([True, True]), sampled=False)
     expected = stats.ttest_1samp(changes, 0.0)
     np.testing.assert_allclose(result.lfc / result.se, expected.statistic)
     np.testing.assert_array_equal(result.df, 4)
@@ -238,6 +238,17 @@ def test_more_copies_of_sampled_cells_say_nothing_more(predicted):
     pd.testing.assert_frame_equal(once, thrice, rtol=1e-5)
     cellwise = svp.tl.differential_expression(copies, unit="cell", reference=control)
     assert set(cellwise["n_cells"]) == {200}
+
+
+def test_a_model_that_changes_all_blocks_alike_is_not_surer_than_its_cells():
+    changes = np.full((4, 30), 0.2) + 1e-6 * np.random.default_rng(0).normal(size=(4, 30))
+    cells, spread = np.full(4, 25), np.full(30, 0.5)
+    contrast = BlockContrast(
+        "A", (), (*"abcd",), changes, cells, cells, spread, spread, np.ones(30), spread
+    )
+    tested = np.ones(30, bool)
+    np.testing.assert_allclose(block_test(contrast, tested, sampled=True).se, np.sqrt(0.01))
+    assert (block_test(contrast, tested, sampled=False).se < 1e-3).all()
 
 
 def test_what_is_behind_sampled_cells_must_be_known(predicted, measured):

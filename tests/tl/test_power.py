@@ -43,7 +43,7 @@ def ask(pilot, **options):
 
 @pytest.mark.parametrize(("n_blocks", "lfc", "level"), [(4, 0.5, 0.05), (9, 0.2, 0.01)])
 def test_power_is_that_of_the_t_test(n_blocks, lfc, level):
-    """Where genes lend nothing and blocks differ so much that the floor is never met."""
+    """Where genes lend each other nothing."""
     noise = _Noise(np.array([1e-9]), np.array([0.09]), 0.0, 1, 100, None)
     found = _found(np.array([lfc]), np.zeros(1), noise, n_cells=10, n_blocks=n_blocks, level=level)
     expected = TTestPower().power(lfc / 0.3, n_blocks, level)

@@ -34,15 +34,15 @@ _REFERENCE: Final = "reference_cell"
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
+class BlockContrast:
     """A condition beside the control cells of the same context, in each block that has both.
 
     `changes`: Profile of the condition minus that of control, `(n_blocks, n_genes)`, natural log;
     the bias of a logarithm to second order is taken off. `n_cells`, `n_control`: Of each block,
     `(n_blocks,)`. `spread`, `control_spread`: Variance between cells of what one cell adds to the
     profile, pooled over blocks, `(n_genes,)`. `slope`: By how much the profile moves with the
-    logarithm of a gene's share, from 0 without counts to 1, mean of both sides, `(n_genes,)`. `counts`: Sum
-    over both sides, `(n_genes,)`.
+    logarithm of a gene's share, from 0 without counts to 1, mean of both sides, `(n_genes,)`.
+    `counts`: Sum over both sides, `(n_genes,)`.
     """
 
     condition: str
@@ -107,7 +107,7 @@ def pseudobulks(adata: AnnData, *, block_key: str | None, keys: ScreenKeys) -> T
     )
 
 
-def contrasts(profiles: TrainingProfiles, *, n_context: int, min_cells: int) -> list[Contrast]:
+def contrasts(profiles: TrainingProfiles, *, n_context: int, min_cells: int) -> list[BlockContrast]:
     """Return every condition that has a block with enough cells on both sides.
 
     `n_context`: Labels of a group that are its context; the block comes after them, if there is
@@ -134,7 +134,7 @@ def contrasts(profiles: TrainingProfiles, *, n_context: int, min_cells: int) -> 
 
 def _contrast(
     profiles: TrainingProfiles, what: Condition, context: Context, rows: list[tuple[int, int]]
-) -> Contrast:
+) -> BlockContrast:
     treated, control = np.array(rows).T
     n_cells, n_control = profiles.n_cells[treated], profiles.n_cells[control]
     base = spread_of_cells(profiles, control)
@@ -143,7 +143,7 @@ def _contrast(
     changes = np.stack([profiles.profile([i]) - profiles.profile([j]) for i, j in rows])
     # The mean of log1p(t p) is below that of its argument by half of its variance.
     changes += spread / (2 * n_cells[:, None]) - base / (2 * n_control[:, None])
-    return Contrast(
+    return BlockContrast(
         condition=str(what),
         context=context,
         blocks=tuple(

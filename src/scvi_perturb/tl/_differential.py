@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import ScreenKeys
-    from scvi_perturb.tl._blocks import Contrast
+    from scvi_perturb.tl._blocks import BlockContrast
 
     Floats = NDArray[np.float64]
 
@@ -49,12 +49,14 @@ def differential_expression(
     is taken within each block, so that what all cells of a block share drops out, and the test asks
     whether the changes agree between blocks: a paired t-test, weighted by the precision of each
     block, with variances moderated over genes as in limma. The variance that a gene should have
-    comes from the spread between cells and takes the place of voom's trend. No standard error is
-    below what the sampling of cells alone would give. The test needs no further package.
+    comes from the spread between cells and takes the place of voom's trend. The test needs no
+    further package.
 
     Sampled cells are no replicates. They are summed by the real cell that they start from, and
-    `n_cells` counts these. Their p-values say whether the *model's* change agrees between blocks,
-    not whether the model is right: for its error see the interval of `predict`.
+    `n_cells` counts these. A model changes all blocks alike, so no standard error is below what the
+    sampling of so many cells alone would give. Such p-values say whether the *model's* change
+    stands out from the spread of cells, not whether the model is right: for its error see the
+    interval of `predict`.
 
     Parameters
     ----------
@@ -123,7 +125,7 @@ def differential_expression(
     tables = []
     for one in found:
         tested = (one.counts >= min_count) & (one.sampling.mean(axis=0) > 0) & (one.slope > 0)
-        result = cell_test(one) if unit == "cell" else block_test(one, tested)
+        result = cell_test(one) if unit == "cell" else block_test(one, tested, sampled=sampled)
         tables.append(_table(one, result, tested, cells.var_names, one.columns(context)))
     table = pd.concat(tables, ignore_index=True)
     table["source"] = "predicted" if sampled else "measured"
@@ -160,8 +162,12 @@ class Prior(NamedTuple):
     variance: float
 
 
-def block_test(contrast: Contrast, tested: NDArray[np.bool_]) -> Tested:
-    """Return the weighted mean change over blocks, with its moderated standard error."""
+def block_test(contrast: BlockContrast, tested: NDArray[np.bool_], *, sampled: bool) -> Tested:
+    """Return the weighted mean change over blocks, with its moderated standard error.
+
+    Cells that a model sampled change alike in all blocks: their standard error is not below what
+    the sampling of so many cells alone would give.
+    """
     sampling, changes = contrast.sampling[:, tested], contrast.changes[:, tested]
     n_blocks, missing = len(changes), np.full(len(tested), np.nan)
     lfc, se, df = contrast.changes.mean(axis=0), missing.copy(), missing.copy()
@@ -174,9 +180,11 @@ def block_test(contrast: Contrast, tested: NDArray[np.bool_]) -> Tested:
         variance = np.full_like(residual, prior.variance)
     else:
         variance = ((n_blocks - 1) * residual + prior.df * prior.variance) / total
-    floor = 1 / (1 / sampling).sum(axis=0)
+    variance = variance / weight.sum(axis=0)
+    if sampled:
+        variance = np.maximum(variance, 1 / (1 / sampling).sum(axis=0))
     lfc[tested] = mean
-    se[tested] = np.sqrt(np.maximum(variance / weight.sum(axis=0), floor))
+    se[tested] = np.sqrt(variance)
     df[tested] = min(total, (n_blocks - 1) * int(tested.sum()))
     return Tested(lfc, se, df)
 
@@ -220,7 +228,7 @@ def variance_prior(residual: Floats, df: int) -> Prior:
     return Prior(2 * half, float(np.exp(logs.mean() + digamma(half) - np.log(half))))
 
 
-def cell_test(contrast: Contrast) -> Tested:
+def cell_test(contrast: BlockContrast) -> Tested:
     """Return the change of a profile with the standard error between cells (Welch)."""
     n, m = contrast.n_cells.sum(), contrast.n_control.sum()
     own, base = contrast.spread / n, contrast.control_spread / m
@@ -230,7 +238,7 @@ def cell_test(contrast: Contrast) -> Tested:
 
 
 def _table(
-    contrast: Contrast,
+    contrast: BlockContrast,
     result: Tested,
     tested: NDArray[np.bool_],
     genes: pd.Index,

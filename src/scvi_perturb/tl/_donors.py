@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.data.condition import ScreenKeys
-    from scvi_perturb.tl._blocks import Contrast
+    from scvi_perturb.tl._blocks import BlockContrast
 
     Floats = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def pooled(effects: Floats, variances: Floats) -> Pooled:
 
 
 def _table(
-    contrast: Contrast, genes: pd.Index, columns: dict[str, str], min_count: int
+    contrast: BlockContrast, genes: pd.Index, columns: dict[str, str], min_count: int
 ) -> pd.DataFrame:
     """Return one condition as a table, donors of a gene one after another."""
     variances = contrast.sampling

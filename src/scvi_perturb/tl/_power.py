@@ -247,14 +247,13 @@ def _found(
     """Return the standard error, degrees of freedom and power of a test.
 
     The estimated variance is a chi-squared variable, at whose quantiles the normal law of the
-    change is looked at; it is not below that of the sampling of cells. A predicted effect has its
-    own normal law, of which the variance is added.
+    change is looked at. A predicted effect has its own normal law, of which the variance is added.
     """
-    sampling = noise.spread * (1 / n_cells + 1 / noise.n_control) / n_blocks
-    variance = noise.between / n_blocks + sampling
+    sampling = noise.spread * (1 / n_cells + 1 / noise.n_control)
+    variance = (noise.between + sampling) / n_blocks
     df = min(n_blocks - 1 + noise.prior_df, (n_blocks - 1) * noise.n_tested)
     quantiles = chi2.ppf((np.arange(_N_POINTS) + 0.5) / _N_POINTS, df)[:, None] / df
-    needed = student.isf(level / 2, df) * np.sqrt(np.maximum(quantiles * variance, sampling))
+    needed = student.isf(level / 2, df) * np.sqrt(quantiles * variance)
     spread = np.sqrt(variance + std**2)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = ndtr((lfc - needed) / spread) + ndtr((-lfc - needed) / spread)
