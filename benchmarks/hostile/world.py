@@ -199,6 +199,11 @@ class World:
         }
 
     @cached_property
+    def dosed(self) -> AnnData:
+        """A screen with doses."""
+        return make_screen(n_cells=240, n_genes=20, n_combinations=0, doses=(0.1, 0.3, 1.0))
+
+    @cached_property
     def _by_verb(self) -> dict[str, Any]:
         """Good values by a pattern of verb and argument."""
         profile = self._by_name["mean"]
@@ -271,6 +276,17 @@ class World:
             r"tl\.(rank_)?effects\.predicted": self.models["PerturbDiffusion"].predict(
                 [SINGLE], n_samples=4
             ),
+            r"tl\.\w+\.data": self.screen,
+            r"tl\.\w+\.(genes|level)": None,
+            r"tl\.\w+\.n_boot": 10,
+            r"tl\.\w+\.metric": "cosine",
+            r"tl\.dose_response\.data": self.dosed,
+            r"tl\.dose_response\.genes": ["gene_01"],
+            r"tl\.enrichment\.gene_sets": {"one": ["gene_01", "gene_02"]},
+            r"pl\.dose_response\.curves": svp.tl.dose_response(self.dosed).iloc[:1],
+            r"pl\.dose_response\.points": svp.tl.dose_response(self.dosed, points=True),
+            r"pl\.similarity_map\.similarity": svp.tl.perturbation_similarity(self.screen),
+            r"pl\.similarity_map\.clusters": svp.tl.cluster_perturbations(self.screen),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,
             r"benchmark\.evaluate\.predicted": self.predicted,
             r"benchmark\.Setting\.seed": 0,
