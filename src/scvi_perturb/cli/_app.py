@@ -225,8 +225,8 @@ class PredictOptions:
     conditions
         Perturbations and combinations: 'A' 'A+B'.
     table
-        Conditions as a table (.csv, .tsv), one row each: perturbation, and where the model knows
-        them dose, time, contexts, batch.
+        Conditions as a table (.csv, .tsv), one row each: perturbation, where the model knows
+        them dose, time, contexts, batch, and n_cells to draw.
     reference
         Control cells to start from, such as those of a new donor (.h5ad, zarr); else the
         controls that the model was trained on.

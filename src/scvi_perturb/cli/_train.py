@@ -125,7 +125,7 @@ def fit(
         batch_key=screen.batch,
         library_key=screen.library,
     )
-    extra = {} if features is None else {"features": features}
+    extra: dict[str, Any] = {} if features is None else {"features": features}
     model: ModelT = model_class(screen.adata, seed=seed, **extra)  # type: ignore[call-arg]
     chosen = {name: value for name, value in given.items() if value is not None}
     # What scvi-tools prints when it is interrupted says nothing to a user.
@@ -212,14 +212,13 @@ def _split(screen: PreparedScreen, options: TrainOptions) -> tuple[Split | None,
             raise UsageError(msg)
         made = Split.from_json(asked)
         return made, f"Held out by {asked}: {_counted(made)}"
-    if asked is None and named is not None:
-        if not set(named) <= set(_perturbations(screen)):
+    if asked is None:
+        if not set(named or ()) <= set(_perturbations(screen)):
             return hold_out(adata, screen.contexts, named=named, seed=options.seed)
         asked = "unseen_perturbation"
-    chosen = SplitOptions()
-    if named is not None:
-        field = "context" if asked in _CONTEXT_KINDS else "held_out"
-        chosen = SplitOptions(**{field: named})
+    chosen = SplitOptions(held_out=named)
+    if asked in _CONTEXT_KINDS:
+        chosen = SplitOptions(context=named)
     try:
         made = make_split(adata, asked, keys=screen.keys, seed=options.seed, options=chosen)  # type: ignore[arg-type]
     except ValueError as error:
