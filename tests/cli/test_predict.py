@@ -67,12 +67,13 @@ def test_parquet_needs_pyarrow(trained, capsys, monkeypatch):
     assert not list(Path().iterdir())
 
 
-def test_a_table_names_contexts(trained):
+def test_a_table_names_contexts(trained, capsys):
     asked = pd.DataFrame({"perturbation": ["pert_01", PAIR], "cell_type": ["type_02", "type_01"]})
     asked.to_csv("requests.csv", index=False)
     _predict(trained, "--table", "requests.csv", "--cells", "cells.h5ad")
     cells = anndata.read_h5ad("cells.h5ad").obs
     assert cells["cell_type"].tolist() == ["type_02"] * 8 + ["type_01"] * 8
+    assert f"{PAIR}, cell_type type_01" in capsys.readouterr().out
 
 
 def test_a_reference_is_read_as_the_screen_of_training_was(trained, capsys):

@@ -132,14 +132,25 @@ def test_contexts_and_perturbations_can_be_named(trained, asked, capsys):
     (_, _, split), _ = asked(*given, "--held-out", "type_01")
     assert split.kind == "unseen_context"
     said = _fails(capsys, *given, "--held-out", "pert_01")
-    assert "pert_01: a single perturbation that is held out is unknown" in said
+    assert "pert_01: no training cell has this perturbation" in said
     table = pd.DataFrame({"name": ["pert_01", "pert_02"], "known": [0.5, 1.0]})
     table.to_csv("known.csv", index=False)
     features = ["--features", "known.csv"]
     (_, _, split), named = asked(*given, "--held-out", "pert_01", *features)
     assert split.kind == "unseen_perturbation"
     assert named["features"].frame("known")["known"].tolist() == [0.5, 1.0]
-    assert "pert_03: a single" in _fails(capsys, *given, "--held-out", "pert_03", *features)
+    assert "pert_03: no training cell" in _fails(capsys, *given, "--held-out", "pert_03", *features)
+
+
+def test_parts_that_no_training_cell_has_are_told(asked, capsys):
+    adata = simulate(300)
+    keep = ~adata.obs["perturbation"].isin(["pert_01", "pert_01+pert_03"])
+    adata[keep.to_numpy()].write_h5ad("screen.h5ad")
+    pairs = ["pert_01+pert_02", "pert_02+pert_03"]
+    asked("screen.h5ad", "--out", "made", "--held-out", *pairs)
+    assert "pert_01: no training cell has this perturbation" in capsys.readouterr().out
+    said = _fails(capsys, "screen.h5ad", "--out", "made", "--held-out", pairs[0])
+    assert "pert_01: no training cell" in said
 
 
 def test_gene_sets_tell_of_perturbations_and_measured_genes(asked):
@@ -171,6 +182,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(combinations_file, a
         (["--model", "PerturbFlw"], "Did you mean 'PerturbFlow'?"),
         (["--model", "CausalPerturbVAE", "--n-steps", "3"], "--n-steps: CausalPerturbVAE has one"),
         (["--split", "unseen"], "--split unseen: kind='unseen' is not known"),
+        (["--split", "dose"], "name the column of doses with --dose-key"),
         (["--split", "absent.json"], "There is no file absent.json"),
         (["--split", "s.json", "--held-out", "A+B"], "give one of them"),
         (["--features", "absent.csv"], "--features absent.csv: there is no such file"),

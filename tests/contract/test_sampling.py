@@ -6,6 +6,7 @@ import re
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -43,6 +44,19 @@ def test_cells_are_integer_counts_with_their_condition(trained, simulated):
         == np.repeat([*KNOWN, NEW_PAIR, FEATURED, f"{SINGLE}+{FEATURED}"], 20).tolist()
     )
     assert cells.obs["draw"].tolist() == list(range(20)) * 7
+
+
+def test_a_column_of_the_request_says_how_many_cells_each_row_gets(trained):
+    table = pd.DataFrame({"perturbation": [SINGLE, PAIR], "n_cells": [3, 9]})
+    cells = trained.sample(table, n_samples=500)
+    assert cells.obs["perturbation"].value_counts().to_dict() == {SINGLE: 3, PAIR: 9}
+    assert trained.predict(table).obs["n_cells"].tolist() == [3, 9]
+    even = trained.sample(table.assign(n_cells=4), seed=1)
+    same = trained.sample([SINGLE, PAIR], n_samples=4, seed=1)
+    np.testing.assert_array_equal(even.X.toarray(), same.X.toarray())
+    for wrong in (0, 2.5, None, "many"):
+        with pytest.raises(SchemaError, match="whole number of cells from 1 on"):
+            trained.sample(table.assign(n_cells=[5, wrong]))
 
 
 def test_cells_say_which_control_they_start_from(trained, simulated):

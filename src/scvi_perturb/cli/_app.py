@@ -225,8 +225,8 @@ class PredictOptions:
     conditions
         Perturbations and combinations: 'A' 'A+B'.
     table
-        Conditions as a table (.csv, .tsv), one row each: perturbation, and where the model knows
-        them dose, time, contexts, batch.
+        Conditions as a table (.csv, .tsv), one row each: perturbation, where the model knows
+        them dose, time, contexts, batch, and n_cells to draw.
     reference
         Control cells to start from, such as those of a new donor (.h5ad, zarr); else the
         controls that the model was trained on.
@@ -260,6 +260,11 @@ def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
 
     Exit code 0: no problem; 1: problems; 2: not readable.
 
+    ```
+    scvi-perturb check screen.h5ad
+    scvi-perturb check screen.h5ad --perturbation-key guide --control wt
+    ```
+
     Parameters
     ----------
     file
@@ -285,6 +290,11 @@ def demo(*, options: DemoOptions = DemoOptions()) -> None:
     """Train on a screen, predict what was held out, compare with simple predictors.
 
     The prediction is compared with what was measured, too. Without --data the screen is simulated.
+
+    ```
+    scvi-perturb demo
+    scvi-perturb demo --data screen.h5ad --out results --held-out A+B
+    ```
     """
     from rich.console import Console
 
@@ -298,6 +308,11 @@ def benchmark(study: Path, /, *, options: BenchmarkOptions = BenchmarkOptions())
 
     See the page on benchmarking. What is done already is not done again. Exit code 0: done; 1:
     some method failed; 2: cannot be done; 130: interrupted.
+
+    ```
+    scvi-perturb benchmark study.toml --workers 4
+    scvi-perturb benchmark study.toml --max-folds 1 --out quick
+    ```
 
     Parameters
     ----------
@@ -315,6 +330,11 @@ def shard(file: Path, out: Path, /, *, options: ShardOptions = ShardOptions()) -
     """Write a screen as shards of zarr, for training on more cells than fit into memory.
 
     The folder holds obs, var, uns and the counts. It appears when it is complete.
+
+    ```
+    scvi-perturb shard screen.h5ad shards.zarr
+    scvi-perturb shard screen.h5ad shards.zarr --layer counts --overwrite
+    ```
 
     Parameters
     ----------
@@ -451,6 +471,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"interrupted; {error}" if str(error) else "interrupted.", code=130)
 
 
+#: What messages of the library call what an option says here.
+_IN_OPTIONS: Final = {
+    "overwrite=True": "--overwrite",
+    "`checkpoint_dir`": "--checkpoints",
+    "`keys=ScreenKeys(...)`": "--dose-key",
+    "SplitOptions.held_out: ": "",
+    "Ask with a DataFrame that has": "Ask with --table, of a file that has",
+}
+
+
 def _failed(message: str, *, code: int = 2) -> int:
+    for words, option in _IN_OPTIONS.items():
+        message = message.replace(words, option)
     sys.stderr.write(f"scvi-perturb: {' '.join(message.split())}\n")
     return code

@@ -77,7 +77,7 @@ def _combinations(
         msg = (
             f"--held-out {' '.join(named)}: found a name that is neither a combination nor a "
             "context; a single perturbation would then be unknown to the model. "
-            f"{str(error).removeprefix('SplitOptions.held_out: ')} Contexts: {found}."
+            f"{error} Contexts: {found}."
         )
         raise UsageError(msg) from error
     names = ", ".join(f"{row['perturbation']} ({row['n_cells']} cells)" for row in made.held_out)

@@ -191,7 +191,9 @@ def _show(effects: AnnData, interval: float, console: Console) -> None:
     made.add_column("largest changes (natural log)")
     described = effects.obs.loc[:, :"n_cells"].drop(columns="n_cells")
     for i in range(min(effects.n_obs, _MOST_ROWS)):
-        title = ", ".join(str(v) for v in described.iloc[i] if not pd.isna(v) and str(v))
+        name, *rest = described.iloc[i].items()
+        told = [f"{column} {value}" for column, value in rest if not pd.isna(value) and value != ""]
+        title = ", ".join((str(name[1]), *told))
         order = np.argsort(-np.abs(lfc[i]), kind="stable")[:_MOST_GENES]
         genes = ", ".join(f"{effects.var_names[g]} {lfc[i, g]:+.2f}" for g in order)
         support = f"{effects.obs['support'].iloc[i]:.2f}"

@@ -46,7 +46,7 @@ def run_shard(file: Path, out: Path, options: ShardOptions, console: Console) ->
         except SchemaError:
             raise
         except ValueError as error:  # a folder that is there
-            raise UsageError(str(error).replace("overwrite=True", "--overwrite")) from error
+            raise UsageError(str(error)) from error
     say(console, f"{adata.n_obs:,} cells x {adata.n_vars:,} genes in {out}")
     if names := [name for some in left.values() for name in some]:
         say(console, f"left out: {', '.join(names)}")

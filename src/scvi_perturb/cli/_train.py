@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pandas as pd
 import torch
 
-from scvi_perturb._core import CONTROL, UNS_KEY, Column
+from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column
 from scvi_perturb._files import write_text, writing_folder
 from scvi_perturb._version import versions
 from scvi_perturb.benchmark.runner import quiet
@@ -61,7 +61,7 @@ def run_train(file: Path, options: TrainOptions, console: Console) -> None:
                 writing_folder(options.out, overwrite=options.overwrite, own=own)
             )
         except ValueError as error:  # a folder that is there
-            msg = f"--out {str(error).replace('overwrite=True', '--overwrite')}"
+            msg = f"--out {error}"
             raise UsageError(msg) from error
         screen, split, features = _prepare(file, options, console)
         say(console, f"Training {options.model}")
@@ -86,7 +86,7 @@ def run_train(file: Path, options: TrainOptions, console: Console) -> None:
         record = _record(file, screen, split, model, options)
         write_text(folder / RUN, json.dumps(record, indent=2) + "\n")
     say(console, f"The model is in {options.out}. Ask it:")
-    asked = _example(screen, split)
+    asked = _example(screen, split, features)
     say(console, f"  scvi-perturb predict {options.out} --conditions {asked}")
 
 
@@ -125,7 +125,7 @@ def fit(
         batch_key=screen.batch,
         library_key=screen.library,
     )
-    extra = {} if features is None else {"features": features}
+    extra: dict[str, Any] = {} if features is None else {"features": features}
     model: ModelT = model_class(screen.adata, seed=seed, **extra)  # type: ignore[call-arg]
     chosen = {name: value for name, value in given.items() if value is not None}
     # What scvi-tools prints when it is interrupted says nothing to a user.
@@ -191,7 +191,7 @@ def _prepare(
         say(console, f"Features of {n_known} perturbations: {', '.join(features.modalities)}{told}")
     if split is not None:
         split.check(screen.adata)
-        _check_answerable(split, features)
+        _check_answerable(screen, split, features, console)
     return screen, split, features
 
 
@@ -212,14 +212,13 @@ def _split(screen: PreparedScreen, options: TrainOptions) -> tuple[Split | None,
             raise UsageError(msg)
         made = Split.from_json(asked)
         return made, f"Held out by {asked}: {_counted(made)}"
-    if asked is None and named is not None:
-        if not set(named) <= set(_perturbations(screen)):
+    if asked is None:
+        if not set(named or ()) <= set(_perturbations(screen)):
             return hold_out(adata, screen.contexts, named=named, seed=options.seed)
         asked = "unseen_perturbation"
-    chosen = SplitOptions()
-    if named is not None:
-        field = "context" if asked in _CONTEXT_KINDS else "held_out"
-        chosen = SplitOptions(**{field: named})
+    chosen = SplitOptions(held_out=named)
+    if asked in _CONTEXT_KINDS:
+        chosen = SplitOptions(context=named)
     try:
         made = make_split(adata, asked, keys=screen.keys, seed=options.seed, options=chosen)  # type: ignore[arg-type]
     except ValueError as error:
@@ -235,16 +234,40 @@ def _counted(split: Split) -> str:
     return f"{some} ({cells})" if names else cells
 
 
-def _check_answerable(split: Split, features: PerturbationFeatures | None) -> None:
-    """Raise unless something is known of single perturbations that are held out."""
-    targets = {name for row in split.held_out for name in row.get("targets", ())}
-    unknown = sorted(name for name in targets if features is None or name not in features)
-    if unknown:
-        msg = (
-            f"{', '.join(unknown[:8])}: a single perturbation that is held out is unknown to the "
-            "model, unless --features cover it: gene sets (.gmt), or a table (.csv)."
-        )
+def _check_answerable(
+    screen: PreparedScreen,
+    split: Split,
+    features: PerturbationFeatures | None,
+    console: Console,
+) -> None:
+    """Tell of perturbations that will be unknown; raise if all that is held out is such."""
+    if not split.held_out or "perturbation" not in split.held_out[0]:
+        return
+    known = _known(screen, split, features)
+    parts = {name: name.split(SEPARATOR) for name in _held_out(split)}
+    unknown = sorted({part for own in parts.values() for part in own} - known)
+    if not unknown:
+        return
+    some = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+    msg = (
+        f"{some}: no training cell has this perturbation, so the model cannot answer for it "
+        "unless --features cover it: gene sets (.gmt), or a table (.csv)."
+    )
+    if not any(known.issuperset(own) for own in parts.values()):
         raise UsageError(msg)
+    say(console, f"  {msg}")
+
+
+def _held_out(split: Split) -> list[str]:
+    """Return the labels of what is held out; where it is a perturbation, its combinations too."""
+    return list(dict.fromkeys(row["perturbation"] for row in split.held_out))
+
+
+def _known(screen: PreparedScreen, split: Split, features: PerturbationFeatures | None) -> set[str]:
+    """Return the names that the model will know."""
+    trained = screen.adata.obs[Column.PERTURBATION].iloc[split.train].unique()
+    names = {part for label in trained for part in str(label).split(SEPARATOR)}
+    return names if features is None else names.union(features.names)
 
 
 def _features(files: tuple[Path, ...], screen: PreparedScreen) -> PerturbationFeatures:
@@ -329,11 +352,14 @@ def _record(
     }
 
 
-def _example(screen: PreparedScreen, split: Split | None) -> str:
-    """Return what to ask for: some of what was held out, or a condition."""
-    names = (
-        [row["perturbation"] for row in split.held_out if "perturbation" in row] if split else []
-    )
+def _example(
+    screen: PreparedScreen, split: Split | None, features: PerturbationFeatures | None
+) -> str:
+    """Return what to ask for: some of what was held out and can be answered, or a condition."""
+    names: list[str] = []
+    if split is not None and split.held_out and "perturbation" in split.held_out[0]:
+        known = _known(screen, split, features)
+        names = [name for name in _held_out(split) if known.issuperset(name.split(SEPARATOR))]
     if not names:
         labels = screen.adata.obs[Column.PERTURBATION].astype(str)
         names = [name for name in labels.value_counts().index if name != CONTROL]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from scvi_perturb.data.screen import Screen
 
 Value = TypeVar("Value", float, str)
+
+#: Column of a request: how many cells are drawn of each row.
+N_CELLS: Final = "n_cells"
 
 
 #: A label for each context column; None, or an empty label, where none was given.
@@ -59,6 +62,29 @@ class Request:
     def where(self, row: int) -> dict[str, str]:
         """Return the context that a row asks for."""
         return {column: labels[row] for column, labels in self.context.items() if labels[row]}
+
+
+def without_n_cells(
+    conditions: str | Sequence[str] | pd.DataFrame, keys: ScreenKeys
+) -> tuple[str | Sequence[str] | pd.DataFrame, tuple[int, ...] | None]:
+    """Return a request without its column `n_cells`, and the column if there is one.
+
+    A context or batch of this name stays. Raises `SchemaError`: When a value is no whole number
+    from 1 on.
+    """
+    if not isinstance(conditions, pd.DataFrame) or N_CELLS not in conditions:
+        return conditions, None
+    if N_CELLS in (*keys.obs_columns, keys.batch):
+        return conditions, None
+    values = pd.to_numeric(conditions[N_CELLS], errors="coerce")
+    wrong = ~((values >= 1) & (values % 1 == 0))
+    if wrong.any():
+        msg = (
+            f"The column {N_CELLS!r} of the request has {shown(conditions[N_CELLS][wrong].iloc[0])}"
+            "; expected a whole number of cells from 1 on in each row."
+        )
+        raise SchemaError(msg)
+    return conditions.drop(columns=N_CELLS), tuple(int(value) for value in values)
 
 
 def parse_request(conditions: Sequence[str] | pd.DataFrame, screen: Screen) -> Request:

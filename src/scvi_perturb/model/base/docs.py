@@ -27,7 +27,8 @@ reference
     Control cells to start from: new donors, new cell types, one cell or many; never trained
     on. None takes the training controls of the context asked for.
 n_samples
-    Cells a row; None draws one for each reference cell.
+    Cells a row; None draws one for each reference cell. A column `n_cells` of the table says it
+    for each row instead.
 seed
     Seed of all draws; None differs from call to call.""",
     sampler="""sampler

@@ -31,7 +31,7 @@ from scvi_perturb.data.reader import (
     check_adata,
     check_mudata,
 )
-from scvi_perturb.data.request import RequestRow, parse_request
+from scvi_perturb.data.request import RequestRow, parse_request, without_n_cells
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.docs import docs
@@ -533,6 +533,7 @@ class PerturbationModel(SavingMixin):
     ) -> Plan:
         """Check a request before any work is done, and choose the cells to draw for it."""
         self._check_trained()
+        conditions, n_cells = without_n_cells(conditions, self._screen.keys)
         request = parse_request(conditions, self._screen)
         self._vocabulary.tensors(request.conditions, self._seen())
         cells = (
@@ -540,7 +541,7 @@ class PerturbationModel(SavingMixin):
             if reference is None
             else reference_from_adata(reference, self._screen)
         )
-        plan = Plan.make(request, cells, n_samples, seed)
+        plan = Plan.make(request, cells, n_cells or n_samples, seed)
         warn_of_batches(self._screen, self.batch_effects_, request.conditions)
         return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -30,7 +31,7 @@ from scvi_perturb.data.reader import (
 from scvi_perturb.module.base import ConditionTensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from anndata import AnnData
     from mudata import MuData
@@ -138,15 +139,20 @@ class Plan:
 
     @classmethod
     def make(
-        cls, request: Request, cells: Reference, n_samples: int | None, seed: int | None
+        cls,
+        request: Request,
+        cells: Reference,
+        n_samples: int | Sequence[int] | None,
+        seed: int | None,
     ) -> Self:
         """Choose reference cells for every row.
 
         Each row draws `n_samples` of the control cells in its context: all of them, as often
         as whole rounds fit, and a random choice of them for the rest, so that cells are as
-        evenly used as can be. None takes every control cell once.
+        evenly used as can be. Several numbers are those of each row. None takes every control
+        cell once.
         """
-        if n_samples is not None and n_samples < 1:
+        if isinstance(n_samples, int) and n_samples < 1:
             msg = (
                 f"n_samples={n_samples} must be at least 1, or None for one cell a reference cell."
             )
@@ -159,7 +165,8 @@ class Plan:
             if where not in pools:
                 pools[where] = cells.rows_for(request, i)
             pool = pools[where]
-            n = len(pool) if n_samples is None else n_samples
+            given = n_samples[i] if isinstance(n_samples, Sequence) else n_samples
+            n = len(pool) if given is None else given
             rounds = [random.permutation(pool) for _ in range(-(-n // len(pool)))]
             chosen = np.concatenate([np.sort(pool)] if n_samples is None else rounds)[:n]
             entries.append((np.full(n, i), chosen, np.arange(n)))
