@@ -70,13 +70,14 @@ class LossSums:
 
     def add(self, output: LossOutput) -> None:
         """Note the loss of a batch, and its parts where one is a divergence of each cell."""
-        parts = {"loss": output.loss, **output.extra_metrics}
+        parts = {"loss": output.loss}
         if any(part.ndim for part in output.kl_local.values()):
             parts |= {
                 "reconstruction_loss": output.reconstruction_loss_sum,
                 "kl_local": output.kl_local_sum,
                 "kl_global": output.kl_global_sum,
             }
+        parts |= output.extra_metrics
         noted = {name: torch.as_tensor(part).detach() for name, part in parts.items()}
         self._noted.append((output.n_obs_minibatch, noted))
         if len(self._noted) == _NOTED:
