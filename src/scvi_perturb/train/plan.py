@@ -284,8 +284,6 @@ class TrainConfig:
         error on held-out conditions is computed, and after how many checks without improvement the
         search ends. The fewest keep a lucky early check from winning: with averaged targets the
         error hardly rises after its minimum, but fewer steps are worse.
-    finish_steps
-        Steps on all training cells that follow the best of the search, the learning rate falling.
     early_stopping
         Whether stage one stops when the validation loss no longer falls.
     keep_best
@@ -318,7 +316,6 @@ class TrainConfig:
     max_generator_steps: int = 3000
     check_every_n_steps: int = 100
     check_patience: int = 4
-    finish_steps: int = 200
     early_stopping: bool = True
     keep_best: bool = True
     patience: int = 15
