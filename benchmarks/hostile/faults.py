@@ -472,7 +472,7 @@ def faults() -> Iterator[tuple[str, str, Callable[[], str]]]:
     )
     yield "two writers", "sample(path=)", partial(two_writers_of_one_file, models[0])
     searchable = make_screen(n_cells=360, n_perturbations=4, n_combinations=4, n_contexts=1)
-    config = TrainConfig(max_generator_steps=40, check_every_n_steps=10, finish_steps=20)
+    config = TrainConfig(max_generator_steps=40, check_every_n_steps=10)
     options: dict[str, Any] = {"n_steps": None, "config": config}
     whole = trained(diffusion, searchable, **options)
     for number, stage in ((1, "search"), (2, "generator after a search")):

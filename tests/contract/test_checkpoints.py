@@ -167,7 +167,7 @@ def test_checkpoints_can_be_rarer_than_epochs(case, simulated, whole):
     "case", [c for c in TRAINED if c.searched is not None], ids=lambda c: c.name, indirect=True
 )
 def test_length_that_was_searched_for_is_the_same_after_a_kill(case):
-    config = TrainConfig(max_generator_steps=20, check_every_n_steps=5, finish_steps=6)
+    config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)
     options = {"config": config, **case.searched}
     searchable = make_searchable()
     whole = train(case, searchable, **options)

@@ -210,15 +210,14 @@ def test_early_stopping_restores_the_best_weights(case, untrained):
 def test_length_of_a_stage_is_chosen_on_held_out_conditions(case):
     if case.searched is None:
         pytest.skip("no stage of this model has a length to choose")
-    config = TrainConfig(max_generator_steps=20, check_every_n_steps=5, finish_steps=3)
+    config = TrainConfig(max_generator_steps=20, check_every_n_steps=5)
     screens = [make_searchable() for _ in range(2)]
     made = [fit(case, make_model(case, s), config=config, **case.searched) for s in screens]
     assert torch.equal(weights(made[0]), weights(made[1]))
     history = made[0].history_
     looks = next(losses for name, losses in history.items() if "held_out" in name)
     assert looks.index.tolist() == [5, 10, 15, 20]
-    assert 0 < len(history[f"{case.stages[-1]}_train_loss"]) <= 3, "what was learnt is kept"
-    assert made[0].n_steps_ == 20
+    assert 0 < len(history[f"{case.stages[-1]}_train_loss"]) <= 20
     assert {name.split("_")[0] for name in history} == set(case.stages)
 
 

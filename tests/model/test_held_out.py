@@ -138,7 +138,6 @@ class Search:
             sample_latent=self.sample,
             training=True,
             from_cell=True,
-            state_dict=lambda: {"n_looks": torch.tensor(len(self.modes))},
         )
         self.modes = []
 
@@ -176,7 +175,6 @@ def test_search_stops_when_the_error_rises_and_tells_the_best_step():
     assert list(search.callback.errors) == [5, 10, 15, 20, 25]
     assert search.modes == [False] * 5
     assert search.module.training, "left in training mode"
-    assert search.callback.weights["n_looks"] == 3, "those of the best look"
 
 
 def test_search_goes_on_while_the_error_falls():
@@ -189,14 +187,12 @@ def test_search_that_never_looked_has_a_length():
     search = Search([], least=3, every=7)
     assert search.run(6) is None
     assert search.callback.best_step == 3
-    assert search.callback.weights is None
 
 
 def test_search_makes_the_least_number_of_steps():
     search = Search([0.1, 3.0, 2.0, 2.5, 1.0, 1.5, 1.6, 1.7], least=15)
     assert search.run(100) == 35
     assert search.callback.best_step == 25, "the best from there on"
-    assert search.callback.weights["n_looks"] == 5
 
 
 def test_noise_is_the_same_at_every_look():

@@ -70,13 +70,14 @@ class LossSums:
 
     def add(self, output: LossOutput) -> None:
         """Note the loss of a batch, and its parts where one is a divergence of each cell."""
-        parts = {"loss": output.loss, **output.extra_metrics}
+        parts = {"loss": output.loss}
         if any(part.ndim for part in output.kl_local.values()):
             parts |= {
                 "reconstruction_loss": output.reconstruction_loss_sum,
                 "kl_local": output.kl_local_sum,
                 "kl_global": output.kl_global_sum,
             }
+        parts |= output.extra_metrics
         noted = {name: torch.as_tensor(part).detach() for name, part in parts.items()}
         self._noted.append((output.n_obs_minibatch, noted))
         if len(self._noted) == _NOTED:
@@ -283,8 +284,6 @@ class TrainConfig:
         error on held-out conditions is computed, and after how many checks without improvement the
         search ends. The fewest keep a lucky early check from winning: with averaged targets the
         error hardly rises after its minimum, but fewer steps are worse.
-    finish_steps
-        Steps on all training cells that follow the best of the search, the learning rate falling.
     early_stopping
         Whether stage one stops when the validation loss no longer falls.
     keep_best
@@ -317,7 +316,6 @@ class TrainConfig:
     max_generator_steps: int = 3000
     check_every_n_steps: int = 100
     check_patience: int = 4
-    finish_steps: int = 200
     early_stopping: bool = True
     keep_best: bool = True
     patience: int = 15

@@ -148,7 +148,7 @@ def _check_library(reader: ScreenReader, train: np.ndarray) -> None:
 
 
 #: Ends of the names of files with the state of a run.
-_STATES: Final = (".pt", ".ckpt")
+_STATES: Final = (".pt", ".ckpt", "n_steps.json")
 
 
 def check_folder(folder: Path, run: dict[str, Any]) -> None:

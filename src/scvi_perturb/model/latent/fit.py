@@ -1,8 +1,8 @@
-"""Train both stages; the second for as long as the error on held-out conditions falls."""
+"""Train both stages; stop the second by the error on held-out conditions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scvi_perturb._core import Key, generator
-from scvi_perturb._files import write_bytes
-from scvi_perturb._state import from_bytes, to_bytes
+from scvi_perturb._files import write_text
+from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.datamodule import ScreenDataModule
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.additive import fit_additive
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scvi_perturb.model.latent.model import LatentModel
     from scvi_perturb.module.autoencoder import CountAutoencoder
     from scvi_perturb.module.generator import LatentGenerator
-    from scvi_perturb.train.plan import PlanConfig, TrainConfig
+    from scvi_perturb.train.plan import TrainConfig
 
 #: Groups with fewer cells say too little about a distribution.
 MIN_CELLS, MAX_CELLS = 20, 300
@@ -112,8 +112,6 @@ def latent_energy(a: torch.Tensor, b: torch.Tensor) -> float:
 class HeldOutEnergy(Callback):
     """Look at the energy distance of held-out groups every so many steps; stop when it rises.
 
-    The weights of the best look are kept.
-
     `held`: What is held out. `latent`: Latents of all cells, `(n_cells, n_latent)`. `pairs`:
     References of all cells. `least`: Steps that are made in any case. `every`, `patience`: Steps
     between looks; looks without improvement before training stops. `seed`: Seed of the draws; the
@@ -137,8 +135,6 @@ class HeldOutEnergy(Callback):
         self.least, self.every, self.patience = least, every, patience
         self.seed = seed or 0
         self.errors: dict[int, float] = {}
-        #: Weights at the best step; None before it was looked at.
-        self.weights: dict[str, torch.Tensor] | None = None
         #: Whether this is the process that writes files.
         self.writes = True
 
@@ -157,9 +153,6 @@ class HeldOutEnergy(Callback):
         pl_module.eval()
         self.errors[step] = float(np.mean([self._error(pl_module, c) for c in self.groups]))
         pl_module.train()
-        if step == self.best_step:
-            state = cast("LatentGenerator", pl_module.module).state_dict()
-            self.weights = {k: v.detach().clone() for k, v in state.items()}
         if step >= self.least and step - self.best_step >= self.patience * self.every:
             trainer.should_stop = True
 
@@ -256,74 +249,54 @@ class TwoStageFit:
             config=model.module.generator.config,
             seed=seed,
         )
-        plan = self.config.generator
-        if n_steps is None:
-            found = self._searched(pairs, latents[0], seed)
-            n_steps = model.n_steps_ = found or min(
-                self.config.max_generator_steps, self.config.generator_steps
-            )
-            if found is not None:  # what was learnt is kept: only the held-out cells are new
-                n_steps = self.config.finish_steps
-                plan = replace(plan, n_steps=n_steps)
-                seed += 1  # not the noise of the search again
-        else:
-            model.n_steps_ = n_steps
+        n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
+        model.n_steps_ = n_steps
         model._record_trained_pairs(codes, self.parts.train)
         self._prepare(pairs, latents[0], self.parts.train)
-        self._fit_generator(pairs, self.parts, n_steps, name="generator", seed=seed, plan=plan)
+        self._fit_generator(pairs, self.parts, n_steps, name="generator", seed=seed)
 
-    def _searched(self, pairs: LatentPairs, latent: torch.Tensor, seed: int) -> int | None:
-        """Train until the error on held-out conditions rises; return the best number of steps.
-
-        The generator is left with its weights after these. An interrupted run reads what it had
-        found. None where nothing can be held out.
-        """
-        path = None if self.folder is None else self.folder / "search.pt"
-        if path is not None and path.exists():
-            found = from_bytes(path.read_bytes(), where=path)
-        else:
-            held = choose_held_out(
-                self.reader.codes, self.parts.train, self.model._screen.table, seed=seed
-            )
-            if held is None:
-                return None
-            callback = self._search(held, pairs, latent, seed)
-            found = {"errors": callback.errors, "weights": callback.weights}
-            if path is not None and callback.writes:
-                write_bytes(path, to_bytes(found))
-        if found["weights"] is not None:
-            self.model.module.generator.load_state_dict(found["weights"])
-        history = {"generator_held_out_energy": error_history(found["errors"])}
-        self.model.history_ = {**(self.model.history_ or {}), **history}
-        return best_step(found["errors"], self._least)
-
-    @property
-    def _least(self) -> int:
-        return min(self.config.min_generator_steps, self.config.max_generator_steps)
-
-    def _search(
-        self, held: HeldOutGroups, pairs: LatentPairs, latent: torch.Tensor, seed: int
-    ) -> HeldOutEnergy:
-        """Train without the cells held out, and look at the error on them."""
+    def _search_steps(self, pairs: LatentPairs, latent: torch.Tensor, seed: int) -> int:
+        """Return the number of steps with the least error on conditions held out for it."""
+        model, codes = self.model, self.reader.codes
+        held = choose_held_out(codes, self.parts.train, model._screen.table, seed=seed)
+        limit = self.config.max_generator_steps
+        if held is None:
+            return min(limit, self.config.generator_steps)
+        module = model.module.generator
+        start = {k: v.clone() for k, v in module.state_dict().items()}
         train = np.setdiff1d(self.parts.train, held.cells)
         self._prepare(pairs, latent, train)
         callback = HeldOutEnergy(
             held,
             latent,
             pairs,
-            least=self._least,
+            least=min(self.config.min_generator_steps, limit),
             every=self.config.check_every_n_steps,
             patience=self.config.check_patience,
             seed=seed,
         )
         parts = CellSplit(train, self.parts.validation[:0], held.cells)
-        limit = self.config.max_generator_steps
-        self._fit_generator(
-            pairs, parts, limit, name="search", seed=seed, extra={"callbacks": [callback]}
-        )
-        history = self.model.history_ or {}
-        self.model.history_ = {k: v for k, v in history.items() if not k.startswith("search_")}
-        return callback
+        self._fit_generator(pairs, parts, limit, name="search", seed=seed, callback=callback)
+        module.load_state_dict(start)
+        model.history_ = {
+            k: v for k, v in model.history_.items() if not k.startswith("search_")
+        } | {"generator_held_out_energy": error_history(callback.errors)}
+        if self.folder is not None and callback.writes:
+            errors = sealed({"errors": callback.errors})
+            write_text(self.folder / "n_steps.json", errors, make_folder=True)
+        return callback.best_step
+
+    def _finished_search(self) -> int | None:
+        """Return the number of steps that an interrupted run had found."""
+        path = None if self.folder is None else self.folder / "n_steps.json"
+        if path is None or not path.exists():
+            return None
+        found = read_sealed(path.read_text(encoding="utf-8", errors="replace"), where=path)
+        errors = {int(step): float(error) for step, error in found["errors"].items()}
+        history = {"generator_held_out_energy": error_history(errors)}
+        self.model.history_ = {**(self.model.history_ or {}), **history}
+        least = min(self.config.min_generator_steps, self.config.max_generator_steps)
+        return best_step(errors, least)
 
     def _fit_generator(
         self,
@@ -333,8 +306,7 @@ class TwoStageFit:
         *,
         name: str,
         seed: int,
-        plan: PlanConfig | None = None,
-        extra: Mapping[str, Any] | None = None,
+        callback: HeldOutEnergy | None = None,
     ) -> None:
         learn, check = self._learnt(parts.train), self._learnt(parts.validation)
         batch_size = self.config.generator_batch_size
@@ -346,14 +318,16 @@ class TwoStageFit:
             name,
             self.model.module.generator,
             data,
-            plan or self.config.generator,
+            self.config.generator,
             epochs,
             keep_best=False,
             gradient_clip=self.config.gradient_clip[1],
             compile=self.config.compile,
         )
-        folder = self.folder if name == "generator" else None
-        self._fit(stage, folder, {"max_steps": n_steps, **(extra or {})})
+        extra: dict[str, Any] = {"max_steps": n_steps}
+        if callback is not None:
+            extra["callbacks"] = [callback]
+        self._fit(stage, self.folder if name == "generator" else None, extra)
 
     def _prepare(self, pairs: LatentPairs, latent: torch.Tensor, train: np.ndarray) -> None:
         """Tell the generator the scales and the components of the training cells."""

@@ -255,10 +255,9 @@ class LatentModel(PerturbationModel):
         ----------
         %(train)s
         n_steps
-            Steps of stage two on all training cells. None chooses them by the error on conditions
-            held out from the training cells, and goes on from there for a few steps on all of
-            them: the error on held-out *cells* of trained conditions goes on falling long after
-            that on conditions rises.
+            Steps of stage two. None chooses them by the error on conditions held out from the
+            training cells, then trains on all of them for as many steps: the error on held-out
+            *cells* of trained conditions goes on falling long after that on conditions rises.
         %(train_rest)s
 
         Raises
