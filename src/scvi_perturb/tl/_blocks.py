@@ -186,6 +186,9 @@ def real_units(
     obs = _with_block(adata, reference, block_key)
     has_control = (as_labels(_column(obs, keys.perturbation)) == keys.control).any()
     if not sampled and has_control:
+        if reference is not None:
+            msg = "adata has control cells of its own, so `reference` has no use; leave one out."
+            raise SchemaError(msg)
         return adata, keys, False
     if not has_control and reference is None:
         msg = (
