@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.stats import t as student
 
 import scvi_perturb as svp
+from benchmarks._kang_frame import load_kang
 from benchmarks.answers import Row
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
     """Yield error rates, sensitivity and errors of the power."""
     n_repeats = 10 if quick else 60
     yield from _null(n_repeats, quick=quick)
+    yield from _kang(n_repeats // 3, quick=quick)
     yield from _known(n_repeats // 2, quick=quick)
     yield from _power(n_repeats, quick=quick)
 
@@ -102,6 +104,23 @@ def _null(n_repeats: int, *, quick: bool) -> Iterator[Row]:
             if by_cell:
                 what = f"the same with cells as replicates (unit='cell'), {name}"
                 yield Row(what, float(np.mean(by_cell)), "share")
+
+
+def _kang(n_repeats: int, *, quick: bool) -> Iterator[Row]:
+    """Yield the rate among control cells of Kang's donors, of which half are labelled."""
+    adata = load_kang()
+    adata = adata[adata.obs["perturbation"] == "control"]
+    for cell_type in ("CD14+ Monocytes", "CD4 T cells"):
+        own, rates = adata[adata.obs["cell_type"] == cell_type].copy(), []
+        for seed in range(n_repeats):
+            order = np.random.default_rng(seed).permutation(own.n_obs)
+            place = own.obs["donor"].iloc[order].groupby(own.obs["donor"], observed=True).cumcount()
+            label = np.where(place.loc[own.obs_names] % 2, "nothing", "control")
+            own.obs["perturbation"] = pd.Categorical(label)
+            found = svp.tl.differential_expression(own, block_key="donor")
+            rates.append((found["p_value"].dropna() < LEVEL).mean())
+        name = f"type-I error at 0.05, halves of the control {cell_type} of Kang's donors"
+        yield _rate(name, rates, quick=quick)
 
 
 def _rate(what: str, rates: list[float], *, quick: bool) -> Row:

@@ -273,3 +273,5 @@ def test_measured_cells_take_controls_from_the_reference(measured, table):
         svp.tl.differential_expression(treated, block_key="batch")
     found = svp.tl.differential_expression(treated, block_key="batch", reference=control)
     pd.testing.assert_frame_equal(found, table, rtol=1e-4)
+    with pytest.raises(svp.SchemaError, match="control cells of its own"):
+        svp.tl.differential_expression(measured, block_key="batch", reference=control)

@@ -42,7 +42,7 @@ class BlockContrast:
     `(n_blocks,)`. `spread`, `control_spread`: Variance between cells of what one cell adds to the
     profile, pooled over blocks, `(n_genes,)`. `slope`: By how much the profile moves with the
     logarithm of a gene's share, from 0 without counts to 1, mean of both sides, `(n_genes,)`.
-    `counts`: Sum over both sides, `(n_genes,)`.
+    `mean_count`: Counts a pseudobulk, over both sides, `(n_genes,)`.
     """
 
     condition: str
@@ -54,7 +54,7 @@ class BlockContrast:
     spread: Floats
     control_spread: Floats
     slope: Floats
-    counts: Floats
+    mean_count: Floats
 
     @property
     def sampling(self) -> Floats:
@@ -155,7 +155,7 @@ def _contrast(
         spread=spread,
         control_spread=base,
         slope=np.mean([-np.expm1(-profiles.profile(side)) for side in (treated, control)], axis=0),
-        counts=(profiles.sums[treated] + profiles.sums[control]).sum(axis=0),
+        mean_count=(profiles.sums[treated] + profiles.sums[control]).mean(axis=0) / 2,
     )
 
 
@@ -186,6 +186,9 @@ def real_units(
     obs = _with_block(adata, reference, block_key)
     has_control = (as_labels(_column(obs, keys.perturbation)) == keys.control).any()
     if not sampled and has_control:
+        if reference is not None:
+            msg = "adata has control cells of its own, so `reference` has no use; leave one out."
+            raise SchemaError(msg)
         return adata, keys, False
     if not has_control and reference is None:
         msg = (

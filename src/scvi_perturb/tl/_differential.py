@@ -40,7 +40,7 @@ def differential_expression(
     unit: Literal["block", "cell"] = "block",
     keys: ScreenKeys | None = None,
     min_cells: int = 10,
-    min_count: int = 10,
+    min_count: int = 5,
     key_added: str = "differential_expression",
 ) -> pd.DataFrame:
     r"""Test each gene between every condition and control, with donors or batches as replicates.
@@ -76,7 +76,8 @@ def differential_expression(
     min_cells
         Pseudobulks of fewer cells are left out.
     min_count
-        Genes with fewer counts in the cells of both sides are not tested.
+        Genes with fewer counts in the mean pseudobulk are not tested: the change of so few counts
+        is far from normal.
     key_added
         Key of `uns` under which the table is written; how it was made is written to
         `uns["scvi_perturb"]["results"]`.
@@ -124,7 +125,7 @@ def differential_expression(
         warn(f"{few} conditions were measured in one block only; they get no p-values.")
     tables = []
     for one in found:
-        tested = (one.counts >= min_count) & (one.sampling.mean(axis=0) > 0) & (one.slope > 0)
+        tested = (one.mean_count >= min_count) & (one.sampling.mean(axis=0) > 0) & (one.slope > 0)
         result = cell_test(one) if unit == "cell" else block_test(one, tested, sampled=sampled)
         tables.append(_table(one, result, tested, cells.var_names, one.columns(context)))
     table = pd.concat(tables, ignore_index=True)

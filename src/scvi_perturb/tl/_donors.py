@@ -36,7 +36,7 @@ def compare_donors(
     reference: AnnData | None = None,
     keys: ScreenKeys | None = None,
     min_cells: int = 10,
-    min_count: int = 10,
+    min_count: int = 5,
     key_added: str = "compare_donors",
 ) -> pd.DataFrame:
     """Return the effects in each donor, and how much they differ between donors.
@@ -54,7 +54,7 @@ def compare_donors(
     donor_key
         Column of `obs` with donors, batches, or other groups.
     min_count
-        Genes with fewer counts in the cells of both sides get no heterogeneity.
+        Genes with fewer counts in the mean pseudobulk get no heterogeneity.
     key_added
         Key of `uns` under which the table is written; how it was made is written to
         `uns["scvi_perturb"]["results"]`.
@@ -129,7 +129,7 @@ def _table(
 ) -> pd.DataFrame:
     """Return one condition as a table, donors of a gene one after another."""
     variances = contrast.sampling
-    there = (contrast.counts >= min_count) & (variances > 0).all(axis=0)
+    there = (contrast.mean_count >= min_count) & (variances > 0).all(axis=0)
     made = np.full((7, len(genes)), np.nan)
     if there.any():
         result = pooled(contrast.changes[:, there], variances[:, there])
