@@ -72,13 +72,15 @@ def _interactions(seeds: range) -> Iterator[Row]:
             found += list(stats.norm.isf(pairs["p_value"].clip(1e-300)))
             effects = {one: true_effect(adata, one) for one in adata.obs["perturbation"].unique()}
             held = []
-            for pair, row in zip(pairs["perturbation"], pairs.itertuples(), strict=True):
+            for row in pairs.to_dict("records"):
+                pair = row["perturbation"]
                 first, second = (effects[name] for name in pair.split("+"))
                 own = table[table["perturbation"] == pair]
                 truth = effects[pair] - first - second
-                held.append((own["lower"] <= truth) & (truth <= own["upper"]))
+                inside = own["lower"].to_numpy() <= truth
+                held.append(inside & (truth <= own["upper"].to_numpy()))
                 share = effects[pair] @ (first + second) / ((first + second) @ (first + second))
-                along.append(row.along_lower <= share <= row.along_upper)
+                along.append(row["along_lower"] <= share <= row["along_upper"])
             genes.append(np.concatenate(held))
     none, some = scores.values()
     value = float(stats.mannwhitneyu(some, none).statistic / (len(some) * len(none)))

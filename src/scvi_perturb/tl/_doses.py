@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scvi_perturb.tl._populations import Group
 
     Floats = NDArray[np.float64]
+    Weights = NDArray[Any]  # places of genes, or a column of weights
 
 #: Fewest doses of a curve: with control as many points as it has parameters.
 _MIN_DOSES: Final = 3
@@ -163,8 +164,8 @@ _FIGURES: Final = ("ec50", "ec50_lower", "ec50_upper", "emax", "emax_lower", "em
 
 def _asked(
     known: pd.Index, genes: Sequence[str] | None, signature: Mapping[str, float] | None
-) -> tuple[list[str], Floats]:
-    """Return the names of what is fitted, and its weights of the genes `(n_genes, n)`."""
+) -> tuple[list[str], Weights]:
+    """Return the names of what is fitted; places of genes `(n,)`, or weights `(n_genes, 1)`."""
     if genes is not None and signature is not None:
         msg = "Found both genes and signature; give one of them."
         raise ValueError(msg)
@@ -184,7 +185,7 @@ def _asked(
     return ["signature"], weights
 
 
-def _series(populations: EffectGroups, weights: Floats) -> Iterator[_Series]:
+def _series(populations: EffectGroups, weights: Weights) -> Iterator[_Series]:
     """Yield the effects of each perturbation that has enough doses."""
     by_what = defaultdict(list)
     for condition, context in populations.rows:
@@ -242,7 +243,7 @@ def _moderated(profile: Floats, variance: Floats, total: Floats) -> Floats:
 
 
 def _profile(
-    populations: EffectGroups, group: Group, weights: Floats
+    populations: EffectGroups, group: Group, weights: Weights
 ) -> tuple[Floats, Floats, float]:
     """Return profile or predicted effect of a group, its variance, and the sum of its counts."""
     chosen = weights.ndim == 1  # places of genes
@@ -265,7 +266,7 @@ def _profile(
     return profile @ weights, _variance_of_sum(counts, profile, weights), total
 
 
-def _variance_of_sum(counts: sparse.csr_matrix, profile: Floats, weights: Floats) -> Floats:
+def _variance_of_sum(counts: sparse.csr_matrix, profile: Floats, weights: Weights) -> Floats:
     """Return the variance of weighted sums of a profile: that of the cells' linear influence."""
     n = counts.shape[0]
     library = np.asarray(counts.sum(axis=1), np.float64).ravel()
@@ -317,8 +318,8 @@ def _fit_part(series: _Series, slope: float | None, level: float) -> pd.DataFram
     """Fit some curves: for each EC50 and slope of the grid, `e0` and `emax` are linear."""
     from scipy import stats
 
-    ends = [series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND]
-    ec50 = np.linspace(*np.log(ends), _N_EC50)
+    low, high = series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND
+    ec50 = np.linspace(np.log(low), np.log(high), _N_EC50)
     slopes = np.log(_SLOPES if slope is None else [slope])
     tried = np.stack(np.meshgrid(ec50, slopes, indexing="ij")).reshape(2, -1)
     misfit, _, _, flat = _linear(_hill(series.doses, *np.exp(tried)[..., None]), series)
@@ -371,7 +372,8 @@ def _ends(series: _Series, box: Floats, limit: Floats, step: Floats) -> tuple[Fl
     n_ec50, n_slopes = 31, 11 if np.any(step[1]) else 1
     for _ in range(4):
         ec50, slopes = (
-            np.linspace(*one, n) for one, n in zip(box, (n_ec50, n_slopes), strict=True)
+            np.linspace(low, high, n)
+            for (low, high), n in zip(box, (n_ec50, n_slopes), strict=True)
         )
         tried = np.stack([np.repeat(ec50, n_slopes, axis=0), np.tile(slopes, (n_ec50, 1))])
         misfit, emax, weight, _ = _linear(
