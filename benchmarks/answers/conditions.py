@@ -56,7 +56,7 @@ def _coverage(what: str, held: list[NDArray[np.bool_]], note: str) -> Row:
     error = 3 * shares.std(ddof=1) / np.sqrt(len(shares)) + 0.02
     value = float(shares.mean())
     bar = f"{LEVEL} - {error:.3f}"
-    return Row(what, value, "share", bar, value >= LEVEL - error, note)
+    return Row(what, value, "share", bar, bool(value >= LEVEL - error), note)
 
 
 def _interactions(seeds: range) -> Iterator[Row]:
@@ -72,13 +72,15 @@ def _interactions(seeds: range) -> Iterator[Row]:
             found += list(stats.norm.isf(pairs["p_value"].clip(1e-300)))
             effects = {one: true_effect(adata, one) for one in adata.obs["perturbation"].unique()}
             held = []
-            for pair, row in zip(pairs["perturbation"], pairs.itertuples(), strict=True):
+            for row in pairs.to_dict("records"):
+                pair = row["perturbation"]
                 first, second = (effects[name] for name in pair.split("+"))
                 own = table[table["perturbation"] == pair]
                 truth = effects[pair] - first - second
-                held.append((own["lower"] <= truth) & (truth <= own["upper"]))
+                inside = own["lower"].to_numpy() <= truth
+                held.append(inside & (truth <= own["upper"].to_numpy()))
                 share = effects[pair] @ (first + second) / ((first + second) @ (first + second))
-                along.append(row.along_lower <= share <= row.along_upper)
+                along.append(row["along_lower"] <= share <= row["along_upper"])
             genes.append(np.concatenate(held))
     none, some = scores.values()
     value = float(stats.mannwhitneyu(some, none).statistic / (len(some) * len(none)))
@@ -90,15 +92,17 @@ def _interactions(seeds: range) -> Iterator[Row]:
 
 
 def _doses(seeds: range) -> Iterator[Row]:
-    of_genes, of_signatures, flat = [], [], []
+    of_genes, chosen, of_signatures, flat = [], [], [], []
     for seed in seeds:
         adata = _screen(seed, 4000, n_perturbations=5, n_combinations=0, doses=DOSES)
         truth = Truth.from_uns(adata.uns)
-        found = tl.dose_response(adata, level=LEVEL)
+        # Chosen by the truth: intervals of genes that are chosen by their data hold it less often.
+        found = tl.dose_response(adata, level=LEVEL, fdr=0.999999)
         true = tl.dose_response(_noiseless(adata), level=LEVEL)
-        told = ((found["range"] != "flat") & true["ec50"].notna()).to_numpy()
+        told = ((true["emax"].abs() > 0.3) & true["ec50"].notna()).to_numpy()
         held = (found["ec50_lower"] <= true["ec50"]) & (true["ec50"] <= found["ec50_upper"])
         of_genes.append(held[told].to_numpy())
+        chosen.append(held[told & (found["q_value"] <= 0.05)].to_numpy())
         own = []
         for name in truth.perturbations[:5]:
             weights = dict(zip(adata.var_names, true_effect(adata, name), strict=True))
@@ -109,8 +113,11 @@ def _doses(seeds: range) -> Iterator[Row]:
         of_signatures.append(np.array(own))
         still = _screen(seed, 1000, n_perturbations=3, n_combinations=0, doses=DOSES, effect_size=0)
         flat.append(tl.dose_response(still)["p_value"].to_numpy() < 0.1)
-    note = "genes that are not flat; truth: the Hill curve of true_effect"
+    note = "genes with a true emax above 0.3; truth: the Hill curve of true_effect"
     yield _coverage("dose_response: EC50 of genes in its interval", of_genes, note)
+    value = float(np.mean([one.mean() for one in chosen]))
+    note = "those of them that are not flat: chosen by their data, for which nothing is promised"
+    yield Row("dose_response: the same of genes found", value, "share", note=note)
     note = "weights: the true effect; truth: EC50 of the simulator's states"
     yield _coverage("dose_response: EC50 of signatures in its interval", of_signatures, note)
     value = float(np.mean(flat))

@@ -61,10 +61,12 @@ def dose_response(curves: pd.DataFrame, points: pd.DataFrame, *, ax: Axes | None
     doses = points["dose"][points["dose"] > 0]
     low, high = float(doses.min()) / 3, float(doses.max()) * 3
     ax.axhline(0, color="0.88", lw=0.8, zorder=0)
-    for i, (colour, (_, curve)) in enumerate(zip(COLOURS, curves.iterrows(), strict=False)):
-        own = points[(points[shared] == curve[shared]).all(axis=1)]
+    records: list[dict[Any, Any]] = curves.to_dict("records")
+    for i, (colour, curve) in enumerate(zip(COLOURS, records, strict=False)):
+        named = {column: curve[column] for column in shared}
+        own = points[np.all([points[column] == named[column] for column in shared], axis=0)]
         if own.empty:
-            msg = f"points has no rows of {curve[shared].to_dict()}; pass those of the same call."
+            msg = f"points has no rows of {named}; pass those of the same call."
             raise SchemaError(msg)
         at = own["dose"].where(own["dose"] > 0, low)
         error = np.abs(own[["lower", "upper"]].to_numpy().T - own["lfc"].to_numpy())
@@ -82,13 +84,13 @@ def dose_response(curves: pd.DataFrame, points: pd.DataFrame, *, ax: Axes | None
     return ax
 
 
-def _draw_curve(ax: Axes, curve: pd.Series[Any], doses: NDArray[np.float64], colour: str) -> None:
+def _draw_curve(ax: Axes, curve: dict[Any, Any], doses: NDArray[np.float64], colour: str) -> None:
     share = 1 / (1 + (curve["ec50"] / doses) ** curve["slope"])
     ax.plot(doses, curve["e0"] + curve["emax"] * share, color=colour, lw=1.5)
 
 
 def _draw_ends(
-    ax: Axes, curve: pd.Series[Any], limits: tuple[float, float], height: float, colour: str
+    ax: Axes, curve: dict[Any, Any], limits: tuple[float, float], height: float, colour: str
 ) -> None:
     """Draw the interval of EC50 as a bar, with arrows where it is open."""
     across = ax.get_xaxis_transform()
@@ -151,8 +153,8 @@ def similarity_map(
 def _draw_map(ax: Axes, values: NDArray[np.float64], labels: list[str]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("alike", [COLOURS[1], "white", COLOURS[0]])
-    colours = colours.with_extremes(bad=PALE)
+    scale = LinearSegmentedColormap.from_list("alike", [COLOURS[1], "white", COLOURS[0]])
+    colours = scale.with_extremes(bad=PALE)
     image = ax.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=-1, vmax=1)
     size = float(np.clip(260 / len(labels), 3, 8))
     ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)

@@ -16,7 +16,7 @@ from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.metrics import pseudobulk, pseudobulk_variance
 from scvi_perturb.predictors.request import request_frame
-from scvi_perturb.tl._populations import Populations
+from scvi_perturb.tl._populations import EffectGroups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scvi_perturb.tl._populations import Group
 
     Floats = NDArray[np.float64]
+    Weights = NDArray[Any]  # places of genes, or a column of weights
 
 #: Fewest doses of a curve: with control as many points as it has parameters.
 _MIN_DOSES: Final = 3
@@ -123,11 +124,11 @@ def dose_response(
     Notes
     -----
     For each EC50 and slope of a grid the rest is linear; the best of the grid is refined on finer
-    ones. Intervals are those of the profile
-    likelihood: all values with which the other parameters still fit. They hold the noise of the
-    cells, those of predictions the stated standard errors, taken as independent between doses and,
-    for a signature, between genes. Curves are monotone: look at `misfit_p_value` for those that
-    rise and fall.
+    ones. Intervals are those of the profile likelihood: all values with which the other parameters
+    still fit. They hold the noise of the cells, with one overdispersion of a gene for all doses,
+    and for predictions the stated standard errors, taken as independent between doses and, for a
+    signature, between genes. Curves are monotone: look at `misfit_p_value` for those that rise and
+    fall.
 
     References
     ----------
@@ -136,7 +137,7 @@ def dose_response(
     """
     from scipy import stats
 
-    populations = Populations.of(data, keys)
+    populations = EffectGroups.of(data, keys)
     names, weights = _asked(populations.genes, genes, signature)
     found = list(_series(populations, weights))
     tables = []
@@ -163,8 +164,8 @@ _FIGURES: Final = ("ec50", "ec50_lower", "ec50_upper", "emax", "emax_lower", "em
 
 def _asked(
     known: pd.Index, genes: Sequence[str] | None, signature: Mapping[str, float] | None
-) -> tuple[list[str], Floats]:
-    """Return the names of what is fitted, and its weights of the genes `(n_genes, n)`."""
+) -> tuple[list[str], Weights]:
+    """Return the names of what is fitted; places of genes `(n,)`, or weights `(n_genes, 1)`."""
     if genes is not None and signature is not None:
         msg = "Found both genes and signature; give one of them."
         raise ValueError(msg)
@@ -184,7 +185,7 @@ def _asked(
     return ["signature"], weights
 
 
-def _series(populations: Populations, weights: Floats) -> Iterator[_Series]:
+def _series(populations: EffectGroups, weights: Weights) -> Iterator[_Series]:
     """Yield the effects of each perturbation that has enough doses."""
     by_what = defaultdict(list)
     for condition, context in populations.rows:
@@ -200,23 +201,51 @@ def _series(populations: Populations, weights: Floats) -> Iterator[_Series]:
             f"doses is {where!r}. Name it with keys=ScreenKeys(dose=...), or predict more doses."
         )
         raise SchemaError(msg)
-    controls: dict[Context, tuple[Floats, Floats]] = {}
+    controls: dict[Context, tuple[Floats, Floats, float]] = {}
     for (*_, context), own in kept.items():
         ordered = sorted(own, key=lambda condition: condition.components[0].dose)
-        if not populations.is_predicted and context not in controls:
-            controls[context] = _profile(populations, (Condition(), context), weights)
         read = [_profile(populations, (condition, context), weights) for condition in ordered]
-        effect, variance = (np.stack(values) for values in zip(*read, strict=True))
-        zero, noise = controls.get(context, (np.zeros(effect.shape[1]), 1e-9 * variance.min(0)))
-        doses = [0.0, *(condition.components[0].dose for condition in ordered)]
-        effect = np.vstack([np.zeros(effect.shape[1]), effect - zero])
-        variance = np.vstack([noise, variance])
+        if populations.is_predicted:
+            zero = np.zeros_like(read[0][0]), 1e-9 * np.min([one[1] for one in read], axis=0), 0.0
+        else:
+            if context not in controls:
+                controls[context] = _profile(populations, (Condition(), context), weights)
+            zero = controls[context]
+        profile, variance, total = (np.stack(part) for part in zip(zero, *read, strict=True))
+        if not populations.is_predicted and weights.ndim == 1:
+            variance = _moderated(profile, variance, total[:, None])
         least = np.maximum(1e-9 * np.median(variance[variance > 0]), 1e-12)
-        yield _Series(ordered[-1], context, np.array(doses), effect, np.maximum(variance, least))
+        doses = np.array([0.0, *(condition.components[0].dose for condition in ordered)])
+        effect, variance = profile - profile[0], np.maximum(variance, least)
+        yield _Series(ordered[-1], context, doses, effect, variance)
 
 
-def _profile(populations: Populations, group: Group, weights: Floats) -> tuple[Floats, Floats]:
-    """Return profile or predicted effect of a group, and variance, of genes or signature."""
+def _moderated(profile: Floats, variance: Floats, total: Floats) -> Floats:
+    """Return variances of profiles of counts with one overdispersion of each gene for all doses.
+
+    The variance that few cells show is itself uncertain, and low where a gene is low by chance.
+    Here it is the Poisson variance of the profile, with half a count added, times the ratio of
+    the sums of both over doses.
+
+    `profile`, `variance`: Of each dose, `(n, n_genes)`. `total`: Sum of all counts, `(n, 1)`.
+    """
+
+    def poisson(share: Floats) -> Floats:
+        made: Floats = share * (TARGET_SUM / (1 + TARGET_SUM * share)) ** 2 / total
+        return made
+
+    share = np.expm1(profile) / TARGET_SUM
+    expected = poisson(share).sum(axis=0)
+    ratio = np.divide(
+        variance.sum(axis=0), expected, out=np.ones_like(expected), where=expected > 0
+    )
+    return np.maximum(ratio, 1.0) * poisson(share + 0.5 / total)
+
+
+def _profile(
+    populations: EffectGroups, group: Group, weights: Weights
+) -> tuple[Floats, Floats, float]:
+    """Return profile or predicted effect of a group, its variance, and the sum of its counts."""
     chosen = weights.ndim == 1  # places of genes
     if populations.is_predicted:
         row = int(populations.rows[group][0])
@@ -225,19 +254,19 @@ def _profile(populations: Populations, group: Group, weights: Floats) -> tuple[F
             for name in ("lfc", "std")
         )
         if chosen:
-            return effect[weights], std[weights] ** 2
-        return effect @ weights, std**2 @ weights**2
+            return effect[weights], std[weights] ** 2, 0.0
+        return effect @ weights, std**2 @ weights**2, 0.0
     counts = populations.counts(group)
     if counts.shape[0] < 2:
         msg = f"Found one cell of {group[0]} {group[1]}; its error needs two. Drop it."
         raise SchemaError(msg)
-    profile = pseudobulk(counts)
+    profile, total = pseudobulk(counts), float(counts.sum())
     if chosen:
-        return profile[weights], pseudobulk_variance(counts)[weights]
-    return profile @ weights, _variance_of_sum(counts, profile, weights)
+        return profile[weights], pseudobulk_variance(counts)[weights], total
+    return profile @ weights, _variance_of_sum(counts, profile, weights), total
 
 
-def _variance_of_sum(counts: sparse.csr_matrix, profile: Floats, weights: Floats) -> Floats:
+def _variance_of_sum(counts: sparse.csr_matrix, profile: Floats, weights: Weights) -> Floats:
     """Return the variance of weighted sums of a profile: that of the cells' linear influence."""
     n = counts.shape[0]
     library = np.asarray(counts.sum(axis=1), np.float64).ravel()
@@ -289,8 +318,8 @@ def _fit_part(series: _Series, slope: float | None, level: float) -> pd.DataFram
     """Fit some curves: for each EC50 and slope of the grid, `e0` and `emax` are linear."""
     from scipy import stats
 
-    ends = [series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND]
-    ec50 = np.linspace(*np.log(ends), _N_EC50)
+    low, high = series.doses[1] / _BEYOND, series.doses[-1] * _BEYOND
+    ec50 = np.linspace(np.log(low), np.log(high), _N_EC50)
     slopes = np.log(_SLOPES if slope is None else [slope])
     tried = np.stack(np.meshgrid(ec50, slopes, indexing="ij")).reshape(2, -1)
     misfit, _, _, flat = _linear(_hill(series.doses, *np.exp(tried)[..., None]), series)
@@ -343,7 +372,8 @@ def _ends(series: _Series, box: Floats, limit: Floats, step: Floats) -> tuple[Fl
     n_ec50, n_slopes = 31, 11 if np.any(step[1]) else 1
     for _ in range(4):
         ec50, slopes = (
-            np.linspace(*one, n) for one, n in zip(box, (n_ec50, n_slopes), strict=True)
+            np.linspace(low, high, n)
+            for (low, high), n in zip(box, (n_ec50, n_slopes), strict=True)
         )
         tried = np.stack([np.repeat(ec50, n_slopes, axis=0), np.tile(slopes, (n_ec50, 1))])
         misfit, emax, weight, _ = _linear(

@@ -14,7 +14,7 @@ from scvi_perturb._core import SchemaError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.features.genes import read_gmt
 from scvi_perturb.predictors.request import request_frame
-from scvi_perturb.tl._populations import Populations
+from scvi_perturb.tl._populations import EffectGroups
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,7 +91,7 @@ def enrichment(
     """
     from scipy import stats
 
-    populations = Populations.of(data, keys, block_key=block_key, seed=seed)
+    populations = EffectGroups.of(data, keys, block_key=block_key, seed=seed)
     names, weights = _weights(gene_sets, populations.genes, min_size)
     n_members = (weights != 0).sum(axis=0)
     centred = weights - weights.mean(axis=0)

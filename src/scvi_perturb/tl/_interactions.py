@@ -12,7 +12,7 @@ from scvi_perturb._core import SchemaError, warn
 from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.request import request_frame
-from scvi_perturb.tl._populations import Populations
+from scvi_perturb.tl._populations import EffectGroups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,7 @@ def interactions(
     """
     from scipy import stats
 
-    populations = Populations.of(data, keys, block_key=block_key, seed=seed)
+    populations = EffectGroups.of(data, keys, block_key=block_key, seed=seed)
     found = _pairs(populations, pairs)
     tables = []
     for pair in found:
@@ -169,7 +169,7 @@ def interactions(
     return result
 
 
-def _pairs(populations: Populations, asked: Sequence[str] | None) -> list[_Pair]:
+def _pairs(populations: EffectGroups, asked: Sequence[str] | None) -> list[_Pair]:
     """Return the pairs whose singles are there; raise or warn of those that are not."""
     keys, groups = populations.keys, populations.rows
     controls = {context for condition, context in groups if condition.is_control}
@@ -259,7 +259,9 @@ def _of_pair(effects: Floats, draws: Floats, quantile: float, *, noiseless: bool
     row: dict[str, Any] = {}
     for name in ("along", "orthogonal", "coefficient_first", "coefficient_second", "fit"):
         value = float(at[name])
-        low, high = np.nanquantile(spread[name], [0.1587, 0.8413]) if np.isfinite(value) else [0, 0]
+        drawn_values = spread[name][np.isfinite(spread[name])]
+        told = np.isfinite(value) and len(drawn_values) > 0
+        low, high = np.quantile(drawn_values, [0.1587, 0.8413]) if told else (np.nan, np.nan)
         low, high = value - quantile * (high - low) / 2, value + quantile * (high - low) / 2
         row |= {name: value, f"{name}_lower": low, f"{name}_upper": high}
     row["orthogonal_lower"] = max(row["orthogonal_lower"], 0.0)

@@ -33,7 +33,7 @@ def is_predicted(data: AnnData) -> bool:
 
 
 @dataclass
-class Populations:
+class EffectGroups:
     """Groups of rows, a group being a condition in a context: of cells, or of predicted effects.
 
     `data`: The cells, or what `predict` returned. `keys`: Where conditions, contexts and counts
@@ -56,7 +56,7 @@ class Populations:
         *,
         block_key: str | None = None,
         seed: int | None = 0,
-    ) -> Populations:
+    ) -> EffectGroups:
         """Find the groups.
 
         Raises `SchemaError`: If a column is absent or has missing labels, a condition is predicted

@@ -13,7 +13,7 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.request import request_frame
-from scvi_perturb.tl._populations import Populations
+from scvi_perturb.tl._populations import EffectGroups
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -90,9 +90,15 @@ def perturbation_similarity(
     effects = _Effects.of(data, keys, metric=metric, block_key=block_key, n_boot=n_boot, seed=seed)
     similarity, reliability = effects.similarity(effects.products())
     spread = np.stack([effects.similarity(drawn)[0] for drawn in effects.drawn_products()])
-    low, high = np.nanquantile(spread, [0.1587, 0.8413], axis=0)
+    known = np.isfinite(similarity) & np.isfinite(spread).any(axis=0)
+    quantiles = np.full((2, *similarity.shape), np.nan)
+    quantiles[:, known] = np.nanquantile(spread[:, known], [0.1587, 0.8413], axis=0)
     n_blocks = effects.n_blocks
-    half = stats.t.ppf((1 + level) / 2, n_blocks - 1 if n_blocks else np.inf) * (high - low) / 2
+    half = (
+        stats.t.ppf((1 + level) / 2, n_blocks - 1 if n_blocks else np.inf)
+        * np.diff(quantiles, axis=0)[0]
+        / 2
+    )
     observed = effects.similarity(effects.values @ effects.values.T)[0]
     i, j = np.triu_indices(len(effects.labels), k=1)
     labels = np.asarray(effects.labels, dtype=object)
@@ -214,7 +220,7 @@ class _Effects:
         n_boot: int,
         seed: int | None,
     ) -> _Effects:
-        populations = Populations.of(data, keys, block_key=block_key, seed=seed)
+        populations = EffectGroups.of(data, keys, block_key=block_key, seed=seed)
         controls = {context for what, context in populations.rows if what.is_control}
         treated: dict[tuple[str | None, ...], list[RequestRow]] = {}
         for what, context in populations.rows:
