@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _EFFECTS: Final = (".h5ad", ".zarr", ".csv", ".parquet")
 _CELLS: Final = (".h5ad", ".zarr")
 #: Genes named of each condition, and conditions printed.
-_MOST_GENES, _MOST_ROWS = 5, 30
+_MOST_GENES, _MOST_ROWS = 4, 30
 
 
 @quiet()
