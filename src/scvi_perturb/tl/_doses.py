@@ -260,9 +260,10 @@ def _profile(
     if counts.shape[0] < 2:
         msg = f"Found one cell of {group[0]} {group[1]}; its error needs two. Drop it."
         raise SchemaError(msg)
-    profile, total = pseudobulk(counts), float(counts.sum())
+    profile, total = np.asarray(pseudobulk(counts), np.float64), float(counts.sum())
     if chosen:
-        return profile[weights], pseudobulk_variance(counts)[weights], total
+        variance = np.asarray(pseudobulk_variance(counts)[weights], np.float64)
+        return profile[weights], variance, total
     return profile @ weights, _variance_of_sum(counts, profile, weights), total
 
 
