@@ -60,8 +60,7 @@ def enrichment(
     level
         Coverage of the intervals.
     n_boot
-        Draws: of cells or blocks with replacement, or of predicted effects within their standard
-        errors, genes independent.
+        Draws of the effects, made as by :func:`interactions`.
     seed
         Seed of the draws.
 
