@@ -51,7 +51,7 @@ class World:
         "StagePlan", "fit_stage", "Stage", "Request", "ModelPredictor", "Panel", "Terms",
         "reset_peak_memory", "peak_memory", "load_dataset", "Sampler", "Method", "Metric",
         "PCA", "fit_profiles", "Component", "Condition", "convert_legacy_save", "changes",
-        "controls", "knows", "predict_changes", "ScreenReport", "OntologyTerm",
+        "controls", "knows", "predict_changes", "refit", "ScreenReport", "OntologyTerm",
     })  # fmt: skip
     skipped_arguments: Final = frozenset({"registry", "ax", "axes", "progress", "external"})
     #: Verbs that a flow from controls, or one from noise, refuses whatever its arguments.
@@ -256,6 +256,9 @@ class World:
             r"data\.ConditionTable\.\w+\.conditions": [data.Condition.parse(SINGLE)],
             r"data\.ConditionTable\.from_dict\.state": data.ConditionTable().to_dict(),
             r"data\.read_screen\.path": self.written,
+            r"data\.open_shards\.path": self.shards,
+            r"data\.write_shards\.path": self.folder / "new_shards",
+            r"data\.write_shards\.overwrite": True,
             r"data\.Split\.\w+$": None,
             r"data\.Split\.(kind|seed|train|validation|test|held_out|parameters|data_hash)": _SPLIT,
             r"data\.Split\.from_json\.path": self.split_file,
@@ -322,7 +325,7 @@ class World:
         if found is _SPLIT:
             return getattr(self.split, name)
         if verb == "benchmark.Trial":
-            return getattr(self._by_name["trial"], name)
+            return self.features if name == "features" else getattr(self._by_name["trial"], name)
         if name == "adata" and verb.rpartition(".")[2].startswith(("setup_", "harmonize")):
             return self.screen.copy()
         if name == "dir_path":
@@ -456,6 +459,12 @@ class World:
         if not path.exists():
             self.models[name].save(path)
         return path
+
+    @cached_property
+    def shards(self) -> Path:
+        """The screen as shards."""
+        data.write_shards(self.screen, self.folder / "shards")
+        return self.folder / "shards"
 
     @cached_property
     def split_file(self) -> Path:

@@ -10,7 +10,18 @@ from scvi_perturb.testing import fit, make_features, make_model, make_screen, ma
 from tests.contract.registry import MODELS
 
 
-@pytest.fixture(scope="session", params=MODELS, ids=lambda case: case.name)
+def pytest_generate_tests(metafunc):
+    """Run a test of a `case` on all models, or on the `CASES` of its file."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    own = hasattr(metafunc.module, "case") or any("case" in names for names in chosen)
+    if own or "case" not in metafunc.fixturenames:
+        return
+    cases = getattr(metafunc.module, "CASES", MODELS)
+    names = [case.name for case in cases]
+    metafunc.parametrize("case", cases, ids=names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def case(request):
     """A model of the registry."""
     return request.param

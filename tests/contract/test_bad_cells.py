@@ -12,15 +12,13 @@ from scipy import sparse
 from scvi_perturb import PerturbationFeatures, SchemaError
 from scvi_perturb.data import split
 from scvi_perturb.testing import SINGLE, controls, dense, fit, make_model, make_split
-from tests.contract.registry import TRAINED
+from tests.contract.registry import APART
 
 FIRST = "type_01"
 
 
-@pytest.fixture(scope="session", params=TRAINED, ids=lambda case: case.name)
-def case(request):
-    """A model of each kind of training."""
-    return request.param
+#: What the tests here are run on.
+CASES = APART
 
 
 def test_cells_without_counts_are_refused(case, screen):

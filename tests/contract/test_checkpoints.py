@@ -21,10 +21,8 @@ from tests.contract.registry import MODELS, TRAINED, make_searchable
 EPOCHS = 4
 
 
-@pytest.fixture(scope="session", params=TRAINED, ids=lambda case: case.name)
-def case(request):
-    """A model of each kind of training."""
-    return request.param
+#: What the tests here are run on.
+CASES = TRAINED
 
 
 class Kill(Callback):

@@ -8,6 +8,10 @@ import pytest
 
 from scvi_perturb import SchemaError
 from scvi_perturb.testing import NEW_PAIR, SETUP, SINGLE, dense, fit, make_model, make_screen
+from tests.contract.registry import APART
+
+#: What the tests here are run on.
+CASES = APART
 
 SMALL = {"n_combinations": 3, "n_perturbations": 4}
 

@@ -14,6 +14,10 @@ from scvi_perturb import SchemaError, UnknownPerturbationError
 from scvi_perturb._compat import layer_names
 from scvi_perturb.pp import harmonize
 from scvi_perturb.testing import PAIR, SETUP, SINGLE, dense, fit, make_model
+from tests.contract.registry import TRAINED
+
+#: What the tests here are run on.
+CASES = TRAINED
 
 ADDED = {"_scvi_condition", "_scvi_context", "_scvi_batch"}
 ADDED_UNS = {"_scvi_uuid", "_scvi_manager_uuid"}

@@ -22,10 +22,8 @@ from tests.contract.registry import TRAINED
 INDICES = [290, 7, 3, 5, 151, 149, 7]
 
 
-@pytest.fixture(scope="session", params=TRAINED, ids=lambda case: case.name)
-def case(request):
-    """A model of each kind of training."""
-    return request.param
+#: What the tests here are run on.
+CASES = TRAINED
 
 
 def _plain(simulated):

@@ -10,6 +10,10 @@ import pytest
 
 from scvi_perturb.model.base import draw as _draw
 from scvi_perturb.testing import NEW_PAIR, SINGLE, dense
+from tests.contract.registry import TRAINED
+
+#: What the tests here are run on.
+CASES = TRAINED
 
 ASKED = [SINGLE, NEW_PAIR]
 

@@ -19,7 +19,10 @@ from scvi_perturb.testing import (
     moved_split,
 )
 from scvi_perturb.train import PlanConfig, TrainConfig
-from tests.contract.registry import make_searchable
+from tests.contract.registry import APART, make_searchable
+
+#: What the tests here are run on.
+CASES = APART
 
 
 class Spy(Callback):

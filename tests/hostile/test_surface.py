@@ -24,10 +24,10 @@ def world(tmp_path_factory):
 
 
 def test_bad_inputs_are_refused_by_checks_of_ours(world):
-    report = run_surface(world, n=1000, seed=1)
+    report = run_surface(world, n=600, seed=1)
     assert not report.broken
     assert not report.wrong
-    assert report.n == 1000
+    assert report.n == 600
 
 
 def test_an_error_from_within_is_told_from_a_check_of_ours():
@@ -52,7 +52,8 @@ def test_no_seed_works_everywhere_and_touches_no_global_state(world):
     warnings.simplefilter("ignore")  # pytest restores the filters after the test
     for target in targets(world):
         seeded = "seed" in inspect.signature(target.call).parameters
-        if not seeded or target.verb in {"data.Split", "benchmark.Setting"}:  # which record one
+        records = {"data.Split", "benchmark.Setting", "benchmark.Record", "benchmark.Trial"}
+        if not seeded or target.verb in records:  # of a seed that was used
             continue
         if target.verb.startswith("pl."):  # a UMAP compiles for half a minute
             continue

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scvi_perturb._checks import checked
 from scvi_perturb._compat import quiet_zarr
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb._files import ZARR_NAMES, is_file, writing_folder
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def write_shards(
     layer: str | None = None,
     shuffle: bool = True,
     buffer: int = 65_536,
-    seed: int = 0,
+    seed: int | None = 0,
     overwrite: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> None:
@@ -233,6 +233,7 @@ def write_shards(
     SchemaError
         If there is no such layer, or a matrix without values.
     """
+    seed = drawn_seed(seed)
     import zarr
     from anndata.io import write_elem
 

@@ -17,6 +17,7 @@ import pandas as pd
 from scvi_perturb._checks import checked
 from scvi_perturb._cluster import by_ray
 from scvi_perturb._core import UNS_KEY, SchemaError, drawn_seed
+from scvi_perturb._files import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -168,7 +169,7 @@ def _unpacked(packed: _Packed) -> PerturbationModel:
     """Return the model, loaded once a process."""
     with TemporaryDirectory() as folder:
         for name, content in packed.files.items():
-            (Path(folder) / name).write_bytes(content)
+            write_bytes(Path(folder) / name, content)
         adata = False if packed.adata is None else packed.adata
         return packed.kind.load(folder, adata=adata)
 
