@@ -442,7 +442,8 @@ class World:
     def scvi_model(self) -> SCVI:
         """A trained model of scvi-tools, on data that are registered with ours as well."""
         adata = self.screen.copy()
-        svp.PerturbDiffusion.setup_anndata(adata, **SETUP)
+        for kind in (svp.PerturbDiffusion, svp.PerturbFlow, svp.HybridResidualModel):
+            kind.setup_anndata(adata, **SETUP)
         SCVI.setup_anndata(adata)
         model = SCVI(adata, n_latent=4, n_hidden=16)
         model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
@@ -507,5 +508,6 @@ _LEGAL: Final = (
     r"data\.SplitOptions\.(context|held_out)=(text|list of text|list of fractions|array of text)",
     r"features\.PerturbationFeatures\.(nearest|table)\.(among|names)=(mapping|\['nobody'\])",
     r"generative\.integrate\w*\.times=(\[0\.5, 0\.1\]|list of fractions)",
+    r"benchmark\.(Record|Trial)\.(fold|conditions)=(1000000|\[\])",  # which record what was done
     r"data\.SimulatorConfig\.times=(\[0\.5, 0\.1\]|\[2\.0\])",
 )  # fmt: skip
