@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
+    "finished_files",
     "read_bytes",
     "read_json",
     "read_text",
@@ -72,6 +73,15 @@ _CLOSED: Final = {
     errno.ENOTDIR: "what stands for its folder is a file. Name another path",
     errno.ENAMETOOLONG: "the name is too long. Name a shorter one",
 }
+
+
+def finished_files(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """Return the files of a folder that match, in order, without those that a killed process left.
+
+    A process that is killed while it writes leaves a file whose name begins with `UNFINISHED`.
+    """
+    found = Path(folder).glob(pattern)
+    return sorted(path for path in found if not path.name.startswith(UNFINISHED))
 
 
 @contextmanager

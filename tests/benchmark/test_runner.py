@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from anndata import AnnData
 
 from scvi_perturb._core import SchemaError
+from scvi_perturb._files import UNFINISHED
 from scvi_perturb.benchmark import TRIVIAL, Method, Record, Results, Study, Task, run
 from scvi_perturb.data import SplitOptions
 from scvi_perturb.predictors import Additive, ContextMean, NoChange
@@ -158,6 +160,15 @@ def test_refusals_and_faults_are_recorded(tmp_path):
 def test_a_folder_without_results():
     with pytest.raises(SchemaError, match="no results"):
         Results("nowhere").records()
+
+
+def test_what_a_killed_process_left_unfinished_is_no_record(results, tmp_path):
+    shutil.copytree(results.folder, tmp_path / "out")
+    whole = next((tmp_path / "out" / "records").rglob("*.json"))
+    for name, text in (("whole", whole.read_text()), ("half", whole.read_text()[:40])):
+        whole.with_name(f"{UNFINISHED}{name}.json").write_text(text)
+    frame = Results(tmp_path / "out", results.study).frame()
+    pd.testing.assert_frame_equal(frame, results.frame())
 
 
 def test_a_broken_file_is_named(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scvi_perturb.nn.layers import SparseRows, sparse_linear
+from scvi_perturb.nn.layers import ExpressionEncoder, SparseRows, sparse_linear
 
 
 def rows_of(n_others):
@@ -30,4 +30,13 @@ def test_layer_and_its_gradients_are_those_of_the_matrix(n_others, bias):
         grads = torch.autograd.grad((weight * result).sum(), list(layer.parameters()))
         found.append((result, *grads))
     for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_encoder_gives_sparse_rows_what_it_gives_the_matrix(linear):
+    matrix, rows = rows_of(2)
+    torch.manual_seed(0)
+    encoder = ExpressionEncoder(7, 2, 3, n_hidden=4, n_layers=1, dropout=0.0, linear=linear).eval()
+    for ours, theirs in zip(encoder(rows), encoder(matrix, rows.others), strict=True):
         torch.testing.assert_close(ours, theirs)

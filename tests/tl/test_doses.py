@@ -77,7 +77,9 @@ def test_no_response_is_flat_and_has_no_ec50():
     assert n_found <= stats.binom.ppf(0.999, N_CURVES, 0.1)
     flat = table["range"] == "flat"
     assert flat.mean() > 0.95
-    assert table.loc[flat, ["ec50", "ec50_lower", "ec50_upper", "emax", "slope"]].isna().all(None)
+    assert (
+        table.loc[flat, ["ec50", "ec50_lower", "ec50_upper", "emax", "slope"]].isna().all(axis=None)
+    )
 
 
 @pytest.mark.parametrize(

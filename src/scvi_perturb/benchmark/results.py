@@ -15,7 +15,7 @@ import pandas as pd
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError
-from scvi_perturb._files import read_json, write_text
+from scvi_perturb._files import finished_files, read_json, write_text
 from scvi_perturb._version import __version__
 from scvi_perturb.benchmark._summary import summarize
 
@@ -195,7 +195,8 @@ class Results:
 
         Raises `SchemaError`: If there are none, or a file is not a record.
         """
-        found = [Record.read(p) for p in sorted((Path(self.folder) / "records").glob("*/*/*.json"))]
+        paths = finished_files(Path(self.folder) / "records", "*/*/*.json")
+        found = [Record.read(path) for path in paths]
         if self.study is not None:
             wanted = {
                 fingerprint(job.task, method, job.seed, job.fold)

@@ -20,6 +20,7 @@ from scvi_perturb.cli._screen import open_controls, say
 from scvi_perturb.cli._train import RUN, named_model, one_thread, read_table
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.model.base.saving import checked_manifest
+from scvi_perturb.tl import effects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +58,12 @@ def run_predict(folder: Path, options: PredictOptions, console: Console) -> None
         "seed": options.seed,
     }
     with one_thread(), console.status("Predicting"):
-        effects = _predicted(model, asked, options.interval, common, console)
+        predicted = _predicted(model, asked, options.interval, common, console)
         if options.effects is not None:
-            _write_effects(options.effects, effects)
+            _write_effects(options.effects, predicted)
         if options.cells is not None:
             _write_cells(options.cells, model, asked, common)
-    _show(effects, options.interval, console)
+    _show(predicted, options.interval, console)
     for path in (options.effects, options.cells):
         if path is not None:
             say(console, f"Written: {path}")
@@ -129,36 +130,25 @@ def _predicted(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         try:
-            effects = model.predict(asked, interval=interval, **common)
+            predicted = model.predict(asked, interval=interval, **common)
         except UnknownPerturbationError as error:
             line = str(error).partition(" Ask for a known perturbation")[0]
             msg = f"{line} Ask for a known one, or train with --features that cover this name."
             raise UsageError(msg) from error
     for message in dict.fromkeys(str(one.message) for one in told):
         say(console, f"Note: {message}")
-    return effects
+    return predicted
 
 
-def _write_effects(path: Path, effects: AnnData) -> None:
+def _write_effects(path: Path, predicted: AnnData) -> None:
     if path.suffix in _CELLS:
-        _write(path, effects)
+        _write(path, predicted)
         return
     try:
-        write_table(path, effects_table(effects))
+        write_table(path, effects(predicted, n_genes=None))
     except ImportError as error:
         msg = f"--effects {path}: parquet needs pyarrow (pip install pyarrow), or name a .csv."
         raise UsageError(msg) from error
-
-
-def effects_table(effects: AnnData) -> pd.DataFrame:
-    """Return one row a condition and gene: columns of `obs`, `gene`, `mean`, and each layer."""
-    n_conditions, n_genes = effects.shape
-    rows = effects.obs.iloc[np.repeat(np.arange(n_conditions), n_genes)].reset_index(drop=True)
-    values = {"mean": effects.X, **effects.layers}
-    return rows.assign(
-        gene=np.tile(effects.var_names.to_numpy(), n_conditions),
-        **{name: np.asarray(matrix).ravel() for name, matrix in values.items()},
-    )
 
 
 def _write_cells(
@@ -180,26 +170,26 @@ def _write(path: Path, adata: AnnData) -> None:
         raise UsageError(str(error)) from error
 
 
-def _show(effects: AnnData, interval: float, console: Console) -> None:
+def _show(predicted: AnnData, interval: float, console: Console) -> None:
     """Print how sure the model is of each condition, and the genes that change most."""
-    changed = (effects.layers["lower"] > 0) | (effects.layers["upper"] < 0)
-    lfc = np.asarray(effects.layers["lfc"])
+    changed = (predicted.layers["lower"] > 0) | (predicted.layers["upper"] < 0)
+    lfc = np.asarray(predicted.layers["lfc"])
     made = Table(title_justify="left", box=box.SIMPLE_HEAD)
     made.add_column("condition")
     made.add_column("support\n(1: as trained)", justify="right")
     made.add_column(f"genes changed\n({interval:.0%} interval)", justify="right")
     made.add_column("largest changes (natural log)")
-    described = effects.obs.loc[:, :"n_cells"].drop(columns="n_cells")
-    for i in range(min(effects.n_obs, _MOST_ROWS)):
+    described = predicted.obs.loc[:, :"n_cells"].drop(columns="n_cells")
+    for i in range(min(predicted.n_obs, _MOST_ROWS)):
         name, *rest = described.iloc[i].items()
         told = [f"{column} {value}" for column, value in rest if not pd.isna(value) and value != ""]
         title = ", ".join((str(name[1]), *told))
         order = np.argsort(-np.abs(lfc[i]), kind="stable")[:_MOST_GENES]
-        genes = ", ".join(f"{effects.var_names[g]} {lfc[i, g]:+.2f}" for g in order)
-        support = f"{effects.obs['support'].iloc[i]:.2f}"
+        genes = ", ".join(f"{predicted.var_names[g]} {lfc[i, g]:+.2f}" for g in order)
+        support = f"{predicted.obs['support'].iloc[i]:.2f}"
         made.add_row(title, support, str(int(changed[i].sum())), genes)
     # A file is not bound to the width of a screen.
     wide = console if console.is_terminal else Console(file=console.file, width=WIDE)
     wide.print(made)
-    if effects.n_obs > _MOST_ROWS:
-        say(console, f"and {effects.n_obs - _MOST_ROWS} more conditions")
+    if predicted.n_obs > _MOST_ROWS:
+        say(console, f"and {predicted.n_obs - _MOST_ROWS} more conditions")

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -175,7 +176,7 @@ def _prepare(
     split, story = _split(screen, options)
     if options.max_genes is not None:
         train = range(screen.adata.n_obs) if split is None else split.train
-        screen = with_genes(screen, options.max_genes, pd.Index(train).to_numpy())
+        screen = with_genes(screen, options.max_genes, np.asarray(train))
         # A split belongs to the genes of its screen.
         split, story = _split(screen, options)
     tell(screen, file.name, console)

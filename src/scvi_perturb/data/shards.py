@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from scvi_perturb._checks import checked
-from scvi_perturb._compat import quiet_zarr
+from scvi_perturb._compat import layer_names, quiet_zarr
 from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb._files import ZARR_NAMES, is_file, writing_folder
 
@@ -233,10 +233,10 @@ def write_shards(
     SchemaError
         If there is no such layer, or a matrix without values.
     """
-    seed = drawn_seed(seed)
     import zarr
     from anndata.io import write_elem
 
+    seed = drawn_seed(seed)
     counts = _counts_of(adata, layer)
     order = np.arange(adata.n_obs)
     if shuffle:
@@ -264,7 +264,7 @@ def write_shards(
 def _counts_of(adata: AnnData, layer: str | None) -> Any:  # noqa: ANN401
     """Return the counts of a screen, as what rows are read from."""
     if layer is not None and layer not in adata.layers:
-        msg = f"Layer {layer!r} was not found; the layers are {[*adata.layers]}."
+        msg = f"Layer {layer!r} was not found; the layers are {layer_names(adata)}."
         raise SchemaError(msg)
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:

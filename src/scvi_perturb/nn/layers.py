@@ -231,12 +231,15 @@ class ExpressionEncoder(nn.Module):
         if isinstance(inputs, SparseRows):
             hidden = sparse_linear(inputs, cast("nn.Linear", self.hidden[0]))
             hidden = cast("nn.Sequential", self.hidden[1:])(hidden)
+            scaled = inputs._replace(
+                values=inputs.values * self.linear_scale, others=inputs.others * self.linear_scale
+            )
+            shift = None if self.linear is None else sparse_linear(scaled, self.linear)
         else:
             inputs = inputs if batch_weights is None else _with_batch(inputs, batch_weights)
             hidden = self.hidden(inputs)
-        mean = self.mean(hidden)
-        if self.linear is not None and not isinstance(inputs, SparseRows):
-            mean = mean + self.linear(inputs * self.linear_scale)
+            shift = None if self.linear is None else self.linear(inputs * self.linear_scale)
+        mean = self.mean(hidden) if shift is None else self.mean(hidden) + shift
         return mean, self.log_variance(hidden).clamp(-8.0, 4.0)
 
 

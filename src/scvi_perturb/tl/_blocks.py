@@ -11,11 +11,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from scvi_perturb._core import UNS_KEY, SchemaError, warn
-from scvi_perturb._version import __version__
 from scvi_perturb.data.condition import as_labels, default_keys, row_codes
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.request import read_counts
+from scvi_perturb.tl._cells import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -286,8 +286,5 @@ def write_table(
     adata: AnnData, key_added: str, table: pd.DataFrame, facts: Mapping[str, str]
 ) -> None:
     """Write a table to `uns[key_added]`, and how it was made to `uns["scvi_perturb"]`."""
-    recorded = dict(adata.uns.get(UNS_KEY, {}))
-    own = {key_added: {"version": __version__, **facts}}
-    recorded["results"] = dict(recorded.get("results", {})) | own
-    adata.uns[UNS_KEY] = recorded
+    record(adata, "results", key_added, facts)
     adata.uns[key_added] = table

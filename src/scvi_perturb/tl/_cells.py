@@ -12,6 +12,8 @@ from scvi_perturb._core import UNS_KEY, SchemaError
 from scvi_perturb._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from scvi_perturb.model.diffusion import PerturbDiffusion
@@ -144,6 +146,14 @@ def _as_control(adata: AnnData, setup: dict[str, Any]) -> AnnData:
     )
 
 
+def record(adata: AnnData, kind: str, name: str, facts: Mapping[str, Any]) -> None:
+    """Write to `uns["scvi_perturb"][kind][name]` what a result was made by."""
+    recorded = dict(adata.uns.get(UNS_KEY, {}))
+    own = {name: {"version": __version__, **facts}}
+    recorded[kind] = dict(recorded.get(kind, {})) | own
+    adata.uns[UNS_KEY] = recorded
+
+
 def _record(
     adata: AnnData,
     column: str,
@@ -153,15 +163,11 @@ def _record(
     n_samples: int | None,
     seed: int | None,
 ) -> None:
-    recorded = dict(adata.uns.get(UNS_KEY, {}))
-    recorded["scores"] = dict(recorded.get("scores", {})) | {
-        column: {
-            "score": score,
-            "units": "nats",
-            "model": type(model).__name__,
-            "version": __version__,
-            "n_samples": "default" if n_samples is None else n_samples,
-            "seed": "none" if seed is None else seed,
-        }
+    facts = {
+        "score": score,
+        "units": "nats",
+        "model": type(model).__name__,
+        "n_samples": "default" if n_samples is None else n_samples,
+        "seed": "none" if seed is None else seed,
     }
-    adata.uns[UNS_KEY] = recorded
+    record(adata, "scores", column, facts)

@@ -16,14 +16,13 @@ from scvi_perturb.data.condition import Condition
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.metrics import pseudobulk, pseudobulk_variance
 from scvi_perturb.predictors.request import request_frame
-from scvi_perturb.tl._populations import EffectGroups
+from scvi_perturb.tl._populations import EffectGroups, influences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from scvi_perturb.data.condition import ScreenKeys
     from scvi_perturb.data.request import Context
@@ -264,18 +263,10 @@ def _profile(
     if chosen:
         variance = np.asarray(pseudobulk_variance(counts)[weights], np.float64)
         return profile[weights], variance, total
-    return profile @ weights, _variance_of_sum(counts, profile, weights), total
-
-
-def _variance_of_sum(counts: sparse.csr_matrix, profile: Floats, weights: Weights) -> Floats:
-    """Return the variance of weighted sums of a profile: that of the cells' linear influence."""
-    n = counts.shape[0]
     library = np.asarray(counts.sum(axis=1), np.float64).ravel()
-    share = np.expm1(profile) / TARGET_SUM
-    slope = weights * (TARGET_SUM / np.exp(profile) / library.sum())[:, None]
-    influence = counts @ slope - np.outer(library, share @ slope)
-    made: Floats = n / (n - 1) * (influence**2).sum(axis=0)
-    return made
+    n = len(library)
+    variance = n / (n - 1) * (influences(counts, weights, library) ** 2).sum(axis=0)
+    return profile @ weights, variance, total
 
 
 def _points(series: _Series, names: Sequence[str], level: float) -> pd.DataFrame:

@@ -174,6 +174,19 @@ class EffectGroups:
         return _profiles(np.asarray((member @ self.counts(group)).todense()))
 
 
+def influences(counts: sparse.csr_matrix, weights: Floats, library: Floats) -> Floats:
+    """Return by how much each cell moves the weighted sums of a profile, `(n_cells, n_sums)`.
+
+    To first order, of the profile of summed counts. Genes vary together, so that the variance of a
+    sum does not follow from those of genes. `weights`: `(n_genes, n_sums)`. `library`: Library
+    sizes, `(n_cells,)`.
+    """
+    share = np.asarray(counts.sum(axis=0), np.float64).ravel() / library.sum()
+    slope = (TARGET_SUM / (1 + TARGET_SUM * share) / library.sum())[:, None] * weights
+    made: Floats = counts @ slope - np.outer(library, share @ slope)
+    return made
+
+
 def _profiles(sums: Floats) -> Floats:
     """Return `log1p` of counts per ten thousand of sums of counts, `(n, n_genes)`."""
     made: Floats = np.log1p(TARGET_SUM * sums / np.maximum(sums.sum(axis=1, keepdims=True), 1.0))

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import TARGET_SUM, SchemaError, warn
+from scvi_perturb._core import SchemaError, warn
 from scvi_perturb.data.condition import as_labels
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.predictors.request import context_labels, read_counts
@@ -25,6 +25,7 @@ from scvi_perturb.tl._blocks import (
     spread_of_cells,
 )
 from scvi_perturb.tl._differential import variance_prior, weighted
+from scvi_perturb.tl._populations import influences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -214,10 +215,7 @@ def _signature_spread(cells: AnnData, profiles: TrainingProfiles, genes: Floats)
         library = np.asarray(counts.sum(axis=1)).ravel()
         if keys.library is not None:
             library = cells.obs[keys.library].to_numpy(np.float64)[rows]
-        share = np.asarray(counts.sum(axis=0)).ravel() / library.sum()
-        slope = (TARGET_SUM / (1 + TARGET_SUM * share))[:, None] * genes
-        influence = counts @ slope - np.outer(library, share @ slope)
-        total += ((influence / library.mean()) ** 2).sum(axis=0)
+        total += ((len(rows) * influences(counts, genes, library)) ** 2).sum(axis=0)
         df += len(rows) - 1
     made: Floats = total / max(df, 1)
     return made

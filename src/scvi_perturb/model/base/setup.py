@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from scvi_perturb._core import CONTROL, SEPARATOR, Column, Key, SchemaError
-from scvi_perturb._files import write_text
+from scvi_perturb._files import finished_files, write_text
 from scvi_perturb._state import read_sealed, sealed
 from scvi_perturb.data.condition import as_columns, as_label, harmonised_keys
 from scvi_perturb.data.fields import (
@@ -158,7 +158,8 @@ def check_folder(folder: Path, run: dict[str, Any]) -> None:
     """
     path = folder / "run.json"
     now = json.loads(json.dumps(run, default=str))
-    states = sorted(one.name for one in folder.glob("*") if one.name.endswith(_STATES))
+    names = [path.name for path in finished_files(folder, "*")]
+    states = [name for name in names if name.endswith(_STATES)]
     if states and not path.exists():
         msg = (
             f"{folder} holds {', '.join(states)} and no run.json that says of which run. Name "
