@@ -29,9 +29,10 @@ _T = TypeVar("_T")
 #: Blocks of neighbouring rows in a buffer: so many places of the file are mixed at a time.
 N_BLOCKS: Final = 64
 #: Rows between two that are asked for which are read with them: that costs less than to stop.
+#: Chunks are read whole, so that there all rows of a chunk cost the same.
 _GAP: Final = 32
 #: Stored values in a chunk, which is read as a whole, and in a shard, which is one file.
-_CHUNK, _SHARD = 1 << 15, 1 << 24
+_CHUNK, _SHARD = 1 << 16, 1 << 24
 _MANIFEST: Final = "scvi_perturb_shards"
 _SHARD_IT: Final = "write the folder anew with `scvi-perturb shard`"
 
@@ -59,6 +60,8 @@ class StoredRows:
         self.group, self.shape = matrix.group, tuple(map(int, matrix.shape))
         self.dtype = matrix.dtype
         self._ends = np.asarray(self.group["indptr"][...], dtype=np.int64)
+        chunk, n_values = (self.group["data"].chunks or (0,))[0], max(int(self._ends[-1]), 1)
+        self._gap = max(_GAP, chunk * self.shape[0] // n_values)
         self._engine: RowEngine = self._plain
 
     def use(self, engine: Literal["plain", "annbatch"]) -> None:
@@ -86,7 +89,7 @@ class StoredRows:
         """Yield the rows of each part, by slices of the arrays on disk."""
         data, indices = self.group["data"], self.group["indices"]
         for part in parts:
-            runs, wanted = _runs(part)
+            runs, wanted = _runs(part, self._gap)
             spans = [(int(self._ends[start]), int(self._ends[stop])) for start, stop in runs]
             sizes = _joined([np.diff(self._ends[a : b + 1]) for a, b in runs], np.int64)
             found = sparse.csr_matrix(
@@ -133,7 +136,7 @@ class _Annbatch:
 
             def _sample(self, n_obs: int) -> Iterator[dict[str, Any]]:
                 for part in parts:
-                    runs, wanted = _runs(part)
+                    runs, wanted = _runs(part, _GAP)
                     yield {"requests": [slice(*run) for run in runs], "splits": [wanted]}
 
         loader = Loader(
@@ -147,11 +150,11 @@ def _joined(arrays: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:  # noqa: AN
     return np.concatenate([np.zeros(0, dtype), *arrays]) if len(arrays) != 1 else arrays[0]
 
 
-def _runs(rows: NDArray[np.int64]) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
+def _runs(rows: NDArray[np.int64], gap: int) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
     """Return where to start and stop reading, and the places of the rows in what is read."""
     if len(rows) == 0:
         return [], rows
-    breaks = np.flatnonzero(np.diff(rows) > _GAP) + 1
+    breaks = np.flatnonzero(np.diff(rows) > gap) + 1
     first, last = rows[np.append(0, breaks)], rows[np.append(breaks, len(rows)) - 1]
     skipped = np.cumsum(np.append(first[0], first[1:] - last[:-1] - 1))
     run = np.repeat(np.arange(len(first)), np.diff(np.concatenate([[0], breaks, [len(rows)]])))
