@@ -29,7 +29,7 @@ STEPS: Final = {
     "group sums": ("predictors.profiles", "TrainingProfiles.from_screen"),
     "changes from control": ("predictors.base", "MeanPredictor.fit_profiles"),
     "stages": ("model.latent.fit", "fit_stage"),
-    "latents": ("model.latent.fit", "encode_cells"),
+    "latents": ("model.latent.fit", "encode_in_shares"),
     "pairs": ("model.latent.fit", "make_pairs"),
     "additive start": ("model.latent.fit", "fit_additive"),
     "library shifts": ("model.base.model", "library_shifts"),

@@ -9,6 +9,7 @@ from scvi_perturb.tl._doses import dose_response
 from scvi_perturb.tl._enrichment import enrichment
 from scvi_perturb.tl._interactions import interactions
 from scvi_perturb.tl._many import ask_many
+from scvi_perturb.tl._next import next_experiments
 from scvi_perturb.tl._power import power
 from scvi_perturb.tl._rank import rank_effects
 from scvi_perturb.tl._similarity import cluster_perturbations, perturbation_similarity
@@ -22,6 +23,7 @@ __all__ = [
     "effects",
     "enrichment",
     "interactions",
+    "next_experiments",
     "perturbation_similarity",
     "power",
     "rank_effects",
