@@ -31,6 +31,8 @@ N_BLOCKS: Final = 64
 #: Rows between two that are asked for which are read with them: that costs less than to stop.
 #: Chunks are read whole, so that there all rows of a chunk cost the same.
 _GAP: Final = 32
+#: Stored values that are read at a time.
+_MOST: Final = 1 << 22
 #: Stored values in a chunk, which is read as a whole, and in a shard, which is one file.
 _CHUNK, _SHARD = 1 << 16, 1 << 24
 _MANIFEST: Final = "scvi_perturb_shards"
@@ -60,8 +62,9 @@ class StoredRows:
         self.group, self.shape = matrix.group, tuple(map(int, matrix.shape))
         self.dtype = matrix.dtype
         self._ends = np.asarray(self.group["indptr"][...], dtype=np.int64)
-        chunk, n_values = (self.group["data"].chunks or (0,))[0], max(int(self._ends[-1]), 1)
-        self._gap = max(_GAP, chunk * self.shape[0] // n_values)
+        rows_per_value = self.shape[0] / max(int(self._ends[-1]), 1)
+        self._gap = max(_GAP, int((self.group["data"].chunks or (0,))[0] * rows_per_value))
+        self._most = max(1, int(_MOST * rows_per_value))
         self._engine: RowEngine = self._plain
 
     def use(self, engine: Literal["plain", "annbatch"]) -> None:
@@ -87,20 +90,19 @@ class StoredRows:
 
     def _plain(self, parts: Iterable[NDArray[np.int64]]) -> Iterator[sparse.csr_matrix]:
         """Yield the rows of each part, by slices of the arrays on disk."""
-        data, indices = self.group["data"], self.group["indices"]
         for part in parts:
-            runs, wanted = _runs(part, self._gap)
-            spans = [(int(self._ends[start]), int(self._ends[stop])) for start, stop in runs]
-            sizes = _joined([np.diff(self._ends[a : b + 1]) for a, b in runs], np.int64)
-            found = sparse.csr_matrix(
-                (
-                    _joined([data[a:b] for a, b in spans], self.dtype),
-                    _joined([indices[a:b] for a, b in spans], np.int32),
-                    np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-                ),
-                shape=(len(sizes), self.shape[1]),
-            )
-            yield found if len(wanted) == len(sizes) else found[wanted]
+            found = [self._run(rows) for rows in _runs(part, self._gap, self._most)]
+            yield sparse.vstack(found, format="csr") if len(found) != 1 else found[0]
+
+    def _run(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Return rows that are read in one go, without those between them."""
+        first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        span = slice(int(self._ends[first]), int(self._ends[last]))
+        indices = self.group["indices"][span].astype(np.int32, copy=False)
+        starts = self._ends[first : last + 1] - span.start
+        shape = (last - first, self.shape[1])
+        found = sparse.csr_matrix((self.group["data"][span], indices, starts), shape=shape)
+        return found if len(rows) == last - first else found[rows - first]
 
 
 class _Annbatch:
@@ -122,6 +124,8 @@ class _Annbatch:
         from annbatch import Loader
         from annbatch.abc import Sampler
 
+        n_cells = int(self._matrix.shape[0])
+
         class Given(Sampler):
             """The parts, in their order, each as one batch."""
 
@@ -136,8 +140,12 @@ class _Annbatch:
 
             def _sample(self, n_obs: int) -> Iterator[dict[str, Any]]:
                 for part in parts:
-                    runs, wanted = _runs(part, _GAP)
-                    yield {"requests": [slice(*run) for run in runs], "splits": [wanted]}
+                    runs = _runs(part, _GAP, n_cells)
+                    sizes = [int(rows[-1] - rows[0]) + 1 for rows in runs]
+                    starts = np.cumsum([0, *sizes[:-1]])
+                    wanted = [rows - rows[0] + at for rows, at in zip(runs, starts, strict=True)]
+                    requests = [slice(int(r[0]), int(r[-1]) + 1) for r in runs]
+                    yield {"requests": requests, "splits": [np.concatenate(wanted)]}
 
         loader = Loader(
             batch_sampler=Given(), preload_to_gpu=False, to=None, return_index=False
@@ -146,19 +154,10 @@ class _Annbatch:
             yield batch["X"]
 
 
-def _joined(arrays: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:  # noqa: ANN401
-    return np.concatenate([np.zeros(0, dtype), *arrays]) if len(arrays) != 1 else arrays[0]
-
-
-def _runs(rows: NDArray[np.int64], gap: int) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
-    """Return where to start and stop reading, and the places of the rows in what is read."""
-    if len(rows) == 0:
-        return [], rows
-    breaks = np.flatnonzero(np.diff(rows) > gap) + 1
-    first, last = rows[np.append(0, breaks)], rows[np.append(breaks, len(rows)) - 1]
-    skipped = np.cumsum(np.append(first[0], first[1:] - last[:-1] - 1))
-    run = np.repeat(np.arange(len(first)), np.diff(np.concatenate([[0], breaks, [len(rows)]])))
-    return list(zip(first.tolist(), (last + 1).tolist(), strict=True)), rows - skipped[run]
+def _runs(rows: NDArray[np.int64], gap: int, most: int) -> list[NDArray[np.int64]]:
+    """Split ascending rows where more than `gap` lie between two, and at multiples of `most`."""
+    breaks = (np.diff(rows) > gap) | (np.diff(rows // most) > 0)
+    return np.split(rows, np.flatnonzero(breaks) + 1)
 
 
 def _prefetched(items: Iterator[_T]) -> Iterator[_T]:
