@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
 from scvi_perturb.model.base.draw import DrawOptions, draw_cells
-from scvi_perturb.model.base.latents import chosen_rows, chunks, encode_cells
+from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
 from scvi_perturb.model.base.model import PerturbationModel
 from scvi_perturb.model.base.reference import to_tensors
 from scvi_perturb.model.base.setup import (
@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.draw import Drawn, LibrarySize
     from scvi_perturb.model.base.reference import Plan, Reference
     from scvi_perturb.nn.layers import CountDecoder
+
+#: Latents that a likelihood is averaged over: more evaluations do not bring them nearer to real
+#: ones (docs/samplers.md).
+_DRAWS: Final = SamplerConfig(n_evaluations=8)
 
 
 def loadings(decoder: CountDecoder, genes: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -332,15 +336,16 @@ class LatentModel(PerturbationModel):
         codes = np.stack([reader.codes[key][rows] for key in keys], axis=1)
         table = Screen.from_registry(self._manager(adata).registry).table
         controls = self._encoded_controls()
-        for code in np.unique(codes, axis=0):
-            members = np.flatnonzero((codes == code).all(axis=1))
-            reference = self._references(controls, code, n_samples, random)
-            condition = table.conditions[code[0]]
-            latents = self._latents_under(condition, code, reference, random)
-            unit = self._unit_parameters(latents, condition, code)
-            for part in chunks(len(members)):
-                batch = reader[rows[members[part]]]
-                values[members[part]] = average_likelihood(self._representation(), batch, unit)
+        distinct, group = np.unique(codes, axis=0, return_inverse=True)
+        for some in chunks(len(distinct), max(1, CHUNK // n_samples)):
+            conditions = [table.conditions[code[0]] for code in distinct[some]]
+            drawn = self._latents_under(conditions, distinct[some], controls, n_samples, random)
+            for i, condition, latents in zip(some, conditions, drawn, strict=True):
+                unit = self._unit_parameters(latents, condition, distinct[i])
+                members = np.flatnonzero(group.ravel() == i)
+                for part in chunks(len(members)):
+                    batch = reader[rows[members[part]]]
+                    values[members[part]] = average_likelihood(self._representation(), batch, unit)
         if key_added is not None:
             (self.adata if adata is None else adata).obs[key_added] = values
         return values
@@ -484,21 +489,26 @@ class LatentModel(PerturbationModel):
 
     def _latents_under(
         self,
-        condition: Condition,
-        code: np.ndarray,
-        reference: torch.Tensor,
+        conditions: Sequence[Condition],
+        codes: np.ndarray,
+        controls: tuple[Reference, torch.Tensor, torch.Tensor],
+        n_samples: int,
         random: torch.Generator,
     ) -> torch.Tensor:
-        """Draw a latent under one condition from each reference."""
-        tensors = self._vocabulary.tensors([condition], self._seen())
-        n, device = len(reference), reference.device
+        """Draw latents of each condition, context and batch, `(n, n_samples, n_latent)`."""
+        references = [self._references(controls, code, n_samples, random) for code in codes]
+        reference = torch.cat(references)
+        device = reference.device
+        tensors = self._vocabulary.tensors(conditions, self._seen())
+        which = torch.arange(len(codes), device=device).repeat_interleave(n_samples)
         batch = ConditionBatch(
             type(tensors)(*(t.to(device) for t in tensors)),
-            torch.zeros(n, dtype=torch.long, device=device),
+            which,
             reference,
-            torch.full((n,), int(code[1]), device=device),
+            torch.from_numpy(codes[:, 1]).to(device)[which],
         )
-        return self.module.generator.sample_latent(batch, sampler=SamplerConfig(), generator=random)
+        drawn = self.module.generator.sample_latent(batch, sampler=_DRAWS, generator=random)
+        return drawn.view(len(codes), n_samples, -1)
 
     @torch.inference_mode()
     def _unit_parameters(
