@@ -92,6 +92,16 @@ def test_seed_decides() -> None:
         assert (one != other).mean() > 0.05
 
 
+def test_shares_together_are_the_whole() -> None:
+    context, batch, condition, latent = _screen()
+    groups = group_controls(context, batch, condition == 0)
+    options = {"method": "ot", "latent": latent, "condition": condition, "seed": 0}
+    whole = match_controls(groups, **options)
+    shares = [match_controls(groups, share=(i, 3), **options) for i in range(3)]
+    assert all((share < 0).any() for share in shares)
+    np.testing.assert_array_equal(np.maximum.reduce(shares), whole)
+
+
 def test_transport_stays_in_the_group_and_shortens_the_way() -> None:
     context, batch, condition, latent = _screen()
     control = condition == 0

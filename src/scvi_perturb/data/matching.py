@@ -146,6 +146,7 @@ def match_controls(
     latent: NDArray[np.floating] | None = None,
     condition: ArrayLike | None = None,
     max_size: int = 1024,
+    share: tuple[int, int] = (0, 1),
     seed: int | None = None,
 ) -> NDArray[np.int64]:
     """Pair each cell with one control cell of its group.
@@ -159,8 +160,10 @@ def match_controls(
     `(n_cells, n_dimensions)`, needed for all but "random". `condition`: `(n_cells,)` codes. Unless
     drawn at "random", each condition is transported on its own; None takes all cells of a group
     together. `max_size`: Largest transport problem: larger groups are cut at random into chunks of
-    this size. `seed`: Seed of the draws. Returns `(len(cells),)` positions of control cells, int64.
-    Raises `ValueError`: If the method is not known, or `latent` is missing or does not fit.
+    this size. `share`: Which share of the transport problems to solve, and of how many; cells of
+    the others are -1. `seed`: Seed of the draws. Returns `(len(cells),)` positions of control
+    cells, int64. Raises `ValueError`: If the method is not known, or `latent` is missing or does
+    not fit.
     """
     if not callable(method):
         check_choice("method", method, ("random", "ot"))
@@ -176,13 +179,17 @@ def match_controls(
         )
         raise ValueError(msg)
     matched = _match_random(groups, chosen, rng)  # of a cell alone, its transport
-    for group, members in _chunks(groups, chosen, condition, max_size, rng):
+    for i, (group, members) in enumerate(_chunks(groups, chosen, condition, max_size, rng)):
+        (random,) = rng.spawn(1)  # the same draws, whoever solves the others
+        if i % share[1] != share[0]:
+            matched[members] = -1
+            continue
         own, pool = chosen[members], groups.pool(group)
         if callable(method):
-            sources = _even_sample(pool, min(len(pool), max_size), rng)
-            matched[members] = sources[method(latent[own], latent[sources], rng)]
+            sources = _even_sample(pool, min(len(pool), max_size), random)
+            matched[members] = sources[method(latent[own], latent[sources], random)]
         elif len(own) > 1:
-            matched[members] = _transport(latent, own, pool, rng)
+            matched[members] = _transport(latent, own, pool, random)
     return matched
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.reference import Reference
     from scvi_perturb.module.base import Representation
     from scvi_perturb.module.generator import GeneratorConfig
+
+_T = TypeVar("_T")
 
 CHUNK = 2048
 #: Larger arrays of latents and pairs are on disk.
@@ -109,16 +111,26 @@ def encode_in_shares(
     n_processes: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `encode_cells` does; of processes that train together each encodes its share."""
-    if n_processes < 2 or not (distributed.is_available() and distributed.is_initialized()):
-        return encode_cells(representation, read, n_cells, device)
-    n, rank = distributed.get_world_size(), distributed.get_rank()
-    own = np.array_split(np.arange(n_cells), n)[rank]
-    parts: list[Any] = [None] * n
-    distributed.all_gather_object(
-        parts, encode_cells(representation, lambda rows: read(own[rows]), len(own), device)
-    )
+
+    def encode(rank: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        own = np.array_split(np.arange(n_cells), n)[rank]
+        return encode_cells(representation, lambda rows: read(own[rows]), len(own), device)
+
+    parts = in_shares(encode, n_processes=n_processes)
+    if len(parts) == 1:
+        return parts[0]
     mean, log_variance = (torch.cat(part) for part in zip(*parts, strict=True))
     return mean, log_variance
+
+
+def in_shares(work: Callable[[int, int], _T], *, n_processes: int) -> list[_T]:
+    """Return what `work(rank, n)` makes of each share; processes that train together share them."""
+    if n_processes < 2 or not (distributed.is_available() and distributed.is_initialized()):
+        return [work(0, 1)]
+    n = distributed.get_world_size()
+    parts: list[Any] = [None] * n
+    distributed.all_gather_object(parts, work(distributed.get_rank(), n))
+    return parts
 
 
 @dataclass(slots=True)
@@ -166,6 +178,7 @@ def make_pairs(
     validation: np.ndarray,
     config: GeneratorConfig,
     seed: int | None,
+    n_processes: int = 1,
 ) -> LatentPairs:
     """Match every cell to training controls of its context and batch.
 
@@ -176,7 +189,7 @@ def make_pairs(
     context and batch of all cells. `train`, `validation`: Cells of each part. Only training
     controls are references, and the cells of one part are matched and averaged among themselves:
     nothing of a held-out cell reaches a target. `config`: What the reference is. `seed`: Seed of
-    the matching.
+    the matching. `n_processes`: Processes that train together; each matches a share.
     """
     mean, log_variance = latents
     condition, context = codes[Key.CONDITION], codes[Key.CONTEXT]
@@ -194,9 +207,12 @@ def make_pairs(
         target = mean - centre if config.displaced else mean
         return LatentPairs(target, log_variance, centre, sure, *given)
     method: Any = _METHODS.get(config.matching) or partial(_sources, config.matching)
-    matched = torch.from_numpy(
-        match_controls(groups, method=method, latent=mean.numpy(), condition=apart, seed=seed)
+    given_to_match = {"latent": mean.numpy(), "condition": apart, "seed": seed}
+    shares = in_shares(
+        lambda *share: match_controls(groups, method=method, share=share, **given_to_match),
+        n_processes=n_processes,
     )
+    matched = torch.from_numpy(np.maximum.reduce(shares))
     start, start_log_variance = (_gathered(table, matched) for table in latents)
     move = torch.sub(mean, start, out=_table(*mean.shape))
     if config.n_neighbours > 1:

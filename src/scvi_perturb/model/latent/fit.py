@@ -248,6 +248,7 @@ class TwoStageFit:
             validation=self.parts.validation,
             config=model.module.generator.config,
             seed=seed,
+            n_processes=n_processes(self.trainer_kwargs),
         )
         n_steps = n_steps or self._finished_search() or self._search_steps(pairs, latents[0], seed)
         model.n_steps_ = n_steps
