@@ -19,7 +19,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # The extras that tests use.
-EXTRAS := chem,eval,ode,ot,scale
+EXTRAS := chem,eval,ode,ot,scale,shards
 # The environment is rebuilt when these contents change, not when a file is merely touched.
 KEY := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | tr ' ' '-')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \

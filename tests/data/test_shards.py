@@ -10,17 +10,19 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zarr
 from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scvi_perturb import SchemaError
-from scvi_perturb.data import open_shards, read_screen, write_shards
+from scvi_perturb import PerturbDiffusion, SchemaError
+from scvi_perturb.data import open_shards, read_screen, simulate_screen, write_shards
 from scvi_perturb.data import shards as _shards
 from scvi_perturb.data.datamodule import BatchSampler
 from scvi_perturb.data.shards import N_BLOCKS, StoredRows, block_order
+from scvi_perturb.train import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:zarr v3 autosharding", "ignore:Writing zarr v2 data"
@@ -267,3 +269,18 @@ def test_annbatch_reads_what_the_plain_reader_reads(folder, tmp_path):
     backed = StoredRows(anndata.read_h5ad(tmp_path / "s.h5ad", backed="r").X)
     with pytest.raises(SchemaError, match="reads shards of zarr and no HDF5"):
         backed.use("annbatch")
+
+
+@pytest.mark.skipif(find_spec("annbatch") is None, reason="needs annbatch and Python 3.12")
+def test_training_on_shards_is_the_same_with_annbatch(tmp_path):
+    write_shards(simulate_screen(n_cells=300, n_genes=20, seed=0), tmp_path / "s.zarr")
+    weights = []
+    for reader in ("plain", "annbatch"):
+        screen = open_shards(tmp_path / "s.zarr")
+        PerturbDiffusion.setup_anndata(screen)
+        model = PerturbDiffusion(screen, seed=0, n_hidden=8, n_latent=4)
+        config = TrainConfig(reader=reader, buffer=64)
+        model.train(2, n_steps=3, seed=0, config=config, accelerator="cpu")
+        weights.append(model.module.state_dict())
+    for name, expected in weights[0].items():
+        assert torch.equal(weights[1][name], expected)
