@@ -157,7 +157,10 @@ def train_scvi(adata: AnnData, setting: Setting) -> Run:
 def train_ours(
     adata: AnnData, setting: Setting, *, precision: str = "32-true", compiled: bool = False
 ) -> tuple[Any, Run]:
-    """Train both stages of our model, stage two in its own batches and for as many epochs."""
+    """Train both stages of our model, stage two in its own batches and for as many epochs.
+
+    Stage two learns from treated cells: an epoch of it is once through those.
+    """
     from scvi_perturb.model import PerturbDiffusion
     from scvi_perturb.train import TrainConfig
 
@@ -178,10 +181,11 @@ def train_ours(
         early_stopping=False,
         compile=compiled,
     )
+    n_treated = 0.9 * float((adata.obs["perturbation"] != "control").sum())
     start = setting.clock()
     model.train(
         n_epochs,
-        n_steps=n_epochs * math.ceil(0.9 * setting.n_cells / config.generator_batch_size),
+        n_steps=n_epochs * math.ceil(n_treated / config.generator_batch_size),
         batch_size=setting.batch_size,
         seed=0,
         config=config,

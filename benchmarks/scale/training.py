@@ -35,13 +35,17 @@ def rows(*, quick: bool) -> Iterator[Row]:
         accelerator="cpu",
     )
     adata = simulate(setting.n_cells, setting.n_genes, density=setting.density)
+    longer = replace(setting, n_epochs=2 if quick else 19, n_repeats=1)
     for batch_size, bars in BARS.items():
-        ratios, _ = compare(adata, replace(setting, batch_size=batch_size))
-        for (name, values), bar in zip(ratios.items(), bars, strict=True):
-            ratio = float(np.median(values))
-            note = f"{values.min():.2f} to {values.max():.2f}"
-            met = None if quick else ratio >= bar
-            yield Row(f"{name}, batch {batch_size}", ratio, "times", f">= {bar:g}", met, note)
+        for one in (setting, longer):
+            ratios, _ = compare(adata, replace(one, batch_size=batch_size))
+            for (name, values), bar in zip(ratios.items(), bars, strict=True):
+                ratio = float(np.median(values))
+                note = f"{values.min():.2f} to {values.max():.2f}" if len(values) > 1 else ""
+                what = f"{name}, batch {batch_size}, {1 + one.n_epochs} epochs"
+                yield Row(
+                    what, ratio, "times", f">= {bar:g}", None if quick else ratio >= bar, note
+                )
     for name, screen in _screens(quick=quick):
         yield _time_to_bound(name, screen, n_epochs=4 if quick else 30)
 
