@@ -324,6 +324,8 @@ class ModelContract:
         assert (layers["lfc"] <= layers["upper"]).all()
         np.testing.assert_allclose(np.expm1(effects.X).sum(axis=1), 1e4, rtol=0.02)
         assert effects.obs["novelty"].between(0, 1).all()
+        known = ("seen perturbation", "new combination", "featured perturbation")
+        assert [str(regime).split(",")[0] for regime in effects.obs["regime"]] == [*known]
 
     def test_unknown_perturbations_are_refused(self, trained: PerturbationModel) -> None:
         """A name never seen, and one held out without features."""

@@ -13,7 +13,8 @@ from scvi_perturb.data import Component, Condition, ScreenKeys
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.stack.fit import treated_rows
-from scvi_perturb.predictors.stack.scenarios import SCENARIOS, TrainingCoverage, folds_of, unit_of
+from scvi_perturb.predictors.stack.scenarios import SCENARIOS, folds_of, unit_of
+from scvi_perturb.similarity.coverage import TrainingCoverage
 from tests.predictors._screen import make_screen
 
 ASKED_OF_TRAINING = [scenario for scenario in SCENARIOS if scenario != "seen"]
@@ -34,6 +35,24 @@ TRAINING = [
     row("D+E", "B"),
     *(row("F", "T", time=time) for time in (2, 8)),
 ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "regime"),
+    [
+        (row("A", "T"), "seen perturbation, seen context"),
+        (row("A:3", "T"), "seen perturbation, seen context"),
+        (row("A:30", "new"), "seen perturbation, new context, dose outside"),
+        (row("F", "B", time=20), "seen perturbation, seen context, time outside"),
+        (row("A:3+C", "T"), "seen perturbation, seen context"),
+        (row("A+D", "T"), "new combination, seen context"),
+        (row("Z", "new"), "featured perturbation, new context"),
+        (row("A:0.1+Z", None), "featured perturbation, seen context, dose outside"),
+        (RequestRow(Condition(()), ("T",)), "control"),
+    ],
+)
+def test_a_regime_names_what_is_new(asked, regime):
+    assert TrainingCoverage.of(TRAINING).regime(asked) == regime
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from scvi_perturb.predictors.base import (
     learned,
 )
 from scvi_perturb.predictors.baselines import ContextMean
-from scvi_perturb.predictors.profiles import TrainingProfiles, agrees, proportions
+from scvi_perturb.predictors.profiles import TrainingProfiles, proportions
 from scvi_perturb.predictors.request import (
     ControlCells,
     context_labels,
@@ -31,6 +31,7 @@ from scvi_perturb.predictors.request import (
     request_frame,
     seen_cells,
 )
+from scvi_perturb.similarity.coverage import agrees
 from scvi_perturb.similarity.kernels import Similarity, covered, names_in
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from scvi_perturb._core import (
 from scvi_perturb.data.condition import Condition, row_codes
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.request import context_labels, read_chunks, seen_cells
+from scvi_perturb.similarity.coverage import agrees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -375,11 +376,6 @@ class TrainingProfiles:
         return sorted(
             {c.format(keys.control, keys.separator) for c in self.conditions if not c.is_control}
         )
-
-
-def agrees(asked: Context, own: Context) -> bool:
-    """Whether a context is what was asked for, where something was said."""
-    return all(a is None or a == b for a, b in zip(asked, own, strict=True))
 
 
 def _summed(counts: Any, kind: Profile) -> Any:  # noqa: ANN401

@@ -631,11 +631,6 @@ def effects_adata(
     return read_h5ad(path, backed="r")
 
 
-def with_support(novelty: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns of `obs` that tell how new each row is."""
-    return {"novelty": novelty, "support": 1.0 - novelty}
-
-
 def _fill(tables: Mapping[str, Any], blocks: Iterable[Block], check: Callable[[], None]) -> None:
     start = 0
     for block in blocks:

@@ -43,7 +43,6 @@ from scvi_perturb.model.base.draw import (
     effects_adata,
     library_shifts,
     provenance,
-    with_support,
     write_cells,
 )
 from scvi_perturb.model.base.latents import CHUNK, chosen_rows, chunks, encode_cells
@@ -62,6 +61,7 @@ from scvi_perturb.model.base.setup import (
     screen_fields,
 )
 from scvi_perturb.model.base.training import CellSplit
+from scvi_perturb.similarity.coverage import TrainingCoverage
 from scvi_perturb.similarity.novelty import UNKNOWN, novelty
 
 if TYPE_CHECKING:
@@ -334,8 +334,9 @@ class PerturbationModel(SavingMixin):
             One row a condition. `X`: `log1p` of expected counts per ten thousand, of the
             population's summed expression. Layers: `lfc`, the difference from the reference's
             own profile in the same units (natural log); `lower`, `upper`, its interval; `std`,
-            its standard error. `obs`: the condition, `novelty` in [0, 1] and `support`, its
-            complement. Intervals are at effect level: they hold the noise of a mean over the
+            its standard error. `obs`: the condition, `novelty` in [0, 1], `support`, its
+            complement, and `regime`: whether perturbation, context and dose were in training.
+            Intervals are at effect level: they hold the noise of a mean over the
             reference cells used and the cells drawn from them, and not what the model does not
             know (see `novelty`); from a single reference cell they are NaN.
 
@@ -474,7 +475,7 @@ class PerturbationModel(SavingMixin):
         path: str | Path | None,
         inputs: Iterable[object],
     ) -> AnnData:
-        """Return the effects of drawn cells, with the novelty of what was asked."""
+        """Return the effects of drawn cells, with how new what was asked is."""
         return effects_adata(
             effect_blocks(
                 drawn, plan, likelihood=self._representation().likelihood, interval=interval
@@ -482,7 +483,7 @@ class PerturbationModel(SavingMixin):
             plan.request,
             self._screen,
             n_cells=np.bincount(plan.row),
-            annotate=lambda: with_support(self._novelty(plan)),
+            annotate=lambda: self._annotations(*self._asked_rows(plan)),
             uns=uns,
             path=path,
             inputs=inputs,
@@ -648,7 +649,8 @@ class PerturbationModel(SavingMixin):
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
         """Record what a kind of model needs of the training cells."""
 
-    def _novelty(self, plan: Plan) -> np.ndarray:
+    def _asked_rows(self, plan: Plan) -> tuple[list[RequestRow], np.ndarray]:
+        """Return each condition in each context of its reference, and the row that asks for it."""
         request, columns = plan.request, self._screen.keys.context
         labels = (
             plan.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
@@ -662,16 +664,31 @@ class PerturbationModel(SavingMixin):
             contexts = sorted({tuple(map(str, context)) for context in used})
             asked += [RequestRow(condition, context) for context in contexts]
             row += [i] * len(contexts)
-        return np.bincount(row, weights=self._novelty_at(asked)) / np.bincount(row)
+        return asked, np.array(row)
 
-    def _novelty_at(self, asked: list[RequestRow]) -> np.ndarray:
-        """Return how far each condition in a context is from what was trained on, in [0, 1]."""
+    def _annotations(
+        self, asked: list[RequestRow], row: np.ndarray, stated: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Return the columns of `obs` that tell how new each row is.
+
+        Novelty is the mean over the contexts of a row, or what is `stated` where that is a number.
+        The regime is that of the context in which most is new.
+        """
         trained = [
             RequestRow(self._screen.table.conditions[code], self._screen.contexts[context])
             for code, context in self.trained_pairs_
             if code != 0
         ]
-        return novelty(asked, trained, self._vocabulary.features)
+        if stated is None or np.isnan(stated).any():
+            found = novelty(asked, trained, self._vocabulary.features)
+            found = np.bincount(row, weights=found) / np.bincount(row)
+            stated = found if stated is None else np.where(np.isnan(stated), found, stated)
+        coverage = TrainingCoverage.of(trained)
+        regime = [""] * len(stated)
+        for i, one in zip(row, asked, strict=True):
+            own = coverage.regime(one)
+            regime[i] = own if "new context" in own or not regime[i] else regime[i]
+        return {"novelty": stated, "support": 1.0 - stated, "regime": regime}
 
 
 def _told(value: object) -> str:

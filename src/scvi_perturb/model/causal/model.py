@@ -38,7 +38,6 @@ from scvi_perturb.model.base.draw import (
     cell_obs,
     effects_adata,
     expected_library_shifts,
-    with_support,
     write_cells,
 )
 from scvi_perturb.model.base.setup import (
@@ -748,7 +747,7 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             request,
             screen,
             n_cells=1,
-            annotate=lambda: with_support(self._novelty_at(places)),
+            annotate=lambda: self._annotations(places, np.arange(len(places))),
             uns=self._provenance(None, seed, self._units),
             path=path,
             inputs=(self.adata,),

@@ -14,7 +14,7 @@ from scvi_perturb._checks import check_choice, check_type, checked
 from scvi_perturb._core import drawn_seed
 from scvi_perturb.generative.samplers import SamplerConfig
 from scvi_perturb.model.base.docs import docs
-from scvi_perturb.model.base.draw import effects_adata, with_support
+from scvi_perturb.model.base.draw import effects_adata
 from scvi_perturb.model.base.training import all_or_nothing
 from scvi_perturb.model.hybrid.confidence import with_confidence
 from scvi_perturb.model.hybrid.recentred import N_ROWS, RecentredModel, RequestGroups
@@ -298,10 +298,8 @@ class HybridResidualModel(RecentredModel):
     def _annotation(self, groups: RequestGroups, asked: _Asked) -> dict[str, Any]:
         """Return what `obs` says of each row, and warn of what calibration does not cover."""
         self._warn_outside(groups, asked.scenario, np.concatenate(asked.novelty))
-        found = np.concatenate(asked.row_novelty)
-        stated = ~np.isnan(found)
-        own = found if stated.all() else self._novelty(groups.plan)
-        return {"scenario": asked.row_scenario} | with_support(np.where(stated, found, own))
+        found = self._annotations(*self._asked_rows(groups.plan), np.concatenate(asked.row_novelty))
+        return {"scenario": asked.row_scenario} | found
 
     def predict_mean(
         self,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from scvi_perturb.model.base.training import CellSplit
     from scvi_perturb.module.generator import GeneratorConfig
     from scvi_perturb.predictors.request import Predictor
-    from scvi_perturb.predictors.stack.scenarios import Fold, RequestScenario
+    from scvi_perturb.predictors.stack.scenarios import Fold
+    from scvi_perturb.similarity.coverage import RequestScenario
 
 
 @dataclass

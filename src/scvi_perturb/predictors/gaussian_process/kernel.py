@@ -20,7 +20,8 @@ from scvi_perturb.predictors.gaussian_process.signal import (
     left_out,
     row_weights,
 )
-from scvi_perturb.predictors.profiles import agrees, renormalized
+from scvi_perturb.predictors.profiles import renormalized
+from scvi_perturb.similarity.coverage import agrees
 from scvi_perturb.similarity.kernels import (
     LinearKernel,
     ModalityKernel,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scvi_perturb.predictors.base import MeanPredictor
     from scvi_perturb.predictors.profiles import Deltas, TrainingProfiles
     from scvi_perturb.predictors.request import ControlCells
-    from scvi_perturb.predictors.stack.scenarios import RequestScenario
+    from scvi_perturb.similarity.coverage import RequestScenario
 
     Floats = NDArray[np.float64]
     Members = dict[str, MeanPredictor]

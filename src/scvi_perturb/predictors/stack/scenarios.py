@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
@@ -18,97 +18,25 @@ from scvi_perturb.predictors.baselines import (
 from scvi_perturb.predictors.forest import FeatureForest, measured_modalities
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.latent_additive import LatentAdditive
-from scvi_perturb.predictors.profiles import agrees
 from scvi_perturb.predictors.ridge import BlendedKernelRidge, PCARidge
+from scvi_perturb.similarity.coverage import RequestScenario, TrainingCoverage
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.condition import Component
-    from scvi_perturb.data.request import Context, RequestRow
+    from scvi_perturb.data.request import RequestRow
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.predictors.base import MeanPredictor
     from scvi_perturb.predictors.gaussian_process.condition_gp import LeaveOut
     from scvi_perturb.predictors.profiles import Profile
 
 
-#: "seen": measured in that context; "unseen_context": elsewhere, and nothing was measured there;
-#: "context_transfer": elsewhere, and other perturbations there; "unseen_combination": only its
-#: components; "dose": the same names at doses or times on both sides; "dose_beyond": on one side
-#: only; "unseen_perturbation": a name that is new.
-RequestScenario = Literal[
-    "seen",
-    "unseen_context",
-    "context_transfer",
-    "unseen_combination",
-    "dose",
-    "dose_beyond",
-    "unseen_perturbation",
-]
-
 #: What an answer calls it; "control" is no change.
 AnsweredScenario = RequestScenario | Literal["control"]
 
 SCENARIOS: Final[tuple[RequestScenario, ...]] = get_args(RequestScenario)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingCoverage:
-    """What training holds, as far as scenarios depend on it.
-
-    `rows`, `contexts`, `conditions`: Treated rows (condition in context), their contexts, their
-    conditions. `components`: All components, at their doses. `doses`: Lowest and highest dose of
-    each name and kind.
-    """
-
-    rows: frozenset[RequestRow]
-    contexts: frozenset[Context]
-    conditions: frozenset[Hashable]
-    components: frozenset[Component]
-    doses: dict[tuple[str, str], tuple[float, float]]
-
-    @classmethod
-    def of(cls, rows: Iterable[RequestRow]) -> Self:
-        """Gather what treated training rows hold."""
-        rows = frozenset(rows)
-        components = frozenset(part for row in rows for part in row.condition.components)
-        doses: dict[tuple[str, str], tuple[float, float]] = {}
-        for part in components:
-            low, high = doses.get((part.name, part.kind), (part.dose, part.dose))
-            doses[part.name, part.kind] = min(low, part.dose), max(high, part.dose)
-        return cls(
-            rows,
-            frozenset(row.context for row in rows),
-            frozenset(row.condition for row in rows),
-            components,
-            doses,
-        )
-
-    def scenario(self, request: RequestRow) -> RequestScenario:
-        """Return what a request that is no control asks.
-
-        What its context leaves open is taken for what was seen.
-        """
-        parts = request.condition.components
-        if any((part.name, part.kind) not in self.doses for part in parts):
-            return "unseen_perturbation"
-        if request.condition in self.conditions:
-            here = self._agreeing(request.context)
-            if any(replace(request, context=own) in self.rows for own in here):
-                return "seen"
-            return "context_transfer" if here else "unseen_context"
-        if len(parts) > 1 and all(part in self.components for part in parts):
-            return "unseen_combination"
-        ranges = [(part.dose, *self.doses[part.name, part.kind]) for part in parts]
-        inside = all(low <= dose <= high for dose, low, high in ranges)
-        return "dose" if inside else "dose_beyond"
-
-    def _agreeing(self, context: Context) -> list[Context]:
-        if None not in context:
-            return [context] if context in self.contexts else []
-        return [own for own in self.contexts if agrees(context, own)]
 
 
 @dataclass(frozen=True, slots=True)

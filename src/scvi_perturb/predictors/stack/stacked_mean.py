@@ -25,12 +25,11 @@ from scvi_perturb.predictors.stack.intervals import LEVELS, ErrorModel
 from scvi_perturb.predictors.stack.scenarios import (
     SCENARIOS,
     AnsweredScenario,
-    RequestScenario,
-    TrainingCoverage,
     default_members,
     fallback,
     likely_scenario,
 )
+from scvi_perturb.similarity.coverage import RequestScenario, TrainingCoverage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -451,8 +450,9 @@ class StackedMean(MeanPredictor):
         Returns
         -------
         AnnData as of `MeanPredictor.predict`, and besides the layers `std`, `lower` and `upper` of
-        the change, in its units; `obs["scenario"]`, what was asked; `obs["novelty"]`, posterior by
-        prior variance of the regression, NaN where `members` holds none, and `obs["support"]`.
+        the change, in its units; `obs["scenario"]`, what was asked; `obs["regime"]`, what is new of
+        it; `obs["novelty"]`, posterior by prior variance of the regression, NaN where `members`
+        holds none, and `obs["support"]`.
 
         Raises
         ------
@@ -469,6 +469,7 @@ class StackedMean(MeanPredictor):
         for layer in ("std", "lower", "upper"):
             made.layers[layer] = getattr(found, layer).astype(np.float32)
         made.obs["scenario"] = pd.Categorical(found.scenario)
+        made.obs["regime"] = pd.Categorical([self._coverage.regime(one) for one in requests])
         made.obs["novelty"] = found.novelty
         made.obs["support"] = 1 - found.novelty
         return made
