@@ -102,8 +102,7 @@ def test_effects_that_fail_leave_no_file(trained, monkeypatch):
         msg = "out of power"
         raise OSError(msg)
 
-    monkeypatch.setattr(trained, "_novelty_at", fail)
-    monkeypatch.setattr(trained, "_novelty", fail)
+    monkeypatch.setattr(trained, "_annotations", fail)
     monkeypatch.setattr(trained, "_warn_outside", fail, raising=False)
     with pytest.raises(OSError, match="out of power"):
         trained.predict(ASKED, n_samples=5, path="effects.h5ad")
