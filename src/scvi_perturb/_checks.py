@@ -129,7 +129,13 @@ GIVEN_AS: Final[dict[str, Any]] = {
     **dict.fromkeys(("Record.cost", "Record.curves", "Record.scores"), "dict"),
     **dict.fromkeys(("fit_stage.model", "StageRunner.model"), "object"),
     **dict.fromkeys(
-        ("training_history.model", "response_score.model", "score_cells.model"),
+        (
+            "training_history.model",
+            "training_curves.model",
+            "study_report.model",
+            "response_score.model",
+            "score_cells.model",
+        ),
         "PerturbationModel",
     ),
     **dict.fromkeys(("control", "control_label"), "str | float"),  # labels may be numbers

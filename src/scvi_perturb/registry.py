@@ -63,6 +63,7 @@ _OWN: Final[dict[str, dict[str, str] | str]] = {
         "check": "scvi_perturb.cli._app:check",
         "demo": "scvi_perturb.cli._app:demo",
         "predict": "scvi_perturb.cli._app:predict",
+        "report": "scvi_perturb.cli._app:report",
         "shard": "scvi_perturb.cli._app:shard",
         "train": "scvi_perturb.cli._app:train",
     },

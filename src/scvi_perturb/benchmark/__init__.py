@@ -14,7 +14,12 @@ from scvi_perturb.benchmark.methods import (
     get_method,
     model_method,
 )
-from scvi_perturb.benchmark.report import markdown_table, markdown_tables, write_report
+from scvi_perturb.benchmark.report import (
+    markdown_table,
+    markdown_tables,
+    study_report,
+    write_report,
+)
 from scvi_perturb.benchmark.results import Record, Results
 from scvi_perturb.benchmark.runner import missing_jobs, run
 from scvi_perturb.benchmark.study import Study, StudyFile, read_study
@@ -43,6 +48,7 @@ __all__ = [
     "read_study",
     "reset_peak_memory",
     "run",
+    "study_report",
     "summarize",
     "to_cell_eval",
     "write_report",

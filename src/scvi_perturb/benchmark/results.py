@@ -177,7 +177,7 @@ def _definition_name(function: Callable[..., Any]) -> str:
 @checked
 @dataclass(frozen=True)
 class Results:
-    """Results on disk.
+    """Results on disk, or in memory.
 
     Parameters
     ----------
@@ -185,16 +185,21 @@ class Results:
         Folder that `run` wrote to.
     study
         What was run; with it, only what was made by its definitions is read. None reads all.
+    made
+        Records in memory, which are then all there is; None reads those of the folder.
     """
 
     folder: Path
     study: Study | None = None
+    made: tuple[Record, ...] | None = None
 
     def records(self) -> list[Record]:
         """Return all records.
 
         Raises `SchemaError`: If there are none, or a file is not a record.
         """
+        if self.made is not None:
+            return list(self.made)
         paths = finished_files(Path(self.folder) / "records", "*/*/*.json")
         found = [Record.read(path) for path in paths]
         if self.study is not None:

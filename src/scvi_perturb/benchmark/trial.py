@@ -74,8 +74,15 @@ class Trial:
         return cell_fingerprints(log_normalize(matrix_of(self.visible, self.task.keys.layer)))
 
     @classmethod
-    def make(cls, task: Task, *, seed: int | None, fold: int) -> Self:
+    def make(cls, task: Task, *, seed: int | None, fold: int, split: Split | None = None) -> Self:
         """Load the screen, split it, and set the held-out conditions apart.
+
+        Parameters
+        ----------
+        task, seed, fold
+            What it is a trial of.
+        split
+            The split of an earlier run, instead of the one that the task makes.
 
         Raises
         ------
@@ -86,7 +93,9 @@ class Trial:
         """
         adata = task.load()
         seed = drawn_seed(seed)
-        made = task.split(adata, seed=seed, fold=fold)
+        made = task.split(adata, seed=seed, fold=fold) if split is None else split
+        if split is not None:
+            split.check(adata)
         made.leaks(adata)
         visible, visible_split = _visible_part(adata, made, task.keys.layer)
         features = None

@@ -20,9 +20,9 @@ from scvi_perturb.registry import registry
 #: Instead of a column: do not use what would be found.
 OFF: Final = "none"
 #: Commands of this package; others are entry points of the group `scvi_perturb.commands`.
-OWN: Final = ("benchmark", "check", "demo", "predict", "shard", "train")
+OWN: Final = ("benchmark", "check", "demo", "predict", "report", "shard", "train")
 #: Commands that read options from a file.
-_CONFIGURED: Final = ("predict", "train")
+_CONFIGURED: Final = ("predict", "report", "train")
 
 _COLUMNS = Group(
     "Columns of the screen", help=f"Left out, a column is looked for; '{OFF}' uses no such column."
@@ -255,6 +255,32 @@ class PredictOptions:
     config: Path | None = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """What a report shows, and where it goes.
+
+    Parameters
+    ----------
+    out
+        File of the report to write, .html.
+    conditions
+        Perturbations and combinations to show: 'A' 'A+B'; else all that were held out.
+    interval
+        Coverage of the intervals, between 0 and 1.
+    seed
+        Seed of every random choice.
+    config
+        Options, .toml: one key an option, as interval = 0.8. The command line wins.
+    """
+
+    out: Annotated[Path, Parameter(name=["--out", "--output"])] = Path("report.html")
+    conditions: tuple[str, ...] | None = None
+    interval: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] = 0.9
+    seed: NonNegativeInt = 0
+    config: Path | None = None
+
+
 def check(file: Path, /, *, screen: ScreenOptions = ScreenOptions()) -> int:
     """Look a screen over: what was found in it, what is wrong with it.
 
@@ -393,6 +419,30 @@ def predict(model: Path, /, *, options: PredictOptions = PredictOptions()) -> No
     from scvi_perturb.cli._predict import run_predict
 
     run_predict(model, options, Console())
+
+
+def report(model: Path, file: Path, /, *, options: ReportOptions = ReportOptions()) -> None:
+    """Report what a saved model answers on its screen, and how sure that is, as one HTML file.
+
+    What was held out is shown predicted against real, beside a replicate and trivial predictors.
+
+    ```
+    scvi-perturb report model_dir screen.h5ad
+    scvi-perturb report model_dir screen.h5ad --conditions "A+B" "C" --out ab.html
+    ```
+
+    Parameters
+    ----------
+    model
+        Folder of the model, from scvi-perturb train.
+    file
+        Screen that it was trained on, .h5ad or zarr.
+    """
+    from rich.console import Console
+
+    from scvi_perturb.cli._report import run_report
+
+    run_report(model, file, options, Console())
 
 
 def _app(given: Sequence[str]) -> App:

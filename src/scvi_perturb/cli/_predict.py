@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from scvi_perturb.model.base.saving import checked_manifest
 from scvi_perturb.tl import effects
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from anndata import AnnData
@@ -44,11 +46,7 @@ def run_predict(folder: Path, options: PredictOptions, console: Console) -> None
     """
     asked = _asked(options)
     _check_outputs(folder, options)
-    if not folder.is_dir():
-        msg = f"There is no folder {folder}; expected one that scvi-perturb train wrote."
-        raise UsageError(msg)
-    name = str(checked_manifest(folder)["model"])
-    model = named_model(name).load(folder, adata=False)
+    model = load_model(folder)
     reference = None
     if options.reference is not None:
         reference = _reference(folder, options.reference, console)
@@ -129,15 +127,31 @@ def _predicted(
     """Return effects, and print what the model warns of."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        try:
+        with unknown_names_told():
             predicted = model.predict(asked, interval=interval, **common)
-        except UnknownPerturbationError as error:
-            line = str(error).partition(" Ask for a known perturbation")[0]
-            msg = f"{line} Ask for a known one, or train with --features that cover this name."
-            raise UsageError(msg) from error
     for message in dict.fromkeys(str(one.message) for one in told):
         say(console, f"Note: {message}")
     return predicted
+
+
+@contextmanager
+def unknown_names_told() -> Iterator[None]:
+    """Say of an unknown perturbation what an option does about it."""
+    try:
+        yield
+    except UnknownPerturbationError as error:
+        line = str(error).partition(" Ask for a known perturbation")[0]
+        msg = f"{line} Ask for a known one, or train with --features that cover this name."
+        raise UsageError(msg) from error
+
+
+def load_model(folder: Path) -> PerturbationModel:
+    """Return a saved model, without data; raise `UsageError` if there is no folder."""
+    if not folder.is_dir():
+        msg = f"There is no folder {folder}; expected one that scvi-perturb train wrote."
+        raise UsageError(msg)
+    name = str(checked_manifest(folder)["model"])
+    return named_model(name).load(folder, adata=False)
 
 
 def _write_effects(path: Path, predicted: AnnData) -> None:

@@ -50,13 +50,16 @@ class PreparedScreen:
         return replace(default_keys(self.adata), context=self.contexts)
 
 
-def open_screen(adata: AnnData, options: ScreenOptions) -> PreparedScreen:
+def open_screen(
+    adata: AnnData, options: ScreenOptions, columns: Mapping[str, str] | None = None
+) -> PreparedScreen:
     """Find out what is where, and bring it into the form that is trained on.
 
-    Raises `UsageError`: When something that is needed cannot be found; it names the option to give.
+    `columns`: Those of the canonical fields, where they are known from an earlier run. Raises
+    `UsageError`: When something that is needed cannot be found; it names the option to give.
     """
     notes: list[str] = []
-    made = _with_counts(_canonical(adata, options, notes), options.layer, notes)
+    made = _with_counts(_canonical(adata, options, notes, columns), options.layer, notes)
     contexts = _context_columns(made.obs, options, notes)
     made = _usable_cells(made, contexts, notes)
     batch = _batch_column(made, options, notes)
@@ -106,9 +109,17 @@ def open_controls(
     return _usable_cells(made[is_control].copy(), (), notes)
 
 
-def _canonical(adata: AnnData, options: ScreenOptions, notes: list[str]) -> AnnData:
+def _canonical(
+    adata: AnnData,
+    options: ScreenOptions,
+    notes: list[str],
+    columns: Mapping[str, str] | None,
+) -> AnnData:
     """Return the screen with the columns of `pp.harmonize`; some cells are control, not all."""
-    columns = _sources(adata.obs, options)
+    if columns is None:
+        columns = _sources(adata.obs, options)
+    for field, column in columns.items():
+        _check_column(adata.obs, column, f"{field}:")
     source = columns["perturbation"]
     labels = adata.obs[source].astype(str)
     names = labels.value_counts().index.tolist()

@@ -8,7 +8,8 @@ import numpy as np
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import CONTROL, NotTrainedError, SchemaError, drawn_seed
-from scvi_perturb._plotting import COLOURS, PALE, grid, palette, scatter_effects, tidy
+from scvi_perturb._plotting import COLOURS, PALE, grid, palette, scatter_effects
+from scvi_perturb.benchmark.report import trained_stages, training_curves
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.metrics import fit_pca, log_normalize
 
@@ -171,10 +172,6 @@ def _write(
     return text
 
 
-_STAGES: Final = {"representation": "Stage one: cells", "generator": "Stage two: responses"}
-_LINES: Final = {"train": COLOURS[0], "validation": COLOURS[1]}
-
-
 @checked
 def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """Plot the losses of every stage of training.
@@ -199,8 +196,7 @@ def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = N
     ValueError
         When the number of `axes` is not that of stages.
     """
-    history: dict[str, pd.DataFrame] = dict(model.history_ or {})
-    stages = [stage for stage in _STAGES if f"{stage}_train_loss" in history]
+    stages = trained_stages(model)
     if not stages:
         msg = f"This {type(model).__name__} has no history of training; call `.train()` first."
         raise NotTrainedError(msg)
@@ -211,33 +207,9 @@ def training_history(model: PerturbDiffusion, *, axes: Sequence[Axes] | None = N
             f"Found {len(axes)} axes for {len(stages)} stages ({', '.join(stages)}); give one each."
         )
         raise ValueError(msg)
-    for ax, stage in zip(axes, stages, strict=True):
-        losses = {
-            part: history[f"{stage}_{part}_loss"].iloc[:, 0].dropna()
-            for part in _LINES
-            if f"{stage}_{part}_loss" in history
-        }
-        _draw_curve(ax, losses)
-        ax.set_title(_STAGES[stage])
-    return list(axes)
-
-
-def _draw_curve(ax: Axes, losses: dict[str, pd.Series[float]]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for part, loss in losses.items():
-        marker = "o" if len(loss) < 3 else ""
-        ax.plot(loss.index, loss, color=_LINES[part], label=part, lw=1.5, marker=marker, ms=3)
-    lowest = min(float(loss.min()) for loss in losses.values())
-    usual = max(float(loss.quantile(0.95)) for loss in losses.values())
-    highest = max(float(loss.max()) for loss in losses.values())
-    if highest - lowest > 1.5 * (usual - lowest) > 0:
-        ax.set_ylim(lowest - 0.05 * (usual - lowest), usual + 0.3 * (usual - lowest))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("loss")
-    tidy(ax)
-    ax.legend(frameon=False)
+    return [
+        training_curves(model, stage=stage, ax=ax) for ax, stage in zip(axes, stages, strict=True)
+    ]
 
 
 _N_COMPONENTS: Final = 30

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
     from numpy.typing import NDArray
 
     from scvi_perturb.benchmark.results import Record
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 CalibrationLevel: TypeAlias = Literal["cell", "effect"]
 
 #: Sizes of figures in inches.
-WIDTH: Final = 6.0
+WIDTH: Final = 4.1
 CHANGES_SIZE: Final = (3.6, 3.8)
-CALIBRATION_SIZE: Final = (7.2, 4.0)
 #: Marker and colour of each role.
 _MARKS: Final = {
     "model": ("o", COLOURS[0]),
@@ -50,6 +50,11 @@ _COSTS: Final = {
     "predict_seconds": ("D", COLOURS[1], "prediction"),
     "peak_mib": ("s", COLOURS[2], "peak memory"),
 }
+
+
+def calibration_size(n_methods: int) -> tuple[float, float]:
+    """Return the size in inches of a figure of calibration: a square above its legend."""
+    return WIDTH, 4.5 + 0.16 * n_methods
 
 
 def height(n_methods: int, n_roles: int = 3) -> float:
@@ -167,7 +172,7 @@ def calibration_curve(
         source = {"cell": "cells", "effect": "standard errors"}[level]
         msg = f"No method of task {task!r} has ranks at {level} level; only predicted {source} do."
         raise ValueError(msg)
-    ax = axes_of(ax, CALIBRATION_SIZE)
+    ax = axes_of(ax, calibration_size(len(shares)))
     ax.plot([0, 1], [0, 1], color="0.75", lw=1, zorder=0)
     _draw_curves(ax, shares, titles)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -175,14 +180,15 @@ def calibration_curve(
     ax.set_xlabel("predicted quantile: share expected below it", fontsize=8)
     ax.set_ylabel(f"share of real {what} below it", fontsize=8)
     where = {"cell": "Cell level: single cells", "effect": "Effect level: mean changes"}[level]
-    ax.set_title(f"{where} \u00b7 {title_of(task, titles)}", fontsize=10, fontweight="bold")
+    ax.set_title(f"{where}\n{title_of(task, titles)}", fontsize=10, fontweight="bold")
     ax.legend(
-        title="mean distance\nfrom the diagonal",
+        title="in brackets: mean distance from the diagonal",
         title_fontsize=8,
         fontsize=8,
         frameon=False,
+        alignment="left",
         loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
+        bbox_to_anchor=(-0.1, -0.14),
         borderaxespad=0,
     )
     tidy(ax)
@@ -349,7 +355,7 @@ def _draw_methods(
     _write_beside(ax, 0, "value", weight="bold")
     tidy(ax)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel(words + ("\narrow: beyond the axis" if cut else ""), fontsize=8)
+    ax.set_xlabel(words + ("\narrow: beyond the axis" if cut else ""), fontsize=8, loc="right")
 
 
 def _draw_point(ax: Axes, y: float, point: _Point, limits: tuple[float, float]) -> bool:
@@ -373,6 +379,8 @@ def _draw_point(ax: Axes, y: float, point: _Point, limits: tuple[float, float]) 
     left = point.value < low
     end, arrow, side = (low, "<", "left") if left else (high, ">", "right")
     ax.plot(end, y, arrow, color=colour, mfc="white", ms=6, zorder=3, clip_on=False)
+    if number(point.value) == point.text:  # which stands to the right of it
+        return True
     ax.annotate(
         number(point.value),
         (end, y),
@@ -402,27 +410,36 @@ def _write_beside(ax: Axes, y: float, text: str, *, weight: str = "normal") -> N
 
 
 def _write_title(ax: Axes, task: str, metric: str, titles: Mapping[str, str] | None) -> None:
-    """Write the title, and below it what the vertical lines are."""
+    """Write the title, and below it what the vertical lines are, from the left of the labels."""
+    from matplotlib.transforms import IdentityTransform, ScaledTranslation
+
+    figure = ax.get_figure()
+    widest = max(len(label.get_text()) for label in ax.get_yticklabels())
+    left: Transform = IdentityTransform()
+    if figure is not None:
+        left = ScaledTranslation(-4.2 * widest / 72, 0, figure.dpi_scale_trans)
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         ax.legend(
             handles,
             labels,
             loc="lower left",
-            bbox_to_anchor=(-0.02, 1.0),
+            bbox_to_anchor=(0.0, 1.0),
+            bbox_transform=ax.transAxes + left,
             frameon=False,
             fontsize=8,
             handlelength=1.8,
             labelspacing=0.25,
             borderaxespad=0.1,
         )
-    ax.set_title(
+    title = ax.set_title(
         f"{METRICS[metric].title} \u00b7 {title_of(task, titles)}",
         loc="left",
         fontsize=10,
         fontweight="bold",
         pad=6 + 13 * len(handles),
     )
+    title.set_transform(title.get_transform() + left)
 
 
 def _shares(

@@ -18,8 +18,6 @@ from scvi_perturb.metrics import METRICS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jinja2 import Template
-
     from scvi_perturb.benchmark.report._figures import CalibrationLevel
     from scvi_perturb.benchmark.report._tables import ScoreTable, TaskSection
     from scvi_perturb.benchmark.results import Results
@@ -28,6 +26,7 @@ _CLEAR: Final = (
     "conditions with a clear effect: the changes of two halves of their cells correlate at least "
     "by 0.5"
 )
+METRICS_SECTION: Final = ("metrics", "Metrics")
 #: Models whose changes of genes are drawn.
 _MOST_MODELS: Final = 4
 #: Dots an inch, and how many of them an inch of the page shows: sharp on dense screens.
@@ -40,7 +39,9 @@ class Picture:
 
     words: str
     width: int
+    height: int
     png: str
+    caption: str = ""
 
 
 @checked
@@ -66,29 +67,33 @@ def write_report(results: Results, path: str | Path) -> Path:
         If there are no results.
     """
     sections = _tables.read_sections(results)
-    page = _template().render(
+    tasks = [task_content(section) for section in sections]
+    return write_page(
+        path,
+        "benchmark.html.j2",
+        title="Benchmark of perturbation-response models",
+        contents=[*((f"task-{task['name']}", task["title"]) for task in tasks), METRICS_SECTION],
         facts=_facts(sections),
-        score=_words.SCORE,
-        roles=_words.ROLES,
-        undefined=_words.UNDEFINED,
-        tasks=[_task(section) for section in sections],
+        tasks=tasks,
         glossary=_tables.glossary(dict.fromkeys(m for s in sections for m in s.metrics)),
     )
-    write_text(path, page, make_folder=True)
-    return Path(path)
 
 
-def _template() -> Template:
+def write_page(path: str | Path, template: str, **content: Any) -> Path:  # noqa: ANN401
+    """Write a page by a template, with the words that all pages share; return its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    shared = {"score": _words.SCORE, "roles": _words.ROLES, "undefined": _words.UNDEFINED}
+    page = Environment(
         loader=PackageLoader("scvi_perturb.benchmark.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("report.html.j2")
+    ).get_template(template)
+    write_text(path, page.render(**shared, **content), make_folder=True)
+    return Path(path)
 
 
 def _facts(sections: Sequence[TaskSection]) -> list[str]:
@@ -104,7 +109,7 @@ def _facts(sections: Sequence[TaskSection]) -> list[str]:
     ]
 
 
-def _task(section: TaskSection) -> dict[str, Any]:
+def task_content(section: TaskSection) -> dict[str, Any]:
     """Return what the template shows of a task; a task without scores has no tables of them."""
     words, clear = _clear(section)
     others = [metric for metric in section.metrics if metric not in section.keys]
@@ -163,8 +168,8 @@ def _pictures(section: TaskSection) -> dict[str, list[Picture]]:
     cost = []
     if len(section.cost):
         draw = partial(_figures.cost_dots, section.cost, **_named(section))
-        size = (7.2, _figures.height(len(section.cost), 0))
-        cost = [_picture(draw, "Cost of methods", size, n_axes=2)]
+        size = (6.4, _figures.height(len(section.cost), 0))
+        cost = [picture(draw, "Cost of methods", size, n_axes=2)]
     return {
         **_metric_pictures(section),
         "changes": _change_pictures(section) if section.keys else [],
@@ -181,11 +186,11 @@ def _metric_pictures(section: TaskSection) -> dict[str, list[Picture]]:
         options = {"metric": metric, **_named(section)}
         title, size = METRICS[metric].title, (_figures.WIDTH, _figures.height(len(table)))
         draw = partial(_figures.score_bars, table, **options)
-        scores.append(_picture(draw, f"Scores of methods: {title}", size))
+        scores.append(picture(draw, f"Scores of methods: {title}", size))
         # Without scores, `score_bars` draws the values.
         if table.loc[table["role"] != "replicate", "s"].notna().any():
             draw = partial(_figures.metric_values, table, **options)
-            values.append(_picture(draw, f"Values of methods: {title}", size))
+            values.append(picture(draw, f"Values of methods: {title}", size))
     return {"scores": scores, "values": values}
 
 
@@ -201,7 +206,7 @@ def _change_pictures(section: TaskSection) -> list[Picture]:
                 _figures.change_scatter, section.records, method=method, **_named(section)
             )
             words = f"Changes of genes by {_words.title_of(method, section.titles)}"
-            made.append(_picture(draw, words, _figures.CHANGES_SIZE))
+            made.append(picture(draw, words, _figures.CHANGES_SIZE))
     return made
 
 
@@ -213,11 +218,14 @@ def _calibration_pictures(section: TaskSection) -> list[Picture]:
         "effect": ("effect_pit", "mean changes"),
     }
     for level, (curve, what) in levels.items():
-        if any(record.curves.get(curve) for record in section.records):
+        known = {record.method for record in section.records if record.curves.get(curve)}
+        if known:
             draw = partial(
                 _figures.calibration_curve, section.records, level=level, **_named(section)
             )
-            made.append(_picture(draw, f"Calibration of {what}", _figures.CALIBRATION_SIZE))
+            made.append(
+                picture(draw, f"Calibration of {what}", _figures.calibration_size(len(known)))
+            )
     return made
 
 
@@ -226,8 +234,13 @@ def _named(section: TaskSection) -> dict[str, Any]:
     return {"task": section.name, "titles": section.titles}
 
 
-def _picture(
-    draw: Callable[..., object], words: str, size: tuple[float, float], *, n_axes: int = 1
+def picture(
+    draw: Callable[..., object],
+    words: str,
+    size: tuple[float, float],
+    *,
+    n_axes: int = 1,
+    caption: str = "",
 ) -> Picture:
     """Draw on a figure that pyplot does not know, so that nothing stays open."""
     from matplotlib.figure import Figure
@@ -238,4 +251,5 @@ def _picture(
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS, pil_kwargs={"optimize": True})
     code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(words, round(size[0] * _SHOWN), code)
+    width, height = (round(inches * _SHOWN) for inches in size)
+    return Picture(words, width, height, code, caption)

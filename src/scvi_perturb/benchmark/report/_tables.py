@@ -60,6 +60,13 @@ class TaskSection:
     summary: pd.DataFrame
     clear: pd.DataFrame
     cost: pd.DataFrame
+    #: Every score of every condition, see `Results.frame`.
+    frame: pd.DataFrame
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The role of each method."""
+        return {record.method: record.role for record in self.records}
 
     @property
     def title(self) -> str:
@@ -127,7 +134,9 @@ def read_sections(results: Results) -> list[TaskSection]:
     Raises `SchemaError`: If there are no results.
     """
     records, cost = results.records(), results.cost()
-    summary, clear = (_summary_of(results, records, clear=clear) for clear in (False, True))
+    scored = any(record.scores for record in records)
+    frame = results.frame() if scored else pd.DataFrame(columns=["task"])
+    summary, clear = (_summary_of(results, scored=scored, clear=c) for c in (False, True))
     tasks = () if results.study is None else results.study.tasks
     methods = () if results.study is None else results.study.methods
     named: list[Task | Method] = [*tasks, *methods]
@@ -142,16 +151,15 @@ def read_sections(results: Results) -> list[TaskSection]:
             summary=summary[summary["task"] == name],
             clear=clear[clear["task"] == name],
             cost=cost[cost["task"] == name],
+            frame=frame[frame["task"] == name],
         )
         for name in dict.fromkeys(record.task for record in records)
     ]
 
 
-def _summary_of(results: Results, records: Iterable[Record], *, clear: bool) -> pd.DataFrame:
+def _summary_of(results: Results, *, scored: bool, clear: bool) -> pd.DataFrame:
     """Return the summary of results; an empty table where no method has scores."""
-    found = pd.DataFrame()
-    if any(record.scores for record in records):
-        found = results.summary(clear=clear)
+    found = results.summary(clear=clear) if scored else pd.DataFrame()
     columns = ["task", "metric", "method", "role", "n_conditions"]
     return found if len(found) else pd.DataFrame(columns=columns)
 
@@ -182,6 +190,11 @@ class MethodRow:
     title: str
     role: str
     entries: tuple[ScoreEntry | None, ...]
+
+    @property
+    def place(self) -> int:
+        """Place of the role among roles."""
+        return list(ROLES).index(self.role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,212 @@
+"""A trained model on its screen: what it predicts, and how that compares with the measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from scvi_perturb._core import TARGET_SUM, SchemaError, UnknownPerturbationError
+from scvi_perturb.benchmark._evaluation import score_method, score_replicate
+from scvi_perturb.benchmark.methods import TRIVIAL, Method, Setting
+from scvi_perturb.benchmark.results import Results
+from scvi_perturb.benchmark.study import Study
+from scvi_perturb.benchmark.task import Task
+from scvi_perturb.benchmark.trial import Trial
+from scvi_perturb.data.screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from scvi_perturb.benchmark._held_out import HeldOutCondition
+    from scvi_perturb.benchmark.results import Record
+    from scvi_perturb.data.condition import ScreenKeys
+    from scvi_perturb.data.split.record import Split
+    from scvi_perturb.model.base.model import PerturbationModel
+    from scvi_perturb.predictors.request import Conditions
+
+#: Name of the task and of the model in the results.
+TASK: Final = "study"
+MODEL: Final = "model"
+
+
+@dataclass(frozen=True)
+class TrainedPredictor:
+    """A trained model with the interface of a predictor: `fit` changes nothing.
+
+    Where the screen holds some of the genes and registers library sizes, predictions come in the
+    units of the metrics: counts per ten thousand counts of the genes that are there.
+    """
+
+    model: PerturbationModel
+    seed: int
+    interval: float = 0.9
+
+    @property
+    def keys(self) -> ScreenKeys:
+        """Where the screen of the model holds conditions and contexts."""
+        return Screen.from_registry(self.model.registry).keys
+
+    def fit(
+        self, adata: AnnData, split: Split | None = None, *, keys: ScreenKeys | None = None
+    ) -> Self:
+        """Return the model as it is."""
+        del adata, split, keys
+        return self
+
+    def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
+        """Return mean profiles and effects with intervals; as the model's `predict`."""
+        made = self.model.predict(
+            conditions, reference=reference, interval=self.interval, seed=self.seed
+        )
+        return made if self.keys.library is None else _of_measured_genes(made)
+
+    def sample(
+        self,
+        conditions: Conditions,
+        *,
+        reference: AnnData | None = None,
+        n_samples: int | None = None,
+        seed: int | None = None,
+    ) -> AnnData:
+        """Return integer counts of cells; as the model's `sample`."""
+        return self.model.sample(conditions, reference=reference, n_samples=n_samples, seed=seed)
+
+
+def _of_measured_genes(predicted: AnnData) -> AnnData:
+    """Return profiles and effects per ten thousand counts of the genes in the file."""
+    made = predicted.copy()
+    mean, lfc = (np.asarray(x, np.float64) for x in (made.X, made.layers["lfc"]))
+    control = mean - lfc
+    totals = [np.expm1(x).sum(axis=1, keepdims=True) for x in (mean, control)]
+
+    def scaled(values: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.log1p(TARGET_SUM * np.maximum(np.expm1(values), 0.0) / total)
+
+    made.X, own = scaled(mean, totals[0]), scaled(control, totals[1])
+    for name in ("lower", "upper"):
+        made.layers[name] = scaled(control + made.layers[name], totals[0]) - own
+    made.layers["lfc"] = made.X - own
+    # A standard error is scaled as a small change is.
+    share = np.expm1(mean)
+    factor = TARGET_SUM / totals[0]
+    made.layers["std"] = made.layers["std"] * factor * (1 + share) / (1 + factor * share)
+    return made
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """What was held out: how the model, trivial predictions and a replicate predict it.
+
+    `trial`: The held-out conditions as measured. `results`: Scores of each method. `changes`: The
+    change that each trivial prediction of means states, by its name, `(n_conditions, n_genes)`; NaN
+    where it states none.
+    """
+
+    trial: Trial
+    results: Results
+    changes: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one condition, and what was measured of it.
+
+    `name`: The condition and its context. `predicted`: One row of `predict`; None if the model
+    refused, and `message` says why. `held_out`: The condition as measured, and its row among those
+    of the trial; None if it was not held out.
+    """
+
+    name: str
+    predicted: AnnData | None
+    message: str = ""
+    held_out: HeldOutCondition | None = None
+    place: int = -1
+
+
+def compare(predictor: TrainedPredictor, adata: AnnData, split: Split) -> Comparisons:
+    """Score a trained model on what its split held out, beside trivial predictions.
+
+    Raises `LeakError`: If a held-out condition is among the training cells. Raises `SchemaError`:
+    If the split is of other data.
+    """
+    model, seed = predictor.model, predictor.seed
+    features = model._vocabulary.features
+    task = Task(
+        name=TASK,
+        title="held-out conditions",
+        load=lambda: adata,
+        kind=split.kind,  # type: ignore[arg-type]
+        keys=split.keys,
+        features=None if features is None else lambda _: features,
+        max_cells=500,
+    )
+    own = Method(name=MODEL, title=type(model).__name__, make=lambda _: predictor)
+    study = Study(tasks=(task,), methods=(own, *TRIVIAL), seeds=(seed,), max_folds=1)
+    job = next(study.jobs())
+    trial = Trial.make(task, seed=seed, fold=0, split=split)
+    records = [score_replicate(trial), *(score_method(trial, method) for method in job.methods)]
+    return Comparisons(
+        trial,
+        Results(Path(), study, made=tuple(records)),
+        _trivial_changes(trial, job.methods, records),
+    )
+
+
+def _trivial_changes(
+    trial: Trial, methods: Sequence[Method], records: Sequence[Record]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the changes that trivial predictions of means state for every condition."""
+    answered = {record.method for record in records if record.status == "ok"}
+    found = {}
+    setting = Setting(trial.task.kind, "counts", trial.features, trial.seed)
+    for method in methods:
+        if method.role == "mean" and method.name in answered:
+            fitted = method.make(setting).fit(
+                trial.visible, trial.visible_split, keys=trial.task.keys
+            )
+            found[method.name] = np.asarray(fitted.predict(trial.requests).layers["lfc"])
+    return found
+
+
+def answers(
+    predictor: TrainedPredictor, conditions: Sequence[str] | None, found: Comparisons | None
+) -> list[Answer]:
+    """Return what a model says of conditions; of those that were held out, in each context.
+
+    `conditions`: Names; None is all that was held out. Raises `UnknownPerturbationError,
+    SchemaError`: If a condition was not held out and the model does not know it.
+    """
+    keys = predictor.keys
+    wanted = None
+    if conditions is not None:
+        parsed = [keys.parse(perturbation=name) for name in conditions]
+        wanted = dict.fromkeys(one.format(keys.control, keys.separator) for one in parsed)
+    made = []
+    for place, condition in enumerate(() if found is None else found.trial.conditions):
+        label = condition.about["perturbation"]
+        if wanted is None or label in wanted:
+            row = found.trial.requests.iloc[[place]].reset_index(drop=True)  # type: ignore[union-attr]
+            made.append(_answer(predictor, condition, row, place))
+    known = {one.held_out.about["perturbation"] for one in made if one.held_out is not None}
+    others = [label for label in wanted or () if label not in known]
+    if others:
+        predicted = predictor.predict(others)
+        made += [Answer(name, predicted[[i]].copy()) for i, name in enumerate(others)]
+    return made
+
+
+def _answer(
+    predictor: TrainedPredictor, condition: HeldOutCondition, row: pd.DataFrame, place: int
+) -> Answer:
+    try:
+        predicted = predictor.predict(row)
+    except (UnknownPerturbationError, SchemaError) as error:
+        return Answer(condition.name, None, str(error), condition, place)
+    return Answer(condition.name, predicted, "", condition, place)
