@@ -119,7 +119,7 @@ def _canonical(
     if columns is None:
         columns = _sources(adata.obs, options)
     for field, column in columns.items():
-        _check_column(adata.obs, column, f"{field}:")
+        _check_column(adata.obs, column, f"{field} in column")
     source = columns["perturbation"]
     labels = adata.obs[source].astype(str)
     names = labels.value_counts().index.tolist()

@@ -109,8 +109,11 @@ def _facts(sections: Sequence[TaskSection]) -> list[str]:
     ]
 
 
-def task_content(section: TaskSection) -> dict[str, Any]:
-    """Return what the template shows of a task; a task without scores has no tables of them."""
+def task_content(section: TaskSection, *, brief: bool = False) -> dict[str, Any]:
+    """Return what the template shows of a task; a task without scores has no tables of them.
+
+    `brief`: Without changes, costs, and scores in the units of the metrics.
+    """
     words, clear = _clear(section)
     others = [metric for metric in section.metrics if metric not in section.keys]
     return {
@@ -124,7 +127,7 @@ def task_content(section: TaskSection) -> dict[str, Any]:
         "others": section.scores(others) if others else None,
         "costs": section.costs(),
         "troubles": section.troubles(),
-        "pictures": _pictures(section),
+        "pictures": _pictures(section, brief=brief),
     }
 
 
@@ -163,22 +166,20 @@ def _clear(section: TaskSection) -> tuple[str, ScoreTable | None]:
     return words, section.scores(section.keys, clear=True)
 
 
-def _pictures(section: TaskSection) -> dict[str, list[Picture]]:
+def _pictures(section: TaskSection, *, brief: bool) -> dict[str, list[Picture]]:
     """Return the figures of a task; there are none of what is not known."""
-    cost = []
-    if len(section.cost):
+    made: dict[str, list[Picture]] = {"changes": [], "cost": [], "calibration": []}
+    if len(section.cost) and not brief:
         draw = partial(_figures.cost_dots, section.cost, **_named(section))
         size = (6.4, _figures.height(len(section.cost), 0))
-        cost = [picture(draw, "Cost of methods", size, n_axes=2)]
-    return {
-        **_metric_pictures(section),
-        "changes": _change_pictures(section) if section.keys else [],
-        "calibration": _calibration_pictures(section) if section.keys else [],
-        "cost": cost,
-    }
+        made["cost"] = [picture(draw, "Cost of methods", size, n_axes=2)]
+    if section.keys:
+        made["calibration"] = _calibration_pictures(section)
+        made["changes"] = [] if brief else _change_pictures(section)
+    return made | _metric_pictures(section, brief=brief)
 
 
-def _metric_pictures(section: TaskSection) -> dict[str, list[Picture]]:
+def _metric_pictures(section: TaskSection, *, brief: bool) -> dict[str, list[Picture]]:
     """Return the scores of key metrics, and the values of those that have scores."""
     scores, values = [], []
     for metric in section.keys:
@@ -188,7 +189,7 @@ def _metric_pictures(section: TaskSection) -> dict[str, list[Picture]]:
         draw = partial(_figures.score_bars, table, **options)
         scores.append(picture(draw, f"Scores of methods: {title}", size))
         # Without scores, `score_bars` draws the values.
-        if table.loc[table["role"] != "replicate", "s"].notna().any():
+        if not brief and table.loc[table["role"] != "replicate", "s"].notna().any():
             draw = partial(_figures.metric_values, table, **options)
             values.append(picture(draw, f"Values of methods: {title}", size))
     return {"scores": scores, "values": values}

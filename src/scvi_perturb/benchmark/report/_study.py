@@ -210,7 +210,7 @@ class _Page:
                 for one in [one for one in shown if one.predicted is not None][:_MOST_PICTURES]
             ],
             "table": pd.DataFrame(rows).rename(columns=_HEADER).fillna(_words.UNDEFINED),
-            "task": None if section is None else task_content(section),
+            "task": None if section is None else task_content(section, brief=True),
             "glossary": None if section is None else _tables.glossary(section.metrics),
             "calibration": _CALIBRATION + _coverage(section),
             "novelty_words": _NOVELTY,
