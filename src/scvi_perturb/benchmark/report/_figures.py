@@ -54,7 +54,7 @@ _COSTS: Final = {
 
 def calibration_size(n_methods: int) -> tuple[float, float]:
     """Return the size in inches of a figure of calibration: a square above its legend."""
-    return WIDTH, 4.5 + 0.16 * n_methods
+    return WIDTH, 4.8 + 0.16 * n_methods
 
 
 def height(n_methods: int, n_roles: int = 3) -> float:
@@ -266,11 +266,13 @@ def cost_dots(
     for ax in axes:
         ax.set_yticks(range(len(labels)), labels, fontsize=8)
         ax.set_ylim(len(labels) - 0.5, -0.5)
-    memory.tick_params(axis="y", length=0, labelleft=False)
+    if time.get_shared_y_axes().joined(time, memory):
+        memory.tick_params(axis="y", length=0, labelleft=False)
     time.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False, borderpad=0
     )
-    memory.set_title(f"Cost \u00b7 {title_of(task, titles)}", fontsize=10, fontweight="bold")
+    title = f"Cost \u00b7 {title_of(task, titles)}"
+    time.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=20)
     return [time, memory]
 
 

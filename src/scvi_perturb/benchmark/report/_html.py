@@ -171,7 +171,7 @@ def _pictures(section: TaskSection, *, brief: bool) -> dict[str, list[Picture]]:
     made: dict[str, list[Picture]] = {"changes": [], "cost": [], "calibration": []}
     if len(section.cost) and not brief:
         draw = partial(_figures.cost_dots, section.cost, **_named(section))
-        size = (6.4, _figures.height(len(section.cost), 0))
+        size = (_figures.WIDTH, 2 * _figures.height(len(section.cost), 0))
         made["cost"] = [picture(draw, "Cost of methods", size, n_axes=2)]
     if section.keys:
         made["calibration"] = _calibration_pictures(section)
@@ -247,7 +247,7 @@ def picture(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, n_axes, sharey=True, squeeze=False)[0].tolist()
+    axes = figure.subplots(n_axes, squeeze=False)[:, 0].tolist()
     draw(**({"ax": axes[0]} if n_axes == 1 else {"axes": axes}))
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS, pil_kwargs={"optimize": True})
