@@ -196,6 +196,7 @@ class World:
             "field": lambda t, x: -x,
             "classify": lambda x, t, own: torch.full((int(own.sum()), 3), 1 / 3),
             "n_evaluations": 2,
+            "support": [0.5],
         }
 
     @cached_property
@@ -297,6 +298,11 @@ class World:
             r"predictors\.\w+\.fit\.keys": self.keys,
             r"pl\.calibration_curve\.level": None,
             r"pl\.\w+\.predicted": self.screen,
+            r"pl\.effect_intervals\.predicted": self.models["PerturbDiffusion"].predict(
+                [SINGLE], n_samples=4
+            ),
+            r"pl\.effect_intervals\.row": 0,
+            r"benchmark\.study_report\.conditions": [SINGLE],
             r"metrics\.Space\.genes": None,
             r"generative\.couple\.method": None,
             r"features\.molecular_fingerprints\.counts": None,

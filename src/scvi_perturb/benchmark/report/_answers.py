@@ -86,15 +86,15 @@ def effect_intervals(
     place = np.arange(len(top))
     ax = axes_of(ax, effect_size(len(top), len(beside)))
     ax.axvline(0, color="0.75", lw=1, zorder=0)
-    for y in place:
-        ax.axhline(y, color="0.93", lw=0.6, zorder=0)
+    ax.grid(axis="y", color="0.93", lw=0.6)
+    ax.set_axisbelow(True)
     error = np.abs(np.vstack([lower, upper])[:, top] - lfc[top])
-    look = {"fmt": "o", "ms": 5, "lw": 2, "color": COLOURS[0]}
-    ax.errorbar(lfc[top], place, xerr=error, label="predicted, with interval", zorder=2, **look)
+    label, colour = "predicted, with interval", COLOURS[0]
+    ax.errorbar(lfc[top], place, xerr=error, fmt="o", ms=5, lw=2, color=colour, label=label)
     for (marker, face, edge, size), (name, values) in zip(_BESIDE, beside.items(), strict=False):
         for i, own in enumerate(values):
-            label = name if i == 0 else None
-            ax.plot(own[top], place, marker, mfc=face, mec=edge, ms=size, label=label, zorder=3)
+            told = name if i == 0 else None
+            ax.plot(own[top], place, marker, mfc=face, mec=edge, ms=size, label=told, zorder=3)
     ax.set_yticks(place, predicted.var_names[top].astype(str), fontsize=8)
     ax.set_ylim(len(top) - 0.4, -0.6)
     ax.set_xlabel("change from control (natural log)", fontsize=8)
@@ -202,7 +202,7 @@ def training_curves(
         msg = f"This {type(model).__name__} has no history of {stage or 'training'}{there}."
         raise NotTrainedError(msg)
     stage = stages[-1] if stage is None else stage
-    history: dict[str, pd.DataFrame] = dict(model.history_ or {})  # type: ignore[attr-defined]
+    history: dict[str, pd.DataFrame] = dict(model.history_ or {})
     losses = {
         part: history[f"{stage}_{part}_loss"].iloc[:, 0].dropna()
         for part in _LINES

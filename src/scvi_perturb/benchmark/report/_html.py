@@ -16,7 +16,7 @@ from scvi_perturb.benchmark.report._words import counted
 from scvi_perturb.metrics import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scvi_perturb.benchmark.report._figures import CalibrationLevel
     from scvi_perturb.benchmark.report._tables import ScoreTable, TaskSection
@@ -68,18 +68,17 @@ def write_report(results: Results, path: str | Path) -> Path:
     """
     sections = _tables.read_sections(results)
     tasks = [task_content(section) for section in sections]
-    return write_page(
-        path,
-        "benchmark.html.j2",
-        title="Benchmark of perturbation-response models",
-        contents=[*((f"task-{task['name']}", task["title"]) for task in tasks), METRICS_SECTION],
-        facts=_facts(sections),
-        tasks=tasks,
-        glossary=_tables.glossary(dict.fromkeys(m for s in sections for m in s.metrics)),
-    )
+    content = {
+        "title": "Benchmark of perturbation-response models",
+        "contents": [*((f"task-{task['name']}", task["title"]) for task in tasks), METRICS_SECTION],
+        "facts": _facts(sections),
+        "tasks": tasks,
+        "glossary": _tables.glossary(dict.fromkeys(m for s in sections for m in s.metrics)),
+    }
+    return write_page(path, "benchmark.html.j2", content)
 
 
-def write_page(path: str | Path, template: str, **content: Any) -> Path:  # noqa: ANN401
+def write_page(path: str | Path, template: str, content: Mapping[str, Any]) -> Path:
     """Write a page by a template, with the words that all pages share; return its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -92,7 +91,7 @@ def write_page(path: str | Path, template: str, **content: Any) -> Path:  # noqa
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).get_template(template)
-    write_text(path, page.render(**shared, **content), make_folder=True)
+    write_text(path, page.render(shared | dict(content)), make_folder=True)
     return Path(path)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import SchemaError, drawn_seed
 from scvi_perturb._version import versions
 from scvi_perturb.benchmark.methods import REPLICATE
 from scvi_perturb.benchmark.report import _answers, _tables, _words
@@ -22,9 +22,9 @@ from scvi_perturb.benchmark.report._html import (
     task_content,
     write_page,
 )
+from scvi_perturb.benchmark.report._trained import MODEL, TrainedPredictor, answers, compare
 from scvi_perturb.benchmark.report._words import counted, number
 from scvi_perturb.benchmark.results import CLEAR
-from scvi_perturb.benchmark.trained import MODEL, TrainedPredictor, answers, compare
 from scvi_perturb.pp import validate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scvi_perturb.benchmark.report._tables import TaskSection
-    from scvi_perturb.benchmark.trained import Answer, Comparisons
+    from scvi_perturb.benchmark.report._trained import Answer, Comparisons
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.model.base.model import PerturbationModel
     from scvi_perturb.pp import ScreenReport
@@ -136,7 +136,7 @@ def study_report(
     if split is None and not conditions:
         msg = "Without a split nothing is known to be held out; name conditions to show."
         raise SchemaError(msg)
-    predictor = TrainedPredictor(model, 0 if seed is None else seed, interval)
+    predictor = TrainedPredictor(model, drawn_seed(seed), interval)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         found = None if split is None else compare(predictor, adata, split)
@@ -145,19 +145,17 @@ def study_report(
     page = _Page(predictor, asked, found)
     screen = validate(adata, keys=predictor.keys)
     source = (details or {}).get("screen", "its screen")
-    return write_page(
-        path,
-        "study.html.j2",
-        **page.content(),
-        subtitle=f"{type(model).__name__} on {source}: {adata.n_obs:,} cells, {adata.n_vars:,} "
+    content = page.content() | {
+        "subtitle": f"{type(model).__name__} on {source}: {adata.n_obs:,} cells, {adata.n_vars:,} "
         f"genes, {counted(screen.n_conditions, 'condition')}.",
-        data=_data_lines(screen),
-        batches=_batches(screen),
-        split=_split_lines(split),
-        provenance=_provenance(predictor, split, details or {}),
-        training=_training(model),
-        notes=[f"Note: {note}" for note in notes],
-    )
+        "data": _data_lines(screen),
+        "batches": _batches(screen),
+        "split": _split_lines(split),
+        "provenance": _provenance(predictor, split, details or {}),
+        "training": _training(model),
+        "notes": [f"Note: {note}" for note in notes],
+    }
+    return write_page(path, "study.html.j2", content)
 
 
 def _check_split(model: PerturbationModel, split: Split | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scvi_perturb._core import TARGET_SUM, SchemaError, UnknownPerturbationError
 from scvi_perturb.benchmark._evaluation import score_method, score_replicate
-from scvi_perturb.benchmark.methods import TRIVIAL, Method, Setting
+from scvi_perturb.benchmark.methods import TRIVIAL, Method, ModelPredictor, Setting
 from scvi_perturb.benchmark.results import Results
 from scvi_perturb.benchmark.study import Study
 from scvi_perturb.benchmark.task import Task
@@ -36,17 +36,16 @@ TASK: Final = "study"
 MODEL: Final = "model"
 
 
-@dataclass(frozen=True)
-class TrainedPredictor:
+class TrainedPredictor(ModelPredictor):
     """A trained model with the interface of a predictor: `fit` changes nothing.
 
     Where the screen holds some of the genes and registers library sizes, predictions come in the
     units of the metrics: counts per ten thousand counts of the genes that are there.
     """
 
-    model: PerturbationModel
-    seed: int
-    interval: float = 0.9
+    def __init__(self, model: PerturbationModel, seed: int, interval: float = 0.9) -> None:
+        super().__init__(type(model), seed=seed)
+        self._model, self.seed, self.interval = model, seed, interval
 
     @property
     def keys(self) -> ScreenKeys:
@@ -67,16 +66,9 @@ class TrainedPredictor:
         )
         return made if self.keys.library is None else _of_measured_genes(made)
 
-    def sample(
-        self,
-        conditions: Conditions,
-        *,
-        reference: AnnData | None = None,
-        n_samples: int | None = None,
-        seed: int | None = None,
-    ) -> AnnData:
-        """Return integer counts of cells; as the model's `sample`."""
-        return self.model.sample(conditions, reference=reference, n_samples=n_samples, seed=seed)
+    def nll(self, cells: AnnData) -> NDArray[np.float64]:
+        """Return NaN: a trial does not hold the batches and library sizes of cells."""
+        return np.full(cells.n_obs, np.nan)
 
 
 def _of_measured_genes(predicted: AnnData) -> AnnData:

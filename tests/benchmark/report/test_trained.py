@@ -10,7 +10,7 @@ import pytest
 
 import scvi_perturb as svp
 from scvi_perturb.benchmark import study_report
-from scvi_perturb.benchmark.trained import TrainedPredictor, answers
+from scvi_perturb.benchmark.report._trained import TrainedPredictor, answers
 from tests.cli.conftest import simulate
 
 if TYPE_CHECKING:
