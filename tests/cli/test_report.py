@@ -91,6 +91,7 @@ def test_the_numbers_of_each_condition_are_in_a_table(page):
 def test_what_cannot_be_reported_is_one_line(trained, capsys, tmp_path):
     screen = trained.parent / "screen.h5ad"
     assert "There is no folder" in _fails(capsys, "absent", screen)
+    assert "is a file; expected the folder" in _fails(capsys, screen, trained)
     assert "There is no file absent.h5ad" in _fails(capsys, trained, "absent.h5ad")
     assert "ends in .html" in _fails(capsys, trained, screen, "--out", "report.pdf")
     assert "make it first" in _fails(capsys, trained, screen, "--out", "absent/report.html")

@@ -148,7 +148,8 @@ def unknown_names_told() -> Iterator[None]:
 def load_model(folder: Path) -> PerturbationModel:
     """Return a saved model, without data; raise `UsageError` if there is no folder."""
     if not folder.is_dir():
-        msg = f"There is no folder {folder}; expected one that scvi-perturb train wrote."
+        found = f"{folder} is a file" if folder.is_file() else f"There is no folder {folder}"
+        msg = f"{found}; expected the folder of a model that scvi-perturb train wrote."
         raise UsageError(msg)
     name = str(checked_manifest(folder)["model"])
     return named_model(name).load(folder, adata=False)

@@ -89,6 +89,9 @@ def run_train(file: Path, options: TrainOptions, console: Console) -> None:
     say(console, f"The model is in {options.out}. Ask it:")
     asked = _example(screen, split, features)
     say(console, f"  scvi-perturb predict {options.out} --conditions {asked}")
+    if split is not None:
+        say(console, "See how good its predictions are:")
+        say(console, f"  scvi-perturb report {options.out} {file}")
 
 
 def named_model(name: str) -> type[PerturbationModel]:

@@ -202,7 +202,7 @@ class _Page:
                 :_MOST_CARDS
             ],
             "more_cards": f"{left} more conditions are in the table." if left > 0 else "",
-            "reading": _READING + (_READING_REAL if section else ""),
+            "reading": _READING + (_READING_REAL if any(one.held_out for one in shown) else ""),
             "conditions": [
                 {"name": one.name, "pictures": self._pictures(one, section)}
                 for one in [one for one in shown if one.predicted is not None][:_MOST_PICTURES]
@@ -413,34 +413,41 @@ def _headline(section: TaskSection | None, model: str) -> list[str]:
     row = _summary_row(section, _ERROR)
     if row is None:
         return [f"{model} answered none of the held-out conditions; see the reasons below."]
+    names = _listed(list(section.conditions))
+    held_out = f"{counted(int(row.n_conditions), 'held-out condition')} ({names})"
+    if not np.isfinite(row.u):
+        return [
+            f"The {held_out} cannot be told from the controls by their means, so the error of "
+            f"{model} has no scale. The metrics of cells are below."
+        ]
     trivial = _words.title_of(str(row.best_trivial), section.titles)
-    first = (
-        f"Over {counted(int(row.n_conditions), 'held-out condition')}, the error of {model} is "
-        f"{_error(row.u)} of that of predicting no change. The best trivial predictor ({trivial}) "
-        f"has {_error(row.b)}, a replicate of the experiment {_error(row.r)}."
-    )
+    worse = ", so predicting no change is better" if row.u > 1 else ""
+    return [
+        f"Over {held_out}, the error of {model} is {_error(row.u)} of that of predicting no "
+        f"change{worse}. The best trivial predictor ({trivial}) has {_error(row.b)}, a replicate "
+        f"of the experiment {_error(row.r)}.",
+        _verdict(section, row, trivial),
+    ]
+
+
+def _verdict(section: TaskSection, row: Any, trivial: str) -> str:  # noqa: ANN401
+    """Return whether the model is better than the best trivial predictor, and how sure that is."""
     if not np.isfinite(row.s):
-        second = (
+        return (
             "The replicate is not clearly better than the trivial predictor: these cells cannot "
             "tell a good model from a trivial one."
         )
-    elif row.s <= 0:
+    if row.s <= 0:
         n_trivial = sum(role in ("mean", "cells") for role in section.roles.values())
-        second = (
+        return (
             f"On these conditions, the model is no better than the best of {n_trivial} trivial "
-            f"predictors; for means, {trivial} serves as well."
+            f"predictors; for means, prefer {trivial}."
         )
-    elif row.s_low > 0 and row.n_conditions >= _ENOUGH:
-        second = (
-            f"So the model is better than every trivial predictor: it goes {row.s:.0%} of the way "
-            "from the trivial predictor to the replicate."
-        )
-    else:
-        second = (
-            f"So the model goes {row.s:.0%} of the way from the trivial predictor to the "
-            "replicate, but so few conditions do not make that certain."
-        )
-    return [first, second]
+    way = f"{row.s:.0%} of the way from the trivial predictor to the replicate"
+    if row.s_low > 0 and row.n_conditions >= _ENOUGH:
+        return f"So the model is better than every trivial predictor: it goes {way}."
+    few = "so few conditions do" if row.n_conditions < _ENOUGH else "the interval does"
+    return f"So the model goes {way}, but {few} not make that certain."
 
 
 def _cautions(section: TaskSection | None) -> list[str]:

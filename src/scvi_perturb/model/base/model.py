@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.sparse import coo_matrix, vstack
 from scvi.data import AnnDataManager
@@ -65,10 +66,9 @@ from scvi_perturb.similarity.coverage import TrainingCoverage
 from scvi_perturb.similarity.novelty import UNKNOWN, novelty
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
     from scvi.data.fields import BaseAnnDataField
@@ -419,29 +419,126 @@ class PerturbationModel(SavingMixin):
         sparse.GCXS
             `(n_cells, n_genes, n_samples)`; without the last axis for a single draw.
         """
-        self._check_likelihood()
-        self.module.eval()
-        reader = self._reader(adata)
-        rows = chosen_rows(indices, len(reader), None)
-        device, stage = self._device(), self._representation()
-        random = generator(seed, device)
-        mean, log_variance = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+        _, posterior = self._posterior(adata, indices, batch_size)
+        likelihood, random = self._representation().likelihood, generator(seed, self._device())
         draws = []
         for _ in range(n_samples):
-            blocks = []
-            for chunk in chunks(len(rows), batch_size or CHUNK):
-                batch = reader[rows[chunk]]
-                noise = torch.randn(mean[chunk].shape, generator=random, device=device)
-                latent = (
-                    mean[chunk].to(device) + (0.5 * log_variance[chunk].to(device)).exp() * noise
-                )
-                library = batch[Key.LIBRARY].to(device)
-                with torch.inference_mode():
-                    parameters = self._decode_cells(latent, batch, adata)
-                matrix = draw_matrix(Drawn(chunk, library, parameters), stage.likelihood, random)
-                blocks.append(coo_matrix(matrix))
+            blocks = [coo_matrix(draw_matrix(one, likelihood, random)) for one in posterior(random)]
             draws.append(vstack(blocks, format="coo"))
         return _stacked(draws)
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: str | None = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1.0,
+        n_samples: int = 1,
+        *,
+        return_numpy: bool = False,
+        seed: int | None = 0,
+    ) -> pd.DataFrame | np.ndarray:
+        """Return the expression of measured cells as the model decodes it, free of count noise.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of training; None for the data of training.
+        indices
+            Cells, in the order wanted; None for all.
+        transform_batch
+            Batch that all cells are decoded in; None for each cell's own.
+        gene_list
+            Genes, in the order wanted; None for all.
+        library_size
+            Total that expression is scaled to: 1 gives shares of the library size, over all
+            genes that it counts. "latent": each cell's own library size, as counts.
+        n_samples
+            Draws from the posterior of each cell's latent, over which the mean is taken.
+        return_numpy
+            An array in place of a table.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        pandas.DataFrame or numpy.ndarray
+            `(n_cells, n_genes)`: expected counts before zero inflation, scaled.
+
+        Raises
+        ------
+        NotTrainedError
+            If the model has not been trained.
+        SchemaError
+            If a gene or the batch is unknown.
+        ValueError
+            If the model has no likelihood of counts, or decodes without batches.
+        """
+        self._check_likelihood()
+        if self._representation().likelihood == "normal":
+            msg = "This model is one of real values, which no library size scales; train on counts."
+            raise ValueError(msg)
+        genes = self._places(gene_list)
+        rows, posterior = self._posterior(adata, indices, None, self._batch_code(transform_batch))
+        random = generator(seed, self._device())
+        total = np.zeros((len(rows), len(genes)), np.float32)
+        for one in (one for _ in range(n_samples) for one in posterior(random)):
+            scale = 1.0 if library_size == "latent" else library_size / one.library[:, None]
+            total[one.cells] += (one.parameters.mean * scale).cpu().numpy()[:, genes]
+        total /= n_samples
+        if return_numpy:
+            return total
+        data = self._plain_adata() if adata is None else adata
+        names = [self._screen.genes[gene] for gene in genes]
+        return pd.DataFrame(total, index=data.obs_names[rows], columns=names)
+
+    def _posterior(
+        self,
+        adata: AnnData | MuData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        batch_code: int | None = None,
+    ) -> tuple[np.ndarray, Callable[[torch.Generator], Iterator[Drawn]]]:
+        """Return the cells, and what draws the latent of each once, decoded chunk by chunk."""
+        self._check_likelihood()
+        self.module.eval()
+        reader, device, stage = self._reader(adata), self._device(), self._representation()
+        rows = chosen_rows(indices, len(reader), None)
+        encoded = encode_cells(stage, lambda i: reader[rows[i]], len(rows), device)
+
+        def draw(random: torch.Generator) -> Iterator[Drawn]:
+            for chunk in chunks(len(rows), batch_size or CHUNK):
+                batch = reader[rows[chunk]]
+                if batch_code is not None:
+                    batch[Key.BATCH] = torch.full_like(batch[Key.BATCH], batch_code)
+                mean, log_variance = (one[chunk].to(device) for one in encoded)
+                noise = torch.randn(mean.shape, generator=random, device=device)
+                latent = mean + (0.5 * log_variance).exp() * noise
+                with torch.inference_mode():
+                    parameters = self._decode_cells(latent, batch, adata)
+                yield Drawn(chunk, batch[Key.LIBRARY].to(device), parameters)
+
+        return rows, draw
+
+    def _places(self, genes: Sequence[str] | None) -> list[int]:
+        """Return the places of genes; raise `SchemaError` for one that is unknown."""
+        place = {gene: i for i, gene in enumerate(self._screen.genes)}
+        if unknown := [gene for gene in genes or () if gene not in place]:
+            msg = f"gene_list holds {unknown[:3]}, which were not trained on; see adata.var_names."
+            raise SchemaError(msg)
+        return list(place.values()) if genes is None else [place[gene] for gene in genes]
+
+    def _batch_code(self, label: str | None) -> int | None:
+        """Return the code of a batch; raise where there is none of this name."""
+        if label is None:
+            return None
+        labels = [one[0] for one in self._screen.batches if one]
+        if label not in labels:
+            found = f"the batches are {labels[:5]}" if labels else "no batches were registered"
+            msg = f"transform_batch={label!r}, but {found}."
+            raise SchemaError(msg)
+        return labels.index(label)
 
     @property
     def has_likelihood(self) -> bool:

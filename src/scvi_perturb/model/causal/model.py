@@ -632,6 +632,12 @@ class CausalPerturbVAE(OperatorMixin, MetadataMixin):
             seed=seed,
         )
 
+    def _batch_code(self, label: str | None) -> int | None:
+        if label is not None:
+            msg = "transform_batch: CausalPerturbVAE decodes without batches; leave it out."
+            raise ValueError(msg)
+        return None
+
     def _decode_cells(
         self, latent: Tensor, batch: dict[str, Tensor], adata: AnnData | MuData | None
     ) -> CountParameters:
