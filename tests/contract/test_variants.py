@@ -111,3 +111,15 @@ def test_choices_are_checked(screen, argument, value):
         if argument in case.init or any(argument in v for v in case.variants.values()):
             with pytest.raises(ValueError, match=rf"{argument}='{value}' is not known; choose"):
                 make_model(case, screen, **{argument: value})
+
+
+@variants
+def test_expression_is_normalized_where_there_are_counts(case, name, model):
+    if name in case.units or name in case.without_likelihood:
+        with pytest.raises(ValueError, match=r"real values|no likelihood"):
+            model.get_normalized_expression(indices=[0])
+        return
+    shares = model.get_normalized_expression(indices=[3, 0], return_numpy=True)
+    assert (shares >= 0).all()
+    assert (shares.sum(axis=1) > 0).all()
+    assert (shares.sum(axis=1) < 1.001).all()
