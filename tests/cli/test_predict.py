@@ -133,7 +133,9 @@ def test_a_folder_without_a_model(tmp_path, capsys):
     assert "There is no folder" in _fails(capsys, tmp_path / "none", *asked)
     assert "not a saved model" in _fails(capsys, tmp_path, *asked)
     simulate(200).write_h5ad("screen.h5ad")
-    assert "screen.h5ad is a file; expected the folder" in _fails(capsys, Path("screen.h5ad"), *asked)
+    assert "screen.h5ad is a file; expected the folder" in _fails(
+        capsys, Path("screen.h5ad"), *asked
+    )
 
 
 def test_a_folder_of_something_else_is_not_replaced(trained, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 import scvi_perturb as svp
 from scvi_perturb.benchmark import study_report
-from scvi_perturb.benchmark.report._trained import TrainedPredictor, answers
+from scvi_perturb.benchmark.report._trained import TrainedPredictor, answers, compare
 from tests.cli.conftest import simulate
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def adata() -> anndata.AnnData:
     """A screen that holds a part of the genes that were counted."""
     made = simulate(200)
-    made.obs["total"] = 20.0 * np.asarray(made.X.sum(axis=1)).ravel()
+    factor = np.where(made.obs["perturbation"] == "control", 20.0, 25.0)
+    made.obs["total"] = factor * np.asarray(made.X.sum(axis=1)).ravel()
     return made
 
 
@@ -55,6 +56,25 @@ def test_profiles_are_those_of_the_genes_in_the_file(model):
     step = 1e-4 * np.asarray(raw.layers["std"], np.float64)
     moved = np.log1p(1e4 * np.expm1(raw.X + step) / share.sum()) - expected
     np.testing.assert_allclose(found.layers["std"], 1e4 * moved, rtol=1e-2)
+
+
+def test_measured_changes_are_in_the_units_of_predict(model, adata, split):
+    """Of summed counts by library sizes, also where the share of the genes differs."""
+    found = compare(TrainedPredictor(model, 0), adata, split)
+    condition = found.trial.conditions[0]
+    treated = split.test[condition.rows]
+    is_control = (adata.obs["perturbation"] == "control").to_numpy()
+    controls = np.setdiff1d(np.flatnonzero(is_control), split.test)
+    profiles = [
+        np.log1p(1e4 * np.asarray(adata.X[rows].sum(axis=0)).ravel() / total)
+        for rows in (treated, controls)
+        for total in [adata.obs["total"].iloc[rows].sum()]
+    ]
+    control = condition.truth.control.mean
+    change = found.change(0, control, condition.truth.observed.mean - control, real=True)
+    np.testing.assert_allclose(change, profiles[0] - profiles[1], atol=1e-6)
+    nothing = found.change(0, control, np.zeros_like(control), real=False)
+    np.testing.assert_allclose(nothing, 0, atol=1e-12)
 
 
 def test_names_in_any_order_are_the_same_condition(model):

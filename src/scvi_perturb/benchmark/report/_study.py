@@ -51,7 +51,7 @@ _ENOUGH: Final = 5
 _ERROR: Final = "nmse_vs_no_change"
 _READING: Final = (
     "Blue: predicted, with the interval in which the model expects the mean change. The changes "
-    "are differences of log(1 + counts per 10,000 counts of the genes in the file). "
+    "are those that predict returns: differences of log(1 + counts per 10,000). "
 )
 _READING_REAL: Final = (
     "Diamonds: measured in cells that the model never saw; bars: the same from one half of the "
@@ -258,20 +258,23 @@ class _Page:
         others: dict[str, NDArray[np.float64]] = {}
         scatters: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         truth = None if answer.held_out is None else answer.held_out.truth
-        if answer.held_out is not None and truth is not None:
-            real = truth.observed.mean - truth.control.mean
+        if self.found is not None and answer.held_out is not None and truth is not None:
+            control = truth.control.mean
+            change = partial(self.found.change, answer.place)
+            real = change(control, truth.observed.mean - control, real=True)
             lfc = np.asarray(predicted.layers["lfc"], np.float64)[0]
             others["measured"], scatters["model"] = real, (real, lfc)
             again = answer.held_out.replicate
             if again is not None:
-                control = again.truth.control.mean
-                halves = again.predicted.mean - control, again.truth.observed.mean - control
+                own = again.truth.control.mean
+                means = again.predicted.mean, again.truth.observed.mean
+                halves = [change(own, mean - own, real=True) for mean in means]
                 others["measured in two halves of the cells"] = np.stack(halves)
-            rival = _best_mean(section, self.found)
-            if rival is not None:
-                name, changes = rival
-                others[f"trivial: {name}"] = changes[answer.place]
-                scatters[f"trivial: {name}"] = real, changes[answer.place]
+            name = _best_mean(section, self.found)
+            if name is not None:
+                rival = change(control, self.found.trivial[name][answer.place], real=False)
+                title = f"trivial: {_words.title_of(name, section.titles if section else None)}"
+                others[title], scatters[title] = rival, (real, rival)
             if again is not None:
                 scatters["replicate"] = halves[1], halves[0]
         draw = partial(_answers.effect_intervals, predicted, others=others)
@@ -340,18 +343,13 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
     return some if len(names) <= most else f"{some} and {len(names) - most} more"
 
 
-def _best_mean(
-    section: TaskSection | None, found: Comparisons | None
-) -> tuple[str, NDArray[np.float64]] | None:
-    """Return the trivial prediction of means with the least error, and its changes."""
-    if section is None or found is None or not found.changes:
+def _best_mean(section: TaskSection | None, found: Comparisons) -> str | None:
+    """Return the trivial prediction of means with the least error."""
+    if section is None:
         return None
     rows = section.summary[section.summary["metric"] == _ERROR].set_index("method")["u"]
-    known = rows.reindex(list(found.changes)).dropna()
-    if known.empty:
-        return None
-    name = str(known.idxmin())
-    return _words.title_of(name, section.titles), found.changes[name]
+    known = rows.reindex(list(found.trivial)).dropna()
+    return None if known.empty else str(known.idxmin())
 
 
 def _judged(section: TaskSection, condition: Any) -> dict[str, str]:  # noqa: ANN401
@@ -436,6 +434,11 @@ def _verdict(section: TaskSection, row: Any, trivial: str) -> str:  # noqa: ANN4
         return (
             "The replicate is not clearly better than the trivial predictor: these cells cannot "
             "tell a good model from a trivial one."
+        )
+    if row.s <= 0 < row.s_high:
+        return (
+            "On these conditions, the model is about as good as the best trivial predictor, which "
+            "is chosen in hindsight."
         )
     if row.s <= 0:
         n_trivial = sum(role in ("mean", "cells") for role in section.roles.values())

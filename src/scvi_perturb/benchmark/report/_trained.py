@@ -13,7 +13,7 @@ from scvi_perturb.benchmark._evaluation import score_method, score_replicate
 from scvi_perturb.benchmark.methods import TRIVIAL, Method, ModelPredictor, Setting
 from scvi_perturb.benchmark.results import Results
 from scvi_perturb.benchmark.study import Study
-from scvi_perturb.benchmark.task import Task
+from scvi_perturb.benchmark.task import Task, matrix_of
 from scvi_perturb.benchmark.trial import Trial
 from scvi_perturb.data.screen import Screen
 
@@ -39,7 +39,7 @@ MODEL: Final = "model"
 class TrainedPredictor(ModelPredictor):
     """A trained model with the interface of a predictor: `fit` changes nothing.
 
-    Where the screen holds some of the genes and registers library sizes, predictions come in the
+    Where the screen holds some of the genes and registers library sizes, `predict` converts to the
     units of the metrics: counts per ten thousand counts of the genes that are there.
     """
 
@@ -59,11 +59,15 @@ class TrainedPredictor(ModelPredictor):
         del adata, split, keys
         return self
 
-    def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
+    def answer(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
         """Return mean profiles and effects with intervals; as the model's `predict`."""
-        made = self.model.predict(
+        return self.model.predict(
             conditions, reference=reference, interval=self.interval, seed=self.seed
         )
+
+    def predict(self, conditions: Conditions, *, reference: AnnData | None = None) -> AnnData:
+        """Return mean profiles and effects with intervals, in the units of the metrics."""
+        made = self.answer(conditions, reference=reference)
         return made if self.keys.library is None else _of_measured_genes(made)
 
     def nll(self, cells: AnnData) -> NDArray[np.float64]:
@@ -96,14 +100,28 @@ def _of_measured_genes(predicted: AnnData) -> AnnData:
 class Comparisons:
     """What was held out: how the model, trivial predictions and a replicate predict it.
 
-    `trial`: The held-out conditions as measured. `results`: Scores of each method. `changes`: The
-    change that each trivial prediction of means states, by its name, `(n_conditions, n_genes)`; NaN
-    where it states none.
+    `trial`: The held-out conditions as measured. `results`: Scores of each method. `trivial`: The
+    change that each trivial prediction of means states, by its name, `(n_conditions, n_genes)`, in
+    the units of the metrics. `shares`: Of each condition and of its controls, the share of the
+    library size that the genes of the file hold, `(n_conditions, 2)`; 1 without library sizes.
     """
 
     trial: Trial
     results: Results
-    changes: Mapping[str, NDArray[np.float64]]
+    trivial: Mapping[str, NDArray[np.float64]]
+    shares: NDArray[np.float64]
+
+    def change(
+        self, place: int, control: NDArray[np.float64], change: NDArray[np.float64], *, real: bool
+    ) -> NDArray[np.float64]:
+        """Return a change from control in the units of the model's `predict`.
+
+        `place`: Of the condition. `control`, `change`: `(n_genes,)`, in the units of the metrics.
+        `real`: Whether it was measured; what a trivial predictor says has the share of controls.
+        """
+        own, of_control = self.shares[place]
+        after = np.expm1(control + change) * (own if real else of_control)
+        return np.log1p(after) - np.log1p(np.expm1(control) * of_control)
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,7 @@ def compare(predictor: TrainedPredictor, adata: AnnData, split: Split) -> Compar
         trial,
         Results(Path(), study, made=tuple(records)),
         _trivial_changes(trial, job.methods, records),
+        _shares(adata, trial, predictor.keys),
     )
 
 
@@ -165,6 +184,24 @@ def _trivial_changes(
             )
             found[method.name] = np.asarray(fitted.predict(trial.requests).layers["lfc"])
     return found
+
+
+def _shares(adata: AnnData, trial: Trial, keys: ScreenKeys) -> NDArray[np.float64]:
+    """Return the shares of library sizes that the genes of the file hold, see `Comparisons`."""
+    made = np.ones((len(trial.conditions), 2))
+    if keys.library is None:
+        return made
+    library = adata.obs[keys.library].to_numpy(np.float64)
+    counts = matrix_of(adata, keys.layer)
+    seen = np.setdiff1d(np.arange(adata.n_obs), trial.split.test)
+    seen = seen[(adata.obs[keys.perturbation].astype(str) == keys.control).to_numpy()[seen]]
+    for i, condition in enumerate(trial.conditions):
+        near = np.ones(len(seen), bool)
+        for column in trial.split.keys.context:
+            near &= (adata.obs[column].iloc[seen] == trial.requests[column].iloc[i]).to_numpy()
+        for j, rows in enumerate((trial.split.test[condition.rows], seen[near])):
+            made[i, j] = counts[rows].sum() / library[rows].sum()
+    return made
 
 
 def answers(
@@ -189,7 +226,7 @@ def answers(
     known = {one.held_out.about["perturbation"] for one in made if one.held_out is not None}
     others = [label for label in wanted or () if label not in known]
     if others:
-        predicted = predictor.predict(others)
+        predicted = predictor.answer(others)
         made += [Answer(name, predicted[[i]].copy()) for i, name in enumerate(others)]
     return made
 
@@ -198,7 +235,7 @@ def _answer(
     predictor: TrainedPredictor, condition: HeldOutCondition, row: pd.DataFrame, place: int
 ) -> Answer:
     try:
-        predicted = predictor.predict(row)
+        predicted = predictor.answer(row)
     except (UnknownPerturbationError, SchemaError) as error:
         return Answer(condition.name, None, str(error), condition, place)
     return Answer(condition.name, predicted, "", condition, place)
