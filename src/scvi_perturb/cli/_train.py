@@ -23,7 +23,7 @@ from scvi_perturb.cli._screen import open_screen, say, smaller, tell, with_genes
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.data.split.kinds import split as make_split
-from scvi_perturb.data.split.record import Split, SplitOptions
+from scvi_perturb.data.split.record import Split, SplitOptions, held_out_names
 from scvi_perturb.features.genes import gene_set_membership, read_gmt
 from scvi_perturb.features.store import PerturbationFeatures
 from scvi_perturb.model.base.saving import MODEL_FILES
@@ -232,7 +232,7 @@ def _split(screen: PreparedScreen, options: TrainOptions) -> tuple[Split | None,
 
 
 def _counted(split: Split) -> str:
-    names = [str(row.get("perturbation", row.get("context"))) for row in split.held_out]
+    names = held_out_names(split)
     some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     cells = f"{len(split.test):,} of {split.n_cells:,} cells"
     return f"{some} ({cells})" if names else cells

@@ -60,7 +60,7 @@ def effect_intervals(
         `(k, n_genes)` for several marks of one name, such as two halves of the cells; at most four
         names.
     n_genes
-        Genes to draw: those with the largest absolute change, predicted or measured elsewhere.
+        Genes to draw: those with the largest absolute change, predicted or in others of one mark.
     ax
         Where to draw; None makes a figure.
 
@@ -81,7 +81,8 @@ def effect_intervals(
     lfc, lower, upper = (
         np.asarray(predicted.layers[x][row], np.float64).ravel() for x in ("lfc", "lower", "upper")
     )
-    largest = np.abs(np.vstack([lfc, *(np.nan_to_num(v) for v in beside.values())])).max(axis=0)
+    single = [np.nan_to_num(values) for values in beside.values() if len(values) == 1]
+    largest = np.abs(np.vstack([lfc, *single])).max(axis=0)
     top = np.argsort(-largest, kind="stable")[:n_genes]
     place = np.arange(len(top))
     ax = axes_of(ax, effect_size(len(top), len(beside)))

@@ -25,6 +25,7 @@ from scvi_perturb.benchmark.report._html import (
 from scvi_perturb.benchmark.report._trained import MODEL, TrainedPredictor, answers, compare
 from scvi_perturb.benchmark.report._words import counted, number
 from scvi_perturb.benchmark.results import CLEAR
+from scvi_perturb.data.split.record import held_out_names
 from scvi_perturb.pp import validate
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def study_report(
         msg = "Without a split nothing is known to be held out; name conditions to show."
         raise SchemaError(msg)
     predictor = TrainedPredictor(model, drawn_seed(seed), interval)
+    found = None if split is None else compare(predictor, adata, split)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        found = None if split is None else compare(predictor, adata, split)
         asked = answers(predictor, conditions, found)
     notes = sorted({str(one.message) for one in told if issubclass(one.category, UserWarning)})
     page = _Page(predictor, asked, found)
@@ -522,16 +523,19 @@ def _split_lines(split: Split | None) -> list[str]:
     if split is None:
         return ["Nothing is known to be held out: the report was made without a split."]
     parts = {name: len(getattr(split, name)) for name in ("train", "validation", "test")}
+    hidden = (
+        "no training or validation cell has a held-out condition"
+        if split.held_out
+        else "no held-out cell is among the training or validation cells"
+    )
     lines = [
         _words.HELD_OUT.get(split.kind, split.kind),
         f"{parts['train']:,} cells train, {parts['validation']:,} validate, "
         f"{parts['test']:,} are held out.",
-        "Checked: no training or validation cell has a held-out condition, and the split is of "
-        "these counts, cells and genes.",
+        f"Checked: {hidden}, and the split is of these counts, cells and genes.",
     ]
     if split.held_out:
-        labels = [row.get("perturbation", row.get("context")) for row in split.held_out]
-        lines.insert(1, f"Held out: {_listed(list(dict.fromkeys(map(str, labels))), 12)}.")
+        lines.insert(1, f"Held out: {_listed(held_out_names(split), 12)}.")
     return lines
 
 

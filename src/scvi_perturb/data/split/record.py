@@ -112,6 +112,16 @@ class SplitOptions:
         return asdict(self) | {"held_out": listed, "context": context}
 
 
+def held_out_names(split: Split) -> list[str]:
+    """Return what a split holds out, in words: the condition, and the context if it names one."""
+    names = []
+    for row in split.held_out:
+        dose = f"dose {row['dose']}" if "dose" in row else ""
+        parts = [row.get("perturbation", ""), dose, *row.get("context", {}).values()]
+        names.append(" | ".join(part for part in parts if part))
+    return list(dict.fromkeys(names))
+
+
 def _context(named: Any) -> Any:  # noqa: ANN401
     """Return the name of a context as text or as a mapping of text; several as a tuple."""
     if named is None:
