@@ -15,7 +15,7 @@ from scvi_perturb.cli._predict import load_model, unknown_names_told
 from scvi_perturb.cli._screen import PreparedScreen, open_screen, say, smaller, with_genes
 from scvi_perturb.cli._train import RUN, SPLIT, one_thread
 from scvi_perturb.data.reader import read_screen
-from scvi_perturb.data.split.record import Split
+from scvi_perturb.data.split.record import Split, held_out_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,8 @@ def run_report(folder: Path, file: Path, options: ReportOptions, console: Consol
         raise UsageError(msg)
     screen = _screen_of_training(file, run, split)
     say(console, f"Screen: {file.name}, {screen.adata.n_obs:,} cells, {screen.adata.n_vars} genes")
+    if split is not None:
+        say(console, f"Held out: {', '.join(held_out_names(split)[:8])}; comparing predictions")
     with one_thread(), unknown_names_told(), console.status("Predicting and comparing"):
         study_report(
             model,

@@ -89,6 +89,8 @@ def test_what_was_not_held_out_by_this_split_is_refused(model, adata, split, tmp
         study_report(model, adata, path=tmp_path / "a.html", split=other)
     with pytest.raises(svp.SchemaError, match="name conditions"):
         study_report(model, adata, path=tmp_path / "a.html")
+    with pytest.raises(svp.SchemaError, match="conditions is empty"):
+        study_report(model, adata, path=tmp_path / "a.html", split=split, conditions=[])
     with pytest.raises(svp.UnknownPerturbationError):
         study_report(model, adata, path=tmp_path / "a.html", conditions=["pert_77"])
     assert not (tmp_path / "a.html").exists()

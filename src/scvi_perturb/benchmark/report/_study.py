@@ -134,8 +134,11 @@ def study_report(
         If the split is of other data or another training, or there is nothing to show.
     """
     _check_split(model, split)
-    if split is None and not conditions:
+    if split is None and conditions is None:
         msg = "Without a split nothing is known to be held out; name conditions to show."
+        raise SchemaError(msg)
+    if conditions is not None and not len(conditions):
+        msg = "conditions is empty; name at least one, or leave it out for all that was held out."
         raise SchemaError(msg)
     predictor = TrainedPredictor(model, drawn_seed(seed), interval)
     found = None if split is None else compare(predictor, adata, split)
@@ -438,7 +441,7 @@ def _verdict(section: TaskSection, row: Any, trivial: str) -> str:  # noqa: ANN4
         )
     if row.s <= 0 < row.s_high:
         return (
-            "On these conditions, the model is about as good as the best trivial predictor, which "
+            "On these conditions, the model cannot be told from the best trivial predictor, which "
             "is chosen in hindsight."
         )
     if row.s <= 0:

@@ -112,7 +112,7 @@ class Comparisons:
     shares: NDArray[np.float64]
 
     def change(
-        self, place: int, control: NDArray[np.float64], change: NDArray[np.float64], *, real: bool
+        self, place: int, control: NDArray[np.floating], change: NDArray[np.floating], *, real: bool
     ) -> NDArray[np.float64]:
         """Return a change from control in the units of the model's `predict`.
 
@@ -121,7 +121,8 @@ class Comparisons:
         """
         own, of_control = self.shares[place]
         after = np.expm1(control + change) * (own if real else of_control)
-        return np.log1p(after) - np.log1p(np.expm1(control) * of_control)
+        made: NDArray[np.float64] = np.log1p(after) - np.log1p(np.expm1(control) * of_control)
+        return made
 
 
 @dataclass(frozen=True)
