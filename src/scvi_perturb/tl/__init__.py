@@ -7,6 +7,7 @@ from scvi_perturb.tl._differential import differential_expression
 from scvi_perturb.tl._donors import compare_donors
 from scvi_perturb.tl._doses import dose_response
 from scvi_perturb.tl._enrichment import enrichment
+from scvi_perturb.tl._escapers import escapers
 from scvi_perturb.tl._interactions import interactions
 from scvi_perturb.tl._many import ask_many
 from scvi_perturb.tl._next import next_experiments
@@ -22,6 +23,7 @@ __all__ = [
     "dose_response",
     "effects",
     "enrichment",
+    "escapers",
     "interactions",
     "next_experiments",
     "perturbation_similarity",
