@@ -13,6 +13,7 @@ from scvi_perturb.tl._many import ask_many
 from scvi_perturb.tl._next import next_experiments
 from scvi_perturb.tl._power import power
 from scvi_perturb.tl._rank import rank_effects
+from scvi_perturb.tl._reverse import reverse
 from scvi_perturb.tl._similarity import cluster_perturbations, perturbation_similarity
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "power",
     "rank_effects",
     "response_score",
+    "reverse",
     "score_cells",
 ]

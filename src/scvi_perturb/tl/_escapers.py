@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 #: Parts into which cells are divided; a cell is scored by what the other parts show.
-_N_FOLDS: Final = 10
+_N_FOLDS: Final = 5
 #: Control cells that are looked at, for each context.
 _MOST_CONTROLS: Final = 4000
 #: Genes that are looked at, those with the most counts.
@@ -54,7 +54,7 @@ def escapers(
     r"""Say of each perturbed cell how likely it responded, and of each condition how many did.
 
     A cell is scored by how far it lies along the mean change of its condition, genes in units of
-    their spread. The change is that of the other nine tenths of its cells and of the control cells:
+    their spread. The change is that of the other four fifths of its cells and of the control cells:
     a score owes nothing to the cell's own noise. Cells that did not respond score as control cells
     do. The scores of a condition are a mixture of these and of a shifted and scaled copy of them. Share, shift and scale are averaged over their posterior on a grid, so that a condition
     whose responders overlap with controls gets probabilities near its share and a wide interval,
@@ -91,7 +91,7 @@ def escapers(
     Raises
     ------
     SchemaError
-        If a context has fewer than 50 control cells, or no condition has 10 cells.
+        If a context has fewer than 30 control cells, or no condition has 10 cells.
 
     Notes
     -----
@@ -184,9 +184,9 @@ class _Screen:
             ),
             np.zeros(0, np.int64),
         )
-        if len(rows) < 50:
+        if len(rows) < 30:
             where = f" of {', '.join(map(str, context))}" if context else ""
-            msg = f"Found {len(rows)} control cells{where}; expected at least 50 to compare with."
+            msg = f"Found {len(rows)} control cells{where}; expected at least 30 to compare with."
             raise SchemaError(msg)
         rng = np.random.default_rng([populations.seed, int(rows[0])])
         rows = np.sort(rng.permutation(rows)[:_MOST_CONTROLS])
