@@ -56,7 +56,8 @@ def escapers(
     A cell is scored by how far it lies along the mean change of its condition, genes in units of
     their spread. The change is that of the other four fifths of its cells and of the control cells:
     a score owes nothing to the cell's own noise. Cells that did not respond score as control cells
-    do. The scores of a condition are a mixture of these and of a shifted and scaled copy of them. Share, shift and scale are averaged over their posterior on a grid, so that a condition
+    do. The scores of a condition are a mixture of these and of a shifted and scaled copy of them.
+    Share, shift and scale are averaged over their posterior on a grid, so that a condition
     whose responders overlap with controls gets probabilities near its share and a wide interval,
     and one that does nothing gets no responders. No model is needed.
 
