@@ -9,4 +9,4 @@ from benchmarks._parts import Row
 __all__ = ["PARTS", "Row"]
 
 #: The parts, in the order of the table.
-PARTS: Final[tuple[str, ...]] = ("differential", "conditions")
+PARTS: Final[tuple[str, ...]] = ("differential", "conditions", "decisions")
