@@ -284,6 +284,14 @@ class World:
             r"tl\.\w+\.(genes|level)": None,
             r"tl\.\w+\.n_boot": 10,
             r"tl\.\w+\.metric": "cosine",
+            r"tl\.reverse\.(candidates|shift)": self.screen,
+            r"tl\.next_experiments\.model": svp.predictors.ConditionGP(self.features).fit(
+                self.screen
+            ),
+            r"tl\.next_experiments\.candidates": ["pert_01+pert_02", "pert_01+pert_03"],
+            r"tl\.next_experiments\.n": 1,
+            r"tl\.next_experiments\.signature": {"gene_01": 1.0},
+            r"tl\.next_experiments\.budget": 2.0,
             r"tl\.dose_response\.data": self.dosed,
             r"tl\.dose_response\.genes": ["gene_01"],
             r"tl\.enrichment\.gene_sets": {"one": ["gene_01", "gene_02"]},

@@ -52,24 +52,25 @@ _INTERVALS: Final = {
     "(0, 1]": "fraction",
     "[0, 1]": "null_fraction final_lr_fraction feature_r2 gene_share program_share t s "
     "condition_dropout "
-    "responder_fraction",
+    "responder_fraction escapers.threshold",
     "[0, 1)": "shown dropout identity_dropout modality_dropout metadata_dropout ema_decay",
     "(0, inf)": "library_size target_sum tolerance gamma min_snr_gamma max_frequency dose doses "
     "beta_max pseudocount penalty penalties dispersion gradient_clip SimulatorConfig.times "
-    "dose_response.slope",
+    "dose_response.slope budget",
     "[0, inf)": "lr weight_decay max_kl_weight residual additivity classification contrast "
     "context_shrinkage control_invariance independence_weight operator_shrinkage sparsity "
     "free_bits guidance_scale time times beta_min effect_size batch_effect interaction_strength "
     "context_modulation context_distance identity_sd state_sd library_sd n_warmup_steps fold place "
     "row first second perturbation min_cells n_other PlanConfig.n_steps n_steps_kl_warmup "
-    "rank_effects.threshold",
+    "rank_effects.threshold strength_sd",
     "[0, 100]": "sharpnesses",
     "(-inf, inf)": "min_control_cpm",
     "[2, inf)": "n_tuning differential_expression.min_cells compare_donors.min_cells "
     "power.n_blocks power.n_cells",
     "[-1, 1]": "cluster_perturbations.threshold",
     "[10, 1000000]": "interactions.n_boot perturbation_similarity.n_boot "
-    "cluster_perturbations.n_boot enrichment.n_boot",  # a spread of few draws is none
+    "cluster_perturbations.n_boot enrichment.n_boot "
+    "reverse.n_boot",  # a spread of few draws is none
     "[1, inf)": "ConditionGP.n_tuning buffer",
     # Sizes and repeats: beyond, nothing ends or fits into memory.
     "[1, 1000000]": "n_hidden n_latent n_condition width n_blocks n_layers n_gene head "

@@ -30,8 +30,9 @@ _N_FOLDS: Final = 5
 _MOST_CONTROLS: Final = 4000
 #: Genes that are looked at, those with the most counts.
 _MOST_GENES: Final = 2000
-#: Cells that a condition needs.
+#: Cells that a condition needs, and control cells that a block needs.
 _FEWEST: Final = 10
+_FEWEST_OF_BLOCK: Final = 20
 #: What is averaged over: distances of responders from controls, in standard deviations of controls;
 #: their spread by that of controls, whose logarithm is normal; their share.
 _SHIFTS: Final = np.geomspace(0.7, 14.0, 32)
@@ -69,7 +70,8 @@ def escapers(
         Where the screen holds its conditions; None takes what `pp.harmonize` recorded or writes.
         Each context has control cells of its own.
     block_key
-        Column with batches or donors, whose differences among control cells are taken off.
+        Column with batches or donors, whose differences among control cells are taken off, for
+        each that has 20 control cells.
     threshold
         A cell is called a responder from this probability.
     level
@@ -163,7 +165,8 @@ class _Screen:
     `populations`: All cells. `genes`: Those looked at. `blocks`: Blocks with enough control cells.
     `coefficients`: Regression of values on depth and blocks, of control cells, `(n_columns,
     n_genes)`. `scale`: Spread of a gene around it. `values`: Standardized values of control cells,
-    `(n_cells, n_genes)`. `fold`: Part of each.
+    `(n_cells, n_genes)`. `members`: Which block each is of, `(n_cells, n_blocks)`. `fold`: Part of
+    each.
     """
 
     populations: EffectGroups
@@ -172,6 +175,7 @@ class _Screen:
     coefficients: Floats
     scale: Floats
     values: Floats
+    members: Floats
     fold: NDArray[np.int64]
 
     @classmethod
@@ -194,13 +198,13 @@ class _Screen:
         blocks = np.zeros(1, np.int64)
         if populations.blocks is not None:
             own, n_cells = np.unique(populations.blocks[rows], return_counts=True)
-            blocks = own[n_cells >= _FEWEST]
+            blocks = own[n_cells >= _FEWEST_OF_BLOCK]
         counts = read_counts(populations.data, populations.keys.layer, rows)
         genes = _varied(counts)
         values, design = _normalized(populations, rows, genes, blocks)
         coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
         values -= design @ coefficients
-        scale = values.std(axis=0)
+        scale = np.maximum(values.std(axis=0), 1e-6)
         values /= scale
         return cls(
             populations,
@@ -209,31 +213,39 @@ class _Screen:
             coefficients,
             scale,
             values,
+            design[:, 1:],
             rng.permutation(len(rows)) % _N_FOLDS,
         )
 
     def scores(self, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return scores of the cells of a condition and of control cells.
 
-        They are standardized: those of control cells have mean 0 and variance 1 in each part.
+        They are standardized: those of control cells have mean 0 in each part and block, and
+        variance 1 in each part. What control cells of a part are by chance is not seen from others.
         """
         values, design = _normalized(self.populations, rows, self.genes, self.blocks)
         values = (values - design @ self.coefficients) / self.scale
+        members = design[:, 1:]
         rng = np.random.default_rng([self.populations.seed, int(rows[0])])
         fold = rng.permutation(len(rows)) % _N_FOLDS
         scores, null = np.empty(len(rows)), np.empty(len(self.values))
         for part in range(_N_FOLDS):
-            direction = self._direction(values[fold != part], self.values[self.fold != part])
-            own, base = values[fold == part] @ direction, self.values[self.fold == part] @ direction
-            spread = max(float(base.std()), 1e-12)
-            scores[fold == part] = (own - base.mean()) / spread
-            null[self.fold == part] = (base - base.mean()) / spread
+            here, base = fold == part, self.fold == part
+            direction = self._direction(values[~here], members[~here], ~base)
+            scored = self.values[base] @ direction
+            usual = np.linalg.lstsq(self.members[base], scored, rcond=None)[0]
+            scored -= self.members[base] @ usual
+            spread = max(float(scored.std()), 1e-12)
+            scores[here] = (values[here] @ direction - members[here] @ usual) / spread
+            null[base] = scored / spread
         return scores, null
 
-    def _direction(self, own: Floats, base: Floats) -> Floats:
+    def _direction(self, own: Floats, members: Floats, base: NDArray[np.bool_]) -> Floats:
         """Return the change of standardized values, less what genes show by chance."""
-        change = own.mean(axis=0) - base.mean(axis=0)
-        error = np.maximum(own.var(axis=0), 0.1) / len(own) + 1 / len(base)
+        mix = members.mean(axis=0)
+        weights = np.linalg.pinv(self.members[base]).T @ mix  # control cells as in these blocks
+        change = own.mean(axis=0) - weights @ self.values[base]
+        error = np.maximum(own.var(axis=0), 0.1) / len(own) + weights @ weights
         # Genes that did not move only add their noise.
         made: Floats = change * (change**2 / (change**2 + 2 * error)) ** 2
         return made
@@ -252,7 +264,7 @@ def _normalized(
     genes: NDArray[np.intp],
     blocks: NDArray[np.int64],
 ) -> tuple[Floats, Floats]:
-    """Return `log1p` of counts per ten thousand, `(n, n_genes)`, and blocks and depth."""
+    """Return `log1p` of counts per ten thousand, `(n, n_genes)`, and depth and blocks."""
     data, keys = populations.data, populations.keys
     counts = read_counts(data, keys.layer, rows)
     if keys.library is None:
@@ -263,7 +275,7 @@ def _normalized(
     some = counts[:, genes]
     values = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)
     values = np.log1p(values * (TARGET_SUM / depth)[:, None])
-    design = [np.ones(len(rows)), np.log(depth)]
+    design = [np.log(depth), np.ones(len(rows))]
     if populations.blocks is not None:
         design += [populations.blocks[rows] == block for block in blocks[1:]]
     return values, np.column_stack(design).astype(np.float64)
