@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -202,7 +202,7 @@ class _Screen:
         counts = read_counts(populations.data, populations.keys.layer, rows)
         genes = _varied(counts)
         values, design = _normalized(populations, rows, genes, blocks)
-        coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+        coefficients: Floats = np.linalg.lstsq(design, values, rcond=None)[0].astype(np.float64)
         values -= design @ coefficients
         scale = np.maximum(values.std(axis=0), 1e-6)
         values /= scale
@@ -251,7 +251,7 @@ class _Screen:
         return made
 
 
-def _varied(counts: object) -> NDArray[np.intp]:
+def _varied(counts: Any) -> NDArray[np.intp]:  # noqa: ANN401
     """Return the genes with the largest mean counts."""
     mean = np.asarray(counts.mean(axis=0)).ravel()
     order = np.argsort(-mean, kind="stable")[:_MOST_GENES]

@@ -111,7 +111,7 @@ def reverse(
     for label, change, std in zip(changes.labels, changes.values, changes.std, strict=True):
         y, noise = white(change), white.level(std)
         by_law = pd.DataFrame([law.explains(y, noise, strength_sd) for law in laws])
-        tables.append(_table(label, obs, by_law, _log_density(y @ y, noise, len(y))))
+        tables.append(_table(label, obs, by_law, _log_density(_squared(y), noise, len(y))))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -194,8 +194,9 @@ class _Whitening:
         off = stated.off or changes.off
         if off is None:
             return cls(scale, np.zeros((0, n_genes)), np.zeros(0))
-        errors = np.concatenate([own[:20] / max(np.linalg.norm(own), 1e-12) for own in off]) / scale
-        _, spread, axes = np.linalg.svd(errors, full_matrices=False)
+        sizes = [max(float(np.linalg.norm(own)), 1e-12) for own in off]
+        errors = [own[:20] / size / scale for own, size in zip(off, sizes, strict=True)]
+        _, spread, axes = np.linalg.svd(np.concatenate(errors), full_matrices=False)
         n = min(_MOST_AXES, len(spread) // 4)
         rest = max(float((spread[n:] ** 2).sum()) / (n_genes - n), 1e-12)
         by = 1 / np.sqrt(np.maximum(spread[:n] ** 2 / rest, 1.0))
@@ -244,14 +245,14 @@ class _Law:
         axes, sizes = axes[kept], typical * (sizes[kept] - 1)
         along = axes @ x
         off = x - along @ axes
-        beyond = max(float(off @ off) / max(n_genes - len(kept), 1) - noise, 0.0)
+        beyond = max(_squared(off) / max(n_genes - len(kept), 1) - noise, 0.0)
         return cls(noise, axes, sizes, beyond, along, off)
 
     def explains(self, y: Floats, noise: float, strength_sd: float) -> _Explained:
         """Return how well the effect explains a change with this variance of its error."""
         along = self.axes @ y
         off = y - along @ self.axes
-        whole = max(float(off @ off) / max(len(y) - len(along), 1), noise)
+        whole = max(_squared(off) / max(len(y) - len(along), 1), noise)
         other = _density_of_parts(along, off, noise + self.sizes, whole)
         # The mean and variance of the change, given what was measured of the effect.
         gain = self.sizes / (self.sizes + self.noise)
@@ -262,19 +263,23 @@ class _Law:
         left, left_off = along - mean, off - mean_off
         evidence = _density_of_parts(left, left_off, variances, variance)
         # The strength is normal around 1: one more direction of variance.
-        size = mean**2 @ (1 / variances) + mean_off @ mean_off / variance
-        fit = (mean / variances) @ left + mean_off @ left_off / variance
+        size = float(mean**2 @ (1 / variances)) + _squared(mean_off) / variance
+        fit = float((mean / variances) @ left + mean_off @ left_off / variance)
         spread = 1 + strength_sd**2 * size
-        evidence += 0.5 * (strength_sd**2 * fit**2 / spread - np.log(spread))
-        length = np.sqrt((mean @ mean + mean_off @ mean_off) * (y @ y))
-        cosine = (mean @ along + mean_off @ off) / length if length > 0 else np.nan
+        evidence += 0.5 * (strength_sd**2 * fit**2 / spread - float(np.log(spread)))
+        length = np.sqrt((_squared(mean) + _squared(mean_off)) * _squared(y))
+        cosine = float(mean @ along + mean_off @ off) / length if length > 0 else np.nan
         return _Explained(evidence, other, 1 + strength_sd**2 * fit / spread, cosine)
+
+
+def _squared(values: Floats) -> float:
+    return float(values @ values)
 
 
 def _density_of_parts(along: Floats, off: Floats, variances: Floats, variance: float) -> float:
     """Return the log density along axes, and beyond them."""
     made = -0.5 * float((along**2 / variances + np.log(2 * np.pi * variances)).sum())
-    return made + _log_density(off @ off, variance, len(off) - len(along))
+    return made + _log_density(_squared(off), variance, len(off) - len(along))
 
 
 def _log_density(squared: float, variance: float, n: int) -> float:
