@@ -106,14 +106,14 @@ def escapers(
     The question is that of Mixscape (Papalexi and others, Nature Genetics 2021). Division of cells:
     Chernozhukov and others, The Econometrics Journal 2018.
     """
-    populations = EffectGroups.of(adata, keys, block_key=block_key, seed=seed)
     probability = np.full(adata.n_obs, np.nan)
+    populations = EffectGroups.of(adata, keys, block_key=block_key, seed=seed)
     asked, found = [], []
     for context in dict.fromkeys(own for what, own in populations.rows if not what.is_control):
         conditions = _large_enough(populations, context)
         if not conditions:
             continue
-        screen = _Screen.of(populations, context)
+        screen = _Controls.of(populations, context)
         for condition in conditions:
             rows = populations.rows[condition, context]
             scores, null = screen.scores(rows)
@@ -159,7 +159,7 @@ def _classes(populations: EffectGroups, probability: Floats, threshold: float) -
 
 
 @dataclass(frozen=True)
-class _Screen:
+class _Controls:
     """Control cells of one context, beside which its perturbed cells are scored.
 
     `populations`: All cells. `genes`: Those looked at. `blocks`: Blocks with enough control cells.
@@ -179,7 +179,7 @@ class _Screen:
     fold: NDArray[np.int64]
 
     @classmethod
-    def of(cls, populations: EffectGroups, context: Context) -> _Screen:
+    def of(cls, populations: EffectGroups, context: Context) -> _Controls:
         """Look at the control cells of a context."""
         rows = next(
             (

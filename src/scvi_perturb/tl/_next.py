@@ -132,7 +132,7 @@ def next_experiments(
     return made
 
 
-class _Row(NamedTuple):
+class _Chosen(NamedTuple):
     """A chosen condition, and the variance that it removes."""
 
     place: int
@@ -196,16 +196,16 @@ class _Pool(NamedTuple):
     cost: Floats
     hits: _Hits | None
 
-    def choose(self, n: int, by: str, budget: float) -> list[_Row]:
+    def choose(self, n: int, by: str, budget: float) -> list[_Chosen]:
         """Return conditions in the order of choice."""
-        rows: list[_Row] = []
+        rows: list[_Chosen] = []
         free = np.ones(len(self.cost), bool)
         left = budget
         while len(rows) < n and (free & (self.cost <= left)).any():
             gains = self.gains()
             worth = self.worth(gains, by, free) / self.cost
             place = int(np.argmax(np.where(free & (self.cost <= left), worth, -np.inf)))
-            rows.append(_Row(place, float(gains[place])))
+            rows.append(_Chosen(place, float(gains[place])))
             free[place] = False
             left -= self.cost[place]
             column = self.covariance[:, place].copy()

@@ -102,8 +102,8 @@ def reverse(
             f"names are such as {candidates.var_names[0]!r} and {shift.var_names[0]!r}."
         )
         raise SchemaError(msg)
-    stated = _Effects.of(candidates, keys, genes, n_boot, seed)
-    changes = _Effects.of(shift, None if reference is not None else keys, genes, n_boot, seed)
+    stated = _Seen.of(candidates, keys, genes, n_boot, seed)
+    changes = _Seen.of(shift, None if reference is not None else keys, genes, n_boot, seed)
     white = _Whitening.of(stated, changes)
     laws = _laws(stated, white)
     obs = stated.obs.reset_index(drop=True)
@@ -129,7 +129,7 @@ class _Explained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Effects:
+class _Seen:
     """Effects and their errors.
 
     `labels`, `obs`: Names, and columns. `values`: Effects, `(n, n_genes)`. `off`: Draws of the
@@ -146,7 +146,7 @@ class _Effects:
     @classmethod
     def of(
         cls, data: AnnData, keys: ScreenKeys | None, genes: pd.Index, n_boot: int, seed: int | None
-    ) -> _Effects:
+    ) -> _Seen:
         """Return the effects that are stated, or that cells show beside their controls."""
         place = data.var_names.get_indexer(genes)
         if "lfc" in data.layers:
@@ -186,7 +186,7 @@ class _Whitening:
     by: Floats
 
     @classmethod
-    def of(cls, stated: _Effects, changes: _Effects) -> _Whitening:
+    def of(cls, stated: _Seen, changes: _Seen) -> _Whitening:
         """Learn from draws of measured cells; errors that are only stated are independent."""
         variance = (changes.std**2).mean(axis=0)
         scale = np.sqrt(np.maximum(variance, max(1e-3 * float(variance.mean()), 1e-12)))
@@ -287,7 +287,7 @@ def _log_density(squared: float, variance: float, n: int) -> float:
     return -0.5 * float(squared / variance + n * np.log(2 * np.pi * variance))
 
 
-def _laws(stated: _Effects, white: _Whitening) -> list[_Law]:
+def _laws(stated: _Seen, white: _Whitening) -> list[_Law]:
     """Return what is known of each candidate."""
     values = white(stated.values)
     noises = np.array([white.level(own) for own in stated.std])
