@@ -205,6 +205,13 @@ class World:
         return make_screen(n_cells=240, n_genes=20, n_combinations=0, doses=(0.1, 0.3, 1.0))
 
     @cached_property
+    def responded(self) -> AnnData:
+        """A screen whose cells were asked whether they responded."""
+        adata = self.screen.copy()
+        svp.tl.escapers(adata)
+        return adata
+
+    @cached_property
     def _by_verb(self) -> dict[str, Any]:
         """Good values by a pattern of verb and argument."""
         profile = self._by_name["mean"]
@@ -297,6 +304,8 @@ class World:
             r"tl\.enrichment\.gene_sets": {"one": ["gene_01", "gene_02"]},
             r"pl\.dose_response\.curves": svp.tl.dose_response(self.dosed).iloc[:1],
             r"pl\.dose_response\.points": svp.tl.dose_response(self.dosed, points=True),
+            r"pl\.responders\.adata": self.responded,
+            r"pl\.responders\.key": None,
             r"pl\.similarity_map\.similarity": svp.tl.perturbation_similarity(self.screen),
             r"pl\.similarity_map\.clusters": svp.tl.cluster_perturbations(self.screen),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,

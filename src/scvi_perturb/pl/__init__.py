@@ -15,7 +15,7 @@ from scvi_perturb.benchmark.report import (
     score_bars,
     training_curves,
 )
-from scvi_perturb.pl._conditions import dose_response, similarity_map
+from scvi_perturb.pl._conditions import dose_response, responders, similarity_map
 from scvi_perturb.pl._figures import effect_scatter, training_history, umap_real_and_predicted
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "effect_intervals",
     "effect_scatter",
     "metric_values",
+    "responders",
     "score_bars",
     "similarity_map",
     "training_curves",

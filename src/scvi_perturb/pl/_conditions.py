@@ -1,4 +1,4 @@
-"""Effects over doses, and conditions that are alike."""
+"""Effects over doses, conditions that are alike, and how many cells respond."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scvi_perturb._plotting import COLOURS, DARK, PALE, axes_of, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -173,3 +174,49 @@ def _frame(ax: Axes, places: list[int]) -> None:
     if len(places) > 1:
         corner = (places[0] - 0.5, places[0] - 0.5)
         ax.add_patch(Rectangle(corner, len(places), len(places), fill=False, lw=1.2, ec=DARK))
+
+
+@checked
+def responders(adata: AnnData, *, key: str = "responded", ax: Axes | None = None) -> Axes:
+    """Draw how likely the cells of each condition responded, and the share that did.
+
+    Parameters
+    ----------
+    adata
+        Cells after :func:`scvi_perturb.tl.escapers`.
+    key
+        Its `key_added`.
+    ax
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        One row a condition, the largest share on top. Shades are shares of its cells by their
+        probability; the dot is the share of responders with its interval.
+
+    Raises
+    ------
+    SchemaError
+        If `obs` or `uns` has no such results.
+    """
+    if key not in adata.obs or key not in adata.uns:
+        msg = f"obs and uns have no {key!r}; call `tl.escapers(adata, key_added={key!r})` first."
+        raise SchemaError(msg)
+    table = adata.uns[key].sort_values("share", kind="stable")
+    named = [*table.columns[: list(table.columns).index("n_cells")]]
+    rows = table[named].astype(str).agg(", ".join, axis=1).tolist()
+    cells = adata.obs[adata.obs[key].notna()]
+    labels = cells[named].astype(str).agg(", ".join, axis=1)
+    edges = np.linspace(0, 1, 21)
+    counts = [np.histogram(cells.loc[labels == row, key], edges)[0] for row in rows]
+    shade = np.array([own / max(own.sum(), 1) for own in counts])
+    ax = axes_of(ax, (4.6, 0.8 + 0.25 * len(rows)))
+    ax.pcolormesh(edges, np.arange(len(rows) + 1) - 0.5, shade, cmap="Greys", vmin=0, vmax=0.6)
+    share = table["share"].to_numpy()
+    error = np.abs(table[["lower", "upper"]].to_numpy().T - share)
+    ax.errorbar(share, range(len(rows)), xerr=error, fmt="o", ms=4, lw=1.2, color=COLOURS[1])
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(0, 1), xlabel="probability to have responded (shades); share (dot)")
+    tidy(ax)
+    return ax
