@@ -80,6 +80,8 @@ def test_costs_and_budgets(model, pairs):
         svp.tl.next_experiments(model, candidates, 1, budget=1.0)
     with pytest.raises(svp.SchemaError, match="positive numbers"):
         svp.tl.next_experiments(model, candidates.assign(cost=0.0), 1)
+    with pytest.raises(svp.SchemaError, match="positive numbers"):
+        svp.tl.next_experiments(model, candidates.assign(cost="dear"), 1)
 
 
 def test_hits_are_the_most_probable(model, pairs):

@@ -127,7 +127,7 @@ def next_experiments(
         spread = np.sqrt(hits.scale * np.diagonal(found.shared))
         made["score"], made["score_std"] = hits.mean[chosen], spread[chosen]
         made["p_hit"] = hits.probability(np.diagonal(found.shared))[chosen]
-    if "cost" in candidates:
+    if isinstance(candidates, pd.DataFrame) and "cost" in candidates:
         made["cost"], made["total_cost"] = cost[chosen], cost[chosen].cumsum()
     return made
 
@@ -253,7 +253,7 @@ def _with_costs(
         return pd.DataFrame({keys.perturbation: list(candidates)}), np.ones(len(candidates))
     if "cost" not in candidates:
         return candidates.reset_index(drop=True), np.ones(len(candidates))
-    cost = candidates["cost"].to_numpy(np.float64)
+    cost = pd.to_numeric(candidates["cost"], errors="coerce").to_numpy(np.float64)
     if not (np.isfinite(cost) & (cost > 0)).all():
         msg = "Column 'cost' must hold positive numbers."
         raise SchemaError(msg)
