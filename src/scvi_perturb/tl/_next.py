@@ -167,7 +167,7 @@ class _Hits(NamedTuple):
                 f"No gene of the signature, {list(signature)[:3]}, is among {list(names[:3])}, ..."
             )
             raise SchemaError(msg)
-        weights /= np.abs(weights).sum()
+        weights = weights / np.abs(weights).sum()  # read-only from pandas 3
         measured = np.array([
             change @ weights for seen in predictor.deltas.values() for change in seen.values()
         ])  # fmt: skip
