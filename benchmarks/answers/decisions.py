@@ -299,8 +299,13 @@ def _papalexi_shifts(seeds: range) -> Iterator[Row]:
     note = f"{', '.join(sorted(clear))}: over half of the squared effect is not noise"
     yield every.row("reverse: true knock-out first, Papalexi", 0.8, note)
     note = f"of one receptor complex, with like effects: {', '.join(sorted(clear & pathway))}"
-    yield Row("reverse: some of these", float(np.mean(receptor.first)), "share", note=note)
-    yield Row("reverse: the others", float(np.mean(others.first)), "share")
+    yield Row(
+        "reverse: first among IFNGR1, IFNGR2 and JAK2",
+        float(np.mean(receptor.first)),
+        "share",
+        note=note,
+    )
+    yield Row("reverse: first among the other knock-outs", float(np.mean(others.first)), "share")
 
 
 class _Lab(NamedTuple):
