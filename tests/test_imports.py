@@ -17,9 +17,9 @@ BASE = {"_checks", "_cluster", "_core", "_files", "_state", "_version", "registr
 NUMERICS = BASE | {"_compat", "generative"}
 LAYERS = NUMERICS | {"nn"}
 TENSORS = LAYERS | {"module"}
-KNOWLEDGE = BASE | {"features"}
-SCREENS = KNOWLEDGE | {"_compat", "data"}
-CONDITIONS = SCREENS | {"similarity"}
+SCREENS = BASE | {"_compat", "data"}
+KNOWLEDGE = SCREENS | {"features"}
+CONDITIONS = KNOWLEDGE | {"similarity"}
 MODELS = TENSORS | CONDITIONS | {"train", "predictors", "metrics"}
 JUDGE = MODELS | {"model"}
 VERBS = JUDGE | {"_plotting", "benchmark"}
@@ -31,9 +31,9 @@ ALLOWED = {
     "nn": NUMERICS,
     "module": TENSORS - {"module"},
     "train": TENSORS,
-    "features": BASE,
     "data": SCREENS - {"data"},
-    "similarity": SCREENS,
+    "features": SCREENS,
+    "similarity": KNOWLEDGE,
     "predictors": CONDITIONS,
     "metrics": {"_checks", "_core", "registry"},
     "model": MODELS,

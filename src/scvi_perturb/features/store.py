@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from scvi_perturb._checks import check_choice, checked
-from scvi_perturb._core import SchemaError, UnknownPerturbationError
+from scvi_perturb._core import SchemaError, UnknownPerturbationError, warn
+from scvi_perturb.data.fields import read_annotation
+from scvi_perturb.features.genes import listed
+from scvi_perturb.features.signatures import keys_of, measured_in
+from scvi_perturb.features.sources import PROVENANCE, as_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from anndata import AnnData
     from numpy.typing import NDArray
+
+    from scvi_perturb.data.condition import ScreenKeys
+    from scvi_perturb.features.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +39,19 @@ class PerturbationFeatures:
     ----------
     modalities
         For each modality, such as "fingerprint" or "gene_sets", a table of numbers with one row a
-        perturbation (index = its name) and one column a feature.
+        perturbation (index = its name) and one column a feature; or what such a table is made of:
+
+        - a mapping of names to vectors;
+        - a file of them: `.csv` or `.tsv`, plain or gzipped, whose first column is the name;
+          `.parquet`; `.npz` with names and a matrix, or with a vector under each name;
+        - an AnnData that has the modality in `obsm`, by the names of its rows, or in `varm`, by
+          those of genes.
 
     Raises
     ------
     SchemaError
         If a table has no columns, a column is not numeric, a name comes twice or is empty, a value
-        is infinite in float32, or a row is only partly NaN.
+        is infinite in float32, a row is only partly NaN, or all rows of two or more are the same.
 
     Examples
     --------
@@ -47,13 +61,23 @@ class PerturbationFeatures:
     PerturbationFeatures(2 names; gene_sets: 2 columns, 2 names)
     """
 
-    __slots__ = ("_columns", "_names", "_present", "_row", "_values")
+    __slots__ = ("_columns", "_names", "_present", "_provenance", "_row", "_values")
 
-    def __init__(self, modalities: Mapping[str, pd.DataFrame]) -> None:
+    def __init__(self, modalities: Mapping[str, Source]) -> None:
         if not modalities:
             msg = "No features were given; expected at least one modality, {name: DataFrame}."
             raise SchemaError(msg)
-        tables = {str(key): _checked(str(key), table) for key, table in modalities.items()}
+        given = {str(key): as_table(str(key), source) for key, source in modalities.items()}
+        tables = {key: _checked(key, table) for key, table in given.items()}
+        for key, table in tables.items():
+            _check_differ(key, table)
+        self._set(tables, {key: dict(table.attrs[PROVENANCE]) for key, table in given.items()})
+
+    def _set(
+        self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Set the attributes from checked tables."""
+        self._provenance = {key: dict(provenance.get(key, {})) for key in tables}
         self._names = tuple(sorted(set().union(*(table.index for table in tables.values()))))
         self._row = {name: row for row, name in enumerate(self._names)}
         self._columns = {key: tuple(map(str, table.columns)) for key, table in tables.items()}
@@ -77,6 +101,12 @@ class PerturbationFeatures:
     def dims(self) -> dict[str, int]:
         """Number of features of each modality."""
         return {key: len(columns) for key, columns in self._columns.items()}
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """How each modality was made: by which function, of what; empty in older saved models."""
+        made: dict[str, dict[str, Any]] = getattr(self, "_provenance", {})  # older files have none
+        return {key: dict(made.get(key, {})) for key in self._values}
 
     def columns(self, modality: str) -> tuple[str, ...]:
         """Names of the features of a modality."""
@@ -156,7 +186,10 @@ class PerturbationFeatures:
         for name in sorted(wanted - set(self._names)):
             raise UnknownPerturbationError(name, self._names)
         frames = {key: self.frame(key) for key in self._values}
-        return type(self)({key: f.loc[[n in wanted for n in f.index]] for key, f in frames.items()})
+        return self._made(
+            {key: f.loc[[n in wanted for n in f.index]] for key, f in frames.items()},
+            self.provenance,
+        )
 
     def merge(self, other: PerturbationFeatures) -> Self:
         """Return the union of two stores: their modalities and their names.
@@ -170,7 +203,86 @@ class PerturbationFeatures:
         for key in other.modalities:
             added = other.frame(key)
             frames[key] = _joined(key, frames[key], added) if key in frames else added
-        return type(self)(frames)
+        made, added_by = self.provenance, other.provenance
+        both = {
+            key: {"made_by": "merge", "of": [made[key], added_by[key]]}
+            for key in made.keys() & added_by.keys()
+            if frames[key].shape != (len(self.frame(key)), self.dims[key])
+        }
+        return self._made(frames, added_by | made | both)
+
+    def _made(
+        self, frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[str, Any]]
+    ) -> Self:
+        """Return a store of tables that were checked before."""
+        made = object.__new__(type(self))
+        made._set(frames, provenance)
+        return made
+
+    def report(self, adata: AnnData, *, keys: ScreenKeys | None = None) -> pd.DataFrame:
+        """Return which perturbations of a screen have which modality.
+
+        A combination has a modality where all its parts have it, as models need it.
+
+        Parameters
+        ----------
+        adata
+            The screen that will be learned from or asked about.
+        keys
+            Its columns; None takes those registered, or harmonised.
+
+        Returns
+        -------
+        One row a perturbation or combination, without control: `perturbation`; `n_cells`; for each
+        modality "present", "partly" (of a combination), "missing", or "transductive": it holds
+        responses that were measured in cells of this screen, so that predicting the perturbation
+        when it is held out is no test; `unknown`, the parts without any feature; `near`, names in
+        the store that are spelt like these. A warning counts what is transductive.
+
+        Raises
+        ------
+        SchemaError
+            If none of the perturbations has any feature: the names are other identifiers; or as
+            :func:`scvi_perturb.pp.validate` if the columns cannot be read.
+        """
+        annotation = read_annotation(adata, keys_of(adata, keys))
+        n_cells = np.bincount(annotation.group, minlength=len(annotation.groups))
+        treated = {
+            c: tuple(dict.fromkeys(c.names)) for c in annotation.conditions if not c.is_control
+        }
+        self.check_covers({name for names in treated.values() for name in names})
+        seen = {key: measured_in(made, adata, annotation) for key, made in self.provenance.items()}
+        rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        for condition, n in zip(annotation.conditions, n_cells, strict=True):
+            names = treated.get(condition, ())
+            if names and names not in rows:
+                rows[names] = self._row_of(names, annotation.separator, seen)
+            if names:
+                rows[names]["n_cells"] += int(n)
+        table = pd.DataFrame(list(rows.values())).sort_values("perturbation", ignore_index=True)
+        for key in self.modalities:
+            own = table.loc[table[key] == "transductive", "perturbation"].tolist()
+            if own:
+                warn(f"Modality {key!r} holds responses measured in cells of this screen for "
+                     f"{len(own)} perturbations: {listed(own)}. Held out, these are no test of "
+                     "what was not measured.")  # fmt: skip
+        return table
+
+    def _row_of(
+        self, names: tuple[str, ...], separator: str, seen: Mapping[str, set[str]]
+    ) -> dict[str, Any]:
+        """Return the row of a perturbation, or of a combination of several, in the report."""
+        row: dict[str, Any] = {"perturbation": separator.join(names), "n_cells": 0}
+        for key in self.modalities:
+            n_known = sum(self.has(name, key) for name in names)
+            row[key] = "missing" if not n_known else "partly"
+            if n_known == len(names):
+                row[key] = "transductive" if seen[key] & {*names} else "present"
+        unknown = [name for name in names if name not in self]
+        near = [UnknownPerturbationError(name, self._names).nearest for name in unknown]
+        row["unknown"] = ", ".join(unknown)
+        row["near"] = ", ".join(dict.fromkeys(one for found in near for one in found))
+        return row
 
     def nearest(self, name: str, among: Iterable[str], n: int = 3) -> list[tuple[str, float]]:
         """Return the `n` names of `among` whose features are nearest to those of `name`.
@@ -283,6 +395,17 @@ def _checked(modality: str, table: pd.DataFrame) -> pd.DataFrame:
             raise SchemaError(msg)
     frame = pd.DataFrame(values, index=names, columns=table.columns)
     return frame.loc[~empty]
+
+
+def _check_differ(modality: str, table: pd.DataFrame) -> None:
+    """Raise `SchemaError` if all rows of a modality are the same."""
+    values = table.to_numpy()
+    if len(values) > 1 and (values == values[0]).all():
+        msg = (
+            f"Modality {modality!r} is the same for all {len(values)} names, so it tells none from "
+            "another. Leave it out, or look at how it was made."
+        )
+        raise SchemaError(msg)
 
 
 def _joined(modality: str, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
