@@ -16,7 +16,7 @@ from scipy.sparse.linalg import svds
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import SchemaError, drawn_seed, warn
 from scvi_perturb.features.genes import listed
-from scvi_perturb.features.sources import PROVENANCE, pairs_of, read_columns
+from scvi_perturb.features.sources import PROVENANCE, pairs_of, read_columns, unversioned
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -173,6 +173,7 @@ def _read_edges(
 def _between(frame: pd.DataFrame, names: object, *, directed: bool) -> pd.DataFrame:
     """Return each edge once, between other names if asked, none of a name with itself."""
     if names is not None:
+        frame = frame.assign(a=frame["a"].map(unversioned), b=frame["b"].map(unversioned))
         pairs = pairs_of(names, pd.Index(pd.unique(frame[["a", "b"]].to_numpy().ravel())))
         for side in ("a", "b"):
             frame = frame.merge(pairs, left_on=side, right_on="old")

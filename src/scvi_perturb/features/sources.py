@@ -198,7 +198,7 @@ def rename_genes(
          length
     MYC   454.0
     """
-    old = pd.Index([_unversioned(str(name)) for name in table.index])
+    old = pd.Index([unversioned(str(name)) for name in table.index])
     pairs = pairs_of(names, old)
     place = pd.Series(np.arange(len(old)), index=old)
     found = pairs[pairs["old"].isin(old)]
@@ -219,12 +219,13 @@ def rename_genes(
     cells = first.attrs.get(PROVENANCE, {}).get("cells")
     if cells is not None:  # by which `from_signatures` knows its own cells again
         new = dict(found.to_numpy()[::-1].tolist())
-        renamed = [new.get(_unversioned(name), name) for name in cells["names"]]
+        renamed = [new.get(unversioned(name), name) for name in cells["names"]]
         first.attrs[PROVENANCE] = first.attrs[PROVENANCE] | {"cells": cells | {"names": renamed}}
     return first
 
 
-def _unversioned(name: str) -> str:
+def unversioned(name: str) -> str:
+    """Return an Ensembl id without its version; other names as they are."""
     return _VERSION.sub(r"\1", name.strip())
 
 
@@ -272,5 +273,5 @@ def _two_columns(names: object) -> pd.DataFrame:
         {key: side.to_numpy(object) for key, side in zip(("old", "new"), sides, strict=True)}
     )
     pairs = pairs[pairs.notna().all(axis=1)].astype(str)
-    pairs = pairs.apply(lambda side: side.map(_unversioned))
+    pairs = pairs.apply(lambda side: side.map(unversioned))
     return pairs[(pairs != "").all(axis=1)].drop_duplicates(ignore_index=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from scvi_perturb.features.sources import PROVENANCE, read_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: Length of a vector, 1 before components are left out, below which a text has none of these.
+_NOTHING: Final = 1e-6
 
 
 @checked
@@ -87,7 +90,7 @@ def text_features(
     else:
         made = _sentences(list(kept.values()), model)
     length = np.linalg.norm(made, axis=1, keepdims=True)
-    said = length[:, 0] > 0
+    said = length[:, 0] > _NOTHING
     lost = sorted({*given} - {name for name, ok in zip(kept, said, strict=True) if ok})
     if lost:
         warn(f"{len(lost)} of {len(given)} names have no text with a word that counts and get no "
@@ -141,7 +144,7 @@ def _latent_semantic(texts: list[str], n_components: int, seed: int) -> NDArray[
     k = min(n_components, min(counts.shape) - 1)
     if k < 1:
         return np.asarray(counts.toarray(), np.float64)
-    svd = TruncatedSVD(k, algorithm="arpack", random_state=seed)
+    svd = TruncatedSVD(k, n_iter=10, random_state=seed)
     return np.asarray(svd.fit_transform(counts), np.float64)
 
 
