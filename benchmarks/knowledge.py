@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +38,7 @@ from scvi_perturb.features import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -205,14 +205,6 @@ def _tggates_responses(adata: AnnData) -> pd.DataFrame:
 # Tasks ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Screen:
-    """A task, and the kinds of knowledge that there are of its perturbations."""
-
-    task: Task
-    modalities: dict[str, Modality]
-
-
 _GENES: Final = {"gene_sets": gene_sets, "string": string, "regulons": regulons, "text": text}
 _DRUGS: Final = {
     "morgan": morgan,
@@ -232,9 +224,8 @@ def load_op3() -> AnnData:
     return adata[adata.obs["perturbation"].astype(str).isin(known)].copy()
 
 
-def screens() -> dict[str, Screen]:
-    """Return the screens by name."""
-    op3 = Task(
+def op3() -> Task:
+    return Task(
         name="op3",
         title="OP3: a drug never seen",
         load=load_op3,
@@ -242,12 +233,15 @@ def screens() -> dict[str, Screen]:
         keys=ScreenKeys(context=("cell_type",)),
         values="effects",
     )
-    return {
-        "papalexi": Screen(_tasks.papalexi(), _GENES),
-        "morphic": Screen(_tasks.morphic(), _GENES),
-        "lincs": Screen(_tasks.lincs(), _DRUGS),
-        "op3": Screen(op3, _DRUGS),
-    }
+
+
+SCREENS: Final = {
+    "papalexi": _tasks.papalexi,
+    "morphic": _tasks.morphic,
+    "lincs": _tasks.lincs,
+    "op3": op3,
+}
+_MODALITIES: Final = {"papalexi": _GENES, "morphic": _GENES, "lincs": _DRUGS, "op3": _DRUGS}
 
 
 def identity(adata: AnnData) -> pd.DataFrame:
@@ -256,27 +250,36 @@ def identity(adata: AnnData) -> pd.DataFrame:
     return pd.DataFrame(np.eye(len(names)), index=names, columns=names)
 
 
-def known(adata: AnnData, modalities: dict[str, Modality]) -> PerturbationFeatures:
+def known(adata: AnnData, screen: str, modalities: tuple[str, ...]) -> PerturbationFeatures:
     """Return features of some modalities."""
+    made = {"identity": identity} | _MODALITIES[screen]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what names lack is in the report
-        return PerturbationFeatures({name: make(adata) for name, make in modalities.items()})
+        return PerturbationFeatures({name: made[name](adata) for name in modalities})
 
 
-def tasks_of(name: str, screen: Screen, folds: int, only: Sequence[str] | None) -> list[Task]:
-    """Return a task for each kind of knowledge alone, for all together, and for none."""
-    sets = {one: {one: make} for one, make in screen.modalities.items()}
-    sets |= {"fused": screen.modalities, "identity": {"identity": identity}}
-    return [
-        replace(
-            screen.task,
-            name=f"{name}-{key}",
-            features=partial(known, modalities=modalities),
-            n_folds=folds,
-        )
-        for key, modalities in sets.items()
-        if only is None or key in only
-    ]
+def studies(name: str, options: argparse.Namespace) -> Iterator[Study]:
+    """Yield a study of names alone, with the trivial predictions, and one of what is known."""
+    sets = {one: (one,) for one in ("identity", *_MODALITIES[name])}
+    sets["fused"] = tuple(_MODALITIES[name])
+    chosen = {key: own for key, own in sets.items() if key in (options.modalities or sets)}
+    task = replace(SCREENS[name](), n_folds=options.folds)
+    for named in (True, False):
+        methods = [METHODS[one] for one in options.methods]
+        tasks = [
+            replace(
+                task, name=f"{name}-{key}", features=partial(known, screen=name, modalities=own)
+            )
+            for key, own in chosen.items()
+            if (key == "identity") is named
+        ]
+        if tasks:
+            yield Study(
+                tasks=tuple(tasks),
+                methods=(*map(get_method, TRIVIAL), *methods) if named else tuple(methods),
+                seeds=(0,) if options.quick else tuple(range(options.seeds)),
+                max_folds=QUICK_FOLDS if options.quick else None,
+            )
 
 
 def _answering(setting: Setting, *, cls: str) -> Any:  # noqa: ANN401
@@ -309,15 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run what is missing, print and write the table."""
     options = _parser().parse_args(arguments)
     frames = []
-    for name, screen in screens().items():
-        if name not in options.screens:
-            continue
-        study = Study(
-            tasks=tuple(tasks_of(name, screen, options.folds, options.modalities)),
-            methods=(*map(get_method, TRIVIAL), *(METHODS[one] for one in options.methods)),
-            seeds=(0,) if options.quick else tuple(range(options.seeds)),
-            max_folds=QUICK_FOLDS if options.quick else None,
-        )
+    for study in (study for name in options.screens for study in studies(name, options)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             frames.append(run(study, options.out / "knowledge", progress=_told).frame())
@@ -399,8 +394,7 @@ def _told(record: Any) -> None:  # noqa: ANN401
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.knowledge", description=__doc__)
-    names = ("papalexi", "morphic", "lincs", "op3")
-    parser.add_argument("--screens", nargs="+", default=list(names), choices=names)
+    parser.add_argument("--screens", nargs="+", default=list(SCREENS), choices=SCREENS)
     parser.add_argument(
         "--methods", nargs="+", default=["gp", "ridge"], choices=METHODS,
         help="the stack takes half a minute a fold on MorPhiC and LINCS",

@@ -42,6 +42,9 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+_EDGES: Final = pd.DataFrame({"a": list("abcd"), "b": list("bcda"), "weight": [1.0, 2, 1, 3]})
+
+
 class World:
     """A screen, the four models trained on it, and all that public functions ask for."""
 
@@ -278,6 +281,17 @@ class World:
             r"generative\.couple\..*generator": None,
             r"features\.cluster_perturbations\.names": [SINGLE, "pert_02", "pert_03"],
             r"features\.read_gmt\.path": self.gmt,
+            r"features\.network_embedding\.edges": _EDGES,
+            r"features\.network_embedding\.score": "weight",
+            r"features\.network_embedding\.min_score": 1.0,
+            r"features\.network_embedding\.(names|direction|kind)": None,
+            r"features\.target_features\.targets": {"drug": ["a", "b"], "other": ["b"]},
+            r"features\.target_features\.(vectors|drug|target|separator)": None,
+            r"features\.text_features\.texts": {"A": "a kinase", "B": "a kinase", "C": "other"},
+            r"features\.text_features\.model": None,
+            r"features\.from_signatures\.values": "counts",
+            r"features\.rename_genes\.table": pd.DataFrame({"x": [1.0]}, index=["E1"]),
+            r"features\.rename_genes\.names": {"E1": "A"},
             r"pp\.OntologyTerms\.read\.path": self.obo,
             r"tl\.\w+\.(by|keys|unit|signatures|min_count|threshold|reference)": None,
             r"tl\.\w+\.(block|donor)_key": "batch",
