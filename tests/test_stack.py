@@ -86,10 +86,10 @@ def test_every_extra_is_used():
         path.read_text(encoding="utf-8") for path in files if path.name != "test_stack.py"
     )
     imported = {
-            "pot": "ot",
-            "cell-eval2": "cell_eval2",
-            "sentence-transformers": "sentence_transformers",
-        }
+        "pot": "ot",
+        "cell-eval2": "cell_eval2",
+        "sentence-transformers": "sentence_transformers",
+    }
     extras = PROJECT["project"]["optional-dependencies"]
     for line in (line for lines in extras.values() for line in lines):
         name = _plain(Requirement(line).name)

