@@ -184,7 +184,7 @@ def _between(frame: pd.DataFrame, names: object, *, directed: bool) -> pd.DataFr
         frame = frame.assign(
             a=np.where(swapped, frame["b"], frame["a"]), b=np.where(swapped, frame["a"], frame["b"])
         )
-    frame = frame.groupby(["a", "b"], as_index=False, sort=True)["weight"].mean()
+    frame = frame.groupby(["a", "b"])["weight"].mean().reset_index()
     frame = frame[frame["weight"] != 0]
     if frame.empty:
         msg = "The edge list has no edge between two different names; nothing can be embedded."

@@ -267,7 +267,7 @@ def _two_columns(names: object) -> pd.DataFrame:
             raise SchemaError(msg)
         sides = names.iloc[:, 0], names.iloc[:, 1]
     else:
-        series = pd.Series(names, dtype=object)  # type: ignore[call-overload]
+        series = pd.Series(names, dtype=object)
         sides = series.index.to_series(), series
     pairs = pd.DataFrame(
         {key: side.to_numpy(object) for key, side in zip(("old", "new"), sides, strict=True)}
