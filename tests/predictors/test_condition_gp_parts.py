@@ -156,6 +156,15 @@ def test_products_of_features_make_a_covariance_and_no_interaction():
     np.testing.assert_allclose(both, alone + plain)
 
 
+def test_products_are_of_modalities_that_all_of_training_have():
+    table = pd.DataFrame(RNG.normal(size=(5, 3)), index=list("ACDEF"))
+    requests, points = asked(*LABELS)
+    store = type(FEATURES)({"all": table, "some": table.drop(index="E")})
+    kernel = ConditionKernel.learn(points, [r.condition for r in requests], store)
+    assert set(kernel.modalities) == {"all", "some"}
+    assert set(kernel.linear) == {"all"}
+
+
 @pytest.mark.parametrize("labels", [LABELS[1:2], LABELS[4:6], LABELS[:1]])
 def test_points_compared_among_few_are_compared_as_among_all(labels):
     """Whatever is asked together, its prior is the same: also where all doses are one."""

@@ -258,8 +258,8 @@ class ConditionGP(MeanPredictor):
     - `shared`: a shift that all conditions have, and `shift`: one that each component adds;
     - `components`: the components that both have, so that effects add up;
     - `features:<modality>`: the similarity of their components' features, Tanimoto's or Gaussian;
-    - `linear:<modality>`: the product of these, where they may be negative, with the mean of
-      training taken off: effects that are linear in features;
+    - `linear:<modality>`: the product of these, where they may be negative and all of training have
+      them, with the mean of training taken off: effects that are linear in features;
     - `interactions`: products of the similarities of two components each;
 
     all with weights of their own, times `(1 + context * k) / (1 + context)`, where `k` is Gaussian

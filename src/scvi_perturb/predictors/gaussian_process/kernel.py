@@ -60,7 +60,7 @@ class ConditionKernel:
     """What a kernel learns from training: bandwidths and units.
 
     `features`: What is known about perturbations, or None. `modalities`, `linear`: Kernels of each
-    modality; linear ones of those that may be negative. `dose`: Geometric mean dose, the unit of
+    modality; linear ones of those that may be negative and that all of training have. `dose`: Geometric mean dose, the unit of
     doses. `distance`: Median squared distance between the control profiles of training contexts,
     the unit of distances.
     """
@@ -82,7 +82,8 @@ class ConditionKernel:
                 if mask.any():
                     every = features.frame(modality).to_numpy()
                     modalities[modality] = ModalityKernel.learn(every, values[mask])
-                    if modalities[modality].width is not None:
+                    # a name without the modality would stand at its mean, as if that were known
+                    if modalities[modality].width is not None and mask.all():
                         linear[modality] = LinearKernel.learn(values[mask])
         squared = points.contexts.squared_distances(points.contexts)
         apart = squared[np.triu_indices(len(squared), 1)]
