@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scvi_perturb.data import Component, Condition, ScreenKeys
-from scvi_perturb.data.request import RequestRow
+from scvi_perturb.data.request import RequestRow, TrainingCoverage
 from scvi_perturb.predictors.profiles import TrainingProfiles
 from scvi_perturb.predictors.stack.fit import treated_rows
 from scvi_perturb.predictors.stack.scenarios import SCENARIOS, folds_of, unit_of
-from scvi_perturb.similarity.coverage import TrainingCoverage
 from tests.predictors._screen import make_screen
 
 ASKED_OF_TRAINING = [scenario for scenario in SCENARIOS if scenario != "seen"]

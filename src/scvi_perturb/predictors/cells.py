@@ -13,6 +13,7 @@ from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import TARGET_SUM, UNS_KEY, UnknownPerturbationError, log_normalize_cells
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.request import agrees
 from scvi_perturb.predictors.base import (
     UNITS,
     CellSource,
@@ -31,7 +32,6 @@ from scvi_perturb.predictors.request import (
     request_frame,
     seen_cells,
 )
-from scvi_perturb.similarity.coverage import agrees
 from scvi_perturb.similarity.kernels import Similarity, covered, names_in
 
 if TYPE_CHECKING:

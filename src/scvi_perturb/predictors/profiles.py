@@ -19,8 +19,8 @@ from scvi_perturb._core import (
 )
 from scvi_perturb.data.condition import Condition, row_codes
 from scvi_perturb.data.condition_table import encode_obs
+from scvi_perturb.data.request import agrees
 from scvi_perturb.predictors.request import context_labels, read_chunks, seen_cells
-from scvi_perturb.similarity.coverage import agrees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -32,7 +32,7 @@ from scvi_perturb.data.reader import (
     check_adata,
     check_mudata,
 )
-from scvi_perturb.data.request import RequestRow, parse_request, without_n_cells
+from scvi_perturb.data.request import RequestRow, TrainingCoverage, parse_request, without_n_cells
 from scvi_perturb.data.screen import Screen
 from scvi_perturb.generative.samplers import SAMPLERS, SamplerConfig
 from scvi_perturb.model.base.docs import docs
@@ -62,8 +62,7 @@ from scvi_perturb.model.base.setup import (
     screen_fields,
 )
 from scvi_perturb.model.base.training import CellSplit
-from scvi_perturb.similarity.coverage import TrainingCoverage
-from scvi_perturb.similarity.novelty import UNKNOWN, novelty
+from scvi_perturb.similarity.novelty import novelty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -580,7 +579,7 @@ class PerturbationModel(SavingMixin):
             plan.request,
             self._screen,
             n_cells=np.bincount(plan.row),
-            annotate=lambda: self._annotations(*self._asked_rows(plan)),
+            annotate=lambda: self._annotations(*plan.places(self._screen.keys.context)),
             uns=uns,
             path=path,
             inputs=inputs,
@@ -745,23 +744,6 @@ class PerturbationModel(SavingMixin):
 
     def _after_training(self, reader: ScreenReader, train: np.ndarray) -> None:
         """Record what a kind of model needs of the training cells."""
-
-    def _asked_rows(self, plan: Plan) -> tuple[list[RequestRow], np.ndarray]:
-        """Return each condition in each context of its reference, and the row that asks for it."""
-        request, columns = plan.request, self._screen.keys.context
-        labels = (
-            plan.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
-        )
-        asked, row = [], []
-        ends = np.searchsorted(plan.row, np.arange(len(request) + 1))
-        for i, condition in enumerate(request.conditions):
-            used = labels[np.unique(plan.reference[ends[i] : ends[i + 1]])]
-            for column, label in request.where(i).items():
-                used[:, columns.index(column)] = label
-            contexts = sorted({tuple(map(str, context)) for context in used})
-            asked += [RequestRow(condition, context) for context in contexts]
-            row += [i] * len(contexts)
-        return asked, np.array(row)
 
     def _annotations(
         self, asked: list[RequestRow], row: np.ndarray, stated: np.ndarray | None = None

@@ -28,7 +28,9 @@ from scvi_perturb.data.reader import (
     read_rows,
     row_sums,
 )
+from scvi_perturb.data.request import Request, RequestRow
 from scvi_perturb.module.base import ConditionTensors
+from scvi_perturb.similarity.novelty import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scvi_perturb._core import Batch
-    from scvi_perturb.data.request import Request
     from scvi_perturb.data.screen import Screen
     from scvi_perturb.features.store import PerturbationFeatures
 
@@ -172,6 +173,25 @@ class Plan:
             entries.append((np.full(n, i), chosen, np.arange(n)))
         row, reference, draw = (np.concatenate(part) for part in zip(*entries, strict=True))
         return cls(request, cells, row, reference, draw)
+
+    def places(self, columns: Sequence[str]) -> tuple[list[RequestRow], np.ndarray]:
+        """Return each condition in each context of its reference cells, and the row it is of.
+
+        `columns`: The context columns.
+        """
+        labels = (
+            self.cells.labels.reindex(columns=list(columns)).fillna(UNKNOWN).to_numpy(dtype=object)
+        )
+        asked, row = [], []
+        ends = np.searchsorted(self.row, np.arange(len(self.request) + 1))
+        for i, condition in enumerate(self.request.conditions):
+            used = labels[np.unique(self.reference[ends[i] : ends[i + 1]])]
+            for column, label in self.request.where(i).items():
+                used[:, list(columns).index(column)] = label
+            contexts = sorted({tuple(map(str, context)) for context in used})
+            asked += [RequestRow(condition, context) for context in contexts]
+            row += [i] * len(contexts)
+        return asked, np.array(row)
 
 
 @dataclass(frozen=True, slots=True)

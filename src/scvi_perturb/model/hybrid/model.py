@@ -298,7 +298,8 @@ class HybridResidualModel(RecentredModel):
     def _annotation(self, groups: RequestGroups, asked: _Asked) -> dict[str, Any]:
         """Return what `obs` says of each row, and warn of what calibration does not cover."""
         self._warn_outside(groups, asked.scenario, np.concatenate(asked.novelty))
-        found = self._annotations(*self._asked_rows(groups.plan), np.concatenate(asked.row_novelty))
+        places = groups.plan.places(self._screen.keys.context)
+        found = self._annotations(*places, np.concatenate(asked.row_novelty))
         return {"scenario": asked.row_scenario} | found
 
     def predict_mean(

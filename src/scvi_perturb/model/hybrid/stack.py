@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scvi_perturb.data.request import RequestRow
+    from scvi_perturb.data.request import RequestRow, RequestScenario
     from scvi_perturb.data.split.record import Split
     from scvi_perturb.features.store import PerturbationFeatures
     from scvi_perturb.model.base.training import CellSplit
     from scvi_perturb.module.generator import GeneratorConfig
     from scvi_perturb.predictors.request import Predictor
     from scvi_perturb.predictors.stack.scenarios import Fold
-    from scvi_perturb.similarity.coverage import RequestScenario
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
+from scvi_perturb.data.request import agrees
 from scvi_perturb.predictors.gaussian_process.signal import (
     Outputs,
     Scale,
@@ -21,7 +22,6 @@ from scvi_perturb.predictors.gaussian_process.signal import (
     row_weights,
 )
 from scvi_perturb.predictors.profiles import renormalized
-from scvi_perturb.similarity.coverage import agrees
 from scvi_perturb.similarity.kernels import (
     LinearKernel,
     ModalityKernel,
@@ -60,9 +60,9 @@ class ConditionKernel:
     """What a kernel learns from training: bandwidths and units.
 
     `features`: What is known about perturbations, or None. `modalities`, `linear`: Kernels of each
-    modality; linear ones of those that may be negative and that all of training have. `dose`: Geometric mean dose, the unit of
-    doses. `distance`: Median squared distance between the control profiles of training contexts,
-    the unit of distances.
+    modality; linear ones of those that may be negative and that all of training have. `dose`:
+    Geometric mean dose, the unit of doses. `distance`: Median squared distance between the control
+    profiles of training contexts, the unit of distances.
     """
 
     features: PerturbationFeatures | None

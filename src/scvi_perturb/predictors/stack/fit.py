@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scvi_perturb.data.request import Context, RequestRow
+    from scvi_perturb.data.request import Context, RequestRow, RequestScenario
     from scvi_perturb.predictors.base import MeanPredictor
     from scvi_perturb.predictors.profiles import Deltas, TrainingProfiles
     from scvi_perturb.predictors.request import ControlCells
-    from scvi_perturb.similarity.coverage import RequestScenario
 
     Floats = NDArray[np.float64]
     Members = dict[str, MeanPredictor]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
+from scvi_perturb.data.request import RequestScenario, TrainingCoverage
 from scvi_perturb.predictors.baselines import (
     Additive,
     ContextMean,
@@ -19,7 +20,6 @@ from scvi_perturb.predictors.forest import FeatureForest, measured_modalities
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.latent_additive import LatentAdditive
 from scvi_perturb.predictors.ridge import BlendedKernelRidge, PCARidge
-from scvi_perturb.similarity.coverage import RequestScenario, TrainingCoverage
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -186,16 +186,3 @@ def default_members(
         if measured_modalities(features):
             found["feature_forest"] = FeatureForest(features, profile=profile)
     return found
-
-
-def fallback(scenario: RequestScenario) -> tuple[str, ...]:
-    """Return who shares the weight where training has nothing to try the scenario on."""
-    second: dict[RequestScenario, tuple[str, ...]] = {
-        "unseen_context": ("context_mean",),
-        "context_transfer": ("context_mean",),
-        "unseen_combination": ("additive",),
-        "dose": ("dose_line",),
-        "dose_beyond": ("dose_hill",),
-        "unseen_perturbation": ("mean_of_training",),
-    }
-    return ("condition_gp", *second.get(scenario, ()))

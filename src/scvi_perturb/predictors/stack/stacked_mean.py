@@ -11,6 +11,7 @@ from scipy.special import ndtri
 
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError
+from scvi_perturb.data.request import RequestScenario, TrainingCoverage
 from scvi_perturb.predictors.base import MeanPredictor
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
 from scvi_perturb.predictors.request import read_request
@@ -26,10 +27,8 @@ from scvi_perturb.predictors.stack.scenarios import (
     SCENARIOS,
     AnsweredScenario,
     default_members,
-    fallback,
     likely_scenario,
 )
-from scvi_perturb.similarity.coverage import RequestScenario, TrainingCoverage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +51,15 @@ _AMBIGUITY: Final = 0.85
 _LEAST: Final = 0.1
 #: Requests answered at a time.
 _CHUNK: Final = 1_024
+#: Who shares the weight with the regression where training has nothing to try a scenario on.
+_SECOND: Final[dict[RequestScenario, tuple[str, ...]]] = {
+    "unseen_context": ("context_mean",),
+    "context_transfer": ("context_mean",),
+    "unseen_combination": ("additive",),
+    "dose": ("dose_line",),
+    "dose_beyond": ("dose_hill",),
+    "unseen_perturbation": ("mean_of_training",),
+}
 _ARRAYS: Final = ("mean", "std", "lower", "upper", "novelty")
 
 
@@ -152,7 +160,8 @@ def _answering(
     """Return who has weight: of those tried, or else the usual ones, who answer."""
     if stack.left_out is not None:
         return tuple(n for n in stack.left_out.predicted if n in {*predicted, *external})
-    return tuple(name for name in fallback(stack.scenario) if name in predicted) or tuple(predicted)
+    usual = ("condition_gp", *_SECOND.get(stack.scenario, ()))
+    return tuple(name for name in usual if name in predicted) or tuple(predicted)
 
 
 def _untried_prediction(
