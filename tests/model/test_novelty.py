@@ -100,7 +100,7 @@ def test_features_make_similar_perturbations_less_novel():
 
 
 def test_modalities_count_where_both_have_them():
-    one = pd.DataFrame({"x": [1.0, 1.0]}, index=["A", "B"])
+    one = pd.DataFrame({"x": [1.0, 2.0]}, index=["A", "B"])
     two = pd.DataFrame({"y": [1.0]}, index=["A"])
     single = PerturbationFeatures({"one": one})
     both = PerturbationFeatures({"one": one, "two": two})
