@@ -320,6 +320,7 @@ class World:
             r"pl\.dose_response\.points": svp.tl.dose_response(self.dosed, points=True),
             r"pl\.responders\.adata": self.responded,
             r"pl\.responders\.key": None,
+            r"pl\.interaction_map\.pairs": svp.tl.interactions(self.screen, n_boot=10),
             r"pl\.similarity_map\.similarity": svp.tl.perturbation_similarity(self.screen),
             r"pl\.similarity_map\.clusters": svp.tl.cluster_perturbations(self.screen),
             r"pl\.umap_real_and_predicted\.(real|predicted)": self.screen,

@@ -15,7 +15,12 @@ from scvi_perturb.benchmark.report import (
     score_bars,
     training_curves,
 )
-from scvi_perturb.pl._conditions import dose_response, responders, similarity_map
+from scvi_perturb.pl._conditions import (
+    dose_response,
+    interaction_map,
+    responders,
+    similarity_map,
+)
 from scvi_perturb.pl._figures import effect_scatter, training_history, umap_real_and_predicted
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "dose_response",
     "effect_intervals",
     "effect_scatter",
+    "interaction_map",
     "metric_values",
     "responders",
     "score_bars",

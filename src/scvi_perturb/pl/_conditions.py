@@ -1,4 +1,4 @@
-"""Effects over doses, conditions that are alike, and how many cells respond."""
+"""Effects over doses, conditions that are alike, pairs that interact, how many cells respond."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 #: Columns of the table of curves that are figures, and not what the curve is of.
 _CURVE: Final = ("ec50", "ec50_lower", "ec50_upper", "emax", "slope", "e0", "range")
 _POINT: Final = ("gene", "dose", "lfc", "lower", "upper")
+#: Letters of the kinds of interactions.
+_KINDS: Final = {
+    "synergy": "S",
+    "additive": "=",
+    "buffering": "B",
+    "suppression": "X",
+    "neomorphic": "N",
+    "unclear": "?",
+}
 
 
 @checked
@@ -144,14 +153,63 @@ def similarity_map(
     rows, columns = (similarity[side].map(place).to_numpy() for side in ("first", "second"))
     values[rows, columns] = values[columns, rows] = similarity["similarity"]
     ax = axes_of(ax, (1.8 + 0.22 * len(labels), 1.4 + 0.22 * len(labels)))
-    _draw_map(ax, values, labels)
+    _draw_map(ax, values, labels, what="similarity of effects")
     if clusters is not None:
         for _, own in clusters.groupby("cluster"):
             _frame(ax, sorted(place[label] for label in own["label"]))
     return ax
 
 
-def _draw_map(ax: Axes, values: NDArray[np.float64], labels: list[str]) -> None:
+@checked
+def interaction_map(pairs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw which pairs of perturbations do more, or less, than the sum of the two.
+
+    Parameters
+    ----------
+    pairs
+        From :func:`scvi_perturb.tl.interactions`, a row a pair; of several contexts, those of one.
+    ax
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A square for each pair, by `along`, the share of the sum of its singles that it reaches:
+        white at 1, blue to 2 and more, orange to 0 and less; grey where the pair was not asked. The
+        letter is its kind: S synergy, B buffering, X suppression, N neomorphic, = additive,
+        ? unclear.
+
+    Raises
+    ------
+    SchemaError
+        If columns are missing, or a pair has several rows.
+    """
+    needed = ("first", "second", "along", "kind")
+    if absent := [column for column in needed if column not in pairs]:
+        msg = f"pairs lacks the columns {absent}; pass the table of `tl.interactions`."
+        raise SchemaError(msg)
+    ends = [tuple(sorted(map(str, two))) for two in pairs[["first", "second"]].to_numpy()]
+    if len(set(ends)) < len(ends):
+        twice = next(two for two in ends if ends.count(two) > 1)
+        msg = (
+            f"pairs has {ends.count(twice)} rows of {'+'.join(twice)}; expected one. Keep those of "
+            "one context, dose and time."
+        )
+        raise SchemaError(msg)
+    labels = sorted({name for two in ends for name in two})
+    values = np.full((len(labels), len(labels)), np.nan)
+    ax = axes_of(ax, (1.8 + 0.22 * len(labels), 1.4 + 0.22 * len(labels)))
+    for two, along, kind in zip(ends, pairs["along"], pairs["kind"], strict=True):
+        row, column = map(labels.index, two)
+        values[row, column] = values[column, row] = np.clip(along - 1, -1, 1)
+        for x, y in ((row, column), (column, row)):
+            text = _KINDS.get(str(kind), "")
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color=DARK)
+    _draw_map(ax, values, labels, what="share of the sum, less 1")
+    return ax
+
+
+def _draw_map(ax: Axes, values: NDArray[np.float64], labels: list[str], *, what: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     scale = LinearSegmentedColormap.from_list("alike", [COLOURS[1], "white", COLOURS[0]])
@@ -163,7 +221,7 @@ def _draw_map(ax: Axes, values: NDArray[np.float64], labels: list[str]) -> None:
     figure = ax.get_figure()
     if figure is not None:
         bar = figure.colorbar(image, ax=ax, shrink=0.6)
-        bar.set_label("similarity of effects", fontsize=8)
+        bar.set_label(what, fontsize=8)
         bar.ax.tick_params(labelsize=7)
 
 
