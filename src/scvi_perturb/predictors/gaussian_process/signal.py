@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import svds
 from scipy.stats import ttest_1samp
+from sklearn.utils.extmath import randomized_svd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,6 +100,8 @@ _N_COMPONENTS: Final = 100
 #: With more rows than these and no more genes, components come from products of genes: faster.
 _MANY_ROWS: Final = 1_000
 _MOST_SQUARED: Final = 4_000
+#: Power iterations of a random subspace.
+_N_POWERS: Final = 7
 #: Below this share of all variance a component is rounding.
 _ROUNDING: Final = 1e-10
 
@@ -180,13 +183,18 @@ def _separated(
 
 
 def _axes(rows: NDArray[np.float64], n_components: int) -> NDArray[np.float64]:
-    """Return leading right singular vectors, `(k, n_genes)`, with the largest entry positive."""
+    """Return leading right singular vectors, `(k, n_genes)`, with the largest entry positive.
+
+    Those of many rows and genes are found in a random subspace (Halko, Martinsson and Tropp, 2011).
+    """
     n_rows, n_genes = rows.shape
     few = 4 * n_components < min(rows.shape)
     if few and n_rows > _MANY_ROWS and n_genes <= _MOST_SQUARED:
         first = n_genes - n_components
         squared, vectors = eigh(rows.T @ rows, subset_by_index=(first, n_genes - 1))
         spread, axes = np.sqrt(np.maximum(squared, 0.0))[::-1], vectors.T[::-1]
+    elif few and n_rows > _MANY_ROWS:
+        _, spread, axes = randomized_svd(rows, n_components, n_iter=_N_POWERS, random_state=0)
     elif few:
         start = np.random.default_rng(0).normal(size=min(rows.shape))
         _, spread, axes = svds(rows, k=n_components, v0=start)
