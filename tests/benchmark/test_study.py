@@ -45,7 +45,8 @@ def simulated():
 def screen(simulated):
     """Files beside the study, in the folder that tests run in."""
     simulated.write_h5ad("screen.h5ad")
-    Path("sets.gmt").write_text("a\t\tpert_01\tpert_02\tx\ty\tz\n", encoding="utf-8")
+    sets = "a\t\tpert_01\tpert_02\tx\ty\tz\nb\t\tpert_01\tx\ty\tz\tw\n"
+    Path("sets.gmt").write_text(sets, encoding="utf-8")
     table = pd.DataFrame({"f": [1.0, 2.0, 3.0]}, index=["pert_01", "pert_03", "elsewhere"])
     table.to_csv("table.csv")
     return simulated

@@ -156,7 +156,8 @@ def test_parts_that_no_training_cell_has_are_told(asked, capsys):
 def test_gene_sets_tell_of_perturbations_and_measured_genes(asked):
     adata = simulate(200)
     genes = [*adata.var_names[:4], "pert_01", "pert_02"]
-    Path("sets.gmt").write_text("\t".join(["one", "", *genes, "elsewhere"]), encoding="utf-8")
+    lines = (["one", "", *genes, "elsewhere"], ["two", "", *genes[:5]])
+    Path("sets.gmt").write_text("\n".join(map("\t".join, lines)), encoding="utf-8")
     adata.write_h5ad("screen.h5ad")
     _, named = asked("screen.h5ad", "--out", "made", "--features", "sets.gmt")
     assert set(named["features"].names) == set(genes)
