@@ -344,7 +344,10 @@ def _words(hint: Any, *, many: bool = False) -> str:  # noqa: ANN401, PLR0911
     if origin in _ITERABLES:
         return f"a sequence of {_words(inner[0], many=True)}" if inner else "a sequence"
     if origin in (dict, collections.abc.Mapping):
-        return "a mapping"
+        if not inner:
+            return "a mapping"
+        held = "anything" if inner[1] is Any else _words(inner[1], many=True)
+        return f"a mapping of {_words(inner[0], many=True)} to {held}"
     if origin is np.ndarray:
         return "a NumPy array of numbers" if "object_" not in repr(inner) else "a NumPy array"
     if origin is collections.abc.Callable:

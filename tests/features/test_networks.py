@@ -132,6 +132,34 @@ def test_edges_that_cannot_be_used_are_refused(options, message):
         network_embedding(edges, **options)
 
 
+@pytest.mark.parametrize(
+    ("ends", "options", "message"),
+    [
+        ([("MYC", ""), ("MYC", None)], {}, "2 of 2 edges lack an end"),
+        ([("MYC", "JAK2"), ("MYC", "TYK2")], {"direction": "out"}, "tells none from another"),
+    ],
+)
+def test_edges_that_say_nothing_are_refused(ends, options, message):
+    with pytest.raises(SchemaError, match=message):
+        network_embedding(pd.DataFrame(ends, columns=["a", "b"]), **options)
+
+
+def test_a_gene_called_like_a_missing_value_is_a_name(tmp_path):
+    (tmp_path / "links.csv").write_text("a,b\nNA,NAN\nNAN,MYC\n")
+    assert network_embedding(tmp_path / "links.csv").index.tolist() == ["MYC", "NA", "NAN"]
+
+
+def test_all_components_of_a_large_directed_network_are_found():
+    rng = np.random.default_rng(0)
+    ends = {
+        "a": [f"r{i}" for i in rng.integers(0, 510, 4000)],
+        "b": [f"t{i}" for i in rng.integers(0, 520, 4000)],
+    }
+    table = network_embedding(pd.DataFrame(ends), direction="out", n_components=1000)
+    assert table.shape == (510, 509)
+    np.testing.assert_allclose((table**2).sum(axis=1), 1.0)
+
+
 def test_edges_of_names_with_themselves_are_none():
     with pytest.raises(SchemaError, match="no edge between two different names"):
         network_embedding(pd.DataFrame({"a": ["X"], "b": ["X"]}))
@@ -205,6 +233,12 @@ def test_a_drug_is_the_mean_of_its_targets_in_a_network():
         ({"a": []}, {}, "No drug has a target"),
         ({"a": ["X"]}, {"min_drugs": 3}, "No target is shared by 3 drugs"),
         (pd.DataFrame({"drug": ["a"], "gene": ["X"]}), {"target": "target"}, "'target'.*not found"),
+        (pd.DataFrame([["a", "Aspirin", "X"]], columns=["id", "name", "gene"]), {}, "Name both"),
+        (
+            {"a": ["X"]},
+            {"vectors": pd.DataFrame({"x": [1.0, 2.0]}, index=["X", "X"])},
+            r"\['X'\] come twice",
+        ),
     ],
 )
 def test_targets_that_cannot_be_used_are_refused(arguments, options, message):

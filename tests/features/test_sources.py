@@ -94,6 +94,8 @@ def test_sources_that_cannot_be_used_are_refused(tmp_path, make, message):
     ("name", "text", "message"),
     [
         ("one.csv", "name\nMYC\n", "has one column"),
+        ("other.csv", "name;a\nMYC;1\n", "with tabs, commas or blanks between"),
+        ("short.csv", "a,b\nMYC,1,2\nJAK2,3,4\n", "more fields than the header"),
         ("text.csv", "name,a\nMYC,high\nJAK2,low\n", "not numeric"),
         ("twice.csv", "name,a\nMYC,1\nMYC,2\n", "'MYC'.*come twice"),
         ("ragged.csv", 'name,a\nMYC,"1\n', "is not a table"),
@@ -105,6 +107,14 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, name, text, message):
     path.write_text(text)
     with pytest.raises((SchemaError, ImportError), match=message):
         PerturbationFeatures({"known": path})
+
+
+def test_what_a_user_wrote_into_attrs_is_no_provenance():
+    table = TABLE.copy()
+    table.attrs["provenance"] = "our laboratory"
+    features = PerturbationFeatures({"known": table})
+    assert features.provenance == {"known": {"made_by": "table", "source": "table"}}
+    assert table.attrs == {"provenance": "our laboratory"}
 
 
 def test_parquet_without_its_reader_says_what_to_install(tmp_path, monkeypatch):

@@ -134,6 +134,8 @@ def test_nearest_uses_shared_modalities_only(features):
         (pd.DataFrame({"x": [1.0, np.inf]}, index=["A", "B"]), r"infinite for \['B'\]"),
         (pd.DataFrame({"x": [1.0, 1e300]}, index=["A", "B"]), r"infinite for \['B'\]"),
         (pd.DataFrame({"x": [1.0], "y": [np.nan]}, index=["A"]), r"partly missing for \['A'\]"),
+        (pd.DataFrame({"x": [np.nan]}, index=["A"]), "no name with values"),
+        (pd.DataFrame({"x": [1.0]}, index=[["A"], ["B"]]), "index of 2 levels"),
     ],
 )
 def test_messages(frame, message):

@@ -64,6 +64,12 @@ def test_texts_that_cannot_be_used_are_refused(texts, message):
         text_features(texts)
 
 
+def test_missing_texts_of_a_mapping_have_no_row():
+    with pytest.warns(UserWarning, match="2 of .* names have no text.*'none', 'not'"):
+        table = text_features(TEXTS | {"none": None, "not": float("nan")})
+    pd.testing.assert_frame_equal(table, text_features(TEXTS))
+
+
 def test_a_sentence_model_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"scvi-perturb\[text\]"):

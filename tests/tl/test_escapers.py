@@ -100,6 +100,36 @@ def test_other_conditions_do_not_matter_and_seeds_repeat(screen):
         assert first.loc[name, "lower"] <= row["share"] <= first.loc[name, "upper"]
 
 
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"key_added": "perturbation"}, r"write over obs\['perturbation'\]"),
+        ({}, {"key_added": "scvi_perturb"}, "choose another"),
+        ({"library": 0.0}, {"keys": svp.data.ScreenKeys(library="library")}, "no library size for"),
+        ({"library": "?"}, {"keys": svp.data.ScreenKeys(library="library")}, "no library size for"),
+        ({}, {"keys": svp.data.ScreenKeys(library="library")}, "no column 'library'"),
+    ],
+)
+def test_nothing_is_written_where_the_call_is_refused(screen, change, options, message):
+    adata = screen.copy()
+    for column, value in change.items():
+        adata.obs[column] = value
+    before = adata.obs.copy()
+    with pytest.raises(svp.SchemaError, match=message):
+        svp.tl.escapers(adata, **options)
+    pd.testing.assert_frame_equal(adata.obs, before)
+    assert adata.uns.keys() == screen.uns.keys()
+
+
+def test_effects_and_genes_without_counts_are_refused(screen):
+    with pytest.raises(svp.SchemaError, match="These are effects"):
+        svp.tl.escapers(svp.predictors.NoChange().fit(screen).predict(["pert_01"]))
+    empty = screen.copy()
+    empty.X = empty.X * 0
+    with pytest.raises(svp.SchemaError, match="nothing can be seen"):
+        svp.tl.escapers(empty)
+
+
 def test_few_cells_are_named(screen):
     few = screen[:0].copy()
     labels = screen.obs["perturbation"].astype(str).to_numpy()

@@ -120,6 +120,11 @@ def test_what_is_missing_is_named(model, screen, pairs):
         svp.tl.next_experiments(model, pairs, 1, by="hits")
     with pytest.raises(svp.SchemaError, match="No gene of the signature"):
         svp.tl.next_experiments(model, pairs, 1, by="hits", signature={"IL6": 1.0})
+    partly = {screen.var_names[0]: 1.0, "IL6": 1.0}
+    with pytest.warns(UserWarning, match="1 of 2 genes of the signature.*IL6"):
+        svp.tl.next_experiments(model, pairs, 1, by="hits", signature=partly)
+    with pytest.raises(svp.SchemaError, match="1 candidates come more than once"):
+        svp.tl.next_experiments(model, ["pert_01+pert_02", "pert_02+pert_01"], 2)
     with pytest.raises(ValueError, match="above the number of candidates"):
         svp.tl.next_experiments(model, pairs, 1000)
     other = svp.predictors.StackedMean(members={"none": svp.predictors.NoChange()}).fit(screen)

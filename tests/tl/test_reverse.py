@@ -97,5 +97,24 @@ def test_what_is_missing_is_named(effects):
     with pytest.raises(svp.SchemaError, match="Layer 'std' is missing"):
         svp.tl.reverse(without, shift)
     shift.var_names = [f"other_{i}" for i in range(N_GENES)]
+    for unknown in (np.nan, np.inf, -1.0):
+        with pytest.raises(svp.SchemaError, match="not finite, or errors below 0"):
+            svp.tl.reverse(stated(effects, std=unknown), stated(effects))
     with pytest.raises(svp.SchemaError, match="0 genes in common"):
         svp.tl.reverse(stated(effects), shift)
+
+
+def test_single_cells_show_no_error_of_a_change():
+    config = svp.data.SimulatorConfig(n_perturbations=3, n_combinations=0, n_contexts=1)
+    screen = svp.data.simulate_screen(n_cells=300, n_genes=40, seed=0, config=config)
+    control = screen[screen.obs["perturbation"] == "control"]
+    goal = screen[screen.obs["perturbation"] == "pert_02"]
+    with pytest.raises(svp.SchemaError, match="shift has 1 cells; expected at least 10"):
+        svp.tl.reverse(screen, goal[:1], reference=control)
+    with pytest.raises(svp.SchemaError, match="reference lacks 35 of the 40 genes"):
+        svp.tl.reverse(screen, goal, reference=control[:, :5])
+    few = np.flatnonzero(screen.obs["perturbation"] == "pert_01")[1:]
+    left = screen[np.setdiff1d(np.arange(screen.n_obs), few)]
+    with pytest.warns(UserWarning, match="1 conditions.*fewer than 10 cells"):
+        table = svp.tl.reverse(left, goal, reference=control)
+    assert set(table["perturbation"].dropna()) == {"pert_02", "pert_03"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from scvi_perturb._files import read_text
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+#: Where a function writes down, in `attrs` of its table, how the table was made.
+PROVENANCE: Final = "provenance"
 _MOST = 10
 
 
@@ -129,6 +131,8 @@ def gene_set_membership(
          cycle  stress
     MYC      1       1
     """
+    if not isinstance(gene_sets, str | Path | Mapping):
+        gene_sets = list(gene_sets)
     collection = _read_sets(gene_sets)
     sizes = {name: len(set(members)) for name, members in collection.items()}
     kept = [name for name, size in sizes.items() if min_size <= size <= max_size]
@@ -156,7 +160,15 @@ def gene_set_membership(
     if lost:
         msg = f"{len(lost)} of {len(asked)} genes are in no set and get no row: {listed(lost)}."
         warn(msg)
-    return table.loc[known]
+    made = table.loc[known]
+    given = gene_sets if isinstance(gene_sets, list) else [gene_sets]
+    files = [Path(one).name for one in given if isinstance(one, str | Path)]
+    made.attrs[PROVENANCE] = {
+        "made_by": "gene_set_membership",
+        "n_sets": len(kept),
+        "source": ", ".join(files) or "sets by name",
+    }
+    return made
 
 
 def _read_sets(

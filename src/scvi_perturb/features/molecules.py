@@ -12,7 +12,7 @@ from scvi_perturb._core import (
     SchemaError,
     warn,
 )
-from scvi_perturb.features.genes import listed
+from scvi_perturb.features.genes import PROVENANCE, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,7 +147,11 @@ def molecular_fingerprints(
     values = np.stack([make(molecule) for molecule in molecules.values()])
     first = 1 if kind == "maccs" else 0
     columns = [f"{kind}_{first + i}" for i in range(values.shape[1])]
-    return pd.DataFrame(values, index=pd.Index(list(molecules)), columns=columns)
+    table = pd.DataFrame(values, index=pd.Index(list(molecules)), columns=columns)
+    table.attrs[PROVENANCE] = {
+        "made_by": "molecular_fingerprints", "kind": kind, "counts": counts, "source": "SMILES",
+    }  # fmt: skip
+    return table
 
 
 def _hashed(kind: FingerprintKind, radius: int, n_bits: int, *, counts: bool) -> Callable[..., Any]:
@@ -297,6 +301,9 @@ def molecular_descriptors(
     values[~np.isfinite(values)] = np.nan
     columns = [name for name, _ in Descriptors.descList]
     table = pd.DataFrame(values, index=pd.Index(list(molecules)), columns=columns)
-    if not ranks:
-        return table
-    return ((table.rank(method="min") - 1) / len(table)).fillna(0.0)
+    if ranks:
+        table = ((table.rank(method="min") - 1) / len(table)).fillna(0.0)
+    table.attrs[PROVENANCE] = {
+        "made_by": "molecular_descriptors", "ranks": ranks, "source": "SMILES",
+    }  # fmt: skip
+    return table

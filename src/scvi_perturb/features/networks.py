@@ -15,8 +15,14 @@ from scipy.sparse.linalg import svds
 
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import SchemaError, drawn_seed, warn
-from scvi_perturb.features.genes import listed
-from scvi_perturb.features.sources import PROVENANCE, pairs_of, read_columns, unversioned
+from scvi_perturb.features.genes import PROVENANCE, listed
+from scvi_perturb.features.sources import (
+    checked_table,
+    origin_of,
+    pairs_of,
+    read_columns,
+    unversioned,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -117,6 +123,12 @@ def network_embedding(
         "heat": np.exp((values - 1) / 2),
     }[kind]
     made = vectors * length
+    if not made.shape[1]:
+        msg = (
+            "In the largest piece of the network all names have the same neighbours, so that it "
+            'tells none from another. Take direction="both", or more edges.'
+        )
+        raise SchemaError(msg)
     squared = (made**2).sum(axis=1)
     seen = squared > _NOTHING
     table = pd.DataFrame(
@@ -136,7 +148,7 @@ def _read_edges(
     edges: pd.DataFrame | str | Path, score: str | None, min_score: float | None
 ) -> pd.DataFrame:
     """Return the edges as columns "a", "b" and "weight", those of a lower score left out."""
-    frame = edges if isinstance(edges, pd.DataFrame) else read_columns(Path(edges))
+    frame = edges if isinstance(edges, pd.DataFrame) else read_columns(Path(edges), n_names=2)
     columns = [str(column) for column in frame.columns]
     least = 2 + (min_score is not None and score is None)
     if len(columns) < least or (score is not None and score not in columns):
@@ -144,11 +156,12 @@ def _read_edges(
         msg = f"Edges have the columns {columns}; expected two ends and {wanted}."
         raise SchemaError(msg)
     ends = frame.iloc[:, :2].set_axis(["a", "b"], axis=1)
-    missing = int(ends.isna().any(axis=1).sum())
+    made = ends.astype(object).where(ends.notna(), "").astype(str).reset_index(drop=True)
+    made = made.apply(lambda side: side.str.strip())
+    missing = int((made == "").any(axis=1).sum())
     if missing:
-        msg = f"{missing} edges lack an end; drop them."
+        msg = f"{missing} of {len(made)} edges lack an end; drop them."
         raise SchemaError(msg)
-    made = ends.astype(str).apply(lambda side: side.str.strip()).reset_index(drop=True)
     column = 2 if score is None else columns.index(score)
     made["weight"] = 1.0
     if score is not None or min_score is not None:
@@ -244,7 +257,7 @@ def _leading(
         values, vectors = np.linalg.eigh(matrix.toarray())
     elif symmetric:
         values, vectors = sparse.linalg.eigsh(matrix, k=n, which="LA", v0=start)
-    elif min(matrix.shape) <= _FEW:
+    elif min(matrix.shape) <= _FEW or n >= min(matrix.shape) - 1:
         vectors, values, _ = np.linalg.svd(matrix.toarray(), full_matrices=False)
         values = values**2
     else:
@@ -278,7 +291,7 @@ def target_features(
         Vectors of the targets, index = name, such as :func:`network_embedding` returns. None makes
         a column for each target.
     drug, target
-        Columns of the table; None takes the first and the second.
+        Columns of the table; None takes the first and the second of a table of two.
     separator
         What stands between the targets of a drug, such as "," in "EGFR,HER2"; None takes the text
         as one name.
@@ -314,7 +327,7 @@ def target_features(
              f"{listed(lost)}.")  # fmt: skip
     table.attrs[PROVENANCE] = {
         "made_by": "target_features",
-        "of_targets": None if vectors is None else dict(vectors.attrs.get(PROVENANCE, {})),
+        "of_targets": None if vectors is None else origin_of(vectors),
         "source": Path(targets).name if isinstance(targets, str | Path) else "table",
     }
     return table
@@ -336,10 +349,16 @@ def _targets_of(
     else:
         frame = targets if isinstance(targets, pd.DataFrame) else read_columns(Path(targets))
         columns = [str(column) for column in frame.columns]
-        asked = [drug or columns[0], target or columns[min(1, len(columns) - 1)]]
+        asked = [drug or columns[0], target or columns[-1]]
         absent = [column for column in asked if column not in columns]
-        if absent or len(columns) < 2:
-            msg = f"Columns {absent or asked} were not found; the table has {columns}."
+        if absent:
+            msg = f"Columns {absent} were not found; the table has {columns}."
+            raise SchemaError(msg)
+        if len(columns) != 2 and (drug is None or target is None):
+            msg = (
+                f"The table has the columns {columns}; expected one of drugs and one of targets. "
+                "Name both with `drug` and `target`."
+            )
             raise SchemaError(msg)
         frame = frame.set_axis(columns, axis=1)
         pairs = list(zip(frame[asked[0]], frame[asked[1]], strict=True))
@@ -367,6 +386,7 @@ def _membership(held: Mapping[str, frozenset[str]], min_drugs: int) -> pd.DataFr
 
 def _mean_vectors(held: Mapping[str, frozenset[str]], vectors: pd.DataFrame) -> pd.DataFrame:
     """Return the mean vector of the targets of each drug, over those that have one."""
+    vectors = checked_table("Vectors of targets", vectors)
     has = {*vectors.index}
     known = {name: sorted(own & has) for name, own in held.items() if own & has}
     if not known:

@@ -16,8 +16,7 @@ from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.data.reader import check_raw_counts
 from scvi_perturb.data.screen import screen_keys
-from scvi_perturb.features.genes import listed
-from scvi_perturb.features.sources import PROVENANCE
+from scvi_perturb.features.genes import PROVENANCE, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,12 +125,17 @@ def _profiles(adata: AnnData, annotation: Annotation, layer: str | None, values:
         msg = f"Layer {layer!r} was not found; the layers are {list(layer_names(adata))}."
         raise SchemaError(msg)
     matrix: Any = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        msg = (
+            "adata.X is empty (None); name the layer of the values with keys=ScreenKeys(layer=...)."
+        )
+        raise SchemaError(msg)
     sums = np.zeros((len(annotation.groups), adata.n_vars))
     for start in range(0, adata.n_obs, _CHUNK):
         part = slice(start, start + _CHUNK)
         rows = matrix[part]
         if values == "counts":
-            check_raw_counts(rows, where="adata")
+            _check_counts(rows)
         elif not np.isfinite(rows.data if sparse.issparse(rows) else np.asarray(rows)).all():
             msg = 'Changes are not finite; drop or fill them, or pass values="counts".'
             raise SchemaError(msg)
@@ -139,6 +143,14 @@ def _profiles(adata: AnnData, annotation: Annotation, layer: str | None, values:
     if values == "effects":
         return sums / np.bincount(annotation.group)[:, None]
     return np.log1p(TARGET_SUM * sums / np.maximum(sums.sum(axis=1, keepdims=True), 1.0))
+
+
+def _check_counts(rows: Any) -> None:  # noqa: ANN401
+    try:
+        check_raw_counts(rows, where="adata")
+    except SchemaError as error:
+        msg = f'{error} If each row is a change from control, pass values="effects".'
+        raise SchemaError(msg) from None
 
 
 def _responses(annotation: Annotation, profiles: Floats, values: str) -> tuple[list[str], Floats]:
@@ -181,7 +193,7 @@ def _sketches(hashes: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
     table = np.full((len(hashes), _KEPT_CELLS), -1, np.int64)
     for i, own in enumerate(hashes.values()):
         table[i, : min(len(own), _KEPT_CELLS)] = own[:_KEPT_CELLS]
-    return {"names": list(hashes), "hashes": table}
+    return {"names": list(hashes), "hashes": table.tolist()}  # lists, so that tables concatenate
 
 
 def measured_in(provenance: Mapping[str, Any], adata: AnnData, annotation: Annotation) -> set[str]:
@@ -200,7 +212,7 @@ def measured_in(provenance: Mapping[str, Any], adata: AnnData, annotation: Annot
         kept = known.get(name)
         if kept is None:
             continue
-        kept = kept[kept >= 0]
+        kept = np.array([one for one in kept if one >= 0], np.int64)
         told = own if len(kept) < _KEPT_CELLS else own[own <= kept[-1]]
         if len(told) and np.isin(told, kept).mean() >= _SAME:
             same.add(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -11,19 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, shown, warn
 from scvi_perturb._files import read_bytes, read_text
-from scvi_perturb.features.genes import listed
+from scvi_perturb.features.genes import PROVENANCE, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 #: What a modality can be given as.
 Source: TypeAlias = "pd.DataFrame | Mapping[str, Any] | AnnData | str | Path"
-#: Where a function writes down, in `attrs` of its table, how the table was made.
-PROVENANCE: Final = "provenance"
 #: Text that stands for a missing number; as a name it is kept, since NA and NAN are genes.
 _MISSING: Final = ["", "NA", "N/A", "NaN", "nan", "NAN", "null", "None"]
 _VERSION: Final = re.compile(r"^(ENS[A-Z]*\d{6,})\.\d+$")
@@ -42,10 +42,58 @@ def as_table(modality: str, source: Source) -> pd.DataFrame:
         table, kind = _of_vectors(f"Modality {modality!r}", source), "vectors by name"
     else:
         table, kind = _read_vectors(Path(source)), Path(source).name
-    if PROVENANCE not in table.attrs:
+    if not origin_of(table):
         table = table.copy(deep=False)
         table.attrs[PROVENANCE] = {"made_by": "table", "source": kind}
     return table
+
+
+def origin_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Return how a function of this package made a table; empty where none did."""
+    made = table.attrs.get(PROVENANCE)  # a user may have something else there
+    return dict(made) if isinstance(made, Mapping) and "made_by" in made else {}
+
+
+def checked_table(where: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table of numbers that are present, float64, with text names.
+
+    Raises `SchemaError`: If a column is not numeric, a name is missing or comes twice, or a value
+    is infinite in float32, or only some of a row are missing.
+    """
+    if table.shape[1] == 0:
+        msg = f"{where} has no columns; expected one a feature."
+        raise SchemaError(msg)
+    textual = [
+        str(column)
+        for column, kind in table.dtypes.items()
+        if not is_numeric_dtype(kind) or is_complex_dtype(kind)
+    ]
+    if textual:
+        msg = f"{where}: columns {textual[:3]} are not numeric; encode or drop them."
+        raise SchemaError(msg)
+    if table.index.nlevels > 1:
+        msg = f"{where} has an index of {table.index.nlevels} levels; expected one, the name."
+        raise SchemaError(msg)
+    if table.index.hasnans:
+        msg = f"{where} has a missing name; expected the perturbation's name as index."
+        raise SchemaError(msg)
+    names = pd.Index([str(name).strip() for name in table.index])
+    repeated = sorted(set(names[names.duplicated()]))
+    if repeated or "" in names:
+        msg = f"{where}: names {repeated[:3] or ['']} come twice or are empty; keep one row each."
+        raise SchemaError(msg)
+    values = table.to_numpy(np.float64, na_value=np.nan)
+    gaps = np.isnan(values)
+    empty = np.asarray(gaps.all(axis=1))
+    fill = "Fill the gaps, drop the columns, or make the whole row NaN (the name lacks it)"
+    for what, bad, advice in (
+        ("infinite", (np.abs(values) > np.finfo(np.float32).max).any(axis=1), "Rescale them"),
+        ("partly missing", gaps.any(axis=1) & ~empty, fill),
+    ):
+        if bad.any():
+            msg = f"{where}: values are {what} for {list(names[bad][:3])} ({bad.sum()}). {advice}."
+            raise SchemaError(msg)
+    return pd.DataFrame(values, index=names, columns=table.columns).loc[~empty]
 
 
 def _of_anndata(modality: str, adata: AnnData) -> tuple[pd.DataFrame, str]:
@@ -140,25 +188,39 @@ def _read_npz(path: Path) -> pd.DataFrame:
     return _of_vectors(path.name, arrays)
 
 
-def read_columns(path: Path) -> pd.DataFrame:
-    """Read a text table with a header, plain or gzipped; its first column is text as written.
+def read_columns(path: Path, n_names: int = 1) -> pd.DataFrame:
+    """Read a text table with a header, plain or gzipped; its first columns are text as written.
 
     Tabs, commas or blanks stand between columns, whichever the header has, in this order.
+    `n_names`: Columns that hold names.
     """
     text = read_text(path, kind="a text table")
     header = text.partition("\n")[0]
     between = next((mark for mark in "\t, " if mark in header), None)
     if between is None:
-        msg = f"{path.name}: the header {header[:80]!r} has one column; expected two or more."
+        msg = (
+            f"{path.name}: the header {header[:80]!r} has one column; expected two or more, with "
+            "tabs, commas or blanks between."
+        )
         raise SchemaError(msg)
     read: Callable[..., Any] = pd.read_csv
     columns = [*read(io.StringIO(header), sep=between)]
-    missing = {column: _MISSING for column in columns[1:]}
+    missing = {column: _MISSING for column in columns[n_names:]}
     try:
-        return pd.DataFrame(
-            read(io.StringIO(text), sep=between, names=columns, header=0, index_col=False,
-                 dtype={columns[0]: str}, keep_default_na=False, na_values=missing)
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # Rows that are longer than the header would lose their last fields.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.DataFrame(
+                read(io.StringIO(text), sep=between, names=columns, header=0, index_col=False,
+                     dtype=dict.fromkeys(columns[:n_names], str), keep_default_na=False,
+                     na_values=missing)
+            )  # fmt: skip
+    except pd.errors.ParserWarning:
+        msg = (
+            f"{path.name}: rows have more fields than the header, {header[:80]!r}. Name every "
+            "column, also that of the names."
+        )
+        raise SchemaError(msg) from None
     except (ValueError, pd.errors.ParserError) as error:
         msg = f"{path.name} is not a table: {error}. Look at its separators and quotes."
         raise SchemaError(msg) from error
@@ -216,11 +278,12 @@ def rename_genes(
             "rows of each before you rename, or take their mean."
         )
         raise SchemaError(msg)
-    cells = first.attrs.get(PROVENANCE, {}).get("cells")
+    origin = origin_of(first)
+    cells = origin.get("cells")
     if cells is not None:  # by which `from_signatures` knows its own cells again
         new = dict(found.to_numpy()[::-1].tolist())
         renamed = [new.get(unversioned(name), name) for name in cells["names"]]
-        first.attrs[PROVENANCE] = first.attrs[PROVENANCE] | {"cells": cells | {"names": renamed}}
+        first.attrs[PROVENANCE] = origin | {"cells": cells | {"names": renamed}}
     return first
 
 
@@ -260,7 +323,7 @@ def pairs_of(names: object, own: pd.Index) -> pd.DataFrame:
 def _two_columns(names: object) -> pd.DataFrame:
     """Return pairs of names as text, each once, those with a missing side left out."""
     if isinstance(names, str | Path):
-        names = read_columns(Path(names))
+        names = read_columns(Path(names), n_names=2)
     if isinstance(names, pd.DataFrame):
         if names.shape[1] < 2:
             msg = f"Expected two columns of names, found {list(map(str, names.columns))}."

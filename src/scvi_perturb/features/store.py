@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._core import SchemaError, UnknownPerturbationError, warn
 from scvi_perturb.data.fields import read_annotation
 from scvi_perturb.features.genes import listed
 from scvi_perturb.features.signatures import keys_of, measured_in
-from scvi_perturb.features.sources import PROVENANCE, as_table
+from scvi_perturb.features.sources import as_table, checked_table, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from scvi_perturb.features.sources import Source
 
 logger = logging.getLogger(__name__)
+
+#: Columns of the report beside the modalities.
+_REPORT: Final = ("perturbation", "n_cells", "unknown", "near")
 
 
 @checked
@@ -51,7 +53,8 @@ class PerturbationFeatures:
     ------
     SchemaError
         If a table has no columns, a column is not numeric, a name comes twice or is empty, a value
-        is infinite in float32, a row is only partly NaN, or all rows of two or more are the same.
+        is infinite in float32, a row is only partly NaN, or a modality has no row or all of two or
+        more are the same.
 
     Examples
     --------
@@ -68,10 +71,13 @@ class PerturbationFeatures:
             msg = "No features were given; expected at least one modality, {name: DataFrame}."
             raise SchemaError(msg)
         given = {str(key): as_table(str(key), source) for key, source in modalities.items()}
-        tables = {key: _checked(key, table) for key, table in given.items()}
+        tables = {
+            key: checked_table(f"Modality {key!r}", table).astype(np.float32)
+            for key, table in given.items()
+        }
         for key, table in tables.items():
             _check_differ(key, table)
-        self._set(tables, {key: dict(table.attrs[PROVENANCE]) for key, table in given.items()})
+        self._set(tables, {key: origin_of(table) for key, table in given.items()})
 
     def _set(
         self, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Mapping[str, Any]]
@@ -105,6 +111,10 @@ class PerturbationFeatures:
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each modality was made: by which function, of what; empty in older saved models."""
+        return {key: _told(made) for key, made in self._origins().items()}
+
+    def _origins(self) -> dict[str, dict[str, Any]]:
+        """Return the provenance with the hashes of the cells that responses are of."""
         made: dict[str, dict[str, Any]] = getattr(self, "_provenance", {})  # older files have none
         return {key: dict(made.get(key, {})) for key in self._values}
 
@@ -188,7 +198,7 @@ class PerturbationFeatures:
         frames = {key: self.frame(key) for key in self._values}
         return self._made(
             {key: f.loc[[n in wanted for n in f.index]] for key, f in frames.items()},
-            self.provenance,
+            self._origins(),
         )
 
     def merge(self, other: PerturbationFeatures) -> Self:
@@ -203,7 +213,7 @@ class PerturbationFeatures:
         for key in other.modalities:
             added = other.frame(key)
             frames[key] = _joined(key, frames[key], added) if key in frames else added
-        made, added_by = self.provenance, other.provenance
+        made, added_by = self._origins(), other._origins()
         both = {
             key: {"made_by": "merge", "of": [made[key], added_by[key]]}
             for key in made.keys() & added_by.keys()
@@ -242,16 +252,23 @@ class PerturbationFeatures:
         Raises
         ------
         SchemaError
-            If none of the perturbations has any feature: the names are other identifiers; or as
+            If none of the perturbations has any feature: the names are other identifiers; if a
+            modality has the name of another column, or there are control cells only; or as
             :func:`scvi_perturb.pp.validate` if the columns cannot be read.
         """
+        if taken := sorted({*_REPORT} & {*self.modalities}):
+            msg = f"Modalities {taken} have names of columns of the report; name them otherwise."
+            raise SchemaError(msg)
         annotation = read_annotation(adata, keys_of(adata, keys))
         n_cells = np.bincount(annotation.group, minlength=len(annotation.groups))
         treated = {
             c: tuple(dict.fromkeys(c.names)) for c in annotation.conditions if not c.is_control
         }
+        if not treated:
+            msg = "The screen has control cells only; expected perturbations to report on."
+            raise SchemaError(msg)
         self.check_covers({name for names in treated.values() for name in names})
-        seen = {key: measured_in(made, adata, annotation) for key, made in self.provenance.items()}
+        seen = {key: measured_in(made, adata, annotation) for key, made in self._origins().items()}
         rows: dict[tuple[str, ...], dict[str, Any]] = {}
         for condition, n in zip(annotation.conditions, n_cells, strict=True):
             names = treated.get(condition, ())
@@ -359,47 +376,18 @@ class PerturbationFeatures:
         object.__setattr__(self, attribute, value)
 
 
-def _checked(modality: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a modality that are present, checked, with text names."""
-    where = f"Modality {modality!r}"
-    if table.shape[1] == 0:
-        msg = f"{where} has no columns; expected one a feature."
-        raise SchemaError(msg)
-    textual = [
-        str(column)
-        for column, kind in table.dtypes.items()
-        if not is_numeric_dtype(kind) or is_complex_dtype(kind)
-    ]
-    if textual:
-        msg = f"{where}: columns {textual[:3]} are not numeric; encode or drop them."
-        raise SchemaError(msg)
-    if table.index.hasnans:
-        msg = f"{where} has a missing name; expected the perturbation's name as index."
-        raise SchemaError(msg)
-    names = pd.Index([str(name).strip() for name in table.index])
-    repeated = sorted(set(names[names.duplicated()]))
-    if repeated or "" in names:
-        msg = f"{where}: names {repeated[:3] or ['']} come twice or are empty; keep one row each."
-        raise SchemaError(msg)
-    with np.errstate(over="ignore"):
-        values = table.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
-    gaps = np.isnan(values)
-    empty = np.asarray(gaps.all(axis=1))
-    fill = "Fill the gaps, drop the columns, or make the whole row NaN (the name lacks it)"
-    for what, bad, advice in (
-        ("infinite", np.asarray(np.isinf(values).any(axis=1)), "Clip or rescale them"),
-        ("partly missing", gaps.any(axis=1) & ~empty, fill),
-    ):
-        if bad.any():
-            msg = f"{where}: values are {what} for {list(names[bad][:3])} ({bad.sum()}). {advice}."
-            raise SchemaError(msg)
-    frame = pd.DataFrame(values, index=names, columns=table.columns)
-    return frame.loc[~empty]
+def _told(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance without hashes, which nobody reads."""
+    told = {key: value for key, value in made.items() if key != "cells"}
+    return told | ({"of": [_told(one) for one in made["of"]]} if "of" in made else {})
 
 
 def _check_differ(modality: str, table: pd.DataFrame) -> None:
-    """Raise `SchemaError` if all rows of a modality are the same."""
+    """Raise `SchemaError` if a modality has no rows, or all are the same."""
     values = table.to_numpy()
+    if not len(values):
+        msg = f"Modality {modality!r} has no name with values; leave it out."
+        raise SchemaError(msg)
     if len(values) > 1 and (values == values[0]).all():
         msg = (
             f"Modality {modality!r} is the same for all {len(values)} names, so it tells none from "

@@ -12,8 +12,8 @@ import pandas as pd
 from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, drawn_seed, warn
 from scvi_perturb._files import read_json
-from scvi_perturb.features.genes import listed
-from scvi_perturb.features.sources import PROVENANCE, read_columns
+from scvi_perturb.features.genes import PROVENANCE, listed
+from scvi_perturb.features.sources import read_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _NOTHING: Final = 1e-6
 
 @checked
 def text_features(
-    texts: Mapping[str, str] | pd.Series[Any] | str | Path,
+    texts: Mapping[str, Any] | pd.Series[Any] | str | Path,
     *,
     model: str | None = None,
     n_components: int = 64,
@@ -107,10 +107,10 @@ def text_features(
     return table
 
 
-def _read_texts(texts: Mapping[str, str] | pd.Series[Any] | str | Path) -> dict[str, str]:
+def _read_texts(texts: Mapping[str, Any] | pd.Series[Any] | str | Path) -> dict[str, str]:
     """Return stripped texts by name; "" where a text is missing."""
     if isinstance(texts, str | Path):
-        if Path(texts).name.removesuffix(".gz").endswith(".json"):
+        if Path(texts).name.lower().removesuffix(".gz").endswith(".json"):
             texts = read_json(texts, kind="a file of texts by name")
         else:
             table = read_columns(Path(texts))
@@ -119,8 +119,9 @@ def _read_texts(texts: Mapping[str, str] | pd.Series[Any] | str | Path) -> dict[
         msg = f"Expected a text for each name, found a {type(texts).__name__}."
         raise SchemaError(msg)
     given = pd.Series(texts, dtype=object)
+    given = given.where(given.notna(), None)
     twice = sorted(set(map(str, given.index[given.index.duplicated()])))
-    wrong = [str(name) for name, one in given.items() if not isinstance(one, str | None | float)]
+    wrong = [str(name) for name, one in given.items() if not isinstance(one, str | None)]
     if twice or wrong:
         fault = f"Names come twice: {listed(twice)}" if twice else f"Not text: {listed(wrong)}"
         msg = f"{fault}; expected one text for each name."

@@ -258,16 +258,20 @@ def responders(adata: AnnData, *, key: str = "responded", ax: Axes | None = None
     SchemaError
         If `obs` or `uns` has no such results.
     """
-    if key not in adata.obs or key not in adata.uns:
+    table = adata.uns.get(key)
+    if not {key, f"{key}_row"} <= {*adata.obs} or "n_responders" not in getattr(
+        table, "columns", ()
+    ):
         msg = f"obs and uns have no {key!r}; call `tl.escapers(adata, key_added={key!r})` first."
         raise SchemaError(msg)
-    table = adata.uns[key].sort_values("share", kind="stable")
-    named = [*table.columns[: list(table.columns).index("n_cells")]]
+    table = table.reset_index(drop=True).sort_values("share", kind="stable")
+    first, *others = table.columns[: list(table.columns).index("n_responders") - 1]
+    named = [first, *(name for name in others if table[name].nunique() > 1)]
     rows = table[named].astype(str).agg(", ".join, axis=1).tolist()
-    cells = adata.obs[adata.obs[key].notna()]
-    labels = cells[named].astype(str).agg(", ".join, axis=1)
     edges = np.linspace(0, 1, 21)
-    counts = [np.histogram(cells.loc[labels == row, key], edges)[0] for row in rows]
+    own_row = adata.obs[f"{key}_row"].to_numpy(np.float64)
+    values = adata.obs[key].to_numpy(np.float64)
+    counts = [np.histogram(values[own_row == row], edges)[0] for row in table.index]
     shade = np.array([own / max(own.sum(), 1) for own in counts])
     ax = axes_of(ax, (4.6, 0.8 + 0.25 * len(rows)))
     ax.pcolormesh(edges, np.arange(len(rows) + 1) - 0.5, shade, cmap="Greys", vmin=0, vmax=0.6)

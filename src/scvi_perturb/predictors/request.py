@@ -224,6 +224,27 @@ def read_counts(
     return sparse.csr_matrix(stack(parts)) if sparse.issparse(parts[0]) else stack(parts)
 
 
+def library_sizes(adata: AnnData, column: str) -> NDArray[np.float64]:
+    """Return the library sizes that a screen states, `(n_cells,)`.
+
+    Raises `SchemaError`: If the column is absent, or holds anything but numbers above 0.
+    """
+    if column not in adata.obs:
+        msg = f"obs has no column {column!r}; it has {sorted(map(str, adata.obs))}."
+        raise SchemaError(msg)
+    stated = pd.to_numeric(adata.obs[column].astype(object), errors="coerce")
+    sizes = stated.to_numpy(np.float64, na_value=np.nan)
+    wrong = ~(np.isfinite(sizes) & (sizes > 0))
+    if wrong.any():
+        msg = (
+            f"obs[{column!r}] is no library size for {int(wrong.sum())} of {len(sizes)} cells, "
+            f"such as {adata.obs[column].iloc[int(np.argmax(wrong))]}; expected numbers above 0. "
+            "Drop these cells, or leave `library` out to sum the counts."
+        )
+        raise SchemaError(msg)
+    return sizes
+
+
 def check_effects(rows: Any, *, where: str, names: pd.Index) -> None:  # noqa: ANN401
     """Raise unless all values are finite numbers.
 

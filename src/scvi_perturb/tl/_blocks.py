@@ -14,7 +14,7 @@ from scvi_perturb._core import UNS_KEY, SchemaError, warn
 from scvi_perturb.data.condition import as_labels, default_keys, row_codes
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.predictors.profiles import TrainingProfiles
-from scvi_perturb.predictors.request import read_counts
+from scvi_perturb.predictors.request import library_sizes, read_counts
 from scvi_perturb.tl._cells import record
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def pseudobulks(adata: AnnData, *, block_key: str | None, keys: ScreenKeys) -> T
     Raises `SchemaError`: If a column is absent, counts are not raw, or there are no controls.
     """
     blocks = () if block_key is None else (block_key,)
-    library = None if keys.library is None else adata.obs[keys.library].to_numpy(np.float64)
+    library = None if keys.library is None else library_sizes(adata, keys.library)
     return TrainingProfiles.from_screen(
         adata,
         None,
@@ -181,7 +181,7 @@ def real_units(
     Raises `SchemaError`: If something is missing; the message says what to pass.
     """
     keys = keys or default_keys(adata if reference is None else reference)
-    _refuse_tables(adata)
+    refuse_tables(adata)
     sampled = _REFERENCE in adata.obs
     obs = _with_block(adata, reference, block_key)
     has_control = (as_labels(_column(obs, keys.perturbation)) == keys.control).any()
@@ -217,7 +217,7 @@ def real_units(
     return made, replace(keys, layer=None), sampled
 
 
-def _refuse_tables(adata: AnnData) -> None:
+def refuse_tables(adata: AnnData) -> None:
     """Raise `SchemaError` for effects, and for cells of which nobody can tell what is behind."""
     if "lfc" in adata.layers:
         msg = (
@@ -286,5 +286,8 @@ def write_table(
     adata: AnnData, key_added: str, table: pd.DataFrame, facts: Mapping[str, str]
 ) -> None:
     """Write a table to `uns[key_added]`, and how it was made to `uns["scvi_perturb"]`."""
+    if key_added == UNS_KEY:
+        msg = f"key_added={key_added!r} is where this package notes what it did; choose another."
+        raise SchemaError(msg)
     record(adata, "results", key_added, facts)
     adata.uns[key_added] = table

@@ -148,7 +148,13 @@ def _as_control(adata: AnnData, setup: dict[str, Any]) -> AnnData:
 
 def record(adata: AnnData, kind: str, name: str, facts: Mapping[str, Any]) -> None:
     """Write to `uns["scvi_perturb"][kind][name]` what a result was made by."""
-    recorded = dict(adata.uns.get(UNS_KEY, {}))
+    held = adata.uns.get(UNS_KEY, {})
+    if not hasattr(held, "items"):
+        msg = (
+            f"uns[{UNS_KEY!r}] is {held!r}; expected the notes of this package. Rename or drop it."
+        )
+        raise SchemaError(msg)
+    recorded = dict(held)
     own = {name: {"version": __version__, **facts}}
     recorded[kind] = dict(recorded.get(kind, {})) | own
     adata.uns[UNS_KEY] = recorded

@@ -11,8 +11,8 @@ import pandas as pd
 from scvi_perturb._checks import checked
 from scvi_perturb._core import TARGET_SUM, SchemaError, warn
 from scvi_perturb.data.request import RequestRow
-from scvi_perturb.predictors.request import read_counts, request_frame
-from scvi_perturb.tl._blocks import write_table
+from scvi_perturb.predictors.request import library_sizes, read_counts, request_frame
+from scvi_perturb.tl._blocks import refuse_tables, write_table
 from scvi_perturb.tl._populations import EffectGroups
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _N_FOLDS: Final = 5
 _MOST_CONTROLS: Final = 4000
 #: Genes that are looked at, those with the most counts.
 _MOST_GENES: Final = 2000
+_LEAST_MEAN: Final = 0.02
 #: Cells that a condition needs, and control cells that a block needs.
 _FEWEST: Final = 10
 _FEWEST_OF_BLOCK: Final = 20
@@ -78,7 +79,8 @@ def escapers(
         Coverage of the interval of the share.
     key_added
         Column of `obs` with the probability, NaN for control cells and where nothing was asked;
-        `obs[key_added + "_class"]` is "responder", "escaper", "control" or missing; the table is
+        `obs[key_added + "_class"]` is "responder", "escaper", "control" or missing;
+        `obs[key_added + "_row"]` is the row of the cell's condition in the table. The table is
         written to `uns[key_added]`, how it was made to `uns["scvi_perturb"]["results"]`.
     seed
         Seed by which cells are divided.
@@ -94,7 +96,8 @@ def escapers(
     Raises
     ------
     SchemaError
-        If a context has fewer than 30 control cells, or no condition has 10 cells.
+        If a context has fewer than 30 control cells, no condition has 10 cells, `adata` holds
+        effects or sampled cells, or a column that it is read from would be written over.
 
     Notes
     -----
@@ -106,8 +109,11 @@ def escapers(
     The question is that of Mixscape (Papalexi and others, Nature Genetics 2021). Division of cells:
     Chernozhukov and others, The Econometrics Journal 2018.
     """
-    probability = np.full(adata.n_obs, np.nan)
+    refuse_tables(adata)
+    probability, row = np.full(adata.n_obs, np.nan), np.full(adata.n_obs, np.nan)
     populations = EffectGroups.of(adata, keys, block_key=block_key, seed=seed)
+    keys = populations.keys
+    _check_columns(adata, keys, key_added)
     asked, found = [], []
     for context in dict.fromkeys(own for what, own in populations.rows if not what.is_control):
         conditions = _large_enough(populations, context)
@@ -118,21 +124,33 @@ def escapers(
             rows = populations.rows[condition, context]
             scores, null = screen.scores(rows)
             mixture = _mixture(scores, null, level)
-            probability[rows] = mixture.probability
+            probability[rows], row[rows] = mixture.probability, len(asked)
             asked.append(RequestRow(condition, context))
             called = int((mixture.probability >= threshold).sum())
             found.append({"n_cells": len(rows), "n_responders": called, **mixture.summary})
     if not asked:
         msg = f"No condition has {_FEWEST} cells beside control cells of its context."
         raise SchemaError(msg)
-    table = request_frame(asked, populations.keys).reset_index(drop=True)
+    table = request_frame(asked, keys).reset_index(drop=True)
     table = pd.concat([table, pd.DataFrame(found)], axis=1)
-    adata.obs[key_added] = probability
-    adata.obs[f"{key_added}_class"] = _classes(populations, probability, threshold)
     facts = {"function": "escapers", "block_key": block_key or "none"}
     facts |= {"threshold": str(threshold), "seed": str(populations.seed)}
     write_table(adata, key_added, table, facts)
+    adata.obs[key_added] = probability
+    adata.obs[f"{key_added}_class"] = _classes(populations, probability, threshold)
+    adata.obs[f"{key_added}_row"] = row
     return table
+
+
+def _check_columns(adata: AnnData, keys: ScreenKeys, key_added: str) -> None:
+    """Raise `SchemaError` if a library size is none, or a column would be written over."""
+    if keys.library is not None:
+        library_sizes(adata, keys.library)
+    taken = {*keys.obs_columns, keys.batch, keys.library}
+    written = [key_added, f"{key_added}_class", f"{key_added}_row"]
+    if over := [column for column in written if column in taken]:
+        msg = f"key_added={key_added!r} would write over obs[{over[0]!r}]; choose another."
+        raise SchemaError(msg)
 
 
 def _large_enough(populations: EffectGroups, context: Context) -> list[Condition]:
@@ -201,6 +219,9 @@ class _Controls:
             blocks = own[n_cells >= _FEWEST_OF_BLOCK]
         counts = read_counts(populations.data, populations.keys.layer, rows)
         genes = _varied(counts)
+        if not len(genes):
+            msg = f"No gene has {_LEAST_MEAN} counts in the mean control cell; nothing can be seen."
+            raise SchemaError(msg)
         values, design = _normalized(populations, rows, genes, blocks)
         coefficients: Floats = np.linalg.lstsq(design, values, rcond=None)[0].astype(np.float64)
         values -= design @ coefficients
@@ -255,7 +276,7 @@ def _varied(counts: Any) -> NDArray[np.intp]:  # noqa: ANN401
     """Return the genes with the largest mean counts."""
     mean = np.asarray(counts.mean(axis=0)).ravel()
     order = np.argsort(-mean, kind="stable")[:_MOST_GENES]
-    return np.sort(order[mean[order] > 0.02])
+    return np.sort(order[mean[order] > _LEAST_MEAN])
 
 
 def _normalized(

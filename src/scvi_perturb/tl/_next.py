@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ import pandas as pd
 from scipy.special import ndtr
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import SchemaError
+from scvi_perturb._core import SchemaError, warn
 from scvi_perturb.predictors.gaussian_process.condition_gp import ConditionGP
+from scvi_perturb.predictors.request import read_request
 from scvi_perturb.predictors.stack.stacked_mean import StackedMean
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def next_experiments(
     ------
     SchemaError
         If there is no regression to take the covariance from, a signature is needed or has no gene
-        of the model, costs are not positive, or nothing fits into the budget.
+        of the model, costs are not positive, nothing fits into the budget, or a condition is there
+        twice.
     ValueError
         If more conditions are asked for than there are candidates.
 
@@ -101,6 +104,7 @@ def next_experiments(
         raise SchemaError(msg)
     predictor, regression = _regression(model)
     table, cost = _with_costs(candidates, predictor)
+    _refuse_twice(table, predictor)
     if n > len(table):
         msg = f"n={n} is above the number of candidates, {len(table)}."
         raise ValueError(msg)
@@ -164,9 +168,13 @@ class _Hits(NamedTuple):
         weights = names.map(dict(signature)).to_numpy(np.float64, na_value=0.0)
         if not np.abs(weights).sum() > 0:
             msg = (
-                f"No gene of the signature, {list(signature)[:3]}, is among {list(names[:3])}, ..."
+                f"No gene of the signature, {dict(list(signature.items())[:3])}, is among those of "
+                f"the model, such as {list(names[:3])}, with a weight other than 0."
             )
             raise SchemaError(msg)
+        if absent := [gene for gene in signature if gene not in names]:
+            warn(f"{len(absent)} of {len(signature)} genes of the signature are not among those of "
+                 f"the model and count nothing: {', '.join(absent[:5])}.")  # fmt: skip
         weights = weights / np.abs(weights).sum()  # read-only from pandas 3
         measured = np.array([
             change @ weights for seen in predictor.deltas.values() for change in seen.values()
@@ -244,6 +252,17 @@ def _regression(model: object) -> tuple[MeanPredictor, ConditionGP]:
     raise SchemaError(msg)
 
 
+def _refuse_twice(table: pd.DataFrame, predictor: MeanPredictor) -> None:
+    """Raise `SchemaError` if two candidates are the same condition."""
+    requests, _ = read_request(table, None, predictor.profiles)
+    if twice := [one for one, n in Counter(requests).items() if n > 1]:
+        msg = (
+            f"{len(twice)} candidates come more than once, such as {twice[0].condition}; keep one "
+            "row each."
+        )
+        raise SchemaError(msg)
+
+
 def _with_costs(
     candidates: Sequence[str] | pd.DataFrame, predictor: MeanPredictor
 ) -> tuple[pd.DataFrame, Floats]:
@@ -255,7 +274,8 @@ def _with_costs(
         return candidates.reset_index(drop=True), np.ones(len(candidates))
     cost = pd.to_numeric(candidates["cost"], errors="coerce").to_numpy(np.float64)
     if not (np.isfinite(cost) & (cost > 0)).all():
-        msg = "Column 'cost' must hold positive numbers."
+        bad = candidates["cost"][~(np.isfinite(cost) & (cost > 0))]
+        msg = f"Column 'cost' holds {bad.iloc[0]} in {len(bad)} rows; expected positive numbers."
         raise SchemaError(msg)
     return candidates.drop(columns="cost").reset_index(drop=True), cost
 

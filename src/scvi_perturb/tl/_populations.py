@@ -197,6 +197,26 @@ def _dense(values: Any) -> Floats:  # noqa: ANN401
     return np.asarray(values.toarray() if sparse.issparse(values) else values, np.float64)
 
 
+def stated_effects(data: AnnData) -> tuple[Floats, Floats]:
+    """Return predicted effects and their standard errors, each `(n, n_genes)`.
+
+    Raises `SchemaError`: If errors are missing, or values are not finite.
+    """
+    if "std" not in data.layers:
+        msg = "Layer 'std' is missing, so errors are unknown; pass what `model.predict` returns."
+        raise SchemaError(msg)
+    lfc, std = (_dense(data.layers[name]) for name in ("lfc", "std"))
+    wrong = ~(np.isfinite(lfc) & np.isfinite(std) & (std >= 0)).all(axis=1)
+    if wrong.any():
+        msg = (
+            f"Layers 'lfc' and 'std' hold values that are not finite, or errors below 0, in "
+            f"{int(wrong.sum())} of {len(lfc)} rows, the first {data.obs_names[wrong][0]!r}. Drop "
+            "these rows, or ask a model that states its errors."
+        )
+        raise SchemaError(msg)
+    return lfc, std
+
+
 def _check_labels(obs: pd.DataFrame, column: str) -> None:
     if column not in obs:
         msg = f"obs has no column {column!r}; it has {sorted(map(str, obs.columns))}."
@@ -212,19 +232,11 @@ def _check_predicted(
     if block_key is not None:
         msg = f"block_key={block_key!r} is for measured cells; predictions have no blocks."
         raise SchemaError(msg)
-    if "std" not in data.layers:
-        msg = "Layer 'std' is missing; pass what `model.predict` returns."
-        raise SchemaError(msg)
+    stated_effects(data)
     twice = [f"{condition} {context}" for (condition, context), own in rows.items() if len(own) > 1]
     if twice:
         msg = (
             f"{twice[0]} is predicted in several rows; expected one. If these differ in a column, "
             "name it with keys=ScreenKeys(context=...)."
         )
-        raise SchemaError(msg)
-    if not (
-        np.isfinite(_dense(data.layers["std"])).all()
-        and np.isfinite(_dense(data.layers["lfc"])).all()
-    ):
-        msg = "Layers 'lfc' and 'std' hold values that are not finite; drop these conditions."
         raise SchemaError(msg)

@@ -15,7 +15,7 @@ from scvi_perturb._checks import checked
 from scvi_perturb._core import SchemaError, warn
 from scvi_perturb.data.condition import as_labels
 from scvi_perturb.data.reader import align_genes
-from scvi_perturb.predictors.request import context_labels, read_counts
+from scvi_perturb.predictors.request import context_labels, library_sizes, read_counts
 from scvi_perturb.tl._blocks import (
     condition_names,
     context_columns,
@@ -214,7 +214,7 @@ def _signature_spread(cells: AnnData, profiles: TrainingProfiles, genes: Floats)
         counts = sparse.csr_matrix(read_counts(cells, keys.layer, rows))
         library = np.asarray(counts.sum(axis=1)).ravel()
         if keys.library is not None:
-            library = cells.obs[keys.library].to_numpy(np.float64)[rows]
+            library = library_sizes(cells, keys.library)[rows]
         total += ((len(rows) * influences(counts, genes, library)) ** 2).sum(axis=0)
         df += len(rows) - 1
     made: Floats = total / max(df, 1)
