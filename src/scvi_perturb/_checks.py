@@ -566,7 +566,7 @@ def check_argument(argument: str, value: Any, asked: Asked) -> None:  # noqa: AN
         for one in value if many else (value,):
             if isinstance(one, Real) and not _is_bool(one):
                 check_bounds(argument, cast("float", one), asked.bounds)
-    if argument == "indices" and value is not None and not len(value):
+    if argument == "indices" and value is not None and (all(map(_is_bool, value)) > any(value)):
         msg = "No cells were given: indices is empty. Name at least one, or leave it out for all."
         raise SchemaError(msg)
     if argument in _BYTES and _is_whole(value):
@@ -600,6 +600,22 @@ def _entries(function: Callable[..., Any], signature: inspect.Signature) -> dict
     return found
 
 
+def _refuse_overwriting(given: Mapping[str, Any]) -> None:
+    """Raise `SchemaError` if a result would be written over a column that a model reads."""
+    key = given.get("key_added")
+    if not isinstance(key, str):
+        return
+    registry = getattr(given.get("self", given.get("model")), "registry", None) or {}
+    for argument, columns in registry.get("setup_args", {}).items():
+        read = [columns] if isinstance(columns, str) else columns
+        if argument.endswith(("_key", "_keys")) and read and key in read:
+            msg = (
+                f"key_added={key!r} is the column that the model was set up with as {argument}, "
+                "and would be written over; choose another."
+            )
+            raise SchemaError(msg)
+
+
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     entries: dict[str, Asked] = {}
@@ -618,6 +634,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
             asked = entries[name]
             for one in value if asked.several else (value,):
                 check_argument(name, one, asked)
+        _refuse_overwriting(given)
         return function(*args, **kwargs)
 
     return entry

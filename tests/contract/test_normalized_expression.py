@@ -64,6 +64,22 @@ def test_all_cells_can_be_decoded_in_one_batch(case, trained, simulated):
         trained.get_normalized_expression(transform_batch="batch_99")
 
 
+def test_genes_may_be_an_index(trained, simulated):
+    found = trained.get_normalized_expression(indices=[0], gene_list=simulated.var_names[:2])
+    assert list(found.columns) == list(simulated.var_names[:2])
+
+
+def test_nothing_is_made_of_nothing(trained, simulated):
+    with pytest.raises(SchemaError, match="gene_list is empty"):
+        trained.get_normalized_expression(gene_list=[])
+    with pytest.raises(SchemaError, match="indices is empty"):
+        trained.get_normalized_expression(indices=np.zeros(simulated.n_obs, bool))
+    empty = simulated[:3].copy()
+    empty.X = empty.X * 0
+    with pytest.raises(SchemaError, match="Cells without counts"):
+        trained.get_normalized_expression(empty)
+
+
 def test_what_is_unknown_is_refused(trained, untrained):
     with pytest.raises(SchemaError, match="gene_99"):
         trained.get_normalized_expression(gene_list=["gene_02", "gene_99"])

@@ -136,6 +136,8 @@ def test_latents_are_returned_and_written(trained, simulated):
     np.testing.assert_allclose(latent, trained.get_latent_representation(), atol=1e-5)
     with pytest.raises(ValueError, match="leave `indices` out"):
         trained.get_latent_representation(adata, indices=[1], key_added="X_model")
+    with pytest.raises(SchemaError, match="set up with as perturbation_key"):
+        trained.get_latent_representation(adata, key_added="perturbation")
 
 
 def test_one_cell_is_enough(trained, simulated):

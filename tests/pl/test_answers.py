@@ -53,6 +53,10 @@ def test_effects_that_do_not_fit_are_refused(predicted):
         effect_intervals(predicted, others={str(i): np.zeros(4) for i in range(5)})
     with pytest.raises(ValueError, match="2 conditions"):
         effect_intervals(predicted, row=2)
+    wrong = predicted.copy()
+    wrong.layers["lfc"] = np.full(wrong.shape, np.nan)
+    with pytest.raises(SchemaError, match="changes that are not finite"):
+        effect_intervals(wrong)
     del predicted.layers["lower"]
     with pytest.raises(SchemaError, match="lower"):
         effect_intervals(predicted)
@@ -61,6 +65,13 @@ def test_effects_that_do_not_fit_are_refused(predicted):
 def test_support_is_sorted():
     ax = condition_support(["A", "B", "C"], [0.2, 0.9, 0.5])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "C", "A"]
+    table = pd.DataFrame({"name": ["A", "B"], "support": [0.1, 0.8]}, index=[7, 3])
+    ax = condition_support(table["name"], table["support"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "A"]
+    with pytest.raises(ValueError, match="at least one"):
+        condition_support([], [])
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        condition_support(["A"], [1.2])
     with pytest.raises(ValueError, match="2 names and 1 values"):
         condition_support(["A", "B"], [0.2])
 

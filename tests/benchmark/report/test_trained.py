@@ -87,6 +87,12 @@ def test_what_was_not_held_out_by_this_split_is_refused(model, adata, split, tmp
     other = svp.data.split(adata, "cells", seed=0)
     with pytest.raises(svp.SchemaError, match="not trained with this split"):
         study_report(model, adata, path=tmp_path / "a.html", split=other)
+    # Of the same kind and data, but with other cells: these were trained on.
+    other = svp.data.split(adata, split.kind, seed=split.seed + 1)
+    with pytest.raises(svp.SchemaError, match="not trained with this split"):
+        study_report(model, adata, path=tmp_path / "a.html", split=other)
+    with pytest.raises(svp.SchemaError, match=f"3 genes, the model was trained on {adata.n_vars}"):
+        study_report(model, adata[:, :3], path=tmp_path / "a.html", conditions=["pert_01"])
     with pytest.raises(svp.SchemaError, match="name conditions"):
         study_report(model, adata, path=tmp_path / "a.html")
     with pytest.raises(svp.SchemaError, match="conditions is empty"):

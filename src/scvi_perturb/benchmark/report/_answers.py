@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -72,15 +72,16 @@ def effect_intervals(
     Raises
     ------
     SchemaError
-        If layers are missing, or others are not of the same genes.
+        If layers are missing or not finite, or others are not of the same genes.
     ValueError
         If there is no such row, or there are too many others.
     """
     beside = {name: np.atleast_2d(np.asarray(v, np.float64)) for name, v in (others or {}).items()}
     _check_effects(predicted, row, beside)
-    lfc, lower, upper = (
-        np.asarray(predicted.layers[x][row], np.float64).ravel() for x in ("lfc", "lower", "upper")
-    )
+    lfc, lower, upper = (_row(predicted.layers[x], row) for x in ("lfc", "lower", "upper"))
+    if not np.isfinite(lfc).all():
+        msg = f"Row {row} holds changes that are not finite; pass what `predict` returns."
+        raise SchemaError(msg)
     single = [np.nan_to_num(values) for values in beside.values() if len(values) == 1]
     largest = np.abs(np.vstack([lfc, *single])).max(axis=0)
     top = np.argsort(-largest, kind="stable")[:n_genes]
@@ -103,6 +104,12 @@ def effect_intervals(
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, borderaxespad=0.2)
     tidy(ax)
     return ax
+
+
+def _row(values: Any, row: int) -> NDArray[np.float64]:  # noqa: ANN401
+    """Return a row of an array or a sparse matrix."""
+    own = values[[row]]
+    return np.asarray(own.toarray() if hasattr(own, "toarray") else own, np.float64).ravel()
 
 
 def effect_size(n_genes: int, n_others: int) -> tuple[float, float]:
@@ -149,11 +156,14 @@ def condition_support(
     Raises
     ------
     ValueError
-        If the numbers of names and of values differ.
+        If the numbers of names and of values differ, there are none, or a value is not from 0 to 1.
     """
-    values = np.asarray(support, np.float64)
-    if len(names) != len(values):
-        msg = f"Found {len(names)} names and {len(values)} values; expected one each."
+    names, values = list(names), np.asarray(support, np.float64)
+    if len(names) != len(values) or not names:
+        msg = f"Found {len(names)} names and {len(values)} values; expected one each, at least one."
+        raise ValueError(msg)
+    if not ((values >= 0) & (values <= 1)).all():
+        msg = f"support lies from {values.min():g} to {values.max():g}; expected 0 to 1."
         raise ValueError(msg)
     order = np.argsort(-values, kind="stable")
     ax = axes_of(ax, support_size(len(names)))

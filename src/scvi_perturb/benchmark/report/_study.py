@@ -131,9 +131,10 @@ def study_report(
     LeakError
         If a held-out condition is among the training cells.
     SchemaError
-        If the split is of other data or another training, or there is nothing to show.
+        If the split is of other data or another training, the genes are not those of training, or
+        there is nothing to show.
     """
-    _check_split(model, split)
+    _check_same(model, adata, split)
     if split is None and conditions is None:
         msg = "Without a split nothing is known to be held out; name conditions to show."
         raise SchemaError(msg)
@@ -162,11 +163,21 @@ def study_report(
     return write_page(path, "study.html.j2", content)
 
 
-def _check_split(model: PerturbationModel, split: Split | None) -> None:
+def _check_same(model: PerturbationModel, adata: AnnData, split: Split | None) -> None:
+    """Raise `SchemaError` if the screen or the split are not those of training."""
     trained = model.trained_on_
-    if split is None or not trained:
+    if not trained:
         return
-    if trained["data_hash"] != split.data_hash or trained["split"] != split.kind:
+    if adata.n_vars != trained["n_genes"]:
+        msg = (
+            f"adata has {adata.n_vars} genes, the model was trained on {trained['n_genes']}; pass "
+            "the screen that it was trained on."
+        )
+        raise SchemaError(msg)
+    if split is None:
+        return
+    own = (split.data_hash, split.kind, split.seed, len(split.train))
+    if own != tuple(trained[key] for key in ("data_hash", "split", "split_seed", "n_cells")):
         msg = (
             "The model was not trained with this split, so nothing is known to be held out; pass "
             "the split that `train` was given."

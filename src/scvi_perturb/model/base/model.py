@@ -470,7 +470,7 @@ class PerturbationModel(SavingMixin):
         NotTrainedError
             If the model has not been trained.
         SchemaError
-            If a gene or the batch is unknown.
+            If a gene or the batch is unknown, or a cell has no counts.
         ValueError
             If the model has no likelihood of counts, or decodes without batches.
         """
@@ -483,6 +483,9 @@ class PerturbationModel(SavingMixin):
         random = generator(seed, self._device())
         total = np.zeros((len(rows), len(genes)), np.float32)
         for one in (one for _ in range(n_samples) for one in posterior(random)):
+            if not (one.library > 0).all():
+                msg = "Cells without counts have no expression to scale; drop them, or their rows."
+                raise SchemaError(msg)
             scale = 1.0 if library_size == "latent" else library_size / one.library[:, None]
             total[one.cells] += (one.parameters.mean * scale).cpu().numpy()[:, genes]
         total /= n_samples
@@ -523,10 +526,15 @@ class PerturbationModel(SavingMixin):
     def _places(self, genes: Sequence[str] | None) -> list[int]:
         """Return the places of genes; raise `SchemaError` for one that is unknown."""
         place = {gene: i for i, gene in enumerate(self._screen.genes)}
-        if unknown := [gene for gene in genes or () if gene not in place]:
+        if genes is None:
+            return list(place.values())
+        if not len(genes):
+            msg = "gene_list is empty. Name at least one gene, or leave it out for all."
+            raise SchemaError(msg)
+        if unknown := [gene for gene in genes if gene not in place]:
             msg = f"gene_list holds {unknown[:3]}, which were not trained on; see adata.var_names."
             raise SchemaError(msg)
-        return list(place.values()) if genes is None else [place[gene] for gene in genes]
+        return [place[gene] for gene in genes]
 
     def _batch_code(self, label: str | None) -> int | None:
         """Return the code of a batch; raise where there is none of this name."""
