@@ -376,6 +376,8 @@ def how_to_read(path: pathlib.Path) -> str:
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if path.is_dir() and any(path.glob("matrix.mtx*")):
         return f"convert it once: {_TEN_X.format(path=path)}"
+    if path.is_dir() and path.suffix != ".zarr":
+        return "it is a folder: name the file in it"
     if line := CONVERSIONS.get(suffix.lower()):
         return f"convert it once, with its annotation in obs: {line.format(path=path)}"
     reader = "read_zarr" if path.suffix == ".zarr" else "read_h5ad"

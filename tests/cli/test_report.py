@@ -103,6 +103,9 @@ def test_what_cannot_be_reported_is_one_line(trained, capsys, tmp_path):
     shutil.copytree(trained, bare)
     (bare / "run.json").unlink()
     assert "study_report" in _fails(capsys, bare, screen)
+    (bare / "run.json").write_text("{}")
+    assert "not a record that this version of `train` wrote" in _fails(capsys, bare, screen)
+    assert "it is a folder" in _fails(capsys, trained, tmp_path)
 
 
 def test_another_screen_is_refused(trained, capsys, tmp_path):

@@ -70,7 +70,7 @@ def test_genes_may_be_an_index(trained, simulated):
 
 
 def test_nothing_is_made_of_nothing(trained, simulated):
-    with pytest.raises(SchemaError, match="gene_list is empty"):
+    with pytest.raises(SchemaError, match="gene_list holds no gene"):
         trained.get_normalized_expression(gene_list=[])
     with pytest.raises(SchemaError, match="indices is empty"):
         trained.get_normalized_expression(indices=np.zeros(simulated.n_obs, bool))

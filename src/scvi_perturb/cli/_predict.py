@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from scvi_perturb._core import UnknownPerturbationError
-from scvi_perturb._files import read_json, write_anndata, write_table
+from scvi_perturb._files import write_anndata, write_table
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import UsageError
 from scvi_perturb.cli._benchmark import WIDE
 from scvi_perturb.cli._screen import open_controls, say
-from scvi_perturb.cli._train import RUN, named_model, one_thread, read_table
+from scvi_perturb.cli._train import RUN, named_model, one_thread, read_run, read_table
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.model.base.saving import checked_manifest
 from scvi_perturb.tl import effects
@@ -108,7 +108,7 @@ def _reference(folder: Path, path: Path, console: Console) -> AnnData:
     adata = read_screen(path)
     if not (folder / RUN).is_file():
         return adata
-    run = read_json(folder / RUN, kind="a record that `train` wrote")
+    run = read_run(folder)
     notes: list[str] = []
     control = None if run["control"] is None else tuple(run["control"])
     made = open_controls(adata, run["columns"], control=control, layer=run["layer"], notes=notes)

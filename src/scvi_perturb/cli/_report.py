@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scvi_perturb._core import SchemaError
-from scvi_perturb._files import read_json
 from scvi_perturb.benchmark import study_report
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import OFF, ScreenOptions, UsageError
 from scvi_perturb.cli._predict import load_model, unknown_names_told
 from scvi_perturb.cli._screen import PreparedScreen, open_screen, say, smaller, with_genes
-from scvi_perturb.cli._train import RUN, SPLIT, one_thread
+from scvi_perturb.cli._train import RUN, SPLIT, one_thread, read_run
 from scvi_perturb.data.reader import read_screen
 from scvi_perturb.data.split.record import Split, held_out_names
 
@@ -39,7 +38,7 @@ def run_report(folder: Path, file: Path, options: ReportOptions, console: Consol
             "scvi-perturb train wrote. In Python: scvi_perturb.benchmark.study_report."
         )
         raise UsageError(msg)
-    run = read_json(folder / RUN, kind="a record that `train` wrote")
+    run = read_run(folder)
     split = Split.from_json(folder / SPLIT) if (folder / SPLIT).is_file() else None
     if split is None and not options.conditions:
         msg = "Nothing was held out when this model was trained; name --conditions to show."

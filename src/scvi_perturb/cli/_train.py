@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column
-from scvi_perturb._files import write_text, writing_folder
+from scvi_perturb._core import CONTROL, SEPARATOR, UNS_KEY, Column, SchemaError
+from scvi_perturb._files import read_json, write_text, writing_folder
 from scvi_perturb._version import versions
 from scvi_perturb.benchmark.runner import quiet
 from scvi_perturb.cli._app import UsageError
@@ -312,6 +312,22 @@ def read_table(path: Path, flag: str) -> pd.DataFrame:
         msg = f"{flag} {path}: the table has no rows."
         raise UsageError(msg)
     return table
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return how the model of a folder came to be, as `train` wrote it.
+
+    Raises `SchemaError`: If the file is not of this kind.
+    """
+    run = read_json(folder / RUN, kind="a record that `train` wrote")
+    needed = {"columns", "control", "layer", "context_keys", "options", "data", "versions"}
+    if not isinstance(run, dict) or run.get("format") != 1 or not needed <= run.keys():
+        msg = (
+            f"{folder / RUN} is not a record that this version of `train` wrote. Get the folder "
+            "again, or train anew."
+        )
+        raise SchemaError(msg)
+    return run
 
 
 def _record(

@@ -484,7 +484,7 @@ class PerturbationModel(SavingMixin):
         total = np.zeros((len(rows), len(genes)), np.float32)
         for one in (one for _ in range(n_samples) for one in posterior(random)):
             if not (one.library > 0).all():
-                msg = "Cells without counts have no expression to scale; drop them, or their rows."
+                msg = "Cells without counts have no expression to scale; drop them."
                 raise SchemaError(msg)
             scale = 1.0 if library_size == "latent" else library_size / one.library[:, None]
             total[one.cells] += (one.parameters.mean * scale).cpu().numpy()[:, genes]
@@ -526,15 +526,12 @@ class PerturbationModel(SavingMixin):
     def _places(self, genes: Sequence[str] | None) -> list[int]:
         """Return the places of genes; raise `SchemaError` for one that is unknown."""
         place = {gene: i for i, gene in enumerate(self._screen.genes)}
-        if genes is None:
-            return list(place.values())
-        if not len(genes):
-            msg = "gene_list is empty. Name at least one gene, or leave it out for all."
+        wanted = list(place if genes is None else genes)
+        unknown = [gene for gene in wanted if gene not in place]
+        if unknown or not wanted:
+            msg = f"gene_list holds {unknown[:3] or 'no gene'}; name genes of the training data."
             raise SchemaError(msg)
-        if unknown := [gene for gene in genes if gene not in place]:
-            msg = f"gene_list holds {unknown[:3]}, which were not trained on; see adata.var_names."
-            raise SchemaError(msg)
-        return [place[gene] for gene in genes]
+        return [place[gene] for gene in wanted]
 
     def _batch_code(self, label: str | None) -> int | None:
         """Return the code of a batch; raise where there is none of this name."""
