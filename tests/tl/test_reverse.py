@@ -115,6 +115,6 @@ def test_single_cells_show_no_error_of_a_change():
         svp.tl.reverse(screen, goal, reference=control[:, :5])
     few = np.flatnonzero(screen.obs["perturbation"] == "pert_01")[1:]
     left = screen[np.setdiff1d(np.arange(screen.n_obs), few)]
-    with pytest.warns(UserWarning, match="1 conditions.*fewer than 10 cells"):
+    with pytest.warns(UserWarning, match="1 conditions, such as pert_01, have fewer than 10 cells"):
         table = svp.tl.reverse(left, goal, reference=control)
     assert set(table["perturbation"].dropna()) == {"pert_02", "pert_03"}

@@ -105,3 +105,21 @@ def test_too_few_conditions_are_refused(screen):
         svp.tl.perturbation_similarity(predicted(np.ones((1, 4))))
     with pytest.raises(ValueError, match="n_clusters=9"):
         svp.tl.cluster_perturbations(screen, n_clusters=9)
+
+
+def test_single_cells_show_no_effect_and_no_control():
+    config = svp.data.SimulatorConfig(n_perturbations=4, n_combinations=0, n_contexts=1)
+    screen = svp.data.simulate_screen(n_cells=300, n_genes=30, seed=0, config=config)
+    labels = screen.obs["perturbation"]
+    keep = np.ones(screen.n_obs, bool)
+    keep[np.flatnonzero(labels == "pert_01")[1:]] = False
+    with pytest.warns(UserWarning, match="such as pert_01, have fewer than 10 cells"):
+        table = svp.tl.perturbation_similarity(screen[keep], n_boot=10)
+    assert set(table["first"]) | set(table["second"]) == {"pert_02", "pert_03", "pert_04"}
+    keep = (labels != "control").to_numpy()
+    keep[np.flatnonzero(~keep)[0]] = True
+    with (
+        pytest.warns(UserWarning, match="such as control, have fewer than 10 cells"),
+        pytest.raises(svp.SchemaError, match="0 perturbed conditions with controls"),
+    ):
+        svp.tl.perturbation_similarity(screen[keep], n_boot=10)

@@ -111,10 +111,11 @@ def escapers(
     """
     refuse_tables(adata)
     probability, row = np.full(adata.n_obs, np.nan), np.full(adata.n_obs, np.nan)
-    populations = EffectGroups.of(adata, keys, block_key=block_key, seed=seed)
+    populations = EffectGroups.of(adata, keys, block_key=block_key, min_cells=1, seed=seed)
     keys = populations.keys
     _check_columns(adata, keys, key_added)
-    asked, found = [], []
+    asked: list[RequestRow] = []
+    found: list[dict[str, Any]] = []
     for context in dict.fromkeys(own for what, own in populations.rows if not what.is_control):
         conditions = _large_enough(populations, context)
         if not conditions:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scvi_perturb._core import TARGET_SUM, SchemaError, drawn_seed
+from scvi_perturb._core import TARGET_SUM, SchemaError, drawn_seed, warn
 from scvi_perturb.data.condition import Condition, default_keys, row_codes
 from scvi_perturb.data.condition_table import encode_obs
 from scvi_perturb.predictors.request import context_labels, read_chunks
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Group = tuple[Condition, Context]
+
+#: Cells that a group needs: draws of fewer do not show the error of their mean.
+FEWEST_CELLS: Final = 10
 
 
 def is_predicted(data: AnnData) -> bool:
@@ -55,9 +58,10 @@ class EffectGroups:
         keys: ScreenKeys | None,
         *,
         block_key: str | None = None,
+        min_cells: int = FEWEST_CELLS,
         seed: int | None = 0,
     ) -> EffectGroups:
-        """Find the groups.
+        """Find the groups; those of fewer cells are left out with a warning.
 
         Raises `SchemaError`: If a column is absent or has missing labels, a condition is predicted
         twice, the standard errors of predictions are missing, or there are no control cells.
@@ -79,6 +83,8 @@ class EffectGroups:
         }
         if predicted:
             _check_predicted(data, rows, block_key)
+        else:
+            rows = _large(rows, min_cells)
         blocks = row_codes(data.obs, [block_key])[1] if block_key else None
         return cls(data, keys, rows, blocks, drawn_seed(seed))
 
@@ -215,6 +221,16 @@ def stated_effects(data: AnnData) -> tuple[Floats, Floats]:
         )
         raise SchemaError(msg)
     return lfc, std
+
+
+def _large(rows: dict[Group, NDArray[np.int64]], least: int) -> dict[Group, NDArray[np.int64]]:
+    """Return the groups that have enough cells; warn of the others."""
+    few = [" of ".join([str(what), *context]) for (what, context), own in rows.items()
+           if len(own) < least]  # fmt: skip
+    if few:
+        warn(f"{len(few)} conditions, such as {few[0]}, have fewer than {least} cells, too few to "
+             "show an error; left out.")  # fmt: skip
+    return {group: own for group, own in rows.items() if len(own) >= least}
 
 
 def _check_labels(obs: pd.DataFrame, column: str) -> None:

@@ -12,13 +12,13 @@ from scipy import sparse
 from scipy.special import logsumexp, softmax
 
 from scvi_perturb._checks import checked
-from scvi_perturb._core import CONTROL, Column, SchemaError, warn
+from scvi_perturb._core import CONTROL, Column, SchemaError
 from scvi_perturb.data.condition import default_keys
 from scvi_perturb.data.reader import align_genes
 from scvi_perturb.data.request import RequestRow
 from scvi_perturb.predictors.request import read_counts, request_frame
 from scvi_perturb.tl._blocks import condition_names
-from scvi_perturb.tl._populations import EffectGroups, stated_effects
+from scvi_perturb.tl._populations import FEWEST_CELLS, EffectGroups, stated_effects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _MOST_AXES: Final = 30
 #: Parts of the candidates; axes for one are taken from the others.
 _N_FOLDS: Final = 10
-#: Cells that a change needs on either side: draws of fewer do not show its error.
-_FEWEST: Final = 10
 #: Columns of the result that are not those of the candidate.
 _OWN: Final = (
     "shift", "rank", "explanation", "probability", "evidence", "strength", "cosine",
@@ -161,23 +159,16 @@ class _Seen:
             obs = data.obs.drop(columns=["novelty", "support", *_OWN], errors="ignore")
             return cls(condition_names(data), obs, lfc, None, std)
         populations = EffectGroups.of(data, keys, seed=seed)
-        large = [group for group, own in populations.rows.items() if len(own) >= _FEWEST]
-        if n_few := len(populations.rows) - len(large):
-            warn(f"{n_few} conditions, control among them or not, have fewer than {_FEWEST} cells; "
-                 "left out.")  # fmt: skip
-        controls = {context for what, context in large if what.is_control}
+        controls = {context for what, context in populations.rows if what.is_control}
         rows, values, off = [], [], []
-        for what, context in large:
+        for what, context in populations.rows:
             if not what.is_control and context in controls:
                 effect, draws, _ = populations.draws([what], context, n_boot)
                 rows.append(RequestRow(what, context))
                 values.append(effect[0, place])
                 off.append((draws[:, 0] - effect[0])[:, place])
         if not rows:
-            msg = (
-                f"Found no perturbed condition of {_FEWEST} cells beside as many control cells of "
-                "its context; expected one."
-            )
+            msg = "Found no perturbed condition with control cells in its context; expected one."
             raise SchemaError(msg)
         obs = request_frame(rows, populations.keys)
         std = np.stack([own.std(axis=0) for own in off])
@@ -331,9 +322,9 @@ def _between(start: AnnData, goal: AnnData, keys: ScreenKeys | None) -> AnnData:
     """Return cells of both, those of the start as control."""
     layer = (keys or default_keys(goal)).layer if keys or Column.PERTURBATION in goal.obs else None
     for name, cells in (("shift", goal), ("reference", start)):
-        if cells.n_obs < _FEWEST:
+        if cells.n_obs < FEWEST_CELLS:
             msg = (
-                f"{name} has {cells.n_obs} cells; expected at least {_FEWEST}, from which the "
+                f"{name} has {cells.n_obs} cells; expected at least {FEWEST_CELLS}, from which the "
                 "error of the change is drawn."
             )
             raise SchemaError(msg)

@@ -483,17 +483,16 @@ class PerturbationModel(SavingMixin):
         random = generator(seed, self._device())
         total = np.zeros((len(rows), len(genes)), np.float32)
         for one in (one for _ in range(n_samples) for one in posterior(random)):
-            if not (one.library > 0).all():
-                msg = "Cells without counts have no expression to scale; drop them."
-                raise SchemaError(msg)
             scale = 1.0 if library_size == "latent" else library_size / one.library[:, None]
             total[one.cells] += (one.parameters.mean * scale).cpu().numpy()[:, genes]
         total /= n_samples
+        if np.isnan(total).any():
+            msg = "Cells without counts have no expression to scale; drop them."
+            raise SchemaError(msg)
         if return_numpy:
             return total
         data = self._plain_adata() if adata is None else adata
-        names = [self._screen.genes[gene] for gene in genes]
-        return pd.DataFrame(total, index=data.obs_names[rows], columns=names)
+        return pd.DataFrame(total, data.obs_names[rows], [self._screen.genes[i] for i in genes])
 
     def _posterior(
         self,
@@ -539,8 +538,7 @@ class PerturbationModel(SavingMixin):
             return None
         labels = [one[0] for one in self._screen.batches if one]
         if label not in labels:
-            found = f"the batches are {labels[:5]}" if labels else "no batches were registered"
-            msg = f"transform_batch={label!r}, but {found}."
+            msg = f"transform_batch={label!r}, but the batches are {labels[:5] or 'unknown'}."
             raise SchemaError(msg)
         return labels.index(label)
 
