@@ -225,7 +225,7 @@ def stated_effects(data: AnnData) -> tuple[Floats, Floats]:
 
 def _large(rows: dict[Group, NDArray[np.int64]], least: int) -> dict[Group, NDArray[np.int64]]:
     """Return the groups that have enough cells; warn of the others."""
-    few = [" of ".join([str(what), *context]) for (what, context), own in rows.items()
+    few = [" of ".join([str(what), *map(str, context)]) for (what, context), own in rows.items()
            if len(own) < least]  # fmt: skip
     if few:
         warn(f"{len(few)} conditions, such as {few[0]}, have fewer than {least} cells, too few to "
