@@ -271,3 +271,9 @@ def test_a_kind_with_the_separator_is_not_written():
 def test_pickles():
     condition = Condition.parse("A+B", dose="1+2", time=3)
     assert pickle.loads(pickle.dumps(condition)) == condition
+
+
+@pytest.mark.parametrize("keys", [{"context": "regime"}, {"dose": "n_cells"}])
+def test_columns_of_results_are_not_those_of_a_screen(keys):
+    with pytest.raises(SchemaError, match=r"is a column that results write; rename"):
+        ScreenKeys(**keys)

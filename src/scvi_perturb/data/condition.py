@@ -358,6 +358,12 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
+#: Columns that results write beside those of the screen.
+_OF_RESULTS: Final = frozenset(
+    {"draw", "n_cells", "novelty", "reference_cell", "regime", "scenario", "support"}
+)
+
+
 @checked
 @dataclass(frozen=True, slots=True)
 class ScreenKeys:
@@ -404,6 +410,10 @@ class ScreenKeys:
         wrong = [one for one in texts if not isinstance(one, str)]
         if wrong:
             msg = f"ScreenKeys names columns by text; found {shown(wrong[0])}."
+            raise SchemaError(msg)
+        taken = sorted(_OF_RESULTS.intersection(self.obs_columns))
+        if taken:
+            msg = f"obs[{taken[0]!r}] is a column that results write; rename that of the screen."
             raise SchemaError(msg)
 
     @property
