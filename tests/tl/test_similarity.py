@@ -116,7 +116,7 @@ def test_single_cells_show_no_effect_and_no_control():
     with pytest.warns(UserWarning, match="such as pert_01, have fewer than 10 cells"):
         table = svp.tl.perturbation_similarity(screen[keep], n_boot=10)
     assert set(table["first"]) | set(table["second"]) == {"pert_02", "pert_03", "pert_04"}
-    keep = (labels != "control").to_numpy()
+    keep = (labels != "control").to_numpy(copy=True)
     keep[np.flatnonzero(~keep)[0]] = True
     with (
         pytest.warns(UserWarning, match="such as control, have fewer than 10 cells"),
