@@ -90,8 +90,9 @@ class Screen:
             contexts=tuple(contexts[c] for _, c in pairs),
             known=(Condition(()), *conditions),
             n_cells=n_cells,
-            sums=sums,
-            variances=variances,
+            libraries=None,
+            all_sums=sums,
+            all_variances=variances.astype(np.float32),
         )
         asked = [(p, c) for p in range(n_names) for c in range(n_contexts)]
         changes = np.empty((0, n_genes))
