@@ -137,7 +137,7 @@ def test_latents_are_returned_and_written(trained, simulated):
     with pytest.raises(ValueError, match="leave `indices` out"):
         trained.get_latent_representation(adata, indices=[1], key_added="X_model")
     with pytest.raises(SchemaError, match="set up with as perturbation_key"):
-        trained.get_latent_representation(adata, key_added="perturbation")
+        trained.log_likelihood_bound(adata, key_added="perturbation")
 
 
 def test_one_cell_is_enough(trained, simulated):
