@@ -247,15 +247,18 @@ class TrainingCoverage:
     """What training holds, as far as scenarios depend on it.
 
     `rows`, `contexts`, `conditions`: Treated rows (condition in context), their contexts, their
-    conditions. `components`: All components, at their doses. `doses`: Lowest and highest dose of
-    each name and kind.
+    conditions. `components`: All components, at their doses. `together`: Names of each condition.
+    `doses`: Lowest and highest dose of each name and kind. `times`: Lowest and highest time, if any
+    is known.
     """
 
     rows: frozenset[RequestRow]
     contexts: frozenset[Context]
     conditions: frozenset[Condition]
     components: frozenset[Component]
+    together: frozenset[frozenset[str]]
     doses: dict[tuple[str, str], tuple[float, float]]
+    times: tuple[float, float] | None
 
     @classmethod
     def of(cls, rows: Iterable[RequestRow]) -> Self:
@@ -266,12 +269,16 @@ class TrainingCoverage:
         for part in components:
             low, high = doses.get((part.name, part.kind), (part.dose, part.dose))
             doses[part.name, part.kind] = min(low, part.dose), max(high, part.dose)
+        conditions = frozenset(row.condition for row in rows)
+        times = [one.time for one in conditions if one.time is not None]
         return cls(
             rows,
             frozenset(row.context for row in rows),
-            frozenset(row.condition for row in rows),
+            conditions,
             components,
+            frozenset(frozenset(one.names) for one in conditions),
             doses,
+            (min(times), max(times)) if times else None,
         )
 
     def scenario(self, request: RequestRow) -> RequestScenario:
@@ -312,17 +319,12 @@ class TrainingCoverage:
         what = "seen perturbation"
         if None in ranges:
             what = "featured perturbation"
-        elif len(parts) > 1 and not self._combined(request):
+        elif frozenset(request.condition.names) not in self.together and len(parts) > 1:
             what = "new combination"
         where = "seen" if self._agreeing(request.context) else "new"
         doses = [(part.dose, own) for part, own in zip(parts, ranges, strict=True) if own]
         beyond = [] if all(low <= dose <= high for dose, (low, high) in doses) else ["dose outside"]
-        times = [own.time for own in self.conditions if own.time is not None]
         time = request.condition.time
-        if time is not None and times and not min(times) <= time <= max(times):
+        if time is not None and self.times and not self.times[0] <= time <= self.times[1]:
             beyond.append("time outside")
         return ", ".join([what, f"{where} context", *beyond])
-
-    def _combined(self, request: RequestRow) -> bool:
-        names = {part.name for part in request.condition.components}
-        return any(names == {part.name for part in own.components} for own in self.conditions)

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 #: Blocks of neighbouring rows in a buffer: so many places of the file are mixed at a time.
 N_BLOCKS: Final = 64
 #: Rows between two that are asked for which are read with them: that costs less than to stop.
-#: Chunks are read whole, so that there all rows of a chunk cost the same.
+#: A chunk is read as a whole, so the gap is at least that long.
 _GAP: Final = 32
 #: Stored values that are read at a time.
 _MOST: Final = 1 << 22

@@ -292,7 +292,7 @@ def _normalized(
     if keys.library is None:
         depth = np.asarray(counts.sum(axis=1), np.float64).ravel()
     else:
-        depth = data.obs[keys.library].to_numpy(np.float64)[rows]
+        depth = library_sizes(data, keys.library)[rows]
     depth = np.maximum(depth, 1.0)
     some = counts[:, genes]
     values = np.asarray(some.toarray() if hasattr(some, "toarray") else some, np.float64)

@@ -574,7 +574,7 @@ class PerturbationModel(SavingMixin):
         path: str | Path | None,
         inputs: Iterable[object],
     ) -> AnnData:
-        """Return the effects of drawn cells, with how new what was asked is."""
+        """Return the effects of drawn cells, and how new each request is."""
         return effects_adata(
             effect_blocks(
                 drawn, plan, likelihood=self._representation().likelihood, interval=interval

@@ -175,7 +175,7 @@ class Plan:
         return cls(request, cells, row, reference, draw)
 
     def places(self, columns: Sequence[str]) -> tuple[list[RequestRow], np.ndarray]:
-        """Return each condition in each context of its reference cells, and the row it is of.
+        """Return each condition in each context of its reference cells, and its row.
 
         `columns`: The context columns.
         """
