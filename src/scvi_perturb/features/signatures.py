@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.utils.extmath import svd_flip
 
 from scvi_perturb._checks import check_choice, checked
 from scvi_perturb._compat import layer_names, setup_arguments
@@ -104,10 +105,9 @@ def from_signatures(
     if not n:
         msg = "All perturbations have the same response; they cannot be told apart by it."
         raise SchemaError(msg)
-    largest = np.abs(right[:n]).argmax(axis=1)
-    signs = np.sign(right[np.arange(n), largest])
+    left, _ = svd_flip(left, right, u_based_decision=False)
     columns = [f"response_{i}" for i in range(n)]
-    table = pd.DataFrame(left[:, :n] * spread[:n] * signs, index=pd.Index(names), columns=columns)
+    table = pd.DataFrame(left[:, :n] * spread[:n], index=pd.Index(names), columns=columns)
     table.attrs[PROVENANCE] = {
         "made_by": "from_signatures",
         "values": values,
